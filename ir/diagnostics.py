@@ -1,0 +1,106 @@
+"""The one way in which Tessera reports a mistake: a code, a place, what was found, what was expected, what to write instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """A half-open range of source text. Lines and columns count from 1; ``end_column`` is exclusive."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A second place (or fact) that explains a diagnostic: ``B was bound to 4 here``."""
+
+    message: str
+    span: Span | None = None
+
+
+@dataclass(eq=False)
+class Diagnostic(Exception):
+    """A user's mistake.
+
+    Args:
+        code: the stable code, ``E0302``; ``tessera help E0302`` explains it.
+        message: what is wrong, in one sentence, with the values found and expected.
+        span: where. None where no source line is to blame (a file, an option).
+        notes: further places, such as where each dimension was bound.
+        help: what to write instead.
+    """
+
+    code: str
+    message: str
+    span: Span | None = None
+    notes: list[Note] = field(default_factory=list)
+    help: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.code, self.message)
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self) -> str:
+        """The text a user reads, with the source line and a caret under the place."""
+        lines = [f"error[{self.code}]: {self.message}"]
+        if self.span is not None:
+            lines += _snippet(self.span)
+        for note in self.notes:
+            lines.append(f"  note: {note.message}")
+            if note.span is not None:
+                lines += _snippet(note.span)
+        if self.help:
+            lines.append(f"  help: {self.help}")
+        return "\n".join(lines)
+
+
+_SOURCES: dict[str, str] = {}
+_WIDTH = 120
+
+
+def register_source(file: str, text: str) -> None:
+    """Keep ``text`` so that diagnostics in ``file`` can show its lines."""
+    _SOURCES[file] = text
+
+
+def _snippet(span: Span) -> list[str]:
+    lines = [f"  --> {span}"]
+    text = _SOURCES.get(span.file)
+    if text is None:
+        return lines
+    rows = text.split("\n")
+    if not 1 <= span.line <= len(rows):
+        return lines
+    row = rows[span.line - 1].rstrip("\r")
+    first = span.column - 1
+    last = span.end_column - 1 if span.end_line == span.line else len(row)
+    # A line of a megabyte must not become a message of a megabyte.
+    start = max(0, first - _WIDTH // 2) if len(row) > _WIDTH else 0
+    shown = row[start : start + _WIDTH].replace("\t", " ")
+    width = max(1, min(last, start + len(shown)) - first)
+    margin = " " * len(str(span.line))
+    return [
+        *lines,
+        f" {margin} |",
+        f" {span.line} | {shown}",
+        f" {margin} | {' ' * (first - start)}{'^' * width}",
+    ]
+
+
+def did_you_mean(name: str, candidates: object) -> str | None:
+    """A help line ``did you mean `linear`?`` for the closest candidate, or None."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, sorted(str(c) for c in candidates), n=1, cutoff=0.6)  # type: ignore[attr-defined]
+    return f"did you mean `{close[0]}`?" if close else None

@@ -1,0 +1,442 @@
+"""The graph: values, nodes in a doubly linked list, def-use chains. Topological by construction; edits are O(1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .diagnostics import Span
+from .dims import Dim, Facts
+from .op import AnyOp, Attrs
+from .types import TensorType
+
+
+class Value:
+    """A tensor in a graph: a node's result, a graph input or a parameter.
+
+    ``name`` is a hint for printing (for inputs it is the public name); ``uses`` maps ``(node, input index)`` to None.
+    """
+
+    __slots__ = ("index", "name", "node", "type", "uses")
+
+    def __init__(self, type: TensorType, name: str = "", node: Node | None = None, index: int = 0) -> None:
+        self.type = type
+        self.name = name
+        self.node = node
+        self.index = index
+        self.uses: dict[tuple[Node, int], None] = {}
+
+    @property
+    def users(self) -> list[Node]:
+        """The distinct nodes that read this value, in order of first use."""
+        return list(dict.fromkeys(node for node, _ in self.uses))
+
+    def replace_uses(self, new: Value, *, skip: Iterable[Node] = ()) -> None:
+        """Make every reader (but those in ``skip``) read ``new`` instead."""
+        excluded = set(skip)
+        for node, i in list(self.uses):
+            if node not in excluded:
+                node.set_input(i, new)
+
+    def __repr__(self) -> str:
+        return f"<{self.name or 'value'}: {self.type}>"
+
+
+class Input(Value):
+    """A graph input. ``role`` is ``input``, ``state`` or ``random``; ``init`` is a state's start or a random distribution."""
+
+    __slots__ = ("init", "role", "span")
+
+    def __init__(
+        self, type: TensorType, name: str, role: str = "input", init: Initializer | None = None, span: Span | None = None
+    ) -> None:
+        super().__init__(type, name)
+        self.role = role
+        self.init = init
+        self.span = span
+
+
+class Parameter(Value):
+    """A weight. ``full_name`` is its dotted name in a state dict; a ``buffer`` is not trained."""
+
+    __slots__ = ("full_name", "init", "span", "trainable")
+
+    def __init__(
+        self, type: TensorType, full_name: str, init: Initializer, trainable: bool = True, span: Span | None = None
+    ) -> None:
+        super().__init__(type, full_name.replace(".", "_"))
+        self.full_name = full_name
+        self.init = init
+        self.trainable = trainable
+        self.span = span
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """``normal(0.02)``, ``zeros``, ``uniform(0, 1)``: how a parameter, state or random input is filled."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(str, self.args))})" if self.args else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The name and role (``output``, ``tap`` or ``state``) of one graph output."""
+
+    name: str
+    role: str = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """``left OP right`` over dimensions, which could not be proved and is checked when the sizes are known."""
+
+    left: Dim
+    op: str
+    right: Dim
+    message: str
+    span: Span | None = field(default=None, compare=False)
+
+    def holds(self, sizes: dict[str, int]) -> bool:
+        a, b = self.left.evaluate(sizes), self.right.evaluate(sizes)
+        return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b, "==": a == b, "!=": a != b}[self.op]
+
+
+class Node:
+    """One application of an op. ``inputs`` may hold None for an optional operand that was not passed."""
+
+    __slots__ = ("attrs", "graph", "inputs", "next", "op", "outputs", "prev", "scope", "span")
+
+    def __init__(
+        self, op: AnyOp | None, inputs: Iterable[Value | None], attrs: Attrs, span: Span | None = None, scope: str = ""
+    ) -> None:
+        self.op: AnyOp = op  # type: ignore[assignment]  # None only for the graph's own terminator
+        self.inputs: list[Value | None] = []
+        self.attrs = attrs
+        self.outputs: list[Value] = []
+        self.span = span
+        self.scope = scope
+        self.graph: Graph | None = None
+        self.prev: Node | None = None
+        self.next: Node | None = None
+        for value in inputs:
+            self.add_input(value)
+
+    def add_input(self, value: Value | None) -> None:
+        if value is not None:
+            value.uses[(self, len(self.inputs))] = None
+        self.inputs.append(value)
+
+    def set_input(self, index: int, value: Value | None) -> None:
+        old = self.inputs[index]
+        if old is not None:
+            old.uses.pop((self, index), None)
+        self.inputs[index] = value
+        if value is not None:
+            value.uses[(self, index)] = None
+
+    def clear_inputs(self) -> None:
+        for i in range(len(self.inputs)):
+            self.set_input(i, None)
+        self.inputs.clear()
+
+    @property
+    def output(self) -> Value:
+        """The first result."""
+        return self.outputs[0]
+
+    @property
+    def body(self) -> Graph | None:
+        """The region of a ``fold`` or ``scan``."""
+        return self.attrs.get("body")
+
+    def __repr__(self) -> str:
+        return f"<node {self.op.name if self.op else 'return'}>"
+
+
+class Graph:
+    """Inputs, parameters, nodes and outputs.
+
+    ``lets`` maps a symbol to the dimension it names, in order of definition. ``facts`` bounds symbols
+    (symbol -> (least, greatest or None)); a symbol without one is at least 1.
+    """
+
+    def __init__(self, name: str = "main") -> None:
+        self.name = name
+        self.inputs: list[Input] = []
+        self.params: dict[str, Parameter] = {}
+        self.lets: dict[str, Dim] = {}
+        self.facts: dict[str, tuple[int, int | None]] = {}
+        self.requires: list[Require] = []
+        self.output_info: list[Output] = []
+        self._end = Node(None, (), {})
+        self._end.graph = self
+        self._first: Node | None = None
+        self._last: Node | None = None
+        self._count = 0
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._count
+
+    def nodes(self) -> Iterator[Node]:
+        """Nodes in order. The current node may be removed, and others inserted, while iterating."""
+        node = self._first
+        while node is not None:
+            following = node.next
+            yield node
+            # A removed node has lost its links; go on from where it stood. Otherwise see what was inserted after it.
+            node = node.next if node.graph is self else following
+
+    def reversed_nodes(self) -> Iterator[Node]:
+        """Nodes from last to first; the current node may be removed."""
+        node = self._last
+        while node is not None:
+            before = node.prev
+            yield node
+            node = node.prev if node.graph is self else before
+
+    @property
+    def outputs(self) -> list[Value]:
+        return [v for v in self._end.inputs if v is not None]
+
+    @property
+    def end(self) -> Node:
+        """The terminator: its inputs are the graph's outputs, so that outputs take part in def-use chains."""
+        return self._end
+
+    def symbols(self) -> list[str]:
+        """The free dimension symbols, in the order in which the inputs show them (``let`` names excluded)."""
+        seen: dict[str, None] = {}
+        for value in self.inputs:
+            for dim in value.type.shape:
+                for name in sorted(dim.symbols):
+                    if name not in self.lets:
+                        seen.setdefault(name)
+        return list(seen)
+
+    def expand_lets(self, dim: Dim) -> Dim:
+        """``dim`` in terms of the free symbols only."""
+        while not dim.symbols.isdisjoint(self.lets):
+            dim = dim.subs(self.lets)
+        return dim
+
+    def sizes(self, symbols: dict[str, int]) -> dict[str, int]:
+        """``symbols`` extended with the value of every ``let``."""
+        values = dict(symbols)
+        for name, dim in self.lets.items():
+            values[name] = dim.evaluate(values)
+        return values
+
+    def proof_facts(self) -> Facts:
+        return self.facts
+
+    # Building ----------------------------------------------------------------------------------------------------
+
+    def add_input(self, value: Input) -> Input:
+        self.inputs.append(value)
+        return value
+
+    def add_param(self, param: Parameter) -> Parameter:
+        self.params[param.full_name] = param
+        return param
+
+    def add_output(self, value: Value, name: str, role: str = "output") -> None:
+        self.output_info.append(Output(name, role))
+        self._end.add_input(value)
+
+    def set_outputs(self, values: Iterable[Value], info: Iterable[Output]) -> None:
+        self._end.clear_inputs()
+        for value in values:
+            self._end.add_input(value)
+        self.output_info = list(info)
+
+    def append(self, node: Node) -> Node:
+        return self.insert_after(self._last, node)
+
+    def insert_after(self, anchor: Node | None, node: Node) -> Node:
+        """Insert ``node`` behind ``anchor``; None means in front of all."""
+        node.graph = self
+        node.prev = anchor
+        node.next = anchor.next if anchor is not None else self._first
+        if node.prev is not None:
+            node.prev.next = node
+        else:
+            self._first = node
+        if node.next is not None:
+            node.next.prev = node
+        else:
+            self._last = node
+        self._count += 1
+        return node
+
+    def insert_before(self, anchor: Node | None, node: Node) -> Node:
+        """Insert ``node`` in front of ``anchor``; None means at the end."""
+        return self.insert_after(self._last if anchor is None else anchor.prev, node)
+
+    def remove(self, node: Node) -> None:
+        """Take out a node whose results nobody reads. Raises ValueError when somebody does."""
+        if any(v.uses for v in node.outputs):
+            raise ValueError(f"{node!r} still has readers")
+        node.clear_inputs()
+        if node.prev is not None:
+            node.prev.next = node.next
+        else:
+            self._first = node.next
+        if node.next is not None:
+            node.next.prev = node.prev
+        else:
+            self._last = node.prev
+        node.graph = None
+        self._count -= 1
+
+    # Copying and comparing -----------------------------------------------------------------------------------------
+
+    def clone(self) -> Graph:
+        """A deep copy; types, spans and initialisers are shared (they are immutable)."""
+        other = Graph(self.name)
+        copies: dict[Value, Value] = {}
+        for value in self.inputs:
+            copies[value] = other.add_input(Input(value.type, value.name, value.role, value.init, value.span))
+        for param in self.params.values():
+            copy = Parameter(param.type, param.full_name, param.init, param.trainable, param.span)
+            copy.name = param.name
+            copies[param] = other.add_param(copy)
+        other.lets = dict(self.lets)
+        other.facts = dict(self.facts)
+        other.requires = list(self.requires)
+        for node in self.nodes():
+            other.append(clone_node(node, copies))
+        other.set_outputs((copies[v] for v in self.outputs), self.output_info)
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        """Structural equality: the same nodes in the same order, up to value names, spans and scopes.
+
+        Constants compare by value, so that sharing one or writing it twice is the same graph.
+        """
+        return isinstance(other, Graph) and first_difference(self, other) is None
+
+    __hash__ = object.__hash__
+
+
+def clone_node(node: Node, copies: dict[Value, Value]) -> Node:
+    """Copy one node with its inputs mapped by ``copies``; its outputs are added to ``copies``."""
+    attrs = {k: v.clone() if isinstance(v, Graph) else v for k, v in node.attrs.items()}
+    copy = Node(node.op, (None if v is None else copies[v] for v in node.inputs), attrs, node.span, node.scope)
+    for i, value in enumerate(node.outputs):
+        twin = Value(value.type, value.name, copy, i)
+        copy.outputs.append(twin)
+        copies[value] = twin
+    return copy
+
+
+def first_difference(a: Graph, b: Graph) -> str | None:
+    """None when the graphs are structurally equal; else a sentence about the first place where they differ."""
+    if [(v.name, v.type, v.role, v.init) for v in a.inputs] != [(v.name, v.type, v.role, v.init) for v in b.inputs]:
+        return f"inputs differ: {a.inputs} and {b.inputs}"
+    same = _same_params(a, b)
+    if same is not None:
+        return same
+    if a.lets != b.lets:
+        return f"let definitions differ: {a.lets} and {b.lets}"
+    twin: dict[Value, Value] = dict(zip(a.inputs, b.inputs, strict=True))
+    twin.update((p, b.params[name]) for name, p in a.params.items())
+    left = [n for n in a.nodes() if n.op.name != "constant"]
+    right = [n for n in b.nodes() if n.op.name != "constant"]
+    if len(left) != len(right):
+        return f"{len(left)} nodes and {len(right)} nodes"
+    for x, y in zip(left, right, strict=True):
+        if x.op.qualified != y.op.qualified or x.attrs != y.attrs or len(x.inputs) != len(y.inputs):
+            return f"{x.op.qualified}{x.attrs} and {y.op.qualified}{y.attrs}"
+        if not all(map(lambda v, w: _same_value(v, w, twin), x.inputs, y.inputs)):
+            return f"the inputs of {x.op.qualified} at {x.span} differ: {x.inputs} and {y.inputs}"
+        if [v.type for v in x.outputs] != [v.type for v in y.outputs]:
+            return f"the types of {x.op.qualified} differ: {x.outputs} and {y.outputs}"
+        twin.update(zip(x.outputs, y.outputs, strict=True))
+    if a.output_info != b.output_info:
+        return f"outputs differ: {a.output_info} and {b.output_info}"
+    if len(a.outputs) != len(b.outputs) or not all(map(lambda v, w: _same_value(v, w, twin), a.outputs, b.outputs)):
+        return "the outputs are different values"
+    return None
+
+
+def _same_params(a: Graph, b: Graph) -> str | None:
+    def rows(g: Graph) -> list[tuple[Any, ...]]:
+        return [(p.full_name, p.type, p.init, p.trainable) for p in g.params.values()]
+
+    for x, y in zip(rows(a), rows(b), strict=False):
+        if x != y:
+            return f"parameters differ: {x} and {y}"
+    return None if len(a.params) == len(b.params) else f"{len(a.params)} parameters and {len(b.params)}"
+
+
+def _same_value(v: Value | None, w: Value | None, twin: dict[Value, Value]) -> bool:
+    if v is None or w is None:
+        return v is w
+    if v.node is not None and v.node.op is not None and v.node.op.name == "constant":
+        return w.node is not None and w.node.op.name == "constant" and v.node.attrs == w.node.attrs and v.type == w.type
+    return twin.get(v) is w
+
+
+@dataclass(eq=False)
+class Module:
+    """A program: one main graph, and what it was declared with.
+
+    Args:
+        name: the model's name.
+        graph: the model.
+        doc: its ``##`` text.
+        locals: composites and records declared in the file itself (name -> syntax tree), written back by the printer.
+        compile: the file's ``compile`` block for this model (a :class:`CompileSpec`), or None.
+        path: the source file, for relative weights.
+    """
+
+    name: str
+    graph: Graph
+    doc: str = ""
+    locals: dict[str, Any] = field(default_factory=dict)
+    compile: CompileSpec | None = None
+    path: str | None = None
+
+    def clone(self) -> Module:
+        return Module(self.name, self.graph.clone(), self.doc, dict(self.locals), self.compile, self.path)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Module) and self.difference(other) is None
+
+    __hash__ = object.__hash__
+
+    def difference(self, other: Module) -> str | None:
+        """None when equal; else a sentence about the first difference."""
+        if self.name != other.name:
+            return f"{self.name} and {other.name}"
+        if self.locals != other.locals:
+            return "local declarations differ"
+        return first_difference(self.graph, other.graph)
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """``merge_tokens(r=8)``: a pass by name, with the values of its options."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class CompileSpec:
+    """A ``compile`` block: weights file and renames (name in the file -> name in the model), passes, target and its options."""
+
+    weights: str | None = None
+    renames: tuple[tuple[str, str], ...] = ()
+    passes: tuple[PassSpec, ...] = ()
+    target: str | None = None
+    target_options: dict[str, Any] = field(default_factory=dict)
+    span: Span | None = field(default=None, compare=False)

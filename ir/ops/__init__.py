@@ -1,0 +1,35 @@
+"""The core ops: a closed set. One module a family; each calls :func:`define`; ``OPS`` is filled by scanning this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from ..op import Bad, Cost, Infer, Op, Sample
+from ..signature import parse_signature
+
+OPS: dict[str, Op] = {}
+
+
+def define(
+    signature: str,
+    doc: str,
+    *,
+    family: str,
+    rule: Infer | None = None,
+    packs: str = "same",
+    flops: Cost | None = None,
+    samples: Callable[[Any], list[Sample]] | None = None,
+    bad: tuple[Bad, ...] = (),
+    open_attrs: bool = False,
+) -> Op:
+    """Declare one core op and register it under its signature's name."""
+    op = Op(parse_signature(signature), doc, family, rule, packs, flops, samples, bad, open_attrs)
+    OPS[op.name] = op
+    return op
+
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

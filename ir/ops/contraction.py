@@ -1,0 +1,138 @@
+"""einsum, matmul and convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..diagnostics import Span
+from ..dims import Dim, const, product
+from ..op import Attrs, Bad, Sample, fail
+from ..signature import broadcast_shapes
+from ..types import TensorType
+from . import define
+
+
+def parse_einsum(equation: str) -> tuple[list[list[str]], list[str]]:
+    """``"b t d, o d -> b t o"`` as lists of axis names: the operands', and the result's."""
+    left, _, right = equation.partition("->")
+    return [term.split() for term in left.split(",")], right.split()
+
+
+def _einsum_dims(types: list[TensorType], attrs: Attrs, span: Span | None) -> tuple[dict[str, Dim], list[str]]:
+    equation = attrs["equation"]
+    terms, out = parse_einsum(equation)
+    if "->" not in equation or not all(name.isidentifier() for term in [*terms, out] for name in term):
+        raise fail("E0405", f"`{equation}` is not an einsum equation", span,
+                   'name the axes, separated by spaces: `einsum("b t d, o d -> b t o", x, w)`')  # fmt: skip
+    if len(terms) != len(types):
+        raise fail("E0404", f"einsum `{equation}` names {len(terms)} operand(s), but {len(types)} were given", span)
+    sizes: dict[str, Dim] = {}
+    for i, (term, type) in enumerate(zip(terms, types, strict=True)):
+        if len(term) != type.rank:
+            raise fail("E0301", f"operand {i} of einsum `{equation}` names {len(term)} axes, but has {type.rank}: {type}", span)
+        for name, dim in zip(term, type.shape, strict=True):
+            if sizes.setdefault(name, dim) != dim:
+                raise fail("E0302", f"axis `{name}` of einsum `{equation}` is {sizes[name]} and {dim} (operand {i})", span)
+    for name in out:
+        if name not in sizes:
+            raise fail("E0405", f"einsum `{equation}`: `{name}` is in the result but in no operand", span)
+    return sizes, out
+
+
+def _einsum_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    sizes, out = _einsum_dims(types, attrs, span)
+    return [TensorType(types[0].dtype, tuple(sizes[name] for name in out))]
+
+
+def _einsum_flops(types: list[TensorType], outputs: list[TensorType], attrs: Attrs) -> Dim:
+    sizes, _ = _einsum_dims(types, attrs, None)
+    return product(sizes.values()) * 2
+
+
+def _einsum_samples(rng: Any) -> list[Sample]:
+    def x(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return [
+        Sample((x(2, 5, 8), x(3, 8)), {"equation": "b t d, o d -> b t o"}),
+        Sample((x(2, 3, 4, 8), x(2, 3, 5, 8)), {"equation": "b h t k, b h s k -> b h t s"}),
+        Sample((x(2, 3, 4, 5), x(2, 3, 5, 8)), {"equation": "b h t s, b h s v -> b t h v"}),
+        Sample((x(4, 5),), {"equation": "i j -> j i"}),
+        Sample((x(4, 5), x(5), x(4)), {"equation": "i j, j, i -> i"}),
+        Sample((x(4),), {"equation": "i ->"}),
+    ]
+
+
+define("einsum(operands: num[...]*, *, equation: str) -> num[...]",
+       "Sums of products over named axes, einops style: `einsum(\"b t d, o d -> b t o\", x, w)`.",
+       family="contraction", rule=_einsum_rule, packs="free", flops=_einsum_flops, samples=_einsum_samples,
+       bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", [4])), {"equation": "b k, k -> b"}, "E0302"),))  # fmt: skip
+
+
+def _matmul_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    a, b = types
+    if a.shape[-1] != b.shape[-2]:
+        raise fail("E0302", f"matmul of {a} and {b}: the inner dimensions are {a.shape[-1]} and {b.shape[-2]}", span)
+    lead = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if lead is None:
+        raise fail("E0304", f"matmul of {a} and {b}: the leading axes do not broadcast", span)
+    return [TensorType(a.dtype, (*lead, a.shape[-2], b.shape[-1]))]
+
+
+def _matmul_flops(types: list[TensorType], outputs: list[TensorType], attrs: Attrs) -> Dim:
+    return outputs[0].numel * types[0].shape[-1] * 2
+
+
+def _matmul_samples(rng: Any) -> list[Sample]:
+    shapes = [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (3, 4, 2))]
+    return [Sample(tuple(rng.standard_normal(s).astype(np.float32) for s in pair)) for pair in shapes]
+
+
+define("matmul(a: num[..., M, K], b: num[..., P, N]) -> num[..., M, N]",
+       "`a @ b` over the last two axes; leading axes broadcast.", family="contraction", rule=_matmul_rule,
+       packs="free", flops=_matmul_flops, samples=_matmul_samples,
+       bad=(Bad((TensorType.of("f32", [2, 3]), TensorType.of("f32", [4, 5])), {}, "E0302"),))  # fmt: skip
+
+
+def _conv_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x, w = types
+    spatial = w.rank - 2
+    if x.rank != w.rank or spatial < 1:
+        raise fail("E0301", f"conv needs x [B, C, spatial…] and weight [O, C / groups, spatial…] of one rank, not {x} and {w}", span)
+    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        value = attrs[name]
+        attrs[name] = value if isinstance(value, tuple) else (value,) * spatial
+        if len(attrs[name]) != spatial:
+            raise fail("E0405", f"conv: `{name}` has {len(attrs[name])} entries for {spatial} spatial axes (default {default})", span)
+    groups = attrs["groups"]
+    if x.shape[1] != w.shape[1] * groups:
+        raise fail("E0302", f"conv: x has {x.shape[1]} channels, but the weight takes {w.shape[1]} in each of {groups} group(s)", span)
+    shape: list[Dim] = [x.shape[0], w.shape[0]]
+    for i in range(spatial):
+        reach = (w.shape[2 + i] - 1) * attrs["dilation"][i] + 1
+        shape.append((x.shape[2 + i] + attrs["padding"][i] * 2 - reach) // attrs["stride"][i] + 1)
+    return [TensorType(x.dtype, tuple(shape))]
+
+
+def _conv_flops(types: list[TensorType], outputs: list[TensorType], attrs: Attrs) -> Dim:
+    return outputs[0].numel * product(types[1].shape[1:]) * const(2)
+
+
+def _conv_samples(rng: Any) -> list[Sample]:
+    def x(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return [
+        Sample((x(2, 3, 8, 8), x(4, 3, 4, 4)), {"stride": (4, 4)}),
+        Sample((x(2, 3, 9), x(4, 3, 3)), {"stride": 2, "padding": 1}),
+        Sample((x(1, 4, 7, 6), x(4, 1, 3, 3)), {"groups": 4, "padding": 2, "dilation": 2}),
+    ]
+
+
+define("conv(x: float[...], weight: float[...], *, stride: any = 1, padding: any = 0, dilation: any = 1, groups: int = 1)"
+       " -> float[...]",
+       "Convolution (cross-correlation) over 1 to 3 spatial axes: x [B, C, …], weight [O, C / groups, …]; zero padding on"
+       " both sides.", family="contraction", rule=_conv_rule, packs="free", flops=_conv_flops, samples=_conv_samples,
+       bad=(Bad((TensorType.of("f32", ["B", 3, 8, 8]), TensorType.of("f32", [4, 5, 2, 2])), {}, "E0302"),))  # fmt: skip

@@ -1,0 +1,127 @@
+"""Arithmetic, comparison, selection and conversion, element by element; operands broadcast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..diagnostics import Span
+from ..op import Attrs, Bad, Sample
+from ..types import TensorType
+from . import define
+
+
+def _unary(name: str, kind: str, doc: str, low: float = -2.0, high: float = 2.0) -> None:
+    def samples(rng: Any) -> list[Sample]:
+        return [Sample((rng.uniform(low, high, shape).astype(np.float32),)) for shape in [(3, 5), (2, 1, 4), ()]]
+
+    define(f"{name}(x: {kind}[...]) -> {kind}[...]", doc, family="elementwise", samples=samples,
+           bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
+
+
+_unary("neg", "num", "`-x`.")
+_unary("abs", "num", "The absolute value.")
+_unary("sign", "num", "-1, 0 or 1.")
+_unary("exp", "float", "`e ** x`.")
+_unary("log", "float", "The natural logarithm; -inf at 0.", 0.1, 4.0)
+_unary("sqrt", "float", "The square root.", 0.1, 4.0)
+_unary("rsqrt", "float", "`1 / sqrt(x)`.", 0.1, 4.0)
+_unary("sin", "float", "The sine of radians.")
+_unary("cos", "float", "The cosine of radians.")
+_unary("tanh", "float", "The hyperbolic tangent.")
+_unary("sigmoid", "float", "`1 / (1 + exp(-x))`.")
+_unary("erf", "float", "The error function.")
+_unary("floor", "float", "The greatest integer not above x.")
+_unary("ceil", "float", "The least integer not below x.")
+_unary("round", "float", "The nearest integer; halves go to the even one.")
+
+
+def _two(low: float, high: float, integer: bool = False) -> Any:
+    def samples(rng: Any) -> list[Sample]:
+        def draw(shape: tuple[int, ...]) -> Any:
+            if integer:
+                return rng.integers(1, 9, shape).astype(np.int64)
+            return rng.uniform(low, high, shape).astype(np.float32)
+
+        return [Sample((draw(a), draw(b))) for a, b in [((3, 5), (3, 5)), ((2, 1, 4), (3, 1)), ((4,), ())]]
+
+    return samples
+
+
+_CLASH = Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["B", 4])), {}, "E0304")
+_MIXED = Bad((TensorType.of("f32", [3]), TensorType.of("i64", [3])), {}, "E0303")
+
+
+def _binary(name: str, kind: str, doc: str, low: float = -2.0, high: float = 2.0, integer: bool = False) -> None:
+    define(f"{name}(a: {kind}[...], b: {kind}[...]) -> {kind}[...]", doc, family="elementwise", packs="broadcast",
+           samples=_two(low, high, integer), bad=(_CLASH, _MIXED) if kind != "int" else (_MIXED,))  # fmt: skip
+
+
+_binary("add", "num", "`a + b`.")
+_binary("sub", "num", "`a - b`.")
+_binary("mul", "num", "`a * b`.")
+_binary("div", "float", "`a / b`.", 0.5, 2.0)
+_binary("floordiv", "int", "`a // b`, rounded down; `b` is not 0.", integer=True)
+_binary("mod", "int", "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
+_binary("pow", "float", "`a ** b`, for `a >= 0`.", 0.1, 2.0)
+_binary("minimum", "num", "The smaller of two elements.")
+_binary("maximum", "num", "The larger of two elements.")
+
+
+def _compare(name: str, kind: str, symbol: str) -> None:
+    define(f"{name}(a: {kind}[...], b: {kind}[...]) -> bool[...]", f"`a {symbol} b`.", family="elementwise",
+           packs="broadcast", samples=_two(0, 0, integer=True), bad=(_CLASH, _MIXED))  # fmt: skip
+
+
+_compare("eq", "any", "==")
+_compare("ne", "any", "!=")
+_compare("lt", "num", "<")
+_compare("le", "num", "<=")
+_compare("gt", "num", ">")
+_compare("ge", "num", ">=")
+
+
+def _logical_samples(rng: Any) -> list[Sample]:
+    return [Sample((rng.random(a) < 0.5, rng.random(b) < 0.5)) for a, b in [((3, 5), (3, 5)), ((2, 4), (4,))]]
+
+
+for _name, _doc in [("logical_and", "`a and b`."), ("logical_or", "`a or b`.")]:
+    define(f"{_name}(a: bool[...], b: bool[...]) -> bool[...]", _doc, family="elementwise", packs="broadcast",
+           samples=_logical_samples, bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
+
+define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise",
+       samples=lambda rng: [Sample((rng.random((3, 4)) < 0.5,))],
+       bad=(Bad((TensorType.of("f32", [2]),), {}, "E0303"),))  # fmt: skip
+
+define("is_nan(x: float[...]) -> bool[...]", "Whether the element is not a number.", family="elementwise",
+       samples=lambda rng: [Sample((np.array([1.0, np.nan, np.inf], np.float32),))],
+       bad=(Bad((TensorType.of("i64", [2]),), {}, "E0303"),))  # fmt: skip
+
+
+def _where_samples(rng: Any) -> list[Sample]:
+    a, b = rng.random((2, 3, 4)).astype(np.float32), rng.random((3, 1)).astype(np.float32)
+    return [Sample((rng.random((3, 4)) < 0.5, a, b))]
+
+
+define("where(condition: bool[...], a: any[...], b: any[...]) -> any[...]",
+       "`a` where the condition holds, else `b`. A static condition picks while compiling.", family="elementwise",
+       packs="broadcast", samples=_where_samples,
+       bad=(Bad((TensorType.of("f32", [2]), TensorType.of("f32", [2]), TensorType.of("f32", [2])), {}, "E0303"),))  # fmt: skip
+
+
+def _cast_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    return [TensorType(attrs["dtype"], types[0].shape)]
+
+
+def _cast_samples(rng: Any) -> list[Sample]:
+    from ..types import boolean, f16, f32, i64
+
+    x = (rng.random((3, 4)) * 8 - 4).astype(np.float32)
+    pairs = [(x, i64), (x, f16), (np.arange(4), f32), (np.arange(3), boolean)]
+    return [Sample((v,), {"dtype": d}) for v, d in pairs]
+
+
+define("cast(x: any[...], *, dtype: dtype) -> any[...]",
+       "Convert to another dtype; float to int rounds toward zero; anything but 0 is true.", family="elementwise",
+       rule=_cast_rule, samples=_cast_samples, bad=(Bad((TensorType.of("f32", [2]),), {}, "E0401"),))  # fmt: skip

@@ -1,0 +1,27 @@
+"""Gradient control: the identity forwards, something else backwards. Inference backends drop them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..op import Bad, Sample
+from ..types import TensorType
+from . import define
+
+
+def _one(rng: Any) -> list[Sample]:
+    return [Sample((rng.standard_normal((3, 4)).astype(np.float32),))]
+
+
+_INT = Bad((TensorType.of("i64", [2]),), {}, "E0303")
+
+define("stop_gradient(x: float[...]) -> float[...]", "x, through which no gradient flows back.", family="gradient",
+       samples=_one, bad=(_INT,))  # fmt: skip
+define("straight_through(hard: float[...], soft: float[...]) -> float[...]",
+       "`hard` forwards; the gradient goes to `soft` (Bengio et al. 2013).", family="gradient",
+       samples=lambda rng: [Sample((_one(rng)[0].inputs[0], _one(rng)[0].inputs[0]))],
+       bad=(Bad((TensorType.of("f32", [2]), TensorType.of("f32", [3])), {}, "E0302"),))  # fmt: skip
+define("scale_gradient(x: float[...], *, scale: real) -> float[...]", "x, whose gradient is multiplied by `scale`.",
+       family="gradient", samples=lambda rng: [Sample(_one(rng)[0].inputs, {"scale": 0.5})], bad=(_INT,))  # fmt: skip

@@ -1,0 +1,58 @@
+"""Sorting and selection. Equal elements keep the order of their indices: the lowest index comes first, on every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..diagnostics import Span
+from ..dims import Dim, as_dim, prove_ge
+from ..op import Attrs, Bad, Sample, fail
+from ..types import TensorType, i64
+from . import define
+from .axes import normal_axis
+
+
+def _sort_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    attrs["axis"] = normal_axis(attrs["axis"], types[0], span)
+    return [types[0], TensorType(i64, types[0].shape)]
+
+
+def _sort_samples(rng: Any) -> list[Sample]:
+    x = np.round(rng.standard_normal((3, 7)), 0).astype(np.float32)  # rounded, so that there are ties
+    return [Sample((x,), {"axis": axis, "descending": d}) for axis in (-1, 0) for d in (False, True)]
+
+
+define("sort(x: num[...], *, axis: int = -1, descending: bool = false) -> (num[...], i64[...])",
+       "Sorted values and the indices they came from; stable.", family="order", rule=_sort_rule, samples=_sort_samples,
+       bad=(Bad((TensorType.of("f32", []),), {}, "E0305"),))  # fmt: skip
+
+
+def _topk_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x, k = types[0], as_dim(attrs["k"])
+    n = x.shape[-1]
+    if prove_ge(k, n + 1):
+        raise fail("E0306", f"topk: k = {k} is larger than the {n} elements of the last axis of {x}", span)
+    if prove_ge(-1, k):
+        raise fail("E0306", f"topk: k = {k} is negative", span)
+    shape: tuple[Dim, ...] = (*x.shape[:-1], k)
+    return [TensorType(x.dtype, shape), TensorType(i64, shape)]
+
+
+def _topk_samples(rng: Any) -> list[Sample]:
+    x = np.round(rng.standard_normal((2, 3, 9)), 0).astype(np.float32)
+    return [Sample((x,), {"k": k, "largest": largest}) for k in (0, 1, 4, 9) for largest in (True, False)]
+
+
+define("topk(x: num[..., N], *, k: int, largest: bool = true) -> (num[..., k], i64[..., k])",
+       "The k largest (or smallest) elements of the last axis, best first, and their indices; the lowest index among equals.",
+       family="order", rule=_topk_rule, samples=_topk_samples,
+       bad=(Bad((TensorType.of("f32", [2, 5]),), {"k": 6}, "E0306"),))  # fmt: skip
+
+define("searchsorted(sorted: num[N], values: num[...], *, right: bool = false) -> i64[...]",
+       "For each value the first position in an ascending row where it could be inserted (the last one when `right`).",
+       family="order",
+       samples=lambda rng: [Sample((np.array([1, 2, 2, 5], np.float32), rng.integers(0, 7, (3, 4)).astype(np.float32)), {"right": r})
+                            for r in (False, True)],
+       bad=(Bad((TensorType.of("f32", [2, 5]), TensorType.of("f32", [3])), {}, "E0301"),))  # fmt: skip

@@ -1,0 +1,325 @@
+"""Constants, and ops that move elements without computing on them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..diagnostics import Span
+from ..dims import Dim, as_dim, const, product, prove_ge
+from ..op import Attrs, Bad, Sample, fail
+from ..signature import broadcast_shapes
+from ..types import DType, TensorType, i64
+from . import define
+from .axes import normal_axes, normal_axis
+
+
+def _f32(rng: Any, *shape: int) -> Any:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+# Constants -----------------------------------------------------------------------------------------------------------
+
+
+def _constant_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    shape: list[Dim] = []
+    value = attrs["value"]
+    while isinstance(value, tuple):
+        shape.append(const(len(value)))
+        value = value[0] if value else None
+    _check_rectangular(attrs["value"], [int(d) for d in shape], span)
+    return [TensorType(attrs["dtype"], tuple(shape))]
+
+
+def _check_rectangular(value: Any, shape: list[int], span: Span | None) -> None:
+    if not shape:
+        if isinstance(value, tuple) or not isinstance(value, (int, float, bool)):
+            raise fail("E0405", "a constant tensor is a number, or nested lists of numbers of equal lengths", span)
+        return
+    if not isinstance(value, tuple) or len(value) != shape[0]:
+        raise fail("E0405", "a constant tensor is a number, or nested lists of numbers of equal lengths", span)
+    for item in value:
+        _check_rectangular(item, shape[1:], span)
+
+
+define("constant(*, value: any, dtype: dtype) -> any[...]",
+       "A constant: a number, or nested lists of numbers: `constant([[1, 2], [3, 4]], dtype=f32)`.", family="shape",
+       rule=_constant_rule,
+       samples=lambda rng: [Sample((), {"value": v, "dtype": DType("f32", "float", 4)}) for v in (1.5, ((1, 2), (3, 4)))],
+       bad=(Bad((), {"value": ((1, 2), (3,)), "dtype": i64}, "E0405"),))  # fmt: skip
+
+
+def _full_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    return [TensorType(attrs["dtype"], _dims(attrs["shape"], "full", span))]
+
+
+define("full(*, shape: list, value: any, dtype: dtype) -> any[...]",
+       "A tensor of one repeated value; the value may be a dimension, so `full([], T, dtype=i64)` is T as a tensor.",
+       family="shape", rule=_full_rule,
+       samples=lambda rng: [Sample((), {"shape": (2, 3), "value": 1.5, "dtype": DType("f32", "float", 4)})],
+       bad=(Bad((), {"shape": (2,), "value": 1}, "E0401"),))  # fmt: skip
+
+
+def _iota_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    return [TensorType(attrs["dtype"], (as_dim(attrs["n"]),))]
+
+
+define("iota(*, n: int, dtype: dtype = i64) -> any[...]", "`0, 1, …, n - 1`.", family="shape", rule=_iota_rule,
+       samples=lambda rng: [Sample((), {"n": 5})], bad=(Bad((), {}, "E0401"),))  # fmt: skip
+
+
+def _dims(shape: Any, op: str, span: Span | None) -> tuple[Dim, ...]:
+    if not isinstance(shape, tuple) or any(isinstance(d, (bool, float)) or not isinstance(d, (int, Dim)) for d in shape):
+        raise fail("E0405", f"{op}: a shape is a list of dimensions, like `[B, 1, 768]`", span)
+    return tuple(as_dim(d) for d in shape)
+
+
+# Rearranging ---------------------------------------------------------------------------------------------------------
+
+
+def _reshape_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x = types[0]
+    shape = list(_dims(attrs["shape"], "reshape", span))
+    holes = [i for i, d in enumerate(shape) if d == -1]
+    if len(holes) > 1:
+        raise fail("E0307", "reshape: at most one axis may be -1", span)
+    if holes:
+        rest = product(d for d in shape if d != -1)
+        missing = x.numel // rest
+        if missing * rest != x.numel:
+            raise fail("E0307", f"reshape: {x} has {x.numel} elements, which {rest} does not divide", span)
+        shape[holes[0]] = missing
+        attrs["shape"] = tuple(d.value if d.value is not None else d for d in shape)
+    if product(shape) != x.numel:
+        shown = TensorType(x.dtype, tuple(shape))
+        raise fail("E0307", f"reshape: {x} has {x.numel} elements, but {shown} has {product(shape)}", span)
+    return [TensorType(x.dtype, tuple(shape))]
+
+
+define("reshape(x: any[...], *, shape: list) -> any[...]",
+       "The same elements in row-major order under another shape; one axis may be -1. Prefer `rearrange`, which names them.",
+       family="shape", rule=_reshape_rule,
+       samples=lambda rng: [Sample((_f32(rng, 2, 3, 4),), {"shape": s}) for s in [(6, 4), (2, -1), (24,), (1, 24, 1)]],
+       bad=(Bad((TensorType.of("f32", ["B", 3]),), {"shape": (5, 7)}, "E0307"),))  # fmt: skip
+
+Group = tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def parse_rearrange(pattern: str) -> tuple[tuple[Group, ...], tuple[Group, ...]] | None:
+    """``"b t (h k) -> b h t k"`` as groups of names for each side; None when it is malformed. ``1`` is a group of none."""
+    left, arrow, right = pattern.partition("->")
+    sides = [_groups(left), _groups(right)]
+    if not arrow or sides[0] is None or sides[1] is None:
+        return None
+    names = [[n for g in side for n in g] for side in sides]
+    if any(len(set(n)) != len(n) for n in names) or set(names[0]) != set(names[1]):
+        return None
+    return sides[0], sides[1]
+
+
+def _groups(text: str) -> tuple[Group, ...] | None:
+    groups: list[Group] = []
+    inner: list[str] | None = None
+    for token in text.replace("(", " ( ").replace(")", " ) ").split():
+        if token == "(" and inner is None:
+            inner = []
+        elif token == ")" and inner is not None:
+            groups.append(tuple(inner))
+            inner = None
+        elif token.isidentifier() or token == "1":
+            names = () if token == "1" else (token,)
+            if inner is None:
+                groups.append(names)
+            else:
+                inner += names
+        else:
+            return None
+    return None if inner is not None else tuple(groups)
+
+
+def rearrange_plan(x: TensorType, attrs: Attrs, span: Span | None = None) -> tuple[list[Dim], list[int], list[Dim]]:
+    """How to do a rearrange: (shape after splitting, permutation of those axes, final shape).
+
+    Raises:
+        Diagnostic: E0405 for a malformed pattern, E0301 rank, E0307 sizes that do not fit.
+    """
+    pattern = attrs["pattern"]
+    parsed = parse_rearrange(pattern)
+    if parsed is None:
+        raise fail("E0405", f'`{pattern}` is not a rearrange pattern', span,
+                   'both sides name the same axes once: `rearrange(x, "b t (h k) -> b h t k", h=heads)`')  # fmt: skip
+    left, right = parsed
+    if len(left) != x.rank:
+        raise fail("E0301", f"rearrange `{pattern}` names {len(left)} axes, but x has {x.rank}: {x}", span)
+    sizes = {name: as_dim(size) for name, size in attrs["axes"]}
+    unknown = set(sizes) - {n for g in left for n in g}
+    if unknown:
+        raise fail("E0403", f"rearrange `{pattern}` has no axis `{sorted(unknown)[0]}`", span)
+    for group, dim in zip(left, x.shape, strict=True):
+        missing = [name for name in group if name not in sizes]
+        if len(missing) > 1:
+            raise fail("E0307", f"rearrange `{pattern}`: the sizes of {missing[0]} and {missing[1]} are not known", span,
+                       f"give one of them: `{missing[0]}=…`")  # fmt: skip
+        known = product(sizes[name] for name in group if name in sizes)
+        if missing:
+            sizes[missing[0]] = dim // known
+            known = known * sizes[missing[0]]
+        if known != dim:
+            raise fail("E0307", f"rearrange `{pattern}`: {' '.join(group) or '1'} makes {known}, but the axis is {dim}", span)
+    order = [name for group in left for name in group]
+    split = [sizes[name] for name in order]
+    permutation = [order.index(name) for group in right for name in group]
+    return split, permutation, [product(sizes[name] for name in group) for group in right]
+
+
+def _rearrange_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    return [TensorType(types[0].dtype, tuple(rearrange_plan(types[0], attrs, span)[2]))]
+
+
+def _rearrange_samples(rng: Any) -> list[Sample]:
+    return [
+        Sample((_f32(rng, 2, 5, 12),), {"pattern": "b t (h k) -> b h t k", "axes": (("h", 3),)}),
+        Sample((_f32(rng, 2, 3, 5, 4),), {"pattern": "b h t k -> b t (h k)", "axes": ()}),
+        Sample((_f32(rng, 2, 3, 4),), {"pattern": "a b c -> c a b", "axes": ()}),
+        Sample((_f32(rng, 2, 1, 4),), {"pattern": "a 1 b -> a b 1", "axes": ()}),
+    ]
+
+
+define("rearrange(x: any[...], *, pattern: str, axes: list = []) -> any[...]",
+       "Split, permute and join named axes, einops style: `rearrange(x, \"b t (h k) -> b h t k\", h=heads)`.",
+       family="shape", rule=_rearrange_rule, samples=_rearrange_samples, open_attrs=True,
+       bad=(Bad((TensorType.of("f32", ["B", 10]),), {"pattern": "b (h k) -> b h k", "axes": (("h", 3),)}, "E0307"),))  # fmt: skip
+
+
+def _transpose_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x, perm = types[0], attrs["perm"]
+    if not isinstance(perm, tuple) or sorted(perm) != list(range(x.rank)):
+        raise fail("E0305", f"transpose: {list(perm) if isinstance(perm, tuple) else perm} is not an order of the {x.rank} axes of {x}", span)
+    return [TensorType(x.dtype, tuple(x.shape[i] for i in perm))]
+
+
+define("transpose(x: any[...], *, perm: list) -> any[...]", "Axes in another order.", family="shape", rule=_transpose_rule,
+       samples=lambda rng: [Sample((_f32(rng, 2, 3, 4),), {"perm": p}) for p in [(2, 0, 1), (0, 2, 1)]],
+       bad=(Bad((TensorType.of("f32", ["B", 3]),), {"perm": (0, 2)}, "E0305"),))  # fmt: skip
+
+
+def _expand_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x, shape = types[0], _dims(attrs["shape"], "expand", span)
+    if broadcast_shapes(x.shape, shape) != shape:
+        raise fail("E0304", f"expand: {x} does not broadcast to {TensorType(x.dtype, shape)}", span)
+    return [TensorType(x.dtype, shape)]
+
+
+define("expand(x: any[...], *, shape: list) -> any[...]", "Broadcast to a shape: axes of size 1 are repeated.",
+       family="shape", rule=_expand_rule,
+       samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"shape": (2, 3, 4)}), Sample((_f32(rng, 3),), {"shape": (2, 3)})],
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"shape": (4, 3)}, "E0304"),))  # fmt: skip
+
+
+def _squeeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x = types[0]
+    axes = attrs["axis"] = normal_axes(attrs["axis"], x, span)
+    for axis in axes:
+        if x.shape[axis] != 1:
+            raise fail("E0307", f"squeeze: axis {axis} of {x} is {x.shape[axis]}, not 1", span)
+    return [TensorType(x.dtype, tuple(d for i, d in enumerate(x.shape) if i not in axes))]
+
+
+define("squeeze(x: any[...], *, axis: any) -> any[...]", "Without the given axes, which have size 1.", family="shape",
+       rule=_squeeze_rule, samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"axis": a}) for a in (0, -1, [0, 2])],
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 0}, "E0307"),))  # fmt: skip
+
+
+def _unsqueeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x, given = types[0], attrs["axis"]
+    count = len(given) if isinstance(given, tuple) else 1
+    axes = attrs["axis"] = normal_axes(given, x, span, extra=count)
+    rest = iter(x.shape)
+    return [TensorType(x.dtype, tuple(const(1) if i in axes else next(rest) for i in range(x.rank + count)))]
+
+
+define("unsqueeze(x: any[...], *, axis: any) -> any[...]", "With new axes of size 1 at the given places of the result.",
+       family="shape", rule=_unsqueeze_rule,
+       samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1, [0, 2])],
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 4}, "E0305"),))  # fmt: skip
+
+
+def _concat_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    if not types:
+        raise fail("E0404", "concat needs at least one tensor", span)
+    first = types[0]
+    axis = attrs["axis"] = normal_axis(attrs["axis"], first, span)
+    total = const(0)
+    for i, type in enumerate(types):
+        if type.rank != first.rank:
+            raise fail("E0301", f"concat: tensor {i} is {type}, but the first is {first}", span)
+        for a, (d, e) in enumerate(zip(type.shape, first.shape, strict=True)):
+            if a != axis and d != e:
+                raise fail("E0302", f"concat: axis {a} of tensor {i} is {d}, but of the first {e}; only axis {axis} may differ", span)
+        total = total + type.shape[axis]
+    return [TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]
+
+
+define("concat(xs: any[...]*, *, axis: int) -> any[...]", "Tensors one behind the other along an axis.", family="shape",
+       rule=_concat_rule, packs="free",
+       samples=lambda rng: [Sample((_f32(rng, 2, 3), _f32(rng, 2, 1), _f32(rng, 2, 2)), {"axis": -1}),
+                            Sample((_f32(rng, 2, 3), _f32(rng, 4, 3)), {"axis": 0})],
+       bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["C", 3])), {"axis": 1}, "E0302"),))  # fmt: skip
+
+
+def _bound(value: Any, dim: Dim, default: Dim) -> Dim:
+    if value is None:
+        return default
+    at = as_dim(value)
+    return dim + at if at.value is not None and at.value < 0 else at
+
+
+def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x = types[0]
+    axis = attrs["axis"] = normal_axis(attrs["axis"], x, span)
+    dim, step = x.shape[axis], as_dim(attrs["step"])
+    if step.value is None or step.value < 1:
+        raise fail("E0405", f"slice: the step is {step}, but must be a positive integer; use `flip` to reverse", span)
+    start, stop = _bound(attrs["start"], dim, const(0)), _bound(attrs["stop"], dim, dim)
+    if prove_ge(-1, start) or prove_ge(start, dim + 1) or prove_ge(stop, dim + 1) or prove_ge(start, stop + 1):
+        raise fail("E0306", f"slice {start}:{stop} reaches outside axis {axis} of {x}, which has {dim} elements", span)
+    attrs["start"] = start.value if start.value is not None else start
+    # An open end stays open, so that the slice follows when a pass shrinks the axis.
+    attrs["stop"] = None if stop == dim else stop.value if stop.value is not None else stop
+    length = (stop - start + step - 1) // step
+    return [TensorType(x.dtype, (*x.shape[:axis], length, *x.shape[axis + 1 :]))]
+
+
+define("slice(x: any[...], *, axis: int, start: any = none, stop: any = none, step: int = 1) -> any[...]",
+       "`x[start:stop:step]` along one axis; written with brackets in source.", family="shape", rule=_slice_rule,
+       samples=lambda rng: [Sample((_f32(rng, 3, 7),), {"axis": 1, "start": a, "stop": b, "step": s})
+                            for a, b, s in [(0, 3, 1), (1, None, 2), (-3, -1, 1), (2, 2, 1)]],
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": 0, "stop": 5}, "E0306"),))  # fmt: skip
+
+
+def _pad_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    x = types[0]
+    axis = attrs["axis"] = normal_axis(attrs["axis"], x, span)
+    before, after = as_dim(attrs["before"]), as_dim(attrs["after"])
+    if prove_ge(-1, before) or prove_ge(-1, after):
+        raise fail("E0306", f"pad: {before} and {after} must not be negative", span)
+    return [TensorType(x.dtype, (*x.shape[:axis], x.shape[axis] + before + after, *x.shape[axis + 1 :]))]
+
+
+define("pad(x: num[...], *, axis: int, before: int = 0, after: int = 0, value: any = 0) -> num[...]",
+       "With constant elements in front of and behind one axis.", family="shape", rule=_pad_rule,
+       samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": 1, "before": 2, "after": 1, "value": v}) for v in (0, 1.5)],
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "before": -1}, "E0306"),))  # fmt: skip
+
+
+def _flip_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    attrs["axis"] = normal_axis(attrs["axis"], types[0], span)
+    return [types[0]]
+
+
+define("flip(x: any[...], *, axis: int) -> any[...]", "In reverse order along one axis.", family="shape", rule=_flip_rule,
+       samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1)],
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 2}, "E0305"),))  # fmt: skip
