@@ -7,14 +7,12 @@ the value of a token is its text. Spans come from the two indices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Span
 from . import ast
 from .expressions import ExpressionBuilder, unescape
-
-if TYPE_CHECKING:
-    from .lexer import Tokens
+from .lexer import RESERVED, Tokens
 
 
 class AstBuilder(ExpressionBuilder):
@@ -98,7 +96,7 @@ class AstBuilder(ExpressionBuilder):
         if scope is None:
             return name, None
         alias = scope[2:].lstrip()
-        if not alias.isidentifier() or self.tokens.known.get(alias, "NAME") != "NAME":
+        if not alias.isidentifier() or alias in RESERVED:
             raise Diagnostic(
                 "E0109",
                 f"`{alias}` cannot be a name for `{name}`",

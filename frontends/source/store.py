@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,8 @@ def load_json(name: str) -> Any:
 
 def save_json(name: str, value: Any) -> None:
     """Store ``value`` as the entry ``name``, if that is possible."""
+    import tempfile
+
     directory = cache_dir()
     if directory is None:
         return
