@@ -320,7 +320,7 @@ class Graph:
 
         Constants compare by value, so that sharing one or writing it twice is the same graph.
         """
-        return isinstance(other, Graph) and first_difference(self, other) is None
+        return isinstance(other, Graph) and first_difference(self, other, names=False) is None
 
     __hash__ = object.__hash__
 
@@ -336,9 +336,16 @@ def clone_node(node: Node, copies: dict[Value, Value]) -> Node:
     return copy
 
 
-def first_difference(a: Graph, b: Graph) -> str | None:
-    """None when the graphs are structurally equal; else a sentence about the first place where they differ."""
-    if [(v.name, v.type, v.role, v.init) for v in a.inputs] != [(v.name, v.type, v.role, v.init) for v in b.inputs]:
+def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
+    """None when the graphs are structurally equal; else a sentence about the first place where they differ.
+
+    ``names``: whether inputs and outputs must have the same names too; a loop's body has none that anybody sees.
+    """
+
+    def interface(g: Graph) -> list[tuple[Any, ...]]:
+        return [(v.name if names else "", v.type, v.role, v.init) for v in g.inputs]
+
+    if interface(a) != interface(b):
         return f"inputs differ: {a.inputs} and {b.inputs}"
     same = _same_params(a, b)
     if same is not None:
@@ -359,7 +366,7 @@ def first_difference(a: Graph, b: Graph) -> str | None:
         if [v.type for v in x.outputs] != [v.type for v in y.outputs]:
             return f"the types of {x.op.qualified} differ: {x.outputs} and {y.outputs}"
         twin.update(zip(x.outputs, y.outputs, strict=True))
-    if a.output_info != b.output_info:
+    if names and a.output_info != b.output_info:
         return f"outputs differ: {a.output_info} and {b.output_info}"
     if len(a.outputs) != len(b.outputs) or not all(map(lambda v, w: _same_value(v, w, twin), a.outputs, b.outputs)):
         return "the outputs are different values"
@@ -393,6 +400,7 @@ class Module:
         graph: the model.
         doc: its ``##`` text.
         locals: composites and records declared in the file itself (name -> syntax tree), written back by the printer.
+        uses: what those declarations use of shipped modules: name there -> (module, name).
         compile: the file's ``compile`` block for this model (a :class:`CompileSpec`), or None.
         path: the source file, for relative weights.
     """
@@ -401,11 +409,14 @@ class Module:
     graph: Graph
     doc: str = ""
     locals: dict[str, Any] = field(default_factory=dict)
+    uses: dict[str, tuple[str, str]] = field(default_factory=dict)
     compile: CompileSpec | None = None
     path: str | None = None
 
     def clone(self) -> Module:
-        return Module(self.name, self.graph.clone(), self.doc, dict(self.locals), self.compile, self.path)
+        return Module(
+            self.name, self.graph.clone(), self.doc, dict(self.locals), dict(self.uses), self.compile, self.path
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Module) and self.difference(other) is None

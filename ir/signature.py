@@ -199,13 +199,22 @@ class Signature:
             if static.default is REQUIRED:
                 message = f"`{self.name}` needs the static parameter `{static.name}: {static.kind}`"
                 raise Diagnostic("E0401", message, span, help=f"write `{self.name}(…, {static.name}=…)`")
-            value = static.default(bound) if callable(static.default) else static.default
+            value = self._default(static, bound, span)
             bound.statics[static.name] = attrs[static.name] = value
             if isinstance(value, (int, Dim)) and not isinstance(value, bool):
                 bound.dims.setdefault(static.name, as_dim(value))
         for name, axis, wanted, found, where in late:
             self._check_dim(bound, name, axis, wanted, found, where)
         return bound
+
+    def _default(self, static: Static, bound: Bindings, span: Span | None) -> Any:
+        if not callable(static.default):
+            return static.default
+        try:
+            return static.default(bound)
+        except Diagnostic as error:
+            error.notes.append(Note(f"`{static.name}` of `{self.name}` takes its default here; give it a value", span))
+            raise
 
     def _bind_dtype(self, bound: Bindings, name: str, pattern: Pattern, actual: TensorType, where: Span | None) -> None:
         wanted = pattern.dtype

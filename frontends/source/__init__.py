@@ -1,0 +1,228 @@
+"""The source frontend: `.tess` text to IR and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic, Span, did_you_mean
+from ...ir.types import DTYPES
+
+if TYPE_CHECKING:
+    from ...ir.graph import CompileSpec, Module
+    from ...ir.op import Composite
+    from . import ast
+    from .elaborate import Elaborator
+    from .library import Library, Unit
+
+
+def load(path: str | Path, model: str | None = None, params: dict[str, Any] | None = None, dtype: str = "f32") -> Module:
+    """Read, type-check and elaborate one model of a file.
+
+    Args:
+        path: a `.tess` file.
+        model: which model; may be left out when the file has one, or one ``compile`` block.
+        params: values for the model's static parameters; they go before those of the ``compile`` block.
+        dtype: what ``float`` means in the model's signature: f32, f16, bf16 or f64.
+
+    Raises:
+        Diagnostic: whatever is wrong with the program.
+    """
+    return _load(lambda library: library.file(path), model, params, dtype)
+
+
+def loads(
+    text: str, path: str = "<string>", model: str | None = None, params: dict[str, Any] | None = None,
+    dtype: str = "f32",
+) -> Module:  # fmt: skip
+    """As :func:`load`, from text. ``path`` names it in messages."""
+    return _load(lambda library: library.text(text, path), model, params, dtype)
+
+
+def models(path: str | Path) -> list[str]:
+    """The names of a file's models."""
+    return list(_library().file(path).models)
+
+
+def check(path: str | Path) -> list[Module]:
+    """Type-check a whole file: every model, and each other declaration as far as it can be checked by itself.
+
+    Raises:
+        Diagnostic: the first mistake.
+    """
+    return _check(_library().file(path))
+
+
+def check_text(text: str, path: str = "<string>") -> list[Module]:
+    """As :func:`check`, from text."""
+    return _check(_library().text(text, path))
+
+
+def print_module(module: Module) -> str:
+    """The module as source; ``loads(print_module(m)) == m``."""
+    from .printer import print_module as print_
+
+    return print_(module)
+
+
+@lru_cache(maxsize=1)
+def shared_elaborator() -> Elaborator:
+    """The elaborator of shipped files that passes and the Python API share."""
+    from .elaborate import Elaborator
+
+    return Elaborator(_library())
+
+
+def resolve(qualified: str) -> Composite:
+    """The composite of a shipped module: ``std.token.bipartite_merge``. Raises Diagnostic E0201/E0202."""
+    from . import ast
+
+    elaborator = shared_elaborator()
+    module, _, name = qualified.rpartition(".")
+    unit = elaborator.library.std(module)
+    declared = unit.names.get(name)
+    if declared is None or not isinstance(declared.node, ast.Function) or declared.node.kind != "op":
+        own = [n for n, d in unit.names.items() if isinstance(d.node, ast.Function) and d.node.kind == "op"]
+        raise Diagnostic("E0201", f"`{module}` declares no op `{name}`", help=did_you_mean(name, own))
+    return elaborator.composite(declared)
+
+
+def _library() -> Library:
+    from .library import Library
+
+    return Library()
+
+
+def _load(
+    unit_of: Callable[[Library], Unit], model: str | None, params: dict[str, Any] | None, dtype: str
+) -> Module:
+    from .elaborate import Elaborator
+
+    if dtype not in DTYPES or DTYPES[dtype].kind != "float":
+        raise Diagnostic("E0402", f"`{dtype}` is not a float dtype", help="one of f32, f16, bf16, f64")
+    library = _library()
+    unit = unit_of(library)
+    elaborator = Elaborator(library, DTYPES[dtype])
+    name, block = _choose(unit, model)
+    spec, statics = _compile_spec(elaborator, unit, block)
+    module = elaborator.model(unit, name, {**statics, **(params or {})})
+    module.compile = spec
+    return module
+
+
+def _check(unit: Unit) -> list[Module]:
+    from .elaborate import Elaborator
+    from .generic import check_declarations
+
+    elaborator = Elaborator(_library())
+    modules = []
+    for name, node in unit.models.items():
+        blocks = [c for c in _compiles(unit) if c.model == name]
+        spec, statics = _compile_spec(elaborator, unit, blocks[0] if blocks else None)
+        if any(s.default is None and s.name not in statics for s in node.statics):
+            continue
+        module = elaborator.model(unit, name, statics)
+        module.compile = spec
+        modules.append(module)
+    for block in _compiles(unit):
+        _choose(unit, block.model, block.span)
+    check_declarations(elaborator, unit)
+    return modules
+
+
+def _compiles(unit: Unit) -> list[ast.Compile]:
+    from . import ast
+
+    return [item for item in unit.file.items if isinstance(item, ast.Compile)]
+
+
+def _choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[str, ast.Compile | None]:
+    blocks = _compiles(unit)
+    names = list(unit.models)
+    if model is None and len({b.model for b in blocks}) == 1:
+        model, span = blocks[0].model, blocks[0].span
+    if model is None and len(names) == 1:
+        model = names[0]
+    if model is None:
+        raise Diagnostic(
+            "E0207", f"{unit.path} has {len(names) or 'no'} models", span,
+            help=f"choose one with `--model`: {', '.join(names)}" if names else "declare one: `model name(x: float[B, 8]) -> …`",
+        )  # fmt: skip
+    if model not in unit.models:
+        raise Diagnostic(
+            "E0207", f"{unit.path} has no model `{model}`", span,
+            help=did_you_mean(model, names) or f"its models are {', '.join(names) or 'none'}",
+        )  # fmt: skip
+    return model, next((b for b in blocks if b.model == model), None)
+
+
+def _compile_spec(
+    elaborator: Elaborator, unit: Unit, block: ast.Compile | None
+) -> tuple[CompileSpec | None, dict[str, Any]]:
+    from ...ir.graph import CompileSpec, PassSpec
+    from . import ast
+
+    if block is None:
+        return None, {}
+    weights: ast.WeightsClause | None = None
+    passes = []
+    target: ast.TargetClause | None = None
+    for clause in block.clauses:
+        if isinstance(clause, ast.PassClause):
+            passes.append(PassSpec(clause.name, options(clause.args, elaborator, unit), clause.span))
+        elif isinstance(clause, ast.WeightsClause):
+            if weights is not None:
+                raise Diagnostic("E0204", "a compile block has one `weights` clause", clause.span)
+            weights = clause
+        else:
+            if target is not None:
+                raise Diagnostic("E0204", "a compile block has one `target` clause", clause.span)
+            target = clause
+    spec = CompileSpec(
+        weights.file if weights else None, tuple(map(tuple, weights.renames)) if weights else (), tuple(passes),
+        target.name if target else None, options(target.args, elaborator, unit) if target else {}, block.span,
+    )  # fmt: skip
+    return spec, options(block.args, elaborator, unit)
+
+
+def options(args: list[ast.Arg], elaborator: Elaborator | None = None, unit: Unit | None = None) -> dict[str, Any]:
+    """Arguments of a pass, target or model as values: a bare identifier that is no constant is the string of its name."""
+    elaborator = elaborator or shared_elaborator()
+    values: dict[str, Any] = {}
+    for arg in args:
+        if arg.name is None:
+            raise Diagnostic("E0405", "options are given by name: `name=value`", arg.span)
+        if arg.name in values:
+            raise Diagnostic("E0406", f"`{arg.name}` is given twice", arg.span)
+        values[arg.name] = _option(arg.value, elaborator, unit)
+    return values
+
+
+def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
+    from . import ast
+
+    if isinstance(expr, ast.ListExpr):
+        return tuple(_option(item, elaborator, unit) for item in expr.items)
+    if isinstance(expr, ast.Name):
+        declared = unit.names.get(expr.id) if unit is not None else None
+        if expr.id in DTYPES:
+            return DTYPES[expr.id]
+        if declared is None or not isinstance(declared.node, ast.Const):
+            return expr.id
+    return elaborator.static(unit or elaborator.library.text("", "<options>"), expr, {})
+
+
+def parse_pass(text: str) -> Any:
+    """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`. Raises Diagnostic on other text."""
+    from ...ir.graph import PassSpec
+    from . import ast
+    from .parser import parse_expr
+
+    expr = parse_expr(text, "<pass>")
+    if isinstance(expr, ast.Name):
+        return PassSpec(expr.id, {}, expr.span)
+    if not isinstance(expr, ast.Call) or not isinstance(expr.function, ast.Name):
+        raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")
+    return PassSpec(expr.function.id, options(expr.args), expr.span)

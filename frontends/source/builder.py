@@ -304,6 +304,9 @@ class AstBuilder(ExpressionBuilder):
     def tap(self, i: int, j: int, _tap: str, name: str, _equal: str, value: ast.Expr) -> ast.TapStmt:
         return self.checked(i, j, ast.TapStmt(name, value, span=self.span(i, j)))
 
+    def let(self, i: int, j: int, _let: str, name: str, _equal: str, value: ast.Expr) -> ast.LetStmt:
+        return self.checked(i, j, ast.LetStmt(name, value, span=self.span(i, j)))
+
     def require(self, i: int, j: int, _require: str, condition: ast.Expr, _comma: str, message: str) -> ast.RequireStmt:
         return self.checked(i, j, ast.RequireStmt(condition, unescape(message), span=self.span(i, j)))
 

@@ -57,7 +57,6 @@ _WORDS = {
     "elif": "write `else if c { … }`",
     "assert": 'write `require c, "message"`',
     "print": "write `tap name = expression` to expose a value",
-    "let": "write `name = expression`",
     "var": "write `name = expression`",
     "with": "write `f(x) as scope` to name a scope",
     "pass": "an empty block is written `{ }`",

@@ -1,0 +1,170 @@
+"""Declarations as signatures: the types of a declaration, with dimension names, static parameters and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic, did_you_mean
+from ...ir.dims import Dim, as_dim, sym
+from ...ir.signature import REQUIRED, Bindings, Operand, Pattern, RecordDef, RecordPattern, Result, Signature, Static
+from ...ir.types import DTYPES, KINDS
+from . import ast
+from .library import Declared, Unit
+
+if TYPE_CHECKING:
+    from .elaborate import Elaborator
+
+STATIC_KINDS = frozenset({"int", "real", "bool", "str", "list", "fn", "dtype"})
+
+
+class Signatures:
+    """Signatures of declarations, made once each. ``evaluate`` is the elaborator's evaluator of static expressions."""
+
+    def __init__(self, elaborator: Elaborator) -> None:
+        self.elaborator = elaborator
+        self._functions: dict[int, Signature] = {}
+        self._records: dict[int, RecordDef] = {}
+
+    def of(self, declared: Declared) -> Signature:
+        """The signature of a function. Raises Diagnostic when one of its types is not understood."""
+        node = declared.node
+        assert isinstance(node, ast.Function)
+        found = self._functions.get(id(node))
+        if found is None:
+            found = self._functions[id(node)] = self._function(declared.unit, node)
+        return found
+
+    def record(self, declared: Declared) -> RecordDef:
+        node = declared.node
+        assert isinstance(node, ast.Record)
+        found = self._records.get(id(node))
+        if found is None:
+            fields = []
+            statics = []
+            for item in node.fields:
+                if item.static:
+                    statics.append((item.name, item.type.name))
+                    continue
+                pattern = self.pattern(declared.unit, item.type)
+                if not isinstance(pattern, Pattern):
+                    raise Diagnostic("E0310", f"the field `{item.name}` of `{node.name}` must be a tensor", item.span)
+                unknown = {s for d in pattern.shape if d is not ... for s in d.symbols} - set(node.dims)
+                if unknown:
+                    raise Diagnostic(
+                        "E0310", f"`{sorted(unknown)[0]}` is not a dimension of the record `{node.name}`", item.span,
+                        help=f"declare it: `record {node.name}[{', '.join([*node.dims, *sorted(unknown)])}]`",
+                    )  # fmt: skip
+                fields.append((item.name, pattern))
+            found = RecordDef(node.name, declared.unit.module, tuple(node.dims), tuple(fields), tuple(statics))
+            self._records[id(node)] = found
+        return found
+
+    def _function(self, unit: Unit, node: ast.Function) -> Signature:
+        operands: list[Operand] = []
+        statics: list[Static] = []
+        seen: set[str] = set()
+        for param in [*node.params, *node.statics]:
+            if param.name in seen:
+                raise Diagnostic("E0204", f"`{param.name}` is a parameter of `{node.name}` twice", param.span)
+            seen.add(param.name)
+        for param in node.params:
+            pattern = self.pattern(unit, param.type)
+            optional = param.type.optional or isinstance(param.default, ast.NoneValue)
+            operands.append(Operand(param.name, pattern, optional))
+            if isinstance(pattern, RecordPattern):
+                statics += [Static(f"{param.name}.{name}", kind) for name, kind in pattern.record.statics]
+        for param in node.statics:
+            if param.type.dims is not None or param.type.name not in STATIC_KINDS:
+                raise Diagnostic(
+                    "E0402", f"`{param.name}` stands after `*`, so its type must be static, not `{param.type.name}[…]`",
+                    param.span, help="static types are int, real, bool, str, list, fn and dtype; tensors stand before `*`",
+                )  # fmt: skip
+            default = REQUIRED if param.default is None else self._default(unit, param.default, param.type.name)
+            statics.append(Static(param.name, param.type.name, default, param.type.optional))
+        results = []
+        for result in node.results:
+            condition = None if result.condition is None else self._condition(unit, result.condition)
+            results.append(Result(self.pattern(unit, result.type), result.name, condition))
+        return Signature(node.name, tuple(operands), tuple(statics), tuple(results))
+
+    def pattern(self, unit: Unit, type: ast.TypeExpr) -> Pattern | RecordPattern:
+        """A tensor or record type. Raises E0209 for an unknown type, E0310 for the wrong number of record dimensions."""
+        declared = unit.names.get(type.name)
+        if declared is not None and isinstance(declared.node, ast.Record):
+            record = self.record(declared)
+            dims = tuple(self.dim(unit, d) for d in type.dims or ())
+            if len(dims) != len(record.dims):
+                raise Diagnostic(
+                    "E0310", f"`{record.name}` has {len(record.dims)} dimensions, but {len(dims)} are given", type.span,
+                    help=f"write `{record.name}[{', '.join(record.dims)}]`",
+                )  # fmt: skip
+            return RecordPattern(record, dims)
+        if type.name not in DTYPES and type.name not in KINDS:
+            records = [n for n, d in unit.names.items() if isinstance(d.node, ast.Record)]
+            raise Diagnostic(
+                "E0209", f"there is no type `{type.name}`", type.span,
+                help=did_you_mean(type.name, [*DTYPES, *KINDS, *records]) or "element types are float, int, f32, i64, bool, …",
+            )  # fmt: skip
+        if type.dims is None:
+            raise Diagnostic(
+                "E0209", f"a tensor type has dimensions: `{type.name}[…]`", type.span,
+                help=f"write `{type.name}[]` for a scalar tensor; static parameters stand after `*`",
+            )  # fmt: skip
+        shape = tuple(... if isinstance(d, ast.Ellipsis_) else self.dim(unit, d) for d in type.dims)
+        if shape.count(...) > 1:
+            raise Diagnostic("E0310", "a type holds `...` at most once", type.span)
+        return Pattern(DTYPES.get(type.name, type.name), shape)
+
+    def dim(self, unit: Unit, expr: ast.Expr) -> Dim:
+        """A dimension expression of a signature: unknown names are dimension symbols."""
+        if isinstance(expr, ast.Name):
+            declared = unit.names.get(expr.id)
+            if declared is None or not isinstance(declared.node, ast.Const):
+                return sym(expr.id)
+        if isinstance(expr, ast.Int):
+            return as_dim(expr.value)
+        value = self.elaborator.static(unit, expr, _Symbols(unit))
+        if isinstance(value, bool) or not isinstance(value, (int, Dim)):
+            raise Diagnostic("E0310", "a dimension is an integer expression", expr.span)
+        return as_dim(value)
+
+    def _default(self, unit: Unit, expr: ast.Expr, kind: str) -> Any:
+        if isinstance(expr, (ast.Int, ast.Real, ast.Str, ast.Bool)):
+            return float(expr.value) if kind == "real" and not isinstance(expr, (ast.Str, ast.Bool)) else expr.value
+        if isinstance(expr, ast.NoneValue):
+            return None
+
+        def default(bound: Bindings) -> Any:
+            value = self.elaborator.static(unit, expr, environment(bound))
+            return float(value) if kind == "real" and isinstance(value, int) else self.elaborator.attribute(value)
+
+        return default
+
+    def _condition(self, unit: Unit, expr: ast.Expr) -> Callable[[Bindings], bool]:
+        return lambda bound: bool(self.elaborator.static(unit, expr, environment(bound)))
+
+
+class _Symbols(dict[str, Any]):
+    """An environment in which a name that is nothing else is a dimension symbol."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def __contains__(self, name: object) -> bool:
+        return str(name) not in self.unit.names and str(name) not in {"min", "max", "ceildiv"}
+
+    def __getitem__(self, name: str) -> Any:
+        return sym(name)
+
+
+def environment(bound: Bindings) -> dict[str, Any]:
+    """Names that a static expression of a signature may use: dimensions, static parameters, and operands (given or none)."""
+    from .builtin import known
+
+    env: dict[str, Any] = {name: known(dim) for name, dim in bound.dims.items()}
+    env.update(bound.statics)
+    env.update((f"given {name}", True) for name in bound.given)
+    env.update((f"dtype {kind}", dtype) for kind, dtype in bound.dtypes.items())
+    return env
