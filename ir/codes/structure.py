@@ -1,0 +1,36 @@
+"""The structure of programs."""
+
+from . import Code
+
+CODES = {
+    "E0501": Code(
+        "a requirement does not hold",
+        "`require condition, \"message\"` states what must hold. It is proved while compiling where that is possible, and\n"
+        "checked when the sizes are known where it is not. Here it is known not to hold; the message says what was asked.",
+    ),
+    "E0502": Code(
+        "a parameter is never used",
+        "A weight that is loaded and then ignored is nearly always a mistake, such as a bias that was not added.\n"
+        "    param bias: float[out] = zeros\n"
+        "    return x @ w                      # wrong\n"
+        "    return x @ w + bias               # right",
+    ),
+    "E0503": Code(
+        "a definition depends on itself",
+        "The language has no recursion: every program ends, and its size is known. Loops are `repeat` (unrolled while\n"
+        "compiling) and `fold` (sequential, at run time).",
+    ),
+    "E0504": Code(
+        "a `return` is missing, or misplaced",
+        "Every function ends with `return`. A `fold` has no return of its own: its carried values hold the result.",
+    ),
+    "E0505": Code(
+        "a static value is needed, but a tensor was given",
+        "Static parameters, conditions of `if`, counts of `repeat`, shapes and lists must be known while compiling.\n"
+        "A choice by a tensor is `where(condition, a, b)`; a loop of a size known only at run time is `fold`.",
+    ),
+    "E0506": Code(
+        "a tensor is needed, or may not be made here",
+        "Operands before `*` are tensors. Parameters and states belong to layers and models, not to `fn` and `op`.",
+    ),
+}
