@@ -1,0 +1,198 @@
+"""Passes: what one is, how options are checked, how a pipeline runs.
+
+A pass is a frozen dataclass. Its fields are its options, under the same names in a ``compile`` block, on the command line
+and in Python:
+
+    >>> @dataclass(frozen=True)
+    ... class Shrink(Pass):
+    ...     '''Removes things.'''
+    ...     name = "shrink"
+    ...     contract = "exact"
+    ...     limit: int = option(4, "how many at most", least=0)
+    ...     def run(self, module): return Report.of(self, modified=0)
+
+Every module of this package is scanned for passes, and so is the entry point group ``tessera.passes``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Any, ClassVar
+
+from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ..ir.graph import Module, PassSpec
+from ..ir.verifier import verify
+from .options import check_options
+from .report import Report
+
+ENTRY_POINTS = "tessera.passes"
+
+# (what ran, its report, the module after it): to print or save every stage.
+After = Callable[["Pass", Report, Module], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """A module-to-module rewrite.
+
+    Attributes:
+        name: the name in source and on the command line.
+        contract: ``exact`` (the same function, up to rounding) or ``approximate`` (the report says what changed).
+    """
+
+    name: ClassVar[str]
+    contract: ClassVar[str]
+
+    def requires(self, module: Module) -> None:
+        """Raise a Diagnostic when the module is not one that this pass can work on."""
+
+    def run(self, module: Module) -> Report:
+        """Rewrite ``module`` in place (the engine hands in a clone) and say what was done.
+
+        Raises:
+            Diagnostic: when the program, or an option for this program, is at fault.
+        """
+        raise NotImplementedError
+
+    def ensures(self, before: Module, after: Module) -> None:
+        """Raise :class:`BrokenContract` when the result is not what this pass promises. Called under ``verify_each``."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first sentence of the docstring."""
+        text = inspect.getdoc(cls) or ""
+        return text.split("\n\n")[0].replace("\n", " ")
+
+
+class BrokenContract(Exception):
+    """A pass did not keep its promise: a bug in the pass, not in the program."""
+
+
+class PassFailed(Diagnostic):
+    """E0706: a pass broke down. ``ran`` names the passes before it; ``__cause__`` is the exception."""
+
+    def __init__(self, name: str, ran: Sequence[str], cause: BaseException, span: Span | None = None) -> None:
+        before = f"after {', '.join(f'`{r}`' for r in ran)}" if ran else "as the first pass"
+        super().__init__(
+            "E0706",
+            f"the pass `{name}` broke down {before}: {type(cause).__name__}: {cause}",
+            span,
+            help="this is a bug in the pass, not in your program; leave the pass out to go on",
+        )
+        self.name = name
+        self.ran = list(ran)
+
+
+# The registry ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def registry() -> dict[str, type[Pass]]:
+    """Every known pass by name: those in this package, then those of installed entry points."""
+    package = __name__.rpartition(".")[0]
+    found: dict[str, type[Pass]] = {}
+    for info in iter_modules(import_module(package).__path__):
+        module = import_module(f"{package}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Pass) and "name" in vars(value) and value.__module__ == module.__name__:
+                found[value.name] = value
+    for point in entry_points(group=ENTRY_POINTS):
+        value = point.load()
+        found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def find(name: str, span: Span | None = None) -> type[Pass]:
+    """The pass of that name. Raises E0701 when there is none."""
+    known = registry()
+    if name not in known:
+        raise Diagnostic(
+            "E0701",
+            f"there is no pass `{name}`",
+            span,
+            help=did_you_mean(name, known) or f"the passes are {', '.join(known)}",
+        )
+    return known[name]
+
+
+def make(spec: PassSpec) -> Pass:
+    """The pass that ``spec`` describes. Raises E0701 to E0704 for an unknown pass or option, and a wrong value."""
+    cls = find(spec.name, spec.span)
+    return cls(**check_options(cls, spec))
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+def apply(module: Module, what: str | Pass | PassSpec, **options: Any) -> tuple[Module, Report]:
+    """Run one pass on a copy: ``module, report = apply(module, "merge_tokens", r=8)``.
+
+    Raises:
+        Diagnostic: E0701 to E0704 for the pass and its options, and whatever the pass finds wrong.
+    """
+    if isinstance(what, str):
+        what = PassSpec(what, options)
+    elif options:
+        raise TypeError("options belong to a pass given by name; a pass object carries its own")
+    result, reports = run_pipeline(module, [what])
+    return result, reports[0]
+
+
+def run_pipeline(
+    module: Module,
+    passes: Iterable[PassSpec | Pass],
+    *,
+    verify_each: bool = False,
+    after: After | None = None,
+) -> tuple[Module, list[Report]]:
+    """Run passes one after another on a copy of ``module``, which itself stays as it is.
+
+    Args:
+        verify_each: check the graph's invariants and the pass's promise after each pass.
+        after: called with each pass, its report and the module so far.
+
+    Raises:
+        Diagnostic: a wrong option or program; it names the pass. :class:`PassFailed` for a bug in a pass.
+    """
+    # Options are all checked before anything runs: the last pass's typing error should not cost the first one's time.
+    steps = [(p, None) if isinstance(p, Pass) else (make(p), p.span) for p in passes]
+    reports: list[Report] = []
+    for step, span in steps:
+        ran = [r.name for r in reports]
+        before, module = module, module.clone()
+        try:
+            step.requires(module)
+            report = step.run(module)
+            if verify_each:
+                verify(module.graph)
+                _same_interface(before, module)
+                step.ensures(before, module)
+        except Diagnostic as error:
+            note = Note(f"while running the pass `{step.name}`{f', after {chr(44).join(ran)}' if ran else ''}", span)
+            if not any(n.message == note.message for n in error.notes):
+                error.notes.append(note)
+            raise
+        except Exception as error:
+            raise PassFailed(step.name, ran, error, span) from error
+        reports.append(report)
+        if after is not None:
+            after(step, report, module)
+    return module, reports
+
+
+def _same_interface(before: Module, after: Module) -> None:
+    """No pass may change what a caller binds: inputs, the names of outputs, and the types of the weights that remain."""
+    old, new = before.graph, after.graph
+    if [(v.name, v.type, v.role) for v in old.inputs] != [(v.name, v.type, v.role) for v in new.inputs]:
+        raise BrokenContract("the inputs changed")
+    if old.output_info != new.output_info:
+        raise BrokenContract("the outputs have other names")
+    for name, param in new.params.items():
+        if name not in old.params or old.params[name].type != param.type:
+            raise BrokenContract(f"the parameter `{name}` is not one of the model's")

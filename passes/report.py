@@ -1,0 +1,109 @@
+"""What a pass did, for people (``str``) and for programs (``to_dict``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine import Pass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def __str__(self) -> str:
+        cells = [self.columns, *(tuple(map(human, row)) for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = []
+        for row in cells:
+            texts = [
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  ".join(texts).rstrip())
+        return "\n".join(lines)
+
+
+@dataclass
+class Report:
+    """What one pass did.
+
+    Args:
+        name: the pass.
+        contract: ``exact`` or ``approximate``.
+        modified: how many places changed; 0 means that the module is as it was.
+        facts: what else there is to say, by name; JSON values.
+        notes: sentences for the user.
+        tables: figures that depend on the sizes of the free dimensions, as functions of these sizes.
+        sizes: the sizes at which the tables are shown.
+    """
+
+    name: str
+    contract: str
+    modified: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    tables: dict[str, Callable[[Mapping[str, int]], Table]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def of(what: Pass, modified: int, **facts: Any) -> Report:
+        """A report of the pass ``what``."""
+        return Report(what.name, what.contract, modified, facts)
+
+    def at(self, **sizes: int) -> Report:
+        """The same report with its tables at other sizes: ``report.at(B=8, T=256)``."""
+        return replace(self, sizes={**self.sizes, **sizes})
+
+    def table(self, name: str) -> Table:
+        """One table, at this report's sizes."""
+        return self.tables[name](self.sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "pass": self.name,
+            "contract": self.contract,
+            "modified": self.modified,
+            **self.facts,
+            "notes": self.notes,
+            **({"sizes": self.sizes} if self.tables else {}),
+            **{name: self.table(name).to_dict() for name in self.tables},
+        }
+
+    def __str__(self) -> str:
+        facts = "".join(f", {name.replace('_', ' ')}: {_fact(value)}" for name, value in self.facts.items())
+        lines = [f"{self.name} ({self.contract}): {self.modified} modified{facts}"]
+        lines += [f"  {note}" for note in self.notes]
+        for name in self.tables:
+            where = ", ".join(f"{symbol} = {size}" for symbol, size in self.sizes.items())
+            lines.append(f"  {name.replace('_', ' ')}{f' at {where}' if where else ''}")
+            lines += [f"    {line}" for line in str(self.table(name)).split("\n")]
+        return "\n".join(lines)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{k} {_fact(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(_fact, value)) or "none"
+    return human(value)
+
+
+def human(value: Any) -> str:
+    """``1234567`` as ``1.23 M``; what is small, or no number, as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    for least, factor, unit in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / factor:.3g} {unit}"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
