@@ -7,7 +7,7 @@ from typing import Any
 
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
-from ...ir.dims import const, sym
+from ...ir.dims import Dim, const, sym
 from ...ir.graph import Graph, Module, Node, Value
 from ...ir.op import Attrs, Composite, FuncRef
 from ...ir.ops import OPS
@@ -16,7 +16,8 @@ from ...ir.types import DTYPES, DType, TensorType
 from . import ast
 from .builtin import STATIC_FUNCTIONS
 from .calls import Calls
-from .frame import Frame, decide
+from .evaluate import decide
+from .frame import Frame
 from .library import Declared, Library, Unit
 from .signatures import Signatures
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, describe, is_tensor
@@ -59,8 +60,7 @@ class Elaborator:
 
     def static(self, unit: Unit, expr: ast.Expr, env: dict[str, Any]) -> Any:
         """Evaluate a static expression."""
-        value = Frame(self, unit, env).eval(expr)
-        return value
+        return Frame(self, unit, env).eval(expr)
 
     def attribute(self, value: Any) -> Any:
         """A static value as a node's attribute: functions become references."""
@@ -113,8 +113,9 @@ class Elaborator:
                     help="the language has no recursion; `repeat` and `fold` are its loops",
                 )  # fmt: skip
             path.append(at)
+            shadowed = {p.name for p in [*node.params, *node.statics]}
             for name in called_names(node.body):
-                target = at.unit.names.get(name)
+                target = at.unit.names.get(name) if name not in shadowed else None
                 if target is not None:
                     visit(target)
             path.pop()
@@ -199,18 +200,26 @@ class Elaborator:
             returned = [v for v, keep in zip(returned, kept, strict=True) if keep]
         results = signature.present(bound)
         if len(returned) != len(results):
-            raise Diagnostic("E0309", f"`{node.name}` declares {len(results)} result(s), but returns {len(returned)}", span)
+            raise Diagnostic(
+                "E0309", f"`{node.name}` declares {len(results)} result(s), but returns {len(returned)}", span
+            )
         checked: list[Any] = []
         for i, (result, value) in enumerate(zip(results, returned, strict=True)):
             what = f"result {i}" if len(results) > 1 else "the result"
             if isinstance(result.type, RecordPattern):
                 if not isinstance(value, Bundle) or value.record != result.type.record:
-                    raise Diagnostic("E0309", f"{what} of `{node.name}` must be a {result.type}, but is {describe(value)}", span)
+                    raise Diagnostic(
+                        "E0309", f"{what} of `{node.name}` must be a {result.type}, but is {describe(value)}", span
+                    )
                 for name, pattern in result.type.fields():
                     self._check_result(node, f"{what}'s field `{name}`", pattern, value.fields[name], bound, span)
             else:
                 if not is_tensor(value):
-                    raise Diagnostic("E0309", f"{what} of `{node.name}` must be a tensor {result.type}, but is {describe(value)}", span)
+                    raise Diagnostic(
+                        "E0309",
+                        f"{what} of `{node.name}` must be a tensor {result.type}, but is {describe(value)}",
+                        span,
+                    )
                 self._check_result(node, what, result.type, value, bound, span)
             checked.append(self._localised(frame, value))
         return checked
@@ -224,12 +233,11 @@ class Elaborator:
     def _check_result(
         self, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, span: Span | None
     ) -> None:
-        for dim in pattern.shape:
-            if dim is not ...:
-                for name in dim.symbols - bound.dims.keys():
-                    position = pattern.shape.index(dim)
-                    if dim.symbol == name and ... not in pattern.shape and position < value.type.rank:
-                        bound.dims[name] = value.type.shape[position]
+        for position, dim in enumerate(pattern.shape):
+            if isinstance(dim, Dim) and dim.symbol is not None and dim.symbol not in bound.dims:
+                # A dimension that only the result has is what the body makes it.
+                if ... not in pattern.shape and position < value.type.rank:
+                    bound.dims[dim.symbol] = value.type.shape[position]
         if isinstance(pattern.dtype, str) and pattern.dtype not in bound.dtypes:
             bound.dtypes[pattern.dtype] = self.dtype if pattern.dtype == "float" else value.type.dtype
         wanted = bound.type_of(pattern)
@@ -304,8 +312,12 @@ class Elaborator:
                 continue
             for leaf, pattern in operand.leaves():
                 if ... in pattern.shape:
-                    raise Diagnostic("E0310", f"the input `{leaf}` of a model needs all its axes, not `...`", param.span)
-                dtype = pattern.dtype if isinstance(pattern.dtype, DType) else bound.dtypes.get(pattern.dtype, self.dtype)
+                    raise Diagnostic(
+                        "E0310", f"the input `{leaf}` of a model needs all its axes, not `...`", param.span
+                    )
+                dtype = (
+                    pattern.dtype if isinstance(pattern.dtype, DType) else bound.dtypes.get(pattern.dtype, self.dtype)
+                )
                 for dim in pattern.shape:
                     for name in dim.symbols - bound.dims.keys():
                         bound.dims[name] = sym(name)
@@ -365,7 +377,9 @@ class Elaborator:
             for need in body.requires:
                 verdict = decide(need.op, need.left, need.right, graph)
                 if verdict is False:
-                    raise Diagnostic("E0501", f"{need.message} ({need.left} {need.op} {need.right} does not hold)", node.span)
+                    raise Diagnostic(
+                        "E0501", f"{need.message} ({need.left} {need.op} {need.right} does not hold)", node.span
+                    )
                 if verdict is None and need not in graph.requires:
                     graph.requires.append(need)
 
@@ -415,5 +429,3 @@ def names_in(node: Any) -> Iterator[str]:
 def called_names(body: list[ast.Stmt]) -> Iterator[str]:
     """Names that a body mentions: a function passed as a parameter counts as called."""
     yield from dict.fromkeys(names_in(body))
-
-
