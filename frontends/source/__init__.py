@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .library import Library, Unit
 
 
-def load(path: str | Path, model: str | None = None, params: dict[str, Any] | None = None, dtype: str = "f32") -> Module:
+def load(
+    path: str | Path, model: str | None = None, params: dict[str, Any] | None = None, dtype: str = "f32"
+) -> Module:
     """Read, type-check and elaborate one model of a file.
 
     Args:
@@ -95,9 +97,7 @@ def _library() -> Library:
     return Library()
 
 
-def _load(
-    unit_of: Callable[[Library], Unit], model: str | None, params: dict[str, Any] | None, dtype: str
-) -> Module:
+def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[str, Any] | None, dtype: str) -> Module:
     from .elaborate import Elaborator
 
     if dtype not in DTYPES or DTYPES[dtype].kind != "float":
@@ -148,7 +148,7 @@ def _choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[st
     if model is None:
         raise Diagnostic(
             "E0207", f"{unit.path} has {len(names) or 'no'} models", span,
-            help=f"choose one with `--model`: {', '.join(names)}" if names else "declare one: `model name(x: float[B, 8]) -> …`",
+            help=f"choose one with `--model`: {', '.join(names)}" if names else "declare a `model`",
         )  # fmt: skip
     if model not in unit.models:
         raise Diagnostic(
@@ -181,14 +181,14 @@ def _compile_spec(
                 raise Diagnostic("E0204", "a compile block has one `target` clause", clause.span)
             target = clause
     spec = CompileSpec(
-        weights.file if weights else None, tuple(map(tuple, weights.renames)) if weights else (), tuple(passes),
+        weights.file if weights else None, tuple(weights.renames) if weights else (), tuple(passes),
         target.name if target else None, options(target.args, elaborator, unit) if target else {}, block.span,
     )  # fmt: skip
     return spec, options(block.args, elaborator, unit)
 
 
 def options(args: list[ast.Arg], elaborator: Elaborator | None = None, unit: Unit | None = None) -> dict[str, Any]:
-    """Arguments of a pass, target or model as values: a bare identifier that is no constant is the string of its name."""
+    """Arguments of a pass, target or model as values; a bare identifier that is no constant is a string."""
     elaborator = elaborator or shared_elaborator()
     values: dict[str, Any] = {}
     for arg in args:

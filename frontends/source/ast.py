@@ -234,10 +234,11 @@ class RepeatStmt(Node):
 
 @dataclass(slots=True)
 class IfStmt(Node):
-    """A chain: one (condition, body) for each ``if`` / ``else if``."""
+    """A chain: one (condition, body) for each ``if`` / ``else if``. ``else_span`` is the word before ``orelse``."""
 
     branches: list[tuple[Expr, list[Stmt]]]
     orelse: list[Stmt] | None = None
+    else_span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)

@@ -335,9 +335,12 @@ class AstBuilder(ExpressionBuilder):
         return ast.IfStmt([(self.checked(i, j, condition), body)], span=self.span(i, j))
 
     def if_else(
-        self, i: int, j: int, _if: str, condition: ast.Expr, body: list[ast.Stmt], _else: str, orelse: list[ast.Stmt]
+        self, i: int, j: int, _if: str, condition: ast.Expr, body: list[ast.Stmt], orelse: tuple[list[ast.Stmt], Span]
     ) -> ast.IfStmt:
-        return ast.IfStmt([(self.checked(i, j, condition), body)], orelse, span=self.span(i, j))
+        return ast.IfStmt([(self.checked(i, j, condition), body)], *orelse, span=self.span(i, j))
+
+    def orelse(self, i: int, j: int, _else: str, body: list[ast.Stmt]) -> tuple[list[ast.Stmt], Span]:
+        return body, self.span(i, i)
 
     def if_chain(
         self, i: int, j: int, _if: str, condition: ast.Expr, body: list[ast.Stmt], _else: str, rest: ast.IfStmt

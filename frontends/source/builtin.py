@@ -33,7 +33,7 @@ def _to_int(value: Any) -> Any:
     return value if isinstance(value, Dim) else int(value)
 
 
-# Applied when every argument is static. Where the name is also a core op (`max`, `exp`), a tensor argument means the op.
+# Applied when every argument is static. Where the name is also a core op (`max`), a tensor argument means the op.
 STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": _extremum(dims.dim_min, min),
     "max": _extremum(dims.dim_max, max),

@@ -1,4 +1,4 @@
-"""Calls: arguments are bound to a signature, and the callee is inlined (fn, layer, model) or becomes a node (op, core op)."""
+"""Calls: arguments are bound to a signature; the callee is inlined (fn, layer, model) or becomes a node (an op)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ...ir.signature import Bindings, Operand, Pattern, RecordDef, RecordPattern
 from ...ir.types import DTYPES, DType, TensorType
 from . import ast
 from .builtin import STATIC_FUNCTIONS
-from .frame import Frame, _join
+from .evaluate import join
+from .frame import Frame
 from .regions import Region
 from .signatures import environment
 from .values import (
@@ -53,7 +54,9 @@ class Calls:
         """Call a function value with evaluated arguments."""
         for _, value, where in arguments:
             if isinstance(value, Multi):
-                raise Diagnostic("E0404", f"{describe(value)} cannot be one argument", where, help="name them first: `a, b = …`")
+                raise Diagnostic(
+                    "E0404", f"{describe(value)} cannot be one argument", where, help="name them first: `a, b = …`"
+                )
         if isinstance(callee, DeclValue):
             return self._declared(frame, callee.declared, arguments, span, scope)
         if isinstance(callee, OpValue):
@@ -109,7 +112,9 @@ class Calls:
             axes = [(n, v) for n, v, _ in arguments if n is not None and n not in known]
             for name, value in axes:
                 if isinstance(value, bool) or not isinstance(value, (int, Dim)):
-                    raise Diagnostic("E0402", f"the size of axis `{name}` must be an integer, not {describe(value)}", span)
+                    raise Diagnostic(
+                        "E0402", f"the size of axis `{name}` must be an integer, not {describe(value)}", span
+                    )
             arguments = [a for a in arguments if a[0] is None or a[0] in known]
             extra = {"axes": tuple(axes)} if axes else {}
         operands, statics, spans = self.bind(frame, op.signature, arguments, span)
@@ -197,7 +202,9 @@ class Calls:
         for static in signature.statics:
             if static.name in values:
                 value, where = values[static.name]
-                statics[static.name] = self.static_value(static.kind, static.optional, value, signature.name, static.name, where)
+                statics[static.name] = self.static_value(
+                    static.kind, static.optional, value, signature.name, static.name, where
+                )
         operands, spans = self._operands(frame, signature, values, rest, span)
         for operand in signature.operands:
             bundle = values.get(operand.name, (None, None))[0]
@@ -237,7 +244,9 @@ class Calls:
                 return [None] * len(record.fields)
             if not isinstance(value, Bundle) or value.record != record:
                 raise Diagnostic(
-                    "E0310", f"`{operand.name}` of `{signature.name}` must be a record {record.name}, not {describe(value)}", where
+                    "E0310",
+                    f"`{operand.name}` of `{signature.name}` must be a record {record.name}, not {describe(value)}",
+                    where,
                 )
             return [frame.local(value.fields[name]) for name, _ in record.fields]
         if value is None:
@@ -245,8 +254,12 @@ class Calls:
         if is_tensor(value):
             return [frame.local(value)]
         if isinstance(value, (int, float, Dim)) and frame.builder is not None:
-            return [frame.local(frame.scalar(value, self._literal_dtype(operand.type, signature, values, value), where))]
-        raise Diagnostic("E0506", f"`{operand.name}` of `{signature.name}` must be a tensor, not {describe(value)}", where)
+            return [
+                frame.local(frame.scalar(value, self._literal_dtype(operand.type, signature, values, value), where))
+            ]
+        raise Diagnostic(
+            "E0506", f"`{operand.name}` of `{signature.name}` must be a tensor, not {describe(value)}", where
+        )
 
     @staticmethod
     def _literal_dtype(
@@ -265,7 +278,11 @@ class Calls:
     def static_value(self, kind: str, optional: bool, value: Any, function: str, name: str, where: Span | None) -> Any:
         """A static argument, checked against its kind and brought to the form of an attribute."""
         if isinstance(value, (Value, Bundle)):
-            raise Diagnostic("E0505", f"`{name}` of `{function}` is static: it must be known when compiling, not {describe(value)}", where)
+            raise Diagnostic(
+                "E0505",
+                f"`{name}` of `{function}` is static: it must be known when compiling, not {describe(value)}",
+                where,
+            )
         if kind == "any" or (value is None and (optional or kind == "fn")):
             return self.elaborator.attribute(value)
         if kind == "real" and isinstance(value, int) and not isinstance(value, bool):
@@ -274,7 +291,9 @@ class Calls:
             raise Diagnostic("E0402", f"`{value.kind}` has no dtype here; name one, such as f32", where)
         found = static_kind(value)
         if found != kind:
-            raise Diagnostic("E0402", f"`{name}` of `{function}` must be of kind `{kind}`, but is {describe(value)}", where)
+            raise Diagnostic(
+                "E0402", f"`{name}` of `{function}` must be of kind `{kind}`, but is {describe(value)}", where
+            )
         return self.elaborator.attribute(value)
 
     # Declared ------------------------------------------------------------------------------------------------------
@@ -296,13 +315,15 @@ class Calls:
         if node.kind == "op":
             composite = self.elaborator.composite(declared)
             outputs = frame.emit(composite, operands, statics, span, spans=spans)
-            bound = signature.unify([None if v is None else v.type for v in operands], dict(outputs[0].node.attrs))
-            record_statics = self.elaborator.record_statics(composite, outputs[0].node)
+            node_made = outputs[0].node
+            assert node_made is not None
+            bound = signature.unify([None if v is None else v.type for v in operands], dict(node_made.attrs))
+            record_statics = self.elaborator.record_statics(composite, node_made)
             return self.pack(signature, bound, outputs, record_statics)
         attrs = dict(statics)
         types = [None if v is None else v.type for v in operands]
         bound = signature.unify(types, attrs, span=span, spans=spans)
-        inner_scope = _join(frame.scope, scope) if scope else frame.scope
+        inner_scope = join(frame.scope, scope) if scope else frame.scope
         return self.inline(frame, declared, signature, bound, operands, inner_scope, span)
 
     def inline(

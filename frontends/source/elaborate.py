@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...ir.builder import Builder
-from ...ir.diagnostics import Diagnostic, Span, did_you_mean
+from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.dims import Dim, const, sym
 from ...ir.graph import Graph, Module, Node, Value
 from ...ir.op import Attrs, Composite, FuncRef
@@ -18,7 +18,7 @@ from .builtin import STATIC_FUNCTIONS
 from .calls import Calls
 from .evaluate import decide
 from .frame import Frame
-from .library import Declared, Library, Unit
+from .library import LOCAL, Declared, Library, Unit
 from .signatures import Signatures
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, describe, is_tensor
 
@@ -65,13 +65,22 @@ class Elaborator:
     def attribute(self, value: Any) -> Any:
         """A static value as a node's attribute: functions become references."""
         if isinstance(value, DeclValue):
-            self._declared[value.declared.qualified] = value.declared
+            self._register(value.declared)
             return value.ref
         if isinstance(value, OpValue):
             return FuncRef("", value.op.name)
         if isinstance(value, BuiltinValue):
             return FuncRef("", value.name)
         return value
+
+    def _register(self, declared: Declared) -> None:
+        """Note a declaration by its qualified name. Raises E0204 when two of a program's own files share one."""
+        other = self._declared.setdefault(declared.qualified, declared)
+        if other.node is not declared.node:
+            raise Diagnostic(
+                "E0204", f"two files of this program declare `{declared.node.name}`", declared.node.span,
+                notes=[Note("the other one is here", other.node.span)], help="give one of them another name",
+            )  # fmt: skip
 
     def function_value(self, ref: FuncRef, span: Span | None) -> Any:
         """The function that a reference names."""
@@ -131,6 +140,7 @@ class Elaborator:
         assert isinstance(node, ast.Function)
         found = self._composites.get(id(node))
         if found is None:
+            self._register(declared)
             signature = self.signatures.of(declared)
 
             def instantiate(types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
@@ -234,10 +244,10 @@ class Elaborator:
         self, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, span: Span | None
     ) -> None:
         for position, dim in enumerate(pattern.shape):
-            if isinstance(dim, Dim) and dim.symbol is not None and dim.symbol not in bound.dims:
-                # A dimension that only the result has is what the body makes it.
-                if ... not in pattern.shape and position < value.type.rank:
-                    bound.dims[dim.symbol] = value.type.shape[position]
+            # A dimension that only the result has is what the body makes it.
+            name = dim.symbol if isinstance(dim, Dim) else None
+            if name and name not in bound.dims and ... not in pattern.shape and position < value.type.rank:
+                bound.dims[name] = value.type.shape[position]
         if isinstance(pattern.dtype, str) and pattern.dtype not in bound.dtypes:
             bound.dtypes[pattern.dtype] = self.dtype if pattern.dtype == "float" else value.type.dtype
         wanted = bound.type_of(pattern)
@@ -298,7 +308,7 @@ class Elaborator:
                 continue
             if static.default is REQUIRED:
                 raise Diagnostic(
-                    "E0401", f"the model `{node.name}` needs a value for `{static.name}: {static.kind}`", node.name_span,
+                    "E0401", f"the model `{node.name}` needs `{static.name}: {static.kind}`", node.name_span,
                     help=f"give it a default, or pass `-p {static.name}=…`",
                 )  # fmt: skip
             value = static.default(bound) if callable(static.default) else static.default
@@ -318,10 +328,11 @@ class Elaborator:
                 dtype = (
                     pattern.dtype if isinstance(pattern.dtype, DType) else bound.dtypes.get(pattern.dtype, self.dtype)
                 )
-                for dim in pattern.shape:
+                dims = [d for d in pattern.shape if isinstance(d, Dim)]
+                for dim in dims:
                     for name in dim.symbols - bound.dims.keys():
                         bound.dims[name] = sym(name)
-                shape = tuple(d.subs(bound.dims) for d in pattern.shape if d is not ...)
+                shape = tuple(d.subs(bound.dims) for d in dims)
                 operands.append(builder.input(leaf.replace(".", "_"), TensorType(dtype, shape), span=param.span))
         bound.given = frozenset(o.name for o in signature.operands if not o.optional)
         return bound, operands
@@ -367,8 +378,6 @@ class Elaborator:
             try:
                 body = node.op.instantiate(types, node.attrs)
             except Diagnostic as error:
-                from ...ir.diagnostics import Note
-
                 error.notes.append(Note(f"in the body of `{node.op.name}`, called here", node.span))
                 raise
             if id(body) not in self._checked:
@@ -408,7 +417,7 @@ class Elaborator:
 
 def shipped(module: str) -> bool:
     """Whether a unit's module name is that of a file in the package."""
-    return module.startswith(("std.", "zoo.", "seeds."))
+    return module != LOCAL
 
 
 def names_in(node: Any) -> Iterator[str]:

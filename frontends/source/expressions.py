@@ -284,5 +284,5 @@ def check_depth(root: ast.Node) -> None:
                 )
             deeper = depth + (not isinstance(value, ast.Arg))
             for name in value.__dataclass_fields__:
-                if name not in ("span", "name_span", "target_spans"):
+                if name not in ("span", "name_span", "target_spans", "else_span"):
                     stack.append((getattr(value, name), deeper))

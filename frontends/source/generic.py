@@ -1,4 +1,4 @@
-"""Checking declarations that no model calls: with free dimensions and default static parameters, as far as that goes."""
+"""Checking declarations that no model calls: with free dimensions and default static parameters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .elaborate import Elaborator
 from .frame import Frame
 from .library import Declared, Unit
 
-# What a check without a caller cannot know: a condition or number that depends on a static parameter or a free dimension,
-# a size that only some callers make fit.
+# What a check without a caller cannot know: a condition or number that depends on a static parameter or a free
+# dimension, a size that only some callers make fit.
 UNDECIDED = frozenset({"E0402", "E0407", "E0305", "E0306", "E0307", "E0501", "E0304", "E0302", "E0301", "E0208"})
 
 
@@ -79,7 +79,9 @@ def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Functi
         return
     bound.given = frozenset(o.name for o in signature.operands if not o.optional)
     env = elaborator.calls.body_environment(signature, bound, operands)
-    frame = Frame(elaborator, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)
+    frame = Frame(
+        elaborator, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound
+    )
     try:
         frame.run(node.body)
         elaborator.check_results(declared, signature, bound, frame)
@@ -91,4 +93,3 @@ def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Functi
 def _depends(error: Diagnostic) -> bool:
     """Whether the mistake names a free symbol: a caller with other sizes may be right."""
     return error.code in ("E0402", "E0407", "E0208") or any(c.isupper() for c in error.message.split(":")[0])
-

@@ -1,6 +1,6 @@
-"""Source files as units: where names come from. std and zoo are looked up in the package, other files beside the user's.
+"""Source files as units: where names come from. std and zoo lie in the package, other files beside the user's.
 
-A unit is parsed once; its names are its own declarations and what its ``use`` lines bring in. Only what is used is loaded.
+A unit is parsed once; its names are its own declarations and what its ``use`` lines bring in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from . import ast
 from .cache import load_ast
 from .parser import parse
 
+# The module of every file that is not shipped: printed, they become one file.
+LOCAL = "local"
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 
 
@@ -31,7 +33,7 @@ class Declared:
 
 @dataclass(eq=False)
 class Unit:
-    """One source file. ``module`` is ``std.nn`` for shipped files, the path for others; ``root`` bounds its includes."""
+    """One source file. ``module`` is ``std.nn`` for shipped files, else ``local``; ``root`` bounds its includes."""
 
     module: str
     path: str
@@ -62,7 +64,7 @@ class Library:
             known = [".".join(p.relative_to(SPECS).with_suffix("").parts) for p in SPECS.rglob("*.tess")]
             raise Diagnostic(
                 "E0202", f"there is no module `{module}`", span,
-                help=did_you_mean(module, known) or 'to use a file of your own, quote its path: `use "blocks.tess" (name)`',
+                help=did_you_mean(module, known) or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
             )  # fmt: skip
         return self._unit(module, path, None, span)
 
@@ -71,11 +73,11 @@ class Library:
         real = Path(path).resolve()
         if real.is_relative_to(SPECS):
             return self.std(".".join(real.relative_to(SPECS).with_suffix("").parts), span)
-        return self._unit(str(path), Path(path), root or real.parent, span)
+        return self._unit(LOCAL, Path(path), root or real.parent, span)
 
     def text(self, text: str, path: str = "<string>", root: Path | None = None) -> Unit:
         """A program that is not in a file."""
-        return self._link(Unit(path, path, root, parse(text, path)))
+        return self._link(Unit(LOCAL, path, root, parse(text, path)))
 
     def _unit(self, module: str, path: Path, root: Path | None, span: Span | None) -> Unit:
         key = str(path.resolve())
@@ -130,8 +132,7 @@ class Library:
             raise Diagnostic(
                 "E0001", f'there is no file `"{use.path}"`', use.span, help=did_you_mean(target.name, near)
             )
-        shown = Path(unit.path).parent / use.path
-        return self._unit(str(shown), shown, unit.root, use.span)
+        return self._unit(LOCAL, Path(unit.path).parent / use.path, unit.root, use.span)
 
     @staticmethod
     def _declare(unit: Unit, name: str, declared: Declared, span: Span | None) -> None:

@@ -194,7 +194,7 @@ class _Printer:
         if isinstance(op, Composite):
             return self._composite(node, op)
         if op.name in _INFIX and len(node.inputs) == 2 and any(not _is_scalar(v) for v in node.inputs):
-            left, right = (self._beside(v, node.inputs[1 - i]) for i, v in enumerate(node.inputs))
+            left, right = (self._number(v, node.inputs) for v in node.inputs)
             return ast.Binary(_INFIX[op.name], left, right)
         if op.name == "neg":
             return ast.Unary("-", self._operand(node.inputs[0]))
@@ -202,15 +202,18 @@ class _Printer:
             return ast.Unary("not", self._operand(node.inputs[0]))
         if op.name == "slice":
             return self._slice(node)
-        args = [ast.Arg(None, self._literal_argument(node, i)) for i in range(len(node.inputs))]
+        if op.name == "scan":
+            return self._scan(node)
+        alike = {"where": node.inputs[1:], "minimum": node.inputs, "maximum": node.inputs, "pow": node.inputs}.get(
+            op.name, []
+        )
+        args = [ast.Arg(None, self._number(v, alike)) for v in node.inputs]
         keywords = [ast.Arg(n, literal(v)) for n, v in self._attrs(node)]
         if op.name == "einsum":
             args, keywords = [ast.Arg(None, literal(node.attrs["equation"])), *args], []
         elif op.name == "rearrange":
             args.append(ast.Arg(None, literal(node.attrs["pattern"])))
             keywords = [ast.Arg(name, literal(size)) for name, size in node.attrs["axes"]]
-        elif op.name == "scan":
-            return self._scan(node)
         elif op.name in ("full", "iota", "constant"):
             args = [ast.Arg(None, k.value) for k in keywords if k.name != "dtype"]
             keywords = [k for k in keywords if k.name == "dtype"]
@@ -219,20 +222,11 @@ class _Printer:
             keywords = []
         return ast.Call(ast.Name(op.name), [*args, *keywords])
 
-    def _beside(self, value: Value | None, other: Value | None) -> ast.Expr:
-        """An operand of an infix operator: a scalar of the other's dtype is written as a bare number."""
-        if _is_scalar(value) and value is not None and value.node is not None and other is not None and not _is_scalar(other):
-            if value.type.dtype == other.type.dtype:
-                return literal(value.node.attrs["value"])
-        return self._operand(value)
-
-    def _literal_argument(self, node: Node, index: int) -> ast.Expr:
-        """An operand of a call; scalars next to a tensor of the same dtype variable are bare numbers."""
-        value = node.inputs[index]
-        if _is_scalar(value) and value is not None and value.node is not None and node.op.name in ("where", "minimum", "maximum", "pow"):
-            first = 1 if node.op.name == "where" else 0
-            rest = [v for i, v in enumerate(node.inputs) if i >= first and i != index]
-            if index >= first and any(v is not None and not _is_scalar(v) and v.type.dtype == value.type.dtype for v in rest):
+    def _number(self, value: Value | None, others: Iterable[Value | None]) -> ast.Expr:
+        """An operand; a scalar beside a tensor of its dtype is written as a bare number."""
+        if value is not None and value.node is not None and _is_scalar(value):
+            beside = [v for v in others if v is not None and not _is_scalar(v)]
+            if any(v.type.dtype == value.type.dtype for v in beside):
                 return literal(value.node.attrs["value"])
         return self._operand(value)
 
@@ -294,7 +288,11 @@ class _Printer:
         exprs = [self._operand(t) for t in tensors]
         bases = [e.value for e in exprs if isinstance(e, ast.Attribute)]
         names = [e.name for e in exprs if isinstance(e, ast.Attribute)]
-        if len(bases) == len(record.fields) and all(b == bases[0] for b in bases) and names == [n for n, _ in record.fields]:
+        if (
+            len(bases) == len(record.fields)
+            and all(b == bases[0] for b in bases)
+            and names == [n for n, _ in record.fields]
+        ):
             return bases[0]
         args = [ast.Arg(name, expr) for (name, _), expr in zip(record.fields, exprs, strict=True)]
         args += [ast.Arg(name, literal(node.attrs[f"{operand}.{name}"])) for name, _ in record.statics]
@@ -311,14 +309,14 @@ class _Printer:
         ]
         index = self.names.fresh(body.inputs[0].name or "i")
         self.values[body.inputs[0]] = ast.Name(index)
-        for value, name in zip(body.inputs[1 : 1 + count], names, strict=True):
-            self.values[value] = ast.Name(name)
+        for argument, name in zip(body.inputs[1 : 1 + count], names, strict=True):
+            self.values[argument] = ast.Name(name)
         for twin, outer in zip(body.inputs[1 + count :], node.inputs[count:], strict=True):
             self.values[twin] = self._operand(outer)
         inner = self._nodes(body)
         finals = [self._operand(v) for v in body.outputs]
         # All results are read before any carried name is rebound.
-        held = []
+        held: list[tuple[str, ast.Expr]] = []
         for name, expr in zip(names, finals, strict=True):
             if len(names) > 1 and isinstance(expr, ast.Name) and expr.id in names and expr.id != name:
                 temporary = self.names.fresh(f"{expr.id}_next")
@@ -372,5 +370,8 @@ def _is_default(static: Static, attrs: dict[str, Any], bound: Bindings) -> bool:
 
     if static.default is REQUIRED:
         return False
-    value = static.default(bound) if callable(static.default) else static.default
+    try:
+        value = static.default(bound) if callable(static.default) else static.default
+    except Diagnostic:
+        return False  # it cannot be computed here, so the attribute was given
     return bool(value == attrs[static.name] and type(value) is type(attrs[static.name]))

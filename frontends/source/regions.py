@@ -8,8 +8,11 @@ from ...ir.types import TensorType
 
 
 class Region:
-    """The body of a ``fold`` or ``scan`` under construction. ``captured`` are the outer values, in the order of the body's
-    last inputs; with ``parent`` the outer graph is itself a body."""
+    """The body of a ``fold`` or ``scan`` under construction.
+
+    ``captured`` are the outer values, in the order of the body's last inputs; with ``parent`` the outer graph is itself
+    a body.
+    """
 
     def __init__(self, name: str, outer: Builder, parent: Region | None) -> None:
         self.graph = Graph(name)

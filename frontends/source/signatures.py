@@ -78,7 +78,7 @@ class Signatures:
             if param.type.dims is not None or param.type.name not in STATIC_KINDS:
                 raise Diagnostic(
                     "E0402", f"`{param.name}` stands after `*`, so its type must be static, not `{param.type.name}[…]`",
-                    param.span, help="static types are int, real, bool, str, list, fn and dtype; tensors stand before `*`",
+                    param.span, help="static types are int, real, bool, str, list, fn, dtype; tensors stand before `*`",
                 )  # fmt: skip
             default = REQUIRED if param.default is None else self._default(unit, param.default, param.type.name)
             statics.append(Static(param.name, param.type.name, default, param.type.optional))
@@ -89,7 +89,7 @@ class Signatures:
         return Signature(node.name, tuple(operands), tuple(statics), tuple(results))
 
     def pattern(self, unit: Unit, type: ast.TypeExpr) -> Pattern | RecordPattern:
-        """A tensor or record type. Raises E0209 for an unknown type, E0310 for the wrong number of record dimensions."""
+        """A tensor or record type. Raises E0209 for an unknown type, E0310 for a record's wrong dimensions."""
         declared = unit.names.get(type.name)
         if declared is not None and isinstance(declared.node, ast.Record):
             record = self.record(declared)
@@ -104,7 +104,7 @@ class Signatures:
             records = [n for n, d in unit.names.items() if isinstance(d.node, ast.Record)]
             raise Diagnostic(
                 "E0209", f"there is no type `{type.name}`", type.span,
-                help=did_you_mean(type.name, [*DTYPES, *KINDS, *records]) or "element types are float, int, f32, i64, bool, …",
+                help=did_you_mean(type.name, [*DTYPES, *KINDS, *records]) or "such as float, int, f32, i64, bool",
             )  # fmt: skip
         if type.dims is None:
             raise Diagnostic(
@@ -160,7 +160,7 @@ class _Symbols(dict[str, Any]):
 
 
 def environment(bound: Bindings) -> dict[str, Any]:
-    """Names that a static expression of a signature may use: dimensions, static parameters, and operands (given or none)."""
+    """Names that a static expression of a signature may use: dimensions, static parameters, operands that are given."""
     from .builtin import known
 
     env: dict[str, Any] = {name: known(dim) for name, dim in bound.dims.items()}

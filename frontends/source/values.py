@@ -121,4 +121,16 @@ def show_static(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["BuiltinValue", "Bundle", "DeclValue", "KindValue", "Multi", "OpValue", "Unit", "describe", "is_tensor", "show_static", "static_kind"]
+__all__ = [
+    "BuiltinValue",
+    "Bundle",
+    "DeclValue",
+    "KindValue",
+    "Multi",
+    "OpValue",
+    "Unit",
+    "describe",
+    "is_tensor",
+    "show_static",
+    "static_kind",
+]

@@ -1,0 +1,70 @@
+"""Fair timing: candidates take turns (A B A B …) in one process, and what is reported are medians of per-round ratios."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a measurement was made."""
+    versions = {}
+    for package in ("torch", "transformers", "onnx", "onnxruntime", "numpy", "lark"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )  # fmt: skip
+    return {
+        "cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions,
+        "date": date.today().isoformat(),
+    }  # fmt: skip
+
+
+def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int = 15, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round; every candidate runs once a round, in the given order."""
+    for run in candidates.values():
+        for _ in range(warmup):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def speedup(times: dict[str, list[float]], name: str, over: str) -> float:
+    """The median over rounds of ``over``'s time divided by ``name``'s: above 1, ``name`` is faster."""
+    return statistics.median(b / a for a, b in zip(times[name], times[over], strict=True))
+
+
+def summary(times: dict[str, list[float]], over: str) -> dict[str, dict[str, float]]:
+    """For each candidate the median milliseconds and the paired speed-up over the baseline."""
+    return {
+        name: {"median_ms": round(statistics.median(row) * 1e3, 3), f"speedup_over_{over}": round(speedup(times, name, over), 4)}
+        for name, row in times.items()
+    }  # fmt: skip
+
+
+def write(name: str, results: Any) -> Path:
+    """Store results with the machine's description as ``benchmarks/results/NAME.json``."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+    return path
