@@ -12,7 +12,7 @@ from typing import Any
 from . import ast
 from .depth import deep_recursion
 from .fmt_expr import Comments, ExpressionFormatter, Place, end_of, parenthesised, quote, start_of, tidy
-from .layout import LINE, STEP, Doc, Group, Indent, render
+from .layout import LINE, STEP, WIDTH, Doc, Group, Indent, render
 
 
 def format_file(file: ast.File) -> str:
@@ -181,9 +181,14 @@ class _Formatter(ExpressionFormatter):
         self._line([f"{static}{node.name}: ", self.type(node.type)], end_of(node.span))
 
     def _function(self, node: ast.Function) -> None:
-        head = [f"{node.kind} {node.name}", self._params(node, end_of_params(node))]
+        # Up to the results: a comment after the last parameter belongs to it.
+        end = start_of(node.results[0].span) if node.results else None
+        head = Group([f"{node.kind} {node.name}", self._params(node, end)])
         results = self._results(node.results)
-        self._write([Group([head, Indent([LINE, "-> ", results])]), " {"])
+        if head.hard or self._indent + head.width > WIDTH:
+            self._write([head, " -> ", results, " {"])
+        else:
+            self._write([Group([head, Indent([LINE, "-> ", results])]), " {"])
         self._body(node.body, end_of(node.span), self.statement)
         self._close("}")
 
@@ -209,7 +214,7 @@ class _Formatter(ExpressionFormatter):
 
     def _rewrite(self, node: ast.Rewrite) -> None:
         head = f"rewrite {node.contract} {node.name}"
-        self._write([head, self._params(node, start_of(node.pattern.span)), " {"])
+        self._write([head, self._params(node, _end_of_last([*node.params, *node.statics])), " {"])
         self._indent += STEP
         pattern, replacement = self.expr(node.pattern), self.expr(node.replacement)
         condition: Doc = [] if node.condition is None else [LINE, "where ", self.expr(node.condition)]
@@ -219,8 +224,7 @@ class _Formatter(ExpressionFormatter):
         self._close("}")
 
     def _compile(self, node: ast.Compile) -> None:
-        first = start_of(node.clauses[0].span) if node.clauses else end_of(node.span)
-        args = self.listed("(", node.args, self.arg, ")", first) if node.args else ""
+        args = self.listed("(", node.args, self.arg, ")", _end_of_last(node.args)) if node.args else ""
         self._write([f"compile {node.model}", args, " {"])
         self._body(node.clauses, end_of(node.span), self._clause)
         self._close("}")
@@ -318,9 +322,8 @@ class _Formatter(ExpressionFormatter):
         return end_of(node.span) if node.orelse is None else start_of(node.else_span)
 
 
-def end_of_params(node: ast.Function) -> Place | None:
-    """Where the parameters of a function end at the latest: where its results start."""
-    return start_of(node.results[0].span) if node.results else None
+def _end_of_last(nodes: Sequence[ast.Node]) -> Place | None:
+    return end_of(nodes[-1].span) if nodes else None
 
 
 def _ends_scoped(node: Any) -> bool:
