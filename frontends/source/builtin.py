@@ -38,6 +38,7 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": _extremum(dims.dim_min, min),
     "max": _extremum(dims.dim_max, max),
     "ceildiv": lambda a, b: known(dims.ceildiv(as_dim(a), as_dim(b))),
+    "known": lambda value: not isinstance(value, Dim),
     "len": len,
     "range": lambda *args: tuple(range(*(int(a) for a in args))),
     "int": _to_int,

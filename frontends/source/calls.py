@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import Diagnostic, Span, did_you_mean
+from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.dims import Dim
 from ...ir.graph import Value
 from ...ir.op import FuncRef, Op
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .elaborate import Elaborator
     from .library import Declared
 
+# A chain of calls is told up to this length; the innermost ones matter.
+MOST_NOTES = 6
 Argument = tuple[str | None, Any, Span | None]
 
 
@@ -336,9 +338,14 @@ class Calls:
         env = self.body_environment(signature, bound, operands)
         inner = Frame(self.elaborator, declared.unit, env, builder=frame.builder, region=frame.region, scope=scope,
                       dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)  # fmt: skip
-        inner.run(node.body)
-        self.finish_states(inner)
-        values = self.elaborator.check_results(declared, signature, bound, inner)
+        try:
+            inner.run(node.body)
+            self.finish_states(inner)
+            values = self.elaborator.check_results(declared, signature, bound, inner)
+        except Diagnostic as error:
+            if len(error.notes) < MOST_NOTES:
+                error.notes.append(Note(f"in `{node.name}`, called here", span))
+            raise
         return values[0] if len(values) == 1 else Multi(tuple(values))
 
     @staticmethod

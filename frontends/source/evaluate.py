@@ -30,6 +30,9 @@ STATIC_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
+COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+
+
 class Evaluator:
     """The names of one activation of a body, and the evaluation of expressions in it.
 
@@ -91,7 +94,7 @@ class Evaluator:
         known_names = [*visible, *self.unit.names, *BUILTIN]
         raise Diagnostic(
             "E0201", f"`{name}` is not defined", e.span,
-            help=did_you_mean(name, known_names) or self.elaborator.where_declared(name),
+            help=self.elaborator.where_declared(name) or did_you_mean(name, known_names),
         )  # fmt: skip
 
     def _literal(self, e: Any) -> Any:
@@ -166,11 +169,7 @@ class Evaluator:
             if isinstance(side, (Bundle, Multi, DeclValue, OpValue, BuiltinValue)):
                 raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span)
         dims = isinstance(left, Dim) or isinstance(right, Dim)
-        if (
-            dims
-            and e.op in ("<", "<=", ">", ">=", "==", "!=")
-            and all(isinstance(v, (int, Dim)) for v in (left, right))
-        ):
+        if dims and e.op in COMPARISONS and all(isinstance(v, (int, Dim)) for v in (left, right)):
             verdict = decide(e.op, as_dim(left), as_dim(right), self.builder.graph if self.builder else None)
             if verdict is None:
                 raise Diagnostic(

@@ -14,7 +14,7 @@ from ...ir.signature import RecordPattern
 from ...ir.types import TensorType
 from . import ast
 from .builtin import BUILTIN, known
-from .evaluate import STATIC_OPERATORS, Evaluator, decide, join
+from .evaluate import COMPARISONS, Evaluator, decide, join
 from .regions import Region
 from .values import Bundle, Multi, describe, is_tensor
 
@@ -144,9 +144,9 @@ class Frame(Evaluator):
             self._need(condition.right, s)
             return
         graph = self.builder.graph if self.builder is not None else None
-        if isinstance(condition, ast.Binary) and condition.op in STATIC_OPERATORS:
+        if isinstance(condition, ast.Binary) and condition.op in COMPARISONS:
             left, right = self.eval(condition.left), self.eval(condition.right)
-            if isinstance(left, Dim) or isinstance(right, Dim):
+            if all(isinstance(v, (int, Dim)) and not isinstance(v, bool) for v in (left, right)):
                 verdict = decide(condition.op, as_dim(left), as_dim(right), graph)
                 if verdict is None and graph is not None:
                     graph.requires.append(Require(as_dim(left), condition.op, as_dim(right), s.message, s.span))
