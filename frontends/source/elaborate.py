@@ -222,7 +222,7 @@ class Elaborator:
                         "E0309", f"{what} of `{node.name}` must be a {result.type}, but is {describe(value)}", span
                     )
                 for name, pattern in result.type.fields():
-                    self._check_result(node, f"{what}'s field `{name}`", pattern, value.fields[name], bound, span)
+                    self._check_result(node, f"{what}'s field `{name}`", pattern, value.fields[name], bound, frame)
             else:
                 if not is_tensor(value):
                     raise Diagnostic(
@@ -230,7 +230,7 @@ class Elaborator:
                         f"{what} of `{node.name}` must be a tensor {result.type}, but is {describe(value)}",
                         span,
                     )
-                self._check_result(node, what, result.type, value, bound, span)
+                self._check_result(node, what, result.type, value, bound, frame)
             checked.append(self._localised(frame, value))
         return checked
 
@@ -241,7 +241,7 @@ class Elaborator:
         return frame.local(value)
 
     def _check_result(
-        self, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, span: Span | None
+        self, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, frame: Frame
     ) -> None:
         for position, dim in enumerate(pattern.shape):
             # A dimension that only the result has is what the body makes it.
@@ -251,10 +251,12 @@ class Elaborator:
         if isinstance(pattern.dtype, str) and pattern.dtype not in bound.dtypes:
             bound.dtypes[pattern.dtype] = self.dtype if pattern.dtype == "float" else value.type.dtype
         wanted = bound.type_of(pattern)
-        if wanted == value.type:
+        graph = frame.root.graph
+        if wanted == value.type or _expanded(graph, wanted) == _expanded(graph, value.type):
             return
         shown = str(wanted) if str(wanted) == str(pattern) else f"{pattern} = {wanted}"
-        raise Diagnostic("E0309", f"{what} of `{node.name}` is declared as {shown}, but is {value.type}", span)
+        message = f"{what} of `{node.name}` is declared as {shown}, but is {value.type}"
+        raise Diagnostic("E0309", message, frame.return_span)
 
     # Models ------------------------------------------------------------------------------------------------------
 
@@ -413,6 +415,10 @@ class Elaborator:
         used[name] = declared.node
         for inner in names_in(declared.node):
             self._collect(inner, declared.unit.names.get(inner), used, imports)
+
+
+def _expanded(graph: Graph, type: TensorType) -> TensorType:
+    return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))
 
 
 def shipped(module: str) -> bool:

@@ -1,0 +1,216 @@
+"""``loads(print_module(m)) == m``: for every model of the zoo, for hand-picked constructs, and for generated graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tessera.frontends.source import check, check_text, loads, print_module, resolve
+from tessera.ir.builder import Builder
+from tessera.ir.graph import Graph, Initializer, Module, Value
+from tessera.ir.types import DTYPES, TensorType
+from tessera.ir.verifier import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+ZOO = sorted((ROOT / "specs" / "zoo").glob("*.tess"))
+
+
+def assert_round_trip(module: Module) -> None:
+    """Print, read, compare, and print again."""
+    verify(module.graph)
+    text = print_module(module)
+    again = loads(text)
+    verify(again.graph)
+    assert module.difference(again) is None, text
+    assert print_module(again) == text
+
+
+@pytest.mark.parametrize("path", ZOO, ids=lambda p: p.stem)
+def test_zoo(path: Path) -> None:
+    for module in check(path):
+        assert_round_trip(module)
+
+
+CONSTRUCTS = {
+    "records, local ops and lets": """
+        ## A pair.
+        record Pair[B, T] { static sorted: bool  a: f32[B, T]  b: i64[B, T] }
+
+        op shrink(x: float[B, T], p: Pair[B, T], *, r: int) -> (float[B, T - r], Pair[B, T - r]) {
+            require r <= T // 2, "r is too large"
+            return x[:, r:], Pair(a=p.a[:, r:], b=p.b[:, :T - r], sorted=p.sorted)
+        }
+
+        model m(x: f32[B, T], ids: i64[B, T]) -> (y: f32[B, T - min(3, T // 2)], ids: i64[B, T - min(3, T // 2)]) {
+            let r = min(3, T // 2)
+            y, p = shrink(x, Pair(a=x, b=ids, sorted=true), r=r)
+            if p.sorted {
+                y = y + p.a
+            }
+            return y, p.b
+        }
+    """,
+    "fold that swaps what it carries": """
+        model m(a: f32[B, 4], b: f32[B, 4], c: f32[4]) -> (f32[B, 4], f32[B, 4]) {
+            fold i in 5 from (a, b) {
+                t = a
+                a = b + c
+                b = t * 2.0
+            }
+            return a, b
+        }
+    """,
+    "fold that only swaps": """
+        model m(a: f32[B], b: f32[B]) -> (f32[B], f32[B]) {
+            fold i in 3 from (a, b) {
+                t = a
+                a = b
+                b = t
+            }
+            return a, b
+        }
+    """,
+    "fold within fold, with an outer value": """
+        model m(x: f32[B, 4], y: f32[B, 4]) -> f32[B, 4] {
+            fold i in 3 from (x) {
+                z = x
+                fold j in 2 from (z) {
+                    z = z + y * cast(i, f32)
+                }
+                x = x + z
+            }
+            return x
+        }
+    """,
+    "scan": """
+        fn combine(a: f32[..., K], b: f32[..., K], c: f32[..., K], d: f32[..., K]) -> (f32[..., K], f32[..., K]) {
+            return a * c, b * c + d
+        }
+        model m(x: f32[B, T, 4], y: f32[B, T, 4]) -> f32[B, T, 4] {
+            p, q = scan(combine, x, y, axis=1)
+            return p + q
+        }
+    """,
+    "state, random, tap, buffer": """
+        model m(x: f32[B, 8]) -> f32[B, 8] {
+            state memory: f32[B, 8] = zeros
+            random noise: f32[B, 8] = normal(0.0, 1.0)
+            buffer mean_: f32[8] = constant(0.5) as "norm.mean"
+            memory = memory * 0.9 + x
+            tap seen = memory
+            return memory + noise - mean_
+        }
+    """,
+    "scalars of several dtypes": """
+        model m(x: f16[B, 8], ids: i64[B, 8]) -> (f16[B, 8], i64[B, 8], bool[B, 8]) {
+            y = where(x > 0.5, x, -1.0) ** 3.0 + minimum(x, 2.0)
+            return 1.0 - y, (ids + 1) // 2 % 7, not (ids == 3 or ids < 0)
+        }
+    """,
+    "optional operands by name": """
+        use std.attention (attention)
+        model m(q: f32[B, 2, T, 8], bias: f32[1, 2, T, T]) -> (f32[B, 2, T, 8], f32[B, T]) {
+            y, mass = attention(q, q, q, bias=bias, column_mass=true)
+            return y, mass
+        }
+    """,
+    "constants, dimensions as values, slices": """
+        model m(x: f32[B, T, 6]) -> (f32[B, 2], i64[], f32[B, T, 2]) {
+            w = constant([[1.0, 2.0], [3.0, 4.0], [-5.0, 6.0]], dtype=f32)
+            return x[:, 0, ::2] @ w, full([], T * 2 - 1, dtype=i64), x[..., -2:]
+        }
+    """,
+    "two things of one name": """
+        use std.nn (softmax)
+        op soft(x: float[..., N]) -> float[..., N] { return softmax(x * 2.0) }
+        model m(soft_1: f32[B, 8]) -> f32[B, 8] {
+            x = soft(soft_1)
+            soft_2 = softmax(x, axis=0)
+            return soft_2
+        }
+    """,
+}
+
+
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_constructs(name: str) -> None:
+    modules = check_text(CONSTRUCTS[name])
+    assert modules
+    for module in modules:
+        assert_round_trip(module)
+
+
+_UNARY = ["neg", "abs", "exp", "tanh", "sigmoid", "stop_gradient"]
+_BINARY = ["add", "sub", "mul", "div", "minimum", "maximum", "pow"]
+_COMPOSITE = ["std.nn.softmax", "std.nn.gelu", "std.nn.silu", "std.nn.layer_normalize"]
+
+
+@st.composite
+def modules(draw: st.DrawFn) -> Module:
+    """A graph over f32 tensors [B, T, D] of a few shapes: scalars, reductions, slices, composites."""
+    graph = Graph("generated")
+    builder = Builder(graph)
+    rank = draw(st.integers(1, 3))
+    shape = ["B", "T", 6][-rank:]
+    pool: list[Value] = [builder.input(f"x{i}", TensorType.of("f32", shape)) for i in range(draw(st.integers(1, 3)))]
+    if draw(st.booleans()):
+        init = draw(
+            st.sampled_from([Initializer("zeros"), Initializer("normal", (0.02,)), Initializer("uniform", (-1.0, 0.5))])
+        )
+        pool.append(builder.param("layer.0.weight", TensorType.of("f32", [6]), init, draw(st.booleans())))
+    for _ in range(draw(st.integers(1, 12))):
+        x = draw(st.sampled_from(pool))
+        kind = draw(
+            st.sampled_from(["unary", "binary", "scalar", "reduce", "slice", "composite", "where", "concat", "sort"])
+        )
+        name = draw(st.sampled_from(["x", "h", "sum_2", "y"]))
+        if kind == "unary":
+            y = builder.op(draw(st.sampled_from(_UNARY)), x)
+        elif kind == "binary":
+            y = builder.op(
+                draw(st.sampled_from(_BINARY)), x, draw(st.sampled_from([v for v in pool if v.type == x.type]))
+            )
+        elif kind == "scalar":
+            number = builder.constant(draw(st.floats(-4, 4, width=32)), DTYPES["f32"])
+            pair = (x, number) if draw(st.booleans()) else (number, x)
+            y = builder.op(draw(st.sampled_from(_BINARY)), *pair)
+        elif kind == "reduce":
+            axis = draw(st.integers(0, x.type.rank - 1))
+            y = builder.op(draw(st.sampled_from(["sum", "mean", "max"])), x, axis=axis, keepdims=True)
+            y = builder.op("add", x, y)
+        elif kind == "slice":
+            width = x.type.shape[-1].value or 1
+            start = draw(st.integers(0, width - 1))
+            y = builder.op(
+                "slice", x, axis=-1, start=start, stop=draw(st.integers(start + 1, width)), step=draw(st.integers(1, 2))
+            )
+        elif kind == "composite":
+            name_of_op = draw(st.sampled_from(_COMPOSITE))
+            missing = [None, None] if name_of_op.endswith("layer_normalize") else []
+            y = builder.op(resolve(name_of_op), x, *missing)
+        elif kind == "where":
+            condition = builder.op("gt", x, builder.constant(draw(st.floats(-1, 1, width=32)), DTYPES["f32"]))
+            y = builder.op("where", condition, x, builder.constant(0.25, DTYPES["f32"]))
+        elif kind == "concat":
+            y = builder.op("concat", x, x, axis=-1)
+        else:
+            y = builder.multi("sort", x, axis=-1, descending=draw(st.booleans()))[0]
+        y.name = name
+        pool.append(y)
+    graph.add_output(pool[-1], draw(st.sampled_from(["output", "scores"])))
+    if draw(st.booleans()):
+        graph.add_output(draw(st.sampled_from(pool)), "second")
+    if draw(st.booleans()):
+        graph.add_output(draw(st.sampled_from(pool)), "watched", "tap")
+    return Module("generated", graph, draw(st.sampled_from(["", "Made by a machine.\nTwice."])))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(modules())
+def test_generated(module: Module) -> None:
+    if module.graph.params and not next(iter(module.graph.params.values())).uses:
+        module.graph.params.clear()
+    assert_round_trip(module)
