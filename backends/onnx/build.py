@@ -1,0 +1,147 @@
+"""From a module to an ONNX model: inputs, weights, nodes, outputs, metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ox
+
+from ...ir.binding import axis_symbol, encode_dim, solve_symbols
+from ...ir.diagnostics import Diagnostic
+from ...ir.graph import Graph, Input, Module, Parameter, Value
+from .emit import Emitter, known_type
+from .sizes import Sizes
+from .weights import Weight
+
+if TYPE_CHECKING:
+    from ...runtime.weights import LazyTensor
+
+OPSETS = range(18, 25)
+# The oldest IR version that each opset came with, so that old readers accept the file.
+_IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
+
+
+def build_model(
+    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, metadata: Mapping[str, str]
+) -> ox.Model:
+    """See :func:`tessera.backends.onnx.build`; ``weights`` holds a tensor for every parameter."""
+    if opset not in OPSETS:
+        raise Diagnostic(
+            "E0801", f"ONNX opset {opset} is not supported: Tessera writes opsets {OPSETS[0]} to {OPSETS[-1]}",
+            help="write `target onnx(opset=24)`",
+        )  # fmt: skip
+    graph = module.graph
+    e = Emitter(opset, claims)
+    env: dict[Value, ox.Value] = {}
+    inputs: list[ox.Value] = []
+    for source in graph.inputs:
+        made = e.value(source.name, source.type.dtype, known_type(source.type))
+        inputs.append(made)
+        env[source] = made
+    shapes = {v.name: v.type.shape for v in graph.inputs}
+    axes = {axis_symbol(v.name, i): (env[v], i) for v in graph.inputs for i in range(v.type.rank)}
+    e.sizes = Sizes(e, graph, solve_symbols(shapes), axes)
+    for param in graph.params.values():
+        env[param] = _parameter(e, param, weights[param.full_name])
+    e.walk(graph, env)
+    outputs, names = _outputs(e, graph, env)
+    model_graph = ox.Graph(
+        inputs, outputs, nodes=e.nodes, opset_imports={"": opset}, name=module.name, doc_string=module.doc or None
+    )
+    for value in _initializers(model_graph):
+        model_graph.register_initializer(value)
+    _drop_types(model_graph)
+    props = _metadata(module, names, e.selects) | dict(metadata)
+    return ox.Model(
+        model_graph, ir_version=_IR_VERSIONS[opset], producer_name="tessera", metadata_props=props,
+        producer_version=props["tessera.version"],
+    )  # fmt: skip
+
+
+def _parameter(e: Emitter, param: Parameter, tensor: LazyTensor) -> ox.Value:
+    def initializer(perm: tuple[int, ...] | None) -> ox.Value:
+        weight = Weight(tensor, perm)
+        suffix = "" if perm is None else ".T" if perm == (1, 0) else f".{''.join(map(str, perm))}"
+        value = e.value(param.full_name + suffix, param.type.dtype, weight.shape)
+        value.const_value = weight.onnx(value.name)
+        return value
+
+    plain = initializer(None)
+    if len(param.uses) == 1:
+        turned: dict[tuple[int, ...], ox.Value] = {}
+
+        def stored(perm: tuple[int, ...]) -> ox.Value:
+            if perm not in turned:
+                turned[perm] = initializer(perm)
+            return turned[perm]
+
+        e.weights[plain] = stored
+    return plain
+
+
+def _outputs(e: Emitter, graph: Graph, env: Mapping[Value, ox.Value]) -> tuple[list[ox.Value], list[str]]:
+    """The model's outputs and their names. Each is a value of its own: not an input, a weight, nor another output."""
+    outputs: list[ox.Value] = []
+    names: list[str] = []
+    for source, info in zip(graph.outputs, graph.output_info, strict=True):
+        made = env[source]
+        if made.producer() is None or made in outputs:
+            made = e.raw("Identity", [made], [source.type.dtype], {})[0]
+        # A state is an input and an output of one name; ONNX has one name space for both.
+        made.name = e.unique(info.name)
+        made.shape = ox.Shape(known_type(source.type))
+        outputs.append(made)
+        names.append(made.name)
+    return outputs, names
+
+
+def _initializers(graph: ox.Graph) -> list[ox.Value]:
+    """Those that some node reads, in order of first use."""
+    found: dict[ox.Value, None] = {}
+    for node in ox.traversal.RecursiveGraphIterator(graph):
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                found.setdefault(value)
+    return list(found)
+
+
+def _drop_types(graph: ox.Graph) -> None:
+    """Keep the types of values whose shapes are known too: a type alone says nothing that the op does not."""
+    for node in ox.traversal.RecursiveGraphIterator(graph):
+        for value in node.outputs:
+            if value.shape is None and not value.is_graph_output():
+                value.type = None
+
+
+def _metadata(module: Module, names: list[str], selects: bool) -> dict[str, str]:
+    from importlib.metadata import version
+
+    graph = module.graph
+
+    def row(value: Input) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "name": value.name, "dtype": value.type.dtype.name, "shape": [encode_dim(d) for d in value.type.shape],
+        }  # fmt: skip
+        if value.role != "input":
+            init = value.init
+            entry |= {"role": value.role, "init": [init.name, *init.args] if init else ["zeros"]}
+        return entry
+
+    outputs = [
+        {"name": info.name, "role": info.role, "value": name} for info, name in zip(graph.output_info, names, strict=True)
+    ]
+    requires = [[encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in graph.requires]
+    lets = {name: encode_dim(d) for name, d in graph.lets.items()}
+    passes = module.compile.passes if module.compile else ()
+    return {
+        "tessera.version": version("tessera"),
+        "tessera.model": module.name,
+        "tessera.inputs": json.dumps([row(v) for v in graph.inputs]),
+        "tessera.outputs": json.dumps(outputs),
+        "tessera.requires": json.dumps(requires),
+        "tessera.lets": json.dumps(lets),
+        "tessera.selects": json.dumps(selects),
+        "tessera.passes": json.dumps([[p.name, {k: str(v) for k, v in p.options.items()}] for p in passes]),
+    }

@@ -1,0 +1,101 @@
+"""Constants, and ops that move elements without computing on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...ir.dims import Dim, as_dim
+from ...ir.ops.shape import rearrange_plan
+from .registry import lower
+
+if TYPE_CHECKING:
+    import onnx_ir as ox
+
+    from ...ir.graph import Node
+    from ...ir.types import TensorType
+    from .emit import Emitter
+
+
+def operand(node: Node, index: int = 0) -> TensorType:
+    """The type of an operand that is present."""
+    value = node.inputs[index]
+    assert value is not None
+    return value.type
+
+
+@lower("constant")
+def constant(e: Emitter, node: Node) -> ox.Value:
+    return e.constant(node.attrs["value"], node.attrs["dtype"])
+
+
+@lower("full")
+def full(e: Emitter, node: Node) -> ox.Value:
+    shape, value, dtype = node.output.type.shape, node.attrs["value"], node.attrs["dtype"]
+    if not isinstance(value, Dim):
+        return e.full(shape, value, dtype)
+    return e.expand(e.cast(e.scalar(value), dtype), (), shape)
+
+
+@lower("iota")
+def iota(e: Emitter, node: Node) -> ox.Value:
+    return e.iota(as_dim(node.attrs["n"]), node.attrs["dtype"])
+
+
+@lower("reshape")
+def reshape(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    return e.reshape(x, operand(node).shape, node.output.type.shape)
+
+
+@lower("rearrange")
+def rearrange(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    split, permutation, joined = rearrange_plan(operand(node), node.attrs)
+    x = e.reshape(x, operand(node).shape, split)
+    return e.reshape(e.transpose(x, permutation), [split[i] for i in permutation], joined)
+
+
+@lower("transpose")
+def transpose(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    return e.transpose(x, node.attrs["perm"])
+
+
+@lower("expand")
+def expand(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    return e.expand(x, operand(node).shape, node.output.type.shape)
+
+
+@lower("squeeze")
+def squeeze(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    return e.squeeze(x, *node.attrs["axis"])
+
+
+@lower("unsqueeze")
+def unsqueeze(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    return e.unsqueeze(x, *node.attrs["axis"])
+
+
+@lower("concat")
+def concat(e: Emitter, node: Node, *xs: ox.Value) -> ox.Value:
+    return xs[0] if len(xs) == 1 else e.op("Concat", *xs, axis=node.attrs["axis"])
+
+
+@lower("slice")
+def slice_(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    if node.output.type == operand(node):
+        return x
+    start, stop = node.attrs["start"], node.attrs["stop"]
+    return e.slice(x, node.attrs["axis"], 0 if start is None else start, stop, int(as_dim(node.attrs["step"])))
+
+
+@lower("pad")
+def pad(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    before, after = as_dim(node.attrs["before"]), as_dim(node.attrs["after"])
+    value = e.constant(node.attrs["value"], operand(node).dtype)
+    return e.op("Pad", x, e.shape((before, after)), value, e.ints([node.attrs["axis"]]))
+
+
+@lower("flip")
+def flip(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    bounds = np.iinfo(np.int64)
+    return e.op("Slice", x, e.ints([bounds.max]), e.ints([bounds.min]), e.ints([node.attrs["axis"]]), e.ints([-1]))

@@ -1,0 +1,63 @@
+"""Weights inside an ONNX model: read when they are written, and transposed on the way where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ox
+
+from .emit import ONNX_TYPES
+
+if TYPE_CHECKING:
+    from ...runtime.weights import LazyTensor
+
+# Bytes held in memory at once while a weight is written.
+BLOCK = 32 << 20
+# Rows turned at a time: both the rows read and the columns written then stay in the cache (9x faster than one copy).
+_STRIPE = 32
+
+
+class Weight:
+    """A parameter's value with its axes in the order ``perm``. Calling it loads the whole; :meth:`blocks` streams it."""
+
+    def __init__(self, tensor: LazyTensor, perm: tuple[int, ...] | None = None) -> None:
+        self.tensor = tensor
+        self.perm = perm
+        order = range(len(tensor.shape)) if perm is None else perm
+        self.shape = tuple(tensor.shape[i] for i in order)
+        self.nbytes = tensor.nbytes
+
+    def __call__(self) -> ox.TensorProtocol:
+        array = self.tensor.numpy()
+        return ox.Tensor(
+            np.ascontiguousarray(array if self.perm is None else array.transpose(self.perm)),
+            ONNX_TYPES[self.tensor.dtype], shape=ox.Shape(self.shape),
+        )  # fmt: skip
+
+    def onnx(self, name: str) -> ox.LazyTensor:
+        """The tensor of an initializer; its ``raw`` is this object."""
+        return ox.LazyTensor(self, ONNX_TYPES[self.tensor.dtype], ox.Shape(self.shape), name=name)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The contents in row-major order, as contiguous ``u8`` arrays of about :data:`BLOCK` bytes."""
+        array = self.tensor.numpy()
+        if self.perm == (1, 0):
+            yield from _turned(array)
+            return
+        whole = np.ascontiguousarray(array if self.perm is None else array.transpose(self.perm))
+        flat = whole.reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, BLOCK):
+            yield flat[start : start + BLOCK]
+
+
+def _turned(array: np.ndarray) -> Iterator[np.ndarray]:
+    rows, columns = array.shape
+    width = max(1, BLOCK // max(1, rows * array.itemsize))
+    for left in range(0, columns, width):
+        part = array[:, left : left + width]
+        out = np.empty((part.shape[1], rows), array.dtype)
+        for top in range(0, rows, _STRIPE):
+            out[:, top : top + _STRIPE] = part[top : top + _STRIPE].T
+        yield out.reshape(-1).view(np.uint8)

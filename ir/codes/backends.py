@@ -1,0 +1,43 @@
+"""E08xx: backends."""
+
+from . import Code
+
+CODES = {
+    "E0801": Code(
+        "the ONNX opset is not supported",
+        "Tessera writes opsets 18 to 24. Older ones lack ops that token selection needs; newer ones are expanded by ONNX\n"
+        "Runtime into many small ops, several times slower.\n\n"
+        "  wrong:  target onnx(opset=26)\n"
+        "  right:  target onnx(opset=24)",
+    ),
+    "E0802": Code(
+        "ONNX cannot compute this dtype",
+        "The ONNX op that the expression becomes takes other dtypes only, and none that holds all of these values.\n\n"
+        "  right:  cast(x, f32) before it, and cast(y, …) behind it",
+    ),
+    "E0803": Code(
+        "a size cannot be computed when running",
+        "A size that is needed as a number (in `full`, `topk`, `expand` …) must follow from the shapes of the inputs.\n\n"
+        "  wrong:  model m(x: float[B * T]) -> …        # which of 12 = 3 * 4 = 2 * 6?\n"
+        "  right:  model m(x: float[B, T]) -> …",
+    ),
+    "E0804": Code(
+        "the model is too large for one ONNX file",
+        "An ONNX file is a protocol buffer, which ends at 2 GiB. Larger weights go into a second file beside it.\n\n"
+        "  right:  tessera compile llama.tess -o llama.onnx     # writes llama.onnx and llama.onnx.data",
+    ),
+    "E0805": Code(
+        "onnx.checker refuses the model",
+        "Every artifact is checked before it is written. This should never happen: it is a bug in Tessera, not in the program.",
+    ),
+    "E0806": Code(
+        "the artifact differs from the reference",
+        "Before an artifact is written it is compared with the torch reference on random inputs at two sizes. An output differed\n"
+        "by more than rounding explains, or an index differed at all. Nothing was written. `--no-verify` skips the comparison.",
+    ),
+    "E0807": Code(
+        "no inputs to compare the artifact on",
+        "Verification draws sizes and values at random. No sizes were found for which all `require`s hold, or an input takes\n"
+        "values that cannot be guessed. `--no-verify` skips the comparison.",
+    ),
+}  # fmt: skip
