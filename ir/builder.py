@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from .diagnostics import Diagnostic, Span
-from .dims import Dim
+from .dims import Dim, sym
 from .graph import Graph, Initializer, Input, Node, Parameter, Value
 from .op import AnyOp
 from .ops import OPS
@@ -65,11 +67,14 @@ class Builder:
         )
 
     def constant(self, value: float | int | bool, dtype: DType) -> Value:
-        """A scalar; equal scalars share one node."""
+        """A scalar; equal scalars share one node. Raises E0405 for a number that the dtype does not have, 0.5 as i64."""
         canonical = bool(value) if dtype.kind == "bool" else int(value) if dtype.kind == "int" else float(value)
+        if canonical != value and value == value:
+            raise Diagnostic("E0405", f"{value} is not a value of {dtype}", self.span)
         key = (repr(canonical), dtype)
         found = self._constants.get(key)
-        if found is None:
+        # A pass may have removed the node meanwhile.
+        if found is None or found.node is None or found.node.graph is not self.graph:
             found = self.op("constant", value=canonical, dtype=dtype)
             if self._before is None:
                 self._constants[key] = found
@@ -80,10 +85,11 @@ class Builder:
         return self.op("full", shape=(), value=dim, dtype=i64)
 
     def name_dim(self, name: str, dim: Dim, least: int = 0) -> Dim:
-        """Define ``let name = dim`` (made unique) and return the symbol; a known integer is returned as it is."""
-        from .dims import sym
+        """Define ``let name = dim`` (made unique) and return the symbol; an integer or a symbol is returned as it is.
 
-        if dim.value is not None:
+        ``least`` is what the value is known not to fall below.
+        """
+        if dim.value is not None or dim.symbol is not None:
             return dim
         for known, value in self.graph.lets.items():
             if value == dim:
@@ -142,11 +148,13 @@ class Builder:
 
 
 def freeze(value: Any) -> Any:
-    """Attribute values are immutable and canonical: lists become tuples, known dimensions integers."""
+    """Attribute values are immutable and canonical: lists become tuples, known dimensions integers, NumPy scalars plain numbers."""
     if isinstance(value, (list, tuple)):
         return tuple(freeze(v) for v in value)
-    if isinstance(value, Dim) and value.value is not None:
-        return value.value
+    if isinstance(value, Dim):
+        return value if value.value is None else value.value
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+        return value.item()
     return value
 
 

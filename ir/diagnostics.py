@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -98,9 +99,9 @@ def _snippet(span: Span) -> list[str]:
     ]
 
 
-def did_you_mean(name: str, candidates: object) -> str | None:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
     """A help line ``did you mean `linear`?`` for the closest candidate, or None."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, sorted(str(c) for c in candidates), n=1, cutoff=0.6)  # type: ignore[attr-defined]
+    close = get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else None

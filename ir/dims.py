@@ -2,7 +2,10 @@
 
 A ``Dim`` is a sum of products. A product's factors are *atoms*: a symbol (``T``) or a call that no polynomial expresses
 (``a // b``, ``a % b``, ``min(a, b)``, ``max(a, b)``). ``ceildiv(a, b)`` is ``(a + b - 1) // b``, so that one number has one form.
-Symbols stand for sizes, hence are at least 1 unless a fact says otherwise.
+
+Canonical forms hold for every integer, whatever its sign; that sizes are at least 1 is used only where something is proved
+(:func:`prove_ge`). A dimension that shrinks layer after layer is a small graph with a huge printed form:
+every operation here walks the graph, only ``str`` writes the form out.
 
     >>> T, r = sym("T"), sym("r")
     >>> (T - r) + r == T
@@ -14,37 +17,55 @@ Symbols stand for sizes, hence are at least 1 unless a fact says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Union
+from hashlib import blake2b
+from math import gcd
+from operator import index
+from typing import Any, Union
 
 DimLike = Union["Dim", int, str]
+
+# Above this many atoms a sort key is a digest, and above the second the printed form leaves parts out.
+_KEY_WEIGHT = 16
+_PRINT_WEIGHT = 2000
 
 
 class DimCall:
     """An atom that is not a symbol: ``fn`` is ``floordiv``, ``mod``, ``min`` or ``max``. Interned: compare with ``is``."""
 
-    __slots__ = ("_hash", "args", "fn", "key")
+    __slots__ = ("_hash", "args", "fn", "key", "weight")
     _interned: dict[tuple[str, tuple[Dim, ...]], DimCall] = {}
 
     fn: str
     args: tuple[Dim, ...]
     key: str
+    weight: int
+    _hash: int
 
     def __new__(cls, fn: str, args: tuple[Dim, ...]) -> DimCall:
         found = cls._interned.get((fn, args))
         if found is None:
             found = super().__new__(cls)
             found.fn, found.args = fn, args
-            found.key = f"{fn}({','.join(str(a) for a in args)})"
+            found.weight = sum(a.weight for a in args)
+            found.key = _short(f"{fn}({','.join(a.key for a in args)})", found.weight)
             found._hash = hash((fn, args))
-            cls._interned[(fn, args)] = found
+            found = cls._interned.setdefault((fn, args), found)
         return found
 
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (DimCall, (self.fn, self.args))
+
 
 Atom = Union[str, DimCall]
 Monomial = tuple[tuple[Atom, int], ...]
+
+
+def _short(key: str, weight: int) -> str:
+    """A key that is the same in every process and does not grow with the expression."""
+    return key if weight <= _KEY_WEIGHT else f"~{blake2b(key.encode(), digest_size=16).hexdigest()}"
 
 
 def _atom_key(atom: Atom) -> tuple[int, str]:
@@ -58,10 +79,15 @@ def _monomial_key(monomial: Monomial) -> tuple[int, list[tuple[tuple[int, str], 
 class Dim:
     """One integer expression. Make it with :func:`const`, :func:`sym`, :func:`as_dim` and arithmetic; compare with ``==``."""
 
-    __slots__ = ("_hash", "_str", "_symbols", "_weight", "terms")
+    __slots__ = ("_hash", "_key", "_str", "_symbols", "_weight", "terms")
     _interned: dict[tuple[tuple[Monomial, int], ...], Dim] = {}
 
     terms: tuple[tuple[Monomial, int], ...]
+    _hash: int
+    _key: str | None
+    _str: str | None
+    _symbols: frozenset[str] | None
+    _weight: int | None
 
     def __new__(cls, terms: Iterable[tuple[Monomial, int]]) -> Dim:
         rows = [(m, c) for m, c in terms if c]
@@ -72,22 +98,27 @@ class Dim:
         if found is None:
             found = super().__new__(cls)
             found.terms = key
-            found._hash = hash(key)
+            known = found.value
+            # Equal to its integer, hence the hash of its integer.
+            found._hash = hash(key) if known is None else hash(known)
+            found._key = None
             found._str = None
             found._symbols = None
             found._weight = None
-            cls._interned[key] = found
+            found = cls._interned.setdefault(key, found)
         return found
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if isinstance(other, int):
             return self.value == other
-        return self is other
+        return False if isinstance(other, Dim) else NotImplemented
 
-    def __reduce__(self) -> tuple[Callable[..., Dim], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Dim, (self.terms,))
 
     # Reading -----------------------------------------------------------------------------------------------------
@@ -105,26 +136,39 @@ class Dim:
     def weight(self) -> int:
         """The number of atoms in the printed form: how long it is to read. Name a heavy dimension with ``let``."""
         if self._weight is None:
-            self._weight = sum(
-                1 if isinstance(atom, str) else sum(arg.weight for arg in atom.args) for m, _ in self.terms for atom, _ in m
-            )
+            self._weight = sum(1 if isinstance(atom, str) else atom.weight for m, _ in self.terms for atom, _ in m)
         return self._weight
+
+    @property
+    def key(self) -> str:
+        """A short text that differs for different dimensions and is the same in every process: what to sort by."""
+        if self._key is None:
+            text = "+".join(f"{c}*{'*'.join(f'{_atom_key(a)[1]}^{p}' for a, p in m)}" for m, c in self.terms)
+            self._key = _short(text, self.weight)
+        return self._key
 
     @property
     def is_const(self) -> bool:
         return self.value is not None
 
     @property
-    def symbol(self) -> str | None:
-        """The name, when this is one bare symbol."""
+    def atom(self) -> Atom | None:
+        """The symbol or call, when the dimension is one bare atom."""
         if len(self.terms) == 1:
             monomial, coefficient = self.terms[0]
-            if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1 and isinstance(monomial[0][0], str):
+            if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1:
                 return monomial[0][0]
         return None
 
     @property
+    def symbol(self) -> str | None:
+        """The name, when this is one bare symbol."""
+        atom = self.atom
+        return atom if isinstance(atom, str) else None
+
+    @property
     def symbols(self) -> frozenset[str]:
+        """The names of all symbols in it."""
         if self._symbols is None:
             names: set[str] = set()
             for monomial, _ in self.terms:
@@ -132,8 +176,7 @@ class Dim:
                     if isinstance(atom, str):
                         names.add(atom)
                     else:
-                        for arg in atom.args:
-                            names |= arg.symbols
+                        names.update(*(arg.symbols for arg in atom.args))
             self._symbols = frozenset(names)
         return self._symbols
 
@@ -189,6 +232,8 @@ class Dim:
     __rmul__ = __mul__
 
     def __pow__(self, power: int) -> Dim:
+        if power < 0:
+            raise ValueError(f"({self}) ** {power} is not an integer")
         result = const(1)
         for _ in range(power):
             result = result * self
@@ -199,7 +244,18 @@ class Dim:
         if other.value is not None:
             return self._floordiv_const(other.value)
         quotient = _exact_quotient(self, other)
-        return quotient if quotient is not None else _call("floordiv", (self, other))
+        if quotient is not None:
+            return quotient
+        # (n*X + rest) // n == X + rest // n for a symbol n too, which is positive.
+        whole = const(0)
+        rest = const(0)
+        for term in self.terms:
+            part = _exact_quotient(Dim([term]), other)
+            if part is None:
+                rest = rest + Dim([term])
+            else:
+                whole = whole + part
+        return whole + _call("floordiv", (rest, other))
 
     def __rfloordiv__(self, other: DimLike) -> Dim:
         return as_dim(other) // self
@@ -231,42 +287,62 @@ class Dim:
         rest = Dim((m, c if m else c % n) for m, c in self.terms if c % n)
         if rest.value is not None:
             return whole + rest.value // n
-        return whole + (rest if n == 1 else _call("floordiv", (rest, const(n))))
+        # (g*X + k) // (g*n) == (X + k // g) // n.
+        g = gcd(n, *(c for m, c in rest.terms if m))
+        if g > 1:
+            return whole + Dim((m, c // g) for m, c in rest.terms)._floordiv_const(n // g)
+        # (X // a + k) // n == (X + k*a) // (a*n).
+        offset = sum(c for m, c in rest.terms if not m)
+        inner = (rest - offset).atom
+        if isinstance(inner, DimCall) and inner.fn == "floordiv" and (a := inner.args[1].value or 0) > 0:
+            return whole + (inner.args[0] + offset * a)._floordiv_const(a * n)
+        return whole + _call("floordiv", (rest, const(n)))
 
     # Substitution ------------------------------------------------------------------------------------------------
 
     def subs(self, values: Mapping[str, Dim]) -> Dim:
-        """Replace symbols; those not in ``values`` stay."""
-        if self.symbols.isdisjoint(values):
-            return self
-        name = self.symbol
-        if name is not None:
-            return values[name]
-        total = const(0)
-        for monomial, coefficient in self.terms:
-            product = const(coefficient)
-            for atom, power in monomial:
-                if isinstance(atom, str):
-                    factor = values.get(atom) or sym(atom)
-                else:
-                    factor = apply(atom.fn, *(a.subs(values) for a in atom.args))
-                product = product * factor**power
-            total = total + product
-        return total
+        """Replace symbols, all at once; those not in ``values`` stay."""
+        return _subs(self, values, {})
 
     def evaluate(self, values: Mapping[str, int]) -> int:
-        """The integer for given symbols. Raises KeyError for a symbol without a value."""
-        total = 0
-        for monomial, coefficient in self.terms:
-            product = coefficient
-            for atom, power in monomial:
+        """The integer for given symbols. Raises KeyError for a symbol without a value, ZeroDivisionError."""
+        return _evaluate(self, values, {})
+
+
+def _subs(dim: Dim, values: Mapping[str, Dim], done: dict[Atom, Dim]) -> Dim:
+    if dim.symbols.isdisjoint(values):
+        return dim
+    total: dict[Monomial, int] = {}
+    for monomial, coefficient in dim.terms:
+        product = const(coefficient)
+        for atom, power in monomial:
+            factor = done.get(atom)
+            if factor is None:
                 if isinstance(atom, str):
-                    factor = values[atom]
+                    factor = as_dim(values[atom]) if atom in values else sym(atom)
                 else:
-                    factor = _INT_FUNCTIONS[atom.fn](*(a.evaluate(values) for a in atom.args))
-                product *= factor**power
-            total += product
-        return total
+                    factor = apply(atom.fn, *(_subs(a, values, done) for a in atom.args))
+                done[atom] = factor
+            product = product * factor**power
+        for m, c in product.terms:
+            total[m] = total.get(m, 0) + c
+    return Dim(total.items())
+
+
+def _evaluate(dim: Dim, values: Mapping[str, int], done: dict[DimCall, int]) -> int:
+    total = 0
+    for monomial, coefficient in dim.terms:
+        product = coefficient
+        for atom, power in monomial:
+            if isinstance(atom, str):
+                factor = values[atom]
+            elif atom in done:
+                factor = done[atom]
+            else:
+                factor = done[atom] = _INT_FUNCTIONS[atom.fn](*(_evaluate(a, values, done) for a in atom.args))
+            product *= factor**power
+        total += product
+    return total
 
 
 _INT_FUNCTIONS: dict[str, Callable[..., int]] = {
@@ -293,12 +369,12 @@ def sym(name: str) -> Dim:
 
 
 def as_dim(value: DimLike) -> Dim:
-    """An int, a symbol's name, or a Dim, as a Dim."""
+    """An int, a symbol's name, or a Dim, as a Dim. Raises TypeError for anything else, a float included."""
     if isinstance(value, Dim):
         return value
     if isinstance(value, str):
         return sym(value)
-    return const(int(value))
+    return const(index(value))
 
 
 def ceildiv(a: DimLike, b: DimLike) -> Dim:
@@ -308,12 +384,12 @@ def ceildiv(a: DimLike, b: DimLike) -> Dim:
 
 
 def dim_min(*args: DimLike) -> Dim:
-    """The smallest; arguments that provably are not the smallest are left out."""
+    """The smallest; arguments that are never the smallest are left out."""
     return _extremum("min", args)
 
 
 def dim_max(*args: DimLike) -> Dim:
-    """The largest; arguments that provably are not the largest are left out."""
+    """The largest; arguments that are never the largest are left out."""
     return _extremum("max", args)
 
 
@@ -327,21 +403,20 @@ def apply(fn: str, *args: Dim) -> Dim:
 
 
 def _extremum(fn: str, args: Iterable[DimLike]) -> Dim:
-    flat: list[Dim] = []
+    from .proofs import ANY_INTEGER
+
+    flat: set[Dim] = set()
     for arg in map(as_dim, args):
-        monomial, coefficient = arg.terms[0] if len(arg.terms) == 1 else ((), 0)
-        atom = monomial[0][0] if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1 else None
-        flat += atom.args if isinstance(atom, DimCall) and atom.fn == fn else [arg]
-    kept: list[Dim] = []
-    for arg in flat:
-        beats = prove_ge if fn == "min" else (lambda a, b: prove_ge(b, a))
-        if any(beats(arg, other) for other in kept):
-            continue
-        kept = [other for other in kept if not beats(other, arg)] + [arg]
-    if len(kept) == 1:
-        return kept[0]
-    kept.sort(key=lambda d: (d.value is None, str(d)))
-    return _call(fn, tuple(kept))
+        atom = arg.atom
+        flat.update(atom.args if isinstance(atom, DimCall) and atom.fn == fn else [arg])
+    # Sorted first, so that the same set of arguments always loses the same ones.
+    kept = sorted(flat, key=lambda d: (d.value is None, d.weight, d.key))
+    for arg in list(kept)[::-1]:
+        others = [other for other in kept if other is not arg]
+        loses = (lambda a, b: prove_ge(a, b, ANY_INTEGER)) if fn == "min" else (lambda a, b: prove_ge(b, a, ANY_INTEGER))
+        if any(loses(arg, other) for other in others):
+            kept = others
+    return kept[0] if len(kept) == 1 else _call(fn, tuple(kept))
 
 
 def _call(fn: str, args: tuple[Dim, ...]) -> Dim:
@@ -365,7 +440,7 @@ def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
         if len(a.terms) == len(b.terms) and a.terms[0][1] % b.terms[0][1] == 0:
             k = a.terms[0][1] // b.terms[0][1]
             return const(k) if b * k is a else None
-        return None
+        return None if a.terms else const(0)
     monomial, coefficient = b.terms[0]
     rows = []
     for m, c in a.terms:
@@ -388,112 +463,71 @@ def _render(dim: Dim) -> str:
     if not dim.terms:
         return "0"
     # The constant comes last, and a leading minus is avoided where a positive term exists: `T - r`, not `-r + T`.
-    terms = sorted(dim.terms, key=lambda row: (not row[0], row[1] < 0))
+    terms = sorted(_absorb(dim.terms), key=lambda row: (not row[0], row[1] < 0))
     text = ""
     for monomial, coefficient in terms:
-        sign = "-" if coefficient < 0 else "+"
+        negative = coefficient < 0
         factors = [] if abs(coefficient) == 1 and monomial else [str(abs(coefficient))]
+        # A leading minus would bind tighter than `//`: `-(a // b)`, but `x - a // b`.
+        alone = abs(coefficient) == 1 and len(monomial) == 1 and monomial[0][1] == 1 and (bool(text) or not negative)
         for atom, power in monomial:
-            base = _render_atom(atom, alone=abs(coefficient) == 1 and len(monomial) == 1 and power == 1)
-            factors += [base] * power
+            factors += [_render_atom(atom, alone)] * power
         product = " * ".join(factors)
-        text = (f"-{product}" if sign == "-" else product) if not text else f"{text} {sign} {product}"
+        if not text:
+            text = f"-{product}" if negative else product
+        else:
+            text += f" {'-' if negative else '+'} {product}"
     return text
+
+
+def _absorb(terms: tuple[tuple[Monomial, int], ...]) -> list[tuple[Monomial, int]]:
+    """For reading only: `(T - 1) // 2` instead of `(T + 1) // 2 - 1`, the canonical form of the same number."""
+    rows = list(terms)
+    offset = next((c for m, c in rows if not m), 0)
+    for i, (monomial, c) in enumerate(rows):
+        atom = monomial[0][0] if len(monomial) == 1 and monomial[0][1] == 1 else None
+        if not isinstance(atom, DimCall) or atom.fn != "floordiv" or abs(c) != 1 or offset * c != -1:
+            continue
+        left, right = atom.args
+        if (right.value or 0) > 0 and left.terms[-1][0] == ():
+            rows[i] = ((((DimCall("floordiv", (left + right * offset * c, right)), 1),), c))
+            return [row for row in rows if row[0]]
+    return rows
 
 
 def _render_atom(atom: Atom, alone: bool) -> str:
     if isinstance(atom, str):
         return atom
+    if atom.weight > _PRINT_WEIGHT:
+        # Only a message could hold it; source names such a dimension with `let`.
+        return f"{atom.fn}(…)"
     if atom.fn in ("min", "max"):
         return f"{atom.fn}({', '.join(map(str, atom.args))})"
-    left, right = (s if s.replace("_", "").isalnum() else f"({s})" for s in map(str, atom.args))
+    left, right = map(_render_operand, atom.args)
     text = f"{left} {'//' if atom.fn == 'floordiv' else '%'} {right}"
     return text if alone else f"({text})"
 
 
-# Bounds --------------------------------------------------------------------------------------------------------------
+def _render_operand(dim: Dim) -> str:
+    atom = dim.atom
+    simple = dim.value is not None and dim.value >= 0
+    simple = simple or isinstance(atom, str) or (isinstance(atom, DimCall) and atom.fn in ("min", "max"))
+    return str(dim) if simple else f"({dim})"
 
-Facts = Mapping[str, tuple[int, int | None]]
-_DEPTH = 6
+
+# Proofs --------------------------------------------------------------------------------------------------------------
+
+Facts = Mapping[str, tuple[int | None, int | None]]
 
 
 def prove_ge(a: DimLike, b: DimLike, facts: Facts | None = None) -> bool:
-    """True when ``a >= b`` holds for every size that ``facts`` admits (symbol -> (least, greatest or None)).
+    """True when ``a >= b`` holds for every size that ``facts`` admits (symbol -> (least, greatest), None: no bound).
 
-    False means *not proved*, not *false*: ask ``prove_ge(b, a + 1)`` for that.
+    A symbol without a fact is at least 1. False means *not proved*, not *false*: ask ``prove_ge(b, a + 1)`` for that.
     """
-    return _nonnegative(as_dim(a) - as_dim(b), facts or {}, _DEPTH)
+    from .proofs import nonnegative
 
-
-def _nonnegative(d: Dim, facts: Facts, depth: int) -> bool:
-    if d.value is not None:
-        return d.value >= 0
-    low = _lower(d, facts)
-    if low is not None and low >= 0:
-        return True
-    if depth == 0:
-        return False
-    # Remove one call by a sound relaxation: each branch below bounds d from below, or splits on the call's value.
-    for monomial, c in d.terms:
-        if len(monomial) != 1 or monomial[0][1] != 1 or not isinstance(monomial[0][0], DimCall):
-            continue
-        call = monomial[0][0]
-        rest = d - Dim([(monomial, c)])
-        if call.fn in ("min", "max"):
-            every = (call.fn == "min") == (c > 0)
-            quantifier = all if every else any
-            return quantifier(_nonnegative(rest + arg * c, facts, depth - 1) for arg in call.args)
-        n = call.args[1].value
-        if call.fn == "floordiv" and n is not None and n > 0:
-            # a/n - (n-1)/n <= a // n <= a/n; multiplied by n to stay in integers.
-            bound = call.args[0] if c < 0 else call.args[0] - (n - 1)
-            return _nonnegative(rest * n + bound * c, facts, depth - 1)
-    return False
-
-
-def _lower(d: Dim, facts: Facts) -> int | None:
-    return _bound(d, facts, lower=True)
-
-
-def _bound(d: Dim, facts: Facts, lower: bool) -> int | None:
-    """A lower (or upper) bound by interval arithmetic, or None for infinity."""
-    total = 0
-    for monomial, c in d.terms:
-        low, high = 1, 1
-        unbounded = False
-        for atom, power in monomial:
-            a_low, a_high = _interval(atom, facts)
-            if a_low is None or a_low < 0:
-                return None
-            low *= a_low**power
-            if a_high is None:
-                unbounded = True
-            else:
-                high *= a_high**power
-        want_low = (c > 0) == lower
-        if not want_low and unbounded:
-            return None
-        total += c * (low if want_low else high)
-    return total
-
-
-def _interval(atom: Atom, facts: Facts) -> tuple[int | None, int | None]:
-    if isinstance(atom, str):
-        return facts.get(atom, (1, None))
-    lows = [_bound(a, facts, True) for a in atom.args]
-    highs = [_bound(a, facts, False) for a in atom.args]
-    known_lows = [x for x in lows if x is not None]
-    known_highs = [x for x in highs if x is not None]
-    if atom.fn == "min":
-        return (min(known_lows) if len(known_lows) == len(lows) else None), (min(known_highs) if known_highs else None)
-    if atom.fn == "max":
-        return (max(known_lows) if known_lows else None), (max(known_highs) if len(known_highs) == len(highs) else None)
-    n = atom.args[1].value
-    if n is None or n <= 0:
-        return (0, None) if lows[0] is not None and lows[0] >= 0 and (lows[1] or 0) > 0 else (None, None)
-    if atom.fn == "mod":
-        return 0, n - 1
-    return (None if lows[0] is None else lows[0] // n), (None if highs[0] is None else highs[0] // n)
+    return nonnegative(as_dim(a) - as_dim(b), {} if facts is None else facts)
 
 
 def equal(a: DimLike, b: DimLike) -> bool:

@@ -185,21 +185,23 @@ class Graph:
         return self._count
 
     def nodes(self) -> Iterator[Node]:
-        """Nodes in order. The current node may be removed, and others inserted, while iterating."""
+        """Nodes in order. Any node may be removed, and others inserted, while iterating."""
         node = self._first
         while node is not None:
-            following = node.next
             yield node
-            # A removed node has lost its links; go on from where it stood. Otherwise see what was inserted after it.
-            node = node.next if node.graph is self else following
+            node = node.next
+            # A removed node keeps the link to what followed it; go on from there.
+            while node is not None and node.graph is not self:
+                node = node.next
 
     def reversed_nodes(self) -> Iterator[Node]:
-        """Nodes from last to first; the current node may be removed."""
+        """Nodes from last to first. Any node may be removed, and others inserted, while iterating."""
         node = self._last
         while node is not None:
-            before = node.prev
             yield node
-            node = node.prev if node.graph is self else before
+            node = node.prev
+            while node is not None and node.graph is not self:
+                node = node.prev
 
     @property
     def outputs(self) -> list[Value]:
@@ -251,8 +253,9 @@ class Graph:
         self._end.add_input(value)
 
     def set_outputs(self, values: Iterable[Value], info: Iterable[Output]) -> None:
+        chosen = list(values)
         self._end.clear_inputs()
-        for value in values:
+        for value in chosen:
             self._end.add_input(value)
         self.output_info = list(info)
 
@@ -280,7 +283,9 @@ class Graph:
         return self.insert_after(self._last if anchor is None else anchor.prev, node)
 
     def remove(self, node: Node) -> None:
-        """Take out a node whose results nobody reads. Raises ValueError when somebody does."""
+        """Take out a node whose results nobody reads. Raises ValueError when somebody does, or when it is not in here."""
+        if node.graph is not self:
+            raise ValueError(f"{node!r} is not in this graph")
         if any(v.uses for v in node.outputs):
             raise ValueError(f"{node!r} still has readers")
         node.clear_inputs()
@@ -359,7 +364,7 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     if len(left) != len(right):
         return f"{len(left)} nodes and {len(right)} nodes"
     for x, y in zip(left, right, strict=True):
-        if x.op.qualified != y.op.qualified or x.attrs != y.attrs or len(x.inputs) != len(y.inputs):
+        if x.op.qualified != y.op.qualified or not same_attr(x.attrs, y.attrs) or len(x.inputs) != len(y.inputs):
             return f"{x.op.qualified}{x.attrs} and {y.op.qualified}{y.attrs}"
         if not all(map(lambda v, w: _same_value(v, w, twin), x.inputs, y.inputs)):
             return f"the inputs of {x.op.qualified} at {x.span} differ: {x.inputs} and {y.inputs}"
@@ -371,6 +376,17 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     if len(a.outputs) != len(b.outputs) or not all(map(lambda v, w: _same_value(v, w, twin), a.outputs, b.outputs)):
         return "the outputs are different values"
     return None
+
+
+def same_attr(a: Any, b: Any) -> bool:
+    """Equality of attribute values, in which one NaN equals another."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_attr(v, b[k]) for k, v in a.items())
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same_attr, a, b))
+    if isinstance(a, float) and isinstance(b, float) and a != a:
+        return b != b
+    return bool(a == b)
 
 
 def _same_params(a: Graph, b: Graph) -> str | None:
@@ -387,7 +403,7 @@ def _same_value(v: Value | None, w: Value | None, twin: dict[Value, Value]) -> b
     if v is None or w is None:
         return v is w
     if v.node is not None and v.node.op is not None and v.node.op.name == "constant":
-        return w.node is not None and w.node.op.name == "constant" and v.node.attrs == w.node.attrs and v.type == w.type
+        return w.node is not None and w.node.op.name == "constant" and same_attr(v.node.attrs, w.node.attrs) and v.type == w.type
     return twin.get(v) is w
 
 

@@ -84,6 +84,15 @@ class Static:
     default: Any = REQUIRED
     optional: bool = False
 
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is of the parameter's kind. Where ``none`` is the default, ``none`` may be written."""
+        if value is None:
+            return self.optional or self.default is None or self.kind == "any"
+        if isinstance(value, bool):
+            return self.kind in ("bool", "any")
+        expected = _STATIC_TYPES.get(self.kind)
+        return expected is None or isinstance(value, expected)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -115,6 +124,21 @@ class Bindings:
                 shape.append(dim.subs(self.dims))
         dtype = pattern.dtype if isinstance(pattern.dtype, DType) else self.dtypes[pattern.dtype]
         return TensorType(dtype, tuple(shape))
+
+
+# `fn` and `any` are left out: a function reference is the frontend's, and `any` takes all.
+_STATIC_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int, Dim),
+    "real": (int, float, Dim),
+    "bool": (bool,),
+    "str": (str,),
+    "list": (tuple, list),
+    "dtype": (DType,),
+}
+
+
+# An axis that is checked once all names are bound: (operand, axis, what the signature says, what it is, where).
+_Late = tuple[str, int, Dim, Dim, Span | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +191,8 @@ class Signature:
         each operand have a dtype of its own.
 
         Raises:
-            Diagnostic: E0301 rank, E0302 dimension, E0303 dtype, E0304 broadcast, E0401 missing, E0403 unknown static, E0404 count.
+            Diagnostic: E0301 rank, E0302 dimension, E0303 dtype, E0304 broadcast, E0401 missing, E0402 kind of a static,
+                E0403 unknown static, E0404 count.
         """
         bound = Bindings()
         leaves = self.leaves(len(types))
@@ -177,13 +202,18 @@ class Signature:
         for name in attrs:
             if name not in known:
                 raise Diagnostic("E0403", f"`{self.name}` has no static parameter `{name}`", span)
+        for static in self.statics:
+            if static.name in attrs and not static.accepts(attrs[static.name]):
+                shown = "none" if attrs[static.name] is None else attrs[static.name]
+                message = f"`{static.name}` of `{self.name}` must be of kind `{static.kind}`, but is {shown!s}"
+                raise Diagnostic("E0402", message, span)
         for name, value in attrs.items():
             bound.statics[name] = value
             if isinstance(value, (int, Dim)) and not isinstance(value, bool):
                 bound.dims[name] = as_dim(value)
                 bound.origin[name] = (f"the parameter `{name}`", span)
         bound.given = frozenset(n.split(".")[0] for (n, _, _), t in zip(leaves, types, strict=True) if t is not None)
-        late: list[tuple[str, int, Dim, Dim, Span | None]] = []
+        late: list[_Late] = []
         for index, ((name, pattern, optional), actual) in enumerate(zip(leaves, types, strict=True)):
             where = spans[index] if spans is not None and index < len(spans) and spans[index] is not None else span
             if actual is None:
@@ -248,7 +278,7 @@ class Signature:
 
     def _bind_shape(
         self, bound: Bindings, name: str, pattern: Pattern, actual: TensorType, where: Span | None,
-        late: list[tuple[str, int, Dim, Dim, Span | None]], packs: str,
+        late: list[_Late], packs: str,
     ) -> None:  # fmt: skip
         shape = pattern.shape
         has_pack = ... in shape
@@ -308,13 +338,16 @@ class Signature:
     def _check_dim(
         self, bound: Bindings, name: str, axis: int, wanted: Dim, found: Dim, where: Span | None
     ) -> None:
-        value = wanted.subs(bound.dims)
         unbound = wanted.symbols - bound.dims.keys()
-        if unbound and len(unbound) == 1 and (solved := _solve(value, next(iter(unbound)), found)) is not None:
+        # The caller may use the same names for its own dimensions: those of the signature get a mark while solving.
+        value = wanted.subs({**bound.dims, **{u: sym(f"{u}?") for u in unbound}})
+        if len(unbound) == 1:
             symbol = next(iter(unbound))
-            bound.dims[symbol] = solved
-            bound.origin[symbol] = (f"axis {axis} of `{name}`", where)
-            return
+            solved = _solve(value, f"{symbol}?", found)
+            if solved is not None:
+                bound.dims[symbol] = solved
+                bound.origin[symbol] = (f"axis {axis} of `{name}`", where)
+                return
         if value == found:
             return
         notes = [
@@ -322,7 +355,7 @@ class Signature:
             for symbol in sorted(wanted.symbols)
             if symbol in bound.origin
         ]
-        shown = str(value) if wanted == value else f"{wanted} = {value}"
+        shown = str(wanted) if unbound or wanted == value else f"{wanted} = {value}"
         raise Diagnostic(
             "E0302", f"axis {axis} of `{name}` of `{self.name}` must be {shown}, but is {found}", where, notes=notes
         )

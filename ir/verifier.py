@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .diagnostics import Diagnostic
 from .dims import Dim
-from .graph import Graph, Node, Parameter, Value
-from .op import Op
+from .graph import Graph, Node, Parameter, Value, same_attr
 from .types import TensorType
 
 
@@ -14,70 +15,101 @@ class VerifyError(Exception):
 
 
 def verify(graph: Graph) -> None:
-    """Check links, order, def-use chains, inferred types and symbols of a graph and the bodies of its loops.
+    """Check links, order, def-use chains, inferred types, names and symbols of a graph and of the bodies of its loops.
 
     Raises:
         VerifyError: at the first broken invariant.
     """
-    defined: set[Value] = set(graph.inputs) | set(graph.params.values())
-    known = {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
-    for name, param in graph.params.items():
-        _need(isinstance(param, Parameter) and param.full_name == name, f"parameter {name} is filed under another name")
+    _verify_names(graph)
+    _verify(graph, frozenset())
+
+
+def _verify(graph: Graph, around: frozenset[str]) -> None:
+    """``around``: the dimension symbols of the graph that this one is a loop's body of; it shares the definitions."""
+    known = {*around, *(s for v in graph.inputs for s in _symbols(v.type))}
+    for name, dim in graph.lets.items():
+        if name in around:
+            continue
+        _need(name not in known, f"`let {name}` names a symbol that is bound already")
+        _need(dim.symbols <= known, f"`let {name} = {dim}` uses a symbol that is not bound before it")
+        known.add(name)
+    defined: set[Value] = {*graph.inputs, *graph.params.values()}
+    for value in defined:
+        _verify_uses(value, graph, repr(value))
     previous: Node | None = None
     count = 0
     for node in graph.nodes():
         count += 1
         _need(node.graph is graph and node.prev is previous, f"{_at(node)}: broken links")
+        _need(node.op is not None, "the terminator is linked as a node")
         previous = node
-        for i, value in enumerate(node.inputs):
-            if value is None:
-                continue
-            _need(value in defined, f"{_at(node)}: input {i} ({value!r}) is not defined before its use")
-            _need((node, i) in value.uses, f"{_at(node)}: the use of {value!r} is not recorded")
+        _verify_inputs(node, defined)
         _verify_types(node)
+        loose = _attr_symbols(node.attrs) - known
+        _need(not loose, f"{_at(node)}: an attribute uses the dimension {sorted(loose)}, which no input binds")
         for i, value in enumerate(node.outputs):
             _need(value.node is node and value.index == i, f"{_at(node)}: output {i} does not point back")
-            for use, j in value.uses:
-                _need(j < len(use.inputs) and use.inputs[j] is value, f"{_at(node)}: a recorded use of output {i} is stale")
-            for symbol in _symbols(value.type):
-                _need(symbol in known, f"{_at(node)}: the dimension `{symbol}` of output {i} is not bound by any input")
+            _verify_uses(value, graph, f"{_at(node)}: output {i}")
+            loose = _symbols(value.type) - known
+            _need(not loose, f"{_at(node)}: output {i} has the dimension {sorted(loose)}, which no input binds")
             defined.add(value)
         if node.body is not None:
-            verify_body(node.body, known)
+            _verify(node.body, frozenset(known))
     _need(count == len(graph), f"the graph counts {len(graph)} nodes but links {count}")
-    for value, info in zip(graph.end.inputs, graph.output_info, strict=True):
-        _need(value is not None and value in defined, f"the output `{info.name}` is not defined")
+    _need(graph.end.prev is None and graph.end.next is None, "the terminator is linked as a node")
+    _need(len(graph.end.inputs) == len(graph.output_info), "outputs and their names differ in number")
+    _verify_inputs(graph.end, defined)
+    _need(None not in graph.end.inputs, "an output is missing")
 
 
-def verify_body(body: Graph, known: set[str]) -> None:
-    """A loop's body: as :func:`verify`, with the symbols of the graph around it."""
-    saved = dict(body.lets)
-    try:
-        body.lets.update((s, Dim([])) for s in known if s not in body.lets)
-        verify(body)
-    finally:
-        body.lets.clear()
-        body.lets.update(saved)
+def _verify_names(graph: Graph) -> None:
+    for name, param in graph.params.items():
+        _need(isinstance(param, Parameter) and param.full_name == name, f"parameter {name} is filed under another name")
+    inputs = [v.name for v in graph.inputs]
+    _need(len(set(inputs)) == len(inputs), f"two inputs have one name: {inputs}")
+    outputs = [(info.role, info.name) for info in graph.output_info]
+    _need(len(set(outputs)) == len(outputs), f"two outputs have one name: {outputs}")
+
+
+def _verify_inputs(node: Node, defined: set[Value]) -> None:
+    for i, value in enumerate(node.inputs):
+        if value is not None:
+            _need(value in defined, f"{_at(node)}: input {i} ({value!r}) is not defined before its use")
+            _need((node, i) in value.uses, f"{_at(node)}: the use of {value!r} is not recorded")
+
+
+def _verify_uses(value: Value, graph: Graph, what: str) -> None:
+    for user, i in value.uses:
+        fresh = user.graph is graph and i < len(user.inputs) and user.inputs[i] is value
+        _need(fresh, f"{what}: a recorded use by {_at(user)} is stale")
 
 
 def _verify_types(node: Node) -> None:
-    if not isinstance(node.op, Op) and node.op is None:
-        raise VerifyError("the terminator is linked as a node")
     attrs = dict(node.attrs)
     try:
         types = node.op.infer([None if v is None else v.type for v in node.inputs], attrs, span=node.span)
     except Diagnostic as error:
         raise VerifyError(f"{_at(node)}: {error.message}") from error
-    _need(types == [v.type for v in node.outputs], f"{_at(node)}: has {[str(v.type) for v in node.outputs]}, infers {list(map(str, types))}")
-    _need(attrs == node.attrs, f"{_at(node)}: attributes are not canonical: {node.attrs}, should be {attrs}")
+    has = [v.type for v in node.outputs]
+    _need(types == has, f"{_at(node)}: has {list(map(str, has))}, infers {list(map(str, types))}")
+    _need(same_attr(attrs, node.attrs), f"{_at(node)}: attributes {node.attrs} are not canonical, should be {attrs}")
 
 
 def _symbols(type: TensorType) -> set[str]:
     return {s for d in type.shape for s in d.symbols}
 
 
+def _attr_symbols(value: Any) -> set[str]:
+    if isinstance(value, Dim):
+        return set(value.symbols)
+    if isinstance(value, (tuple, dict)):
+        return set().union(*map(_attr_symbols, value.values() if isinstance(value, dict) else value))
+    return set()
+
+
 def _at(node: Node) -> str:
-    return f"{node.op.qualified if node.op else 'return'} at {node.span}" if node.span else repr(node)
+    name = node.op.qualified if node.op is not None else "return"
+    return f"{name} at {node.span}" if node.span else name
 
 
 def _need(condition: bool, message: str) -> None:

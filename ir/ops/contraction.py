@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import Span
-from ..dims import Dim, const, product
+from ..dims import Dim, const, product, prove_ge
 from ..op import Attrs, Bad, Sample, fail
 from ..signature import broadcast_shapes
 from ..types import TensorType
@@ -35,6 +35,8 @@ def _einsum_dims(types: list[TensorType], attrs: Attrs, span: Span | None) -> tu
         for name, dim in zip(term, type.shape, strict=True):
             if sizes.setdefault(name, dim) != dim:
                 raise fail("E0302", f"axis `{name}` of einsum `{equation}` is {sizes[name]} and {dim} (operand {i})", span)
+    if len(set(out)) != len(out):
+        raise fail("E0405", f"einsum `{equation}`: an axis occurs twice in the result", span)
     for name in out:
         if name not in sizes:
             raise fail("E0405", f"einsum `{equation}`: `{name}` is in the result but in no operand", span)
@@ -101,18 +103,27 @@ def _conv_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     spatial = w.rank - 2
     if x.rank != w.rank or spatial < 1:
         raise fail("E0301", f"conv needs x [B, C, spatial…] and weight [O, C / groups, spatial…] of one rank, not {x} and {w}", span)
-    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
+    if spatial > 3:
+        raise fail("E0301", f"conv: at most 3 spatial axes, but the weight {w} has {spatial}", span)
+    for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
         value = attrs[name]
         attrs[name] = value if isinstance(value, tuple) else (value,) * spatial
         if len(attrs[name]) != spatial:
-            raise fail("E0405", f"conv: `{name}` has {len(attrs[name])} entries for {spatial} spatial axes (default {default})", span)
+            raise fail("E0405", f"conv: `{name}` has {len(attrs[name])} entries for {spatial} spatial axes", span)
+        if not all(isinstance(v, int) and v >= least for v in attrs[name]):
+            raise fail("E0405", f"conv: `{name}` must be integers from {least}, but is {list(attrs[name])}", span)
     groups = attrs["groups"]
+    if not isinstance(groups, int) or groups < 1 or (w.shape[0] % groups) != 0:
+        raise fail("E0405", f"conv: groups = {groups} does not divide the {w.shape[0]} output channels", span)
     if x.shape[1] != w.shape[1] * groups:
         raise fail("E0302", f"conv: x has {x.shape[1]} channels, but the weight takes {w.shape[1]} in each of {groups} group(s)", span)
     shape: list[Dim] = [x.shape[0], w.shape[0]]
     for i in range(spatial):
         reach = (w.shape[2 + i] - 1) * attrs["dilation"][i] + 1
-        shape.append((x.shape[2 + i] + attrs["padding"][i] * 2 - reach) // attrs["stride"][i] + 1)
+        room = x.shape[2 + i] + attrs["padding"][i] * 2 - reach
+        if prove_ge(-1, room):
+            raise fail("E0306", f"conv: the kernel reaches over {reach} elements of axis {2 + i} of {x}, padding included", span)
+        shape.append(room // attrs["stride"][i] + 1)
     return [TensorType(x.dtype, tuple(shape))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..diagnostics import Span
@@ -17,7 +18,7 @@ def _fold_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     body: Graph = attrs["body"]
     carried = types[: attrs["carried"]]
     if [v.type for v in body.inputs[1:]] != types:
-        raise fail("E0308", f"fold: the body takes {[str(v.type) for v in body.inputs[1:]]}, but is given {[str(t) for t in types]}", span)
+        raise fail("E0308", f"fold: the body takes {_shown(v.type for v in body.inputs[1:])}, but is given {_shown(types)}", span)
     for i, (value, type) in enumerate(zip(body.outputs, carried, strict=True)):
         if value.type != type:
             raise fail("E0308", f"fold: the carried value `{body.inputs[1 + i].name}` starts as {type} but becomes {value.type}", span,
@@ -34,12 +35,25 @@ def _scan_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     from .axes import normal_axis
 
     body: Graph = attrs["body"]
-    attrs["axis"] = normal_axis(attrs["axis"], types[0], span)
-    for value, type in zip(body.outputs, types[: attrs["carried"]], strict=True):
-        wanted = TensorType(type.dtype, type.shape[: attrs["axis"]] + type.shape[attrs["axis"] + 1 :])
-        if value.type != wanted:
-            raise fail("E0308", f"scan: the function must return {wanted}, but returns {value.type}", span)
-    return list(types[: attrs["carried"]])
+    scanned = types[: attrs["carried"]]
+    if not scanned:
+        raise fail("E0404", "scan needs at least one tensor to run over", span)
+    axis = attrs["axis"] = normal_axis(attrs["axis"], scanned[0], span)
+    slices = []
+    for type in scanned:
+        if type.rank <= axis or type.shape[axis] != scanned[0].shape[axis]:
+            raise fail("E0302", f"scan: axis {axis} of {type} must be {scanned[0].shape[axis]}, as of the first tensor", span)
+        slices.append(TensorType(type.dtype, type.shape[:axis] + type.shape[axis + 1 :]))
+    wanted = [*slices, *slices, *types[len(scanned) :]]
+    if [v.type for v in body.inputs] != wanted:
+        raise fail("E0308", f"scan: the function takes {_shown(v.type for v in body.inputs)}, but is given {_shown(wanted)}", span)
+    if [v.type for v in body.outputs] != slices:
+        raise fail("E0308", f"scan: the function must return {_shown(slices)}, but returns {_shown(v.type for v in body.outputs)}", span)
+    return list(scanned)
+
+
+def _shown(types: Iterable[TensorType]) -> str:
+    return f"({', '.join(map(str, types))})"
 
 
 define("scan(values: any[...]*, *, axis: int, carried: int, body: any) -> any[...]",

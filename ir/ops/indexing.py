@@ -136,9 +136,12 @@ def _segment_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> l
     x, ids = types
     if x.rank < ids.rank or ids.rank == 0 or x.shape[: ids.rank] != ids.shape:
         raise fail("E0302", f"segment ids {ids} must have the leading axes of x {x}", span)
-    if "segments" not in attrs:
-        return [x]
     return [TensorType(x.dtype, (*ids.shape[:-1], as_dim(attrs["segments"]), *x.shape[ids.rank :]))]
+
+
+def _segment_softmax_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    _segment_rule(types, attrs, span)
+    return [types[0]]
 
 
 def _segment_samples(attrs: Attrs) -> Any:
@@ -166,7 +169,7 @@ for _name, _doc in [
            packs="free", samples=_segment_samples({"segments": 4}), bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip
 define("segment_softmax(x: float[...], ids: int[...], *, segments: int) -> float[...]",
        "Softmax among the elements of each segment. x [batch…, N, …], ids [batch…, N] in 0 … segments - 1.",
-       family="segment", rule=lambda types, attrs, span: [_segment_rule(types, attrs, span) and types[0]], packs="free",
+       family="segment", rule=_segment_softmax_rule, packs="free",
        samples=_segment_samples({"segments": 4}), bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip
 
 

@@ -52,6 +52,9 @@ define("constant(*, value: any, dtype: dtype) -> any[...]",
 
 
 def _full_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    value = attrs["value"]
+    if not isinstance(value, (bool, int, float, Dim)):
+        raise fail("E0405", f"full: the value must be a number, but is {value!r}", span)
     return [TensorType(attrs["dtype"], _dims(attrs["shape"], "full", span))]
 
 
@@ -63,7 +66,7 @@ define("full(*, shape: list, value: any, dtype: dtype) -> any[...]",
 
 
 def _iota_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
-    return [TensorType(attrs["dtype"], (as_dim(attrs["n"]),))]
+    return [TensorType(attrs["dtype"], _dims((attrs["n"],), "iota", span))]
 
 
 define("iota(*, n: int, dtype: dtype = i64) -> any[...]", "`0, 1, …, n - 1`.", family="shape", rule=_iota_rule,
@@ -71,9 +74,13 @@ define("iota(*, n: int, dtype: dtype = i64) -> any[...]", "`0, 1, …, n - 1`.",
 
 
 def _dims(shape: Any, op: str, span: Span | None) -> tuple[Dim, ...]:
-    if not isinstance(shape, tuple) or any(isinstance(d, (bool, float)) or not isinstance(d, (int, Dim)) for d in shape):
+    if any(isinstance(d, bool) or not isinstance(d, (int, Dim)) for d in shape):
         raise fail("E0405", f"{op}: a shape is a list of dimensions, like `[B, 1, 768]`", span)
-    return tuple(as_dim(d) for d in shape)
+    dims = tuple(as_dim(d) for d in shape)
+    for dim in dims:
+        if prove_ge(-1, dim) and not (op == "reshape" and dim == -1):
+            raise fail("E0306", f"{op}: a dimension is {dim}, but must not be negative", span)
+    return dims
 
 
 # Rearranging ---------------------------------------------------------------------------------------------------------
@@ -82,12 +89,14 @@ def _dims(shape: Any, op: str, span: Span | None) -> tuple[Dim, ...]:
 def _reshape_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     x = types[0]
     shape = list(_dims(attrs["shape"], "reshape", span))
+    if x.numel == 0 and any(d == -1 for d in shape):
+        raise fail("E0307", f"reshape: {x} has no elements, so that -1 could be anything", span)
     holes = [i for i, d in enumerate(shape) if d == -1]
     if len(holes) > 1:
         raise fail("E0307", "reshape: at most one axis may be -1", span)
     if holes:
         rest = product(d for d in shape if d != -1)
-        missing = x.numel // rest
+        missing = x.numel // rest if rest != 0 else const(0)
         if missing * rest != x.numel:
             raise fail("E0307", f"reshape: {x} has {x.numel} elements, which {rest} does not divide", span)
         shape[holes[0]] = missing
@@ -110,14 +119,14 @@ Group = tuple[str, ...]
 @lru_cache(maxsize=4096)
 def parse_rearrange(pattern: str) -> tuple[tuple[Group, ...], tuple[Group, ...]] | None:
     """``"b t (h k) -> b h t k"`` as groups of names for each side; None when it is malformed. ``1`` is a group of none."""
-    left, arrow, right = pattern.partition("->")
-    sides = [_groups(left), _groups(right)]
-    if not arrow or sides[0] is None or sides[1] is None:
+    before, arrow, after = pattern.partition("->")
+    left, right = _groups(before), _groups(after)
+    if not arrow or left is None or right is None:
         return None
-    names = [[n for g in side for n in g] for side in sides]
-    if any(len(set(n)) != len(n) for n in names) or set(names[0]) != set(names[1]):
+    names = [sorted(n for g in side for n in g) for side in (left, right)]
+    if len(set(names[0])) != len(names[0]) or names[0] != names[1]:
         return None
-    return sides[0], sides[1]
+    return left, right
 
 
 def _groups(text: str) -> tuple[Group, ...] | None:
@@ -152,6 +161,9 @@ def rearrange_plan(x: TensorType, attrs: Attrs, span: Span | None = None) -> tup
         raise fail("E0405", f'`{pattern}` is not a rearrange pattern', span,
                    'both sides name the same axes once: `rearrange(x, "b t (h k) -> b h t k", h=heads)`')  # fmt: skip
     left, right = parsed
+    for name, size in attrs["axes"]:
+        if isinstance(size, bool) or not isinstance(size, (int, Dim)) or prove_ge(0, size):
+            raise fail("E0405", f"rearrange `{pattern}`: the size of `{name}` must be a positive integer, but is {size}", span)
     if len(left) != x.rank:
         raise fail("E0301", f"rearrange `{pattern}` names {len(left)} axes, but x has {x.rank}: {x}", span)
     sizes = {name: as_dim(size) for name, size in attrs["axes"]}
@@ -196,8 +208,8 @@ define("rearrange(x: any[...], *, pattern: str, axes: list = []) -> any[...]",
 
 def _transpose_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     x, perm = types[0], attrs["perm"]
-    if not isinstance(perm, tuple) or sorted(perm) != list(range(x.rank)):
-        raise fail("E0305", f"transpose: {list(perm) if isinstance(perm, tuple) else perm} is not an order of the {x.rank} axes of {x}", span)
+    if not all(isinstance(i, int) for i in perm) or sorted(perm) != list(range(x.rank)):
+        raise fail("E0305", f"transpose: {list(perm)} is not an order of the {x.rank} axes of {x}", span)
     return [TensorType(x.dtype, tuple(x.shape[i] for i in perm))]
 
 
@@ -235,6 +247,8 @@ define("squeeze(x: any[...], *, axis: any) -> any[...]", "Without the given axes
 
 def _unsqueeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     x, given = types[0], attrs["axis"]
+    if given is None:
+        raise fail("E0305", "unsqueeze: `axis` is the place of the new axis, or a list of places", span)
     count = len(given) if isinstance(given, tuple) else 1
     axes = attrs["axis"] = normal_axes(given, x, span, extra=count)
     rest = iter(x.shape)
@@ -277,6 +291,12 @@ def _bound(value: Any, dim: Dim, default: Dim) -> Dim:
     return dim + at if at.value is not None and at.value < 0 else at
 
 
+def _from_end(given: Any, at: Dim) -> int | Dim:
+    if given is not None and as_dim(given).value is not None and as_dim(given).value < 0:  # type: ignore[operator]
+        return int(as_dim(given))
+    return at.value if at.value is not None else at
+
+
 def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     x = types[0]
     axis = attrs["axis"] = normal_axis(attrs["axis"], x, span)
@@ -286,18 +306,19 @@ def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> lis
     start, stop = _bound(attrs["start"], dim, const(0)), _bound(attrs["stop"], dim, dim)
     if prove_ge(-1, start) or prove_ge(start, dim + 1) or prove_ge(stop, dim + 1) or prove_ge(start, stop + 1):
         raise fail("E0306", f"slice {start}:{stop} reaches outside axis {axis} of {x}, which has {dim} elements", span)
-    attrs["start"] = start.value if start.value is not None else start
-    # An open end stays open, so that the slice follows when a pass shrinks the axis.
-    attrs["stop"] = None if stop == dim else stop.value if stop.value is not None else stop
+    # What is counted from the end stays so, and an open end stays open: the slice follows when a pass shrinks the axis.
+    attrs["start"] = _from_end(attrs["start"], start)
+    attrs["stop"] = None if stop == dim else _from_end(attrs["stop"], stop)
     length = (stop - start + step - 1) // step
     return [TensorType(x.dtype, (*x.shape[:axis], length, *x.shape[axis + 1 :]))]
 
 
-define("slice(x: any[...], *, axis: int, start: any = none, stop: any = none, step: int = 1) -> any[...]",
+define("slice(x: any[...], *, axis: int, start: int? = none, stop: int? = none, step: int = 1) -> any[...]",
        "`x[start:stop:step]` along one axis; written with brackets in source.", family="shape", rule=_slice_rule,
        samples=lambda rng: [Sample((_f32(rng, 3, 7),), {"axis": 1, "start": a, "stop": b, "step": s})
                             for a, b, s in [(0, 3, 1), (1, None, 2), (-3, -1, 1), (2, 2, 1)]],
-       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": 0, "stop": 5}, "E0306"),))  # fmt: skip
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": 0, "stop": 5}, "E0306"),
+            Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": "T"}, "E0402")))  # fmt: skip
 
 
 def _pad_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
