@@ -1,0 +1,145 @@
+"""Tessera: a language and a compiler for the token level of transformers.
+
+    import tessera as ts
+
+    m = ts.load("vit_s16")                                  # or a path to a .tess file
+    m = ts.apply(m, "merge_tokens", r=13)
+    f = ts.compile(m, target="onnx", weights="vit.safetensors")
+    f(image=x)["output"]                                    # NumPy in, NumPy out
+    f.save("vit.onnx")
+
+    with ts.model("tiny") as m:                             # the same, built in Python
+        x = m.input("x", "float[B, T, 64]")
+        m.output(ts.std.nn.linear(x, out=3, name="head"))
+    ts.print(m)                                             # … prints as source
+
+Mistakes raise :class:`Diagnostic`. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .compile import Artifact, CompileReport, compile, load
+from .compile import open_artifact as open
+from .ir import library as _library
+from .ir.diagnostics import Diagnostic
+from .ir.graph import Module
+
+if TYPE_CHECKING:
+    from .frontends.python import Model, Namespace, model, use
+    from .ir.op import Composite
+
+    std: Namespace
+    zoo: Namespace
+    ops: Namespace
+    __version__: str
+
+__all__ = [
+    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "apply", "check", "compile", "load", "loads", "model",
+    "models", "open", "ops", "print", "source", "std", "use", "zoo",
+]  # fmt: skip
+
+
+def loads(
+    text: str,
+    path: str = "<string>",
+    model: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    dtype: str = "f32",
+) -> Module:
+    """As :func:`load`, from source text; ``path`` names it in messages.
+
+    Raises:
+        Diagnostic: whatever is wrong with the program.
+    """
+    from .frontends import source as frontend
+
+    return frontend.loads(text, path, model, dict(params or {}), dtype)
+
+
+def models(name: str | os.PathLike[str]) -> list[str]:
+    """The models of a ``.tess`` file or of a shipped spec. Raises Diagnostic when it cannot be read."""
+    from .frontends import source as frontend
+    from .specs.catalog import find
+
+    return frontend.models(find(name)[0])
+
+
+def check(name: str | os.PathLike[str]) -> list[Module]:
+    """Type-check a whole file, and return its models. Raises Diagnostic at the first mistake."""
+    from .frontends import source as frontend
+    from .specs.catalog import find
+
+    return frontend.check(find(name)[0])
+
+
+def apply(module: Module | Model, name: str, **options: Any) -> Module:
+    """The module after one pass; the given one stays as it is. ``tessera.passes.engine.apply`` also returns the report.
+
+        ts.apply(m, "merge_tokens", r=8)
+
+    Raises:
+        Diagnostic: E0701 to E0706.
+    """
+    from .passes.engine import apply as run
+
+    return run(_module(module), name, **options)[0]
+
+
+def source(module: Module | Model) -> str:
+    """The module as source, which :func:`loads` reads back to an equal module."""
+    from .frontends import source as frontend
+
+    return frontend.print_module(_module(module))
+
+
+def print(module: Module | Model) -> None:
+    """Print the module as source."""
+    import sys
+
+    sys.stdout.write(source(module))
+
+
+def _module(module: Module | Model) -> Module:
+    return module if isinstance(module, Module) else module.module
+
+
+def _resolve(qualified: str) -> Composite:
+    from .frontends import source as frontend
+
+    return frontend.resolve(qualified)
+
+
+_library.set_resolver(_resolve)
+
+_LAZY = {"model", "use", "Model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from .frontends import python
+
+        value = getattr(python, name)
+    elif name in ("std", "zoo"):
+        from .frontends.python import folder
+
+        value = folder(name)
+    elif name == "ops":
+        from .frontends.python import core_ops
+
+        value = core_ops()
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("tessera")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

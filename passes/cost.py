@@ -63,7 +63,7 @@ class CostTable:
 
     @property
     def total(self) -> Cost:
-        total = Cost()
+        total = Cost(0, 0, 0, 0)
         for block in self.blocks:
             total = total + block.cost
         return total

@@ -1,0 +1,163 @@
+"""``ops``, ``passes``, ``specs`` and ``help``: what there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..ir.diagnostics import Diagnostic, did_you_mean
+from .common import columns, first_sentence, json_option, print_json
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def ops(name: str | None, as_json: bool) -> None:
+    """List the core ops, or show one (or one composite, as in `std.nn.gelu`)."""
+    from ..ir.ops import OPS
+
+    if name is None:
+        rows = [
+            {"name": o.name, "family": o.family, "signature": signature_text(o), "doc": o.doc} for o in OPS.values()
+        ]
+        if as_json:
+            print_json(rows)
+            return
+        families: dict[str, list[dict[str, str]]] = {}
+        for row in sorted(rows, key=lambda r: r["name"]):
+            families.setdefault(row["family"], []).append(row)
+        for family, members in families.items():
+            click.echo(f"{family}")
+            click.echo(columns([[m["name"], first_sentence(m["doc"])] for m in members], indent="  "))
+        return
+    op = OPS.get(name) or _composite(name, OPS)
+    info = {"name": op.qualified, "family": op.family, "signature": signature_text(op), "doc": op.doc}
+    if as_json:
+        print_json(info)
+    else:
+        click.echo(f"{info['signature']}\n\n{op.doc}\n\nfamily: {op.family}")
+
+
+def _composite(name: str, known: Any) -> Any:
+    from ..ir.library import composite
+
+    if "." not in name:
+        raise _unknown("op", name, known, "`tessera ops` lists them; composites have dotted names, as in `std.nn.gelu`")
+    return composite(name)
+
+
+def signature_text(op: Any) -> str:
+    """An op's signature in the language's notation."""
+    signature = op.signature
+    operands = [f"{o.name}: {o.type}{'*' if o.variadic else ''}{'?' if o.optional else ''}" for o in signature.operands]
+    statics = [_static_text(s) for s in signature.statics]
+    arguments = ", ".join([*operands, "*", *statics] if statics else operands)
+    results = ", ".join(f"{r.name}: {r.type}" if r.name else str(r.type) for r in signature.results)
+    return f"{signature.name}({arguments}) -> {f'({results})' if len(signature.results) != 1 else results}"
+
+
+def _static_text(static: Any) -> str:
+    from ..ir.signature import REQUIRED
+
+    text = f"{static.name}: {static.kind}{'?' if static.optional else ''}"
+    if static.default is REQUIRED:
+        return text
+    return f"{text} = {'…' if callable(static.default) else _value(static.default)}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return str(value)
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def passes(name: str | None, as_json: bool) -> None:
+    """List the passes, or show the options of one."""
+    import inspect
+
+    from ..passes.engine import registry
+    from ..passes.options import options_of, shown_value
+
+    known = registry()
+    if name is None:
+        rows = [{"name": n, "contract": p.contract, "doc": p.summary()} for n, p in known.items()]
+        if as_json:
+            print_json(rows)
+        else:
+            click.echo(columns([[r["name"], r["contract"], r["doc"]] for r in rows]))
+        return
+    if name not in known:
+        raise _unknown("pass", name, known, "`tessera passes` lists them")
+    found = known[name]
+    options = [{"name": o.name, "type": o.kind, "default": o.default, "doc": o.doc} for o in options_of(found).values()]
+    if as_json:
+        print_json({"name": name, "contract": found.contract, "doc": inspect.getdoc(found), "options": options})
+        return
+    click.echo(f"{name} ({found.contract})\n\n{inspect.getdoc(found)}")
+    if options:
+        click.echo("\noptions")
+        rows = [[o["name"], o["type"], f"= {shown_value(o['default'])}", o["doc"]] for o in options]
+        click.echo(columns(rows, indent="  "))
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def specs(name: str | None, as_json: bool) -> None:
+    """List the shipped specs and their models, or print one."""
+    from ..specs import catalog
+
+    known = catalog.names()
+    if name is not None:
+        found = name if name in known else f"zoo/{name}"
+        if found not in known:
+            raise _unknown("spec", name, known, "`tessera specs` lists them")
+        text = (catalog.FOLDER / found).with_suffix(".tess").read_text(encoding="utf-8")
+        if as_json:
+            print_json({"name": found, "models": catalog.models_of(found), "source": text})
+        else:
+            click.echo(text, nl=False)
+        return
+    rows = [{"name": n, "models": catalog.models_of(n), "doc": catalog.summary(n)} for n in known]
+    if as_json:
+        print_json(rows)
+    else:
+        click.echo(columns([[r["name"], " ".join(r["models"]) or "-", first_sentence(r["doc"])] for r in rows]))
+
+
+@click.command("help")
+@click.argument("code", required=False)
+@json_option
+def help_(code: str | None, as_json: bool) -> None:
+    """Explain an error code, or list them all."""
+    from ..ir.codes import all_codes
+
+    table = all_codes()
+    if code is None:
+        if as_json:
+            print_json({c: {"title": e.title, "text": e.text} for c, e in table.items()})
+        else:
+            click.echo(columns([[c, e.title] for c, e in table.items()]))
+        return
+    key = code.upper()
+    if key not in table:
+        raise _unknown("code", code, table, "`tessera help` lists the codes; `tessera --help` the commands")
+    entry = table[key]
+    if as_json:
+        print_json({"code": key, "title": entry.title, "text": entry.text})
+    else:
+        click.echo(f"{key}: {entry.title}\n\n{entry.text}")
+
+
+def _unknown(kind: str, name: str, known: Any, help: str) -> Diagnostic:
+    return Diagnostic("E0013", f"there is no {kind} `{name}`", help=did_you_mean(name, known) or help)

@@ -1,0 +1,321 @@
+"""The driver: frontend -> passes -> backend -> an artifact that was compared with the reference.
+
+>>> module = load("vit_s16")                                                     # doctest: +SKIP
+>>> artifact = compile(module, target="onnx", weights="vit.safetensors")         # doctest: +SKIP
+>>> artifact.save("vit.onnx")                                                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .ir.diagnostics import Diagnostic, did_you_mean
+from .runtime.artifact import Artifact, CompileReport
+
+if TYPE_CHECKING:
+    from .ir.graph import Module, PassSpec
+    from .passes.engine import After, Pass
+    from .passes.report import Report
+    from .runtime.artifact import Runner
+
+TARGETS = ("onnx", "torch")
+DEFAULT_OPSET = 24
+# Exact passes that every artifact goes through after the user's own.
+CLEANUP = ("fold", "cse", "dce")
+
+# What goes on, how much of it is done, and how much there is; None where nobody knows.
+Progress = Callable[[str, int | None, int | None], None]
+
+
+# Loading ---------------------------------------------------------------------------------------------------------------
+
+
+def load(
+    name: str | os.PathLike[str], model: str | None = None, params: Mapping[str, Any] | None = None, dtype: str = "f32"
+) -> Module:
+    """A model from a ``.tess`` file, or a shipped one by its name.
+
+    Args:
+        name: a path, ``zoo/vit``, or the name of a shipped model, ``vit_s16``.
+        model: which model, where the file holds several.
+        params: values of its static parameters.
+        dtype: what ``float`` means in its signature: ``f32``, ``f16``, ``bf16`` or ``f64``.
+
+    Raises:
+        Diagnostic: whatever is wrong with the program; E0001 when there is none.
+    """
+    from .frontends import source
+    from .specs.catalog import find
+
+    path, found = find(name)
+    return source.load(path, model or found, dict(params or {}), dtype)
+
+
+def parse_pass(text: str) -> PassSpec:
+    """``merge_tokens(r=8, metric=keys)`` as a pass spec. Raises Diagnostic for other text."""
+    from .frontends import source
+
+    spec: PassSpec = source.parse_pass(text)
+    return spec
+
+
+def parse_literal(text: str, shown: str) -> Any:
+    """A number, ``true``, ``"text"``, a bare word or a list, as Python has it. Raises E0011; ``shown`` names it."""
+    from .frontends.source import ast, options
+    from .frontends.source.parser import parse_expr
+
+    try:
+        return options([ast.Arg("value", parse_expr(text, "<option>"))])["value"]
+    except Diagnostic as error:
+        raise Diagnostic(
+            "E0011", f"`{shown}`: {error.message}", help='a value is 12, 1e-5, true, "text", a word, or a list [1, 2]'
+        ) from None
+
+
+def apply_passes(
+    module: Module, passes: Sequence[str | PassSpec | Pass], *, verify_each: bool = False, after: After | None = None
+) -> tuple[Module, list[Report]]:
+    """Run passes on a copy: names with options (``"merge_tokens(r=8)"``), specs or pass objects.
+
+    Raises:
+        Diagnostic: E0701 to E0706.
+    """
+    from .passes.engine import run_pipeline
+
+    steps = [parse_pass(p) if isinstance(p, str) else p for p in passes]
+    return run_pipeline(module, steps, verify_each=verify_each, after=after)
+
+
+# Compiling -------------------------------------------------------------------------------------------------------------
+
+
+def compile(
+    module: Module,
+    *,
+    target: str | None = None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
+    renames: Sequence[tuple[str, str]] | None = None,
+    passes: Sequence[str | PassSpec | Pass] | None = None,
+    opset: int | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    verify_each: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a module. What is not given comes from the file's ``compile`` block, then from the defaults.
+
+    Args:
+        target: ``onnx`` (the default) or ``torch``.
+        weights: safetensors files, a folder of them, or arrays by name. Without any, parameters are initialised from ``seed``.
+        renames: pairs (pattern of names in the file, name in the model).
+        passes: run instead of those of the ``compile`` block; ``[]`` runs none.
+        opset: of the ONNX file, 24 by default.
+        seed: for initial weights and for the inputs of the comparison.
+        verify: compare the artifact with the torch reference at two sizes, before it is written.
+        verify_each: check the IR after every pass.
+        metadata: strings to put into the file.
+        output: also write the artifact there; nothing is left there when anything fails.
+        progress: told what goes on.
+
+    Raises:
+        Diagnostic: for the program, the passes, the weights, the backend or the place of the output; E0809 when the artifact
+            and the reference disagree.
+    """
+    tell = progress or (lambda stage, done, total: None)
+    report = CompileReport()
+    clock = _Clock(report, tell)
+    spec = module.compile
+    target, opset = _target(module, target, opset)
+    with clock("running the passes"):
+        steps = passes if passes is not None else spec.passes if spec else ()
+        module, report.passes = apply_passes(module, list(steps), verify_each=verify_each)
+        report.notes += [n for r in report.passes for n in r.notes]
+        reference = module
+        module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
+    with clock("reading the weights"):
+        bound, origin = _weights(module, weights, renames, seed)
+        report.notes += bound.notes()
+    facts = {**_metadata(module, target, report.passes, origin, seed), **(metadata or {})}
+    with clock(f"building for {target}"):
+        build = _build_onnx if target == "onnx" else _build_torch
+        artifact = build(module, bound, facts, opset, report)
+    if output is None and not verify:
+        return artifact
+    _write_and_verify(artifact, reference, bound, seed if verify else None, output, clock)
+    return artifact
+
+
+def _write_and_verify(
+    artifact: Artifact,
+    reference: Module,
+    bound: Any,
+    seed: int | None,
+    output: str | os.PathLike[str] | None,
+    clock: _Clock,
+) -> None:
+    """Write the artifact aside, compare what was written (``seed`` None: do not), and only then put it into place."""
+    from contextlib import ExitStack
+
+    from .runtime.files import written_aside
+
+    with ExitStack() as stack:
+        if output is not None:
+            aside = stack.enter_context(written_aside(output))
+        else:
+            artifact._folder = tempfile.TemporaryDirectory(prefix="tessera-")
+            aside = Path(artifact._folder.name, f"{artifact.module.name}{artifact.suffix}")
+        with clock("writing"):
+            artifact._write(aside)
+        artifact.report.size = sum(p.stat().st_size for p in aside.parent.iterdir())
+        if seed is None:
+            return
+        with clock("comparing with the reference"):
+            artifact._runner = artifact._open_runner(aside)
+            artifact.report.verified = _compare(artifact._runner, reference, bound, seed)
+
+
+class _Clock:
+    """Measures stages and tells who waits."""
+
+    def __init__(self, report: CompileReport, tell: Progress) -> None:
+        self.report = report
+        self.tell = tell
+        self._stack: list[tuple[str, float]] = []
+
+    def __call__(self, stage: str) -> _Clock:
+        self.tell(stage, None, None)
+        self._stack.append((stage, time.perf_counter()))
+        return self
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        stage, start = self._stack.pop()
+        self.report.seconds[stage] = time.perf_counter() - start
+
+
+def _target(module: Module, target: str | None, opset: int | None) -> tuple[str, int]:
+    spec = module.compile
+    span = spec.span if spec is not None else None
+    options: dict[str, Any] = {}
+    if spec is not None and (target is None or target == spec.target):
+        options = spec.target_options
+        target = target or spec.target
+    target = target or "onnx"
+    if target not in TARGETS:
+        raise Diagnostic(
+            "E0012",
+            f"there is no target `{target}`",
+            span,
+            help=did_you_mean(target, TARGETS) or "the targets are onnx and torch",
+        )
+    for name in options:
+        if target != "onnx" or name != "opset":
+            raise Diagnostic(
+                "E0012", f"the target `{target}` has no option `{name}`", span, help="`onnx(opset=24)` has one"
+            )
+    chosen = opset if opset is not None else options.get("opset", DEFAULT_OPSET)
+    if isinstance(chosen, bool) or not isinstance(chosen, int):
+        raise Diagnostic("E0012", f"`opset` must be an integer, but is {chosen!r}", span)
+    return target, chosen
+
+
+def _weights(module: Module, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int) -> tuple[Any, str]:
+    """The bound parameters, and in a word where they come from."""
+    from .runtime.weights import bind, initialise, open_weights
+
+    spec = module.compile
+    span = None
+    if weights is None and spec is not None and spec.weights is not None:
+        base = Path(module.path).parent if module.path else Path()
+        weights, span = base / spec.weights, spec.span
+    if renames is None:
+        renames = spec.renames if spec is not None else ()
+    if weights is None:
+        return initialise(module.graph, seed), f"initialised with seed {seed}"
+    if isinstance(weights, Mapping):
+        return bind(module.graph, weights), "arrays"
+    paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
+    opened = open_weights([Path(p) for p in paths], renames, span=span)
+    return bind(module.graph, opened, span=span), ", ".join(Path(p).name for p in paths)
+
+
+def _metadata(module: Module, target: str, reports: Sequence[Report], origin: str, seed: int) -> dict[str, str]:
+    """What a file says about its making: enough to explain it and to make it again."""
+    from importlib.metadata import version
+
+    from .frontends import source
+
+    return {
+        "tessera.version": version("tessera"),
+        "tessera.model": module.name,
+        "tessera.target": target,
+        "tessera.weights": origin,
+        "tessera.seed": str(seed),
+        "tessera.passes": json.dumps([r.to_dict() for r in reports], default=str),
+        "tessera.source": source.print_module(module),
+    }
+
+
+def _build_onnx(module: Module, bound: Any, metadata: dict[str, str], opset: int, report: CompileReport) -> Artifact:
+    from .backends import onnx
+
+    metadata["tessera.opset"] = str(opset)
+    model = onnx.build(module, bound, opset=opset, metadata=metadata)
+    return Artifact(module, "onnx", metadata, report, lambda path: onnx.save(model, path), _open_onnx)
+
+
+def _build_torch(module: Module, bound: Any, metadata: dict[str, str], opset: int, report: CompileReport) -> Artifact:
+    from .runtime.torch_file import write_torch_file
+
+    return Artifact(
+        module, "torch", metadata, report, lambda path: write_torch_file(path, metadata, bound), _open_torch
+    )
+
+
+# Opening ---------------------------------------------------------------------------------------------------------------
+
+
+def open_artifact(path: str | os.PathLike[str]) -> Runner:
+    """A saved artifact, ready to run: an ONNX file, or the torch target's safetensors file.
+
+    Raises:
+        Diagnostic: E0001 no such file, E0014 not an artifact, and what the session finds wrong with it.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise Diagnostic("E0001", f"there is no file `{file}`")
+    if file.suffix == ".onnx":
+        return _open_onnx(file)
+    if file.suffix == ".safetensors":
+        return _open_torch(file)
+    hint = f"compile it first: tessera compile {file} -o {file.stem}.onnx" if file.suffix == ".tess" else None
+    raise Diagnostic("E0014", f"`{file}` is neither an .onnx nor a .safetensors artifact", help=hint)
+
+
+def _open_onnx(path: Path) -> Runner:
+    from .runtime.artifact import OnnxRunner
+
+    return OnnxRunner(path)
+
+
+def _open_torch(path: Path) -> Runner:
+    from .backends import torch as backend
+    from .frontends import source
+    from .runtime.artifact import TorchRunner
+    from .runtime.torch_file import SOURCE, read_metadata
+    from .runtime.weights import bind, open_weights
+
+    metadata = read_metadata(path)
+    module = source.loads(metadata[SOURCE], f"{path.name}:source")
+    bound = bind(module.graph, open_weights(path))
+    return TorchRunner(module, backend.build(module, bound), metadata)

@@ -1,0 +1,250 @@
+"""What a model under construction gives out: tensors and records, and the functions to call on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import Diagnostic, did_you_mean
+from ..ir.dims import Dim
+from ..ir.graph import Value
+from ..ir.ops import OPS
+from ..ir.types import DType, TensorType
+from .callsite import call_site
+from .source import ast, shared_elaborator
+from .source.builtin import known
+from .source.elaborate import Elaborator
+from .source.library import Library, Unit
+from .source.values import BuiltinValue, Bundle, DeclValue, OpValue
+
+if TYPE_CHECKING:
+    from .python import Model
+
+# The models whose `with` blocks are open, innermost last.
+ACTIVE: list[Model] = []
+
+
+class Tensor:
+    """A tensor of a model under construction. Operators, comparisons and indexing are those of the language."""
+
+    __slots__ = ("_model", "_value")
+    __hash__ = object.__hash__
+
+    def __init__(self, model: Model, value: Value) -> None:
+        self._model = model
+        self._value = value
+
+    @property
+    def type(self) -> TensorType:
+        """The dtype and the dimensions."""
+        return self._value.type
+
+    @property
+    def shape(self) -> tuple[int | Dim, ...]:
+        """One dimension an axis: an int, or an expression such as ``T - 1``, with which one can calculate."""
+        return tuple(known(d) for d in self._value.type.shape)
+
+    @property
+    def dtype(self) -> DType:
+        return self._value.type.dtype
+
+    def named(self, name: str) -> Tensor:
+        """The same tensor, printed as ``name``. An assignment ``name = …`` does this by itself."""
+        self._value.name = name
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{self._value.name or 'tensor'}: {self._value.type}>"
+
+    def __bool__(self) -> bool:
+        span, _ = call_site()
+        raise Diagnostic(
+            "E0407", f"a condition must be known when the model is built, but this is a tensor {self.type}", span,
+            help="`ts.ops.where(condition, a, b)` chooses at run time; `a & b`, `a | b`, `~a` combine conditions",
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise TypeError("a tensor cannot be iterated over; index it, as in x[:, 0]")
+
+    def __getitem__(self, index: Any) -> Tensor:
+        items = index if isinstance(index, tuple) else (index,)
+        env: dict[str, Any] = {"x": self}
+
+        def held(value: Any) -> ast.Expr | None:
+            if value is None:
+                return None
+            env[f"i{len(env)}"] = value
+            return ast.Name(f"i{len(env) - 1}")
+
+        exprs: list[ast.Expr] = []
+        for item in items:
+            if item is ...:
+                exprs.append(ast.Ellipsis_())
+            elif isinstance(item, slice):
+                exprs.append(ast.Slice(held(item.start), held(item.stop), held(item.step)))
+            else:
+                exprs.append(held(item) or ast.NoneValue())
+        result: Tensor = self._model._evaluate(ast.Index(ast.Name("x"), exprs), env)
+        return result
+
+
+def _operator(symbol: str, swapped: bool = False) -> Callable[[Tensor, Any], Tensor]:
+    def apply(self: Tensor, other: Any) -> Tensor:
+        a, b = (other, self) if swapped else (self, other)
+        result: Tensor = self._model._evaluate(ast.Binary(symbol, ast.Name("a"), ast.Name("b")), {"a": a, "b": b})
+        return result
+
+    return apply
+
+
+def _prefix(symbol: str) -> Callable[[Tensor], Tensor]:
+    def apply(self: Tensor) -> Tensor:
+        result: Tensor = self._model._evaluate(ast.Unary(symbol, ast.Name("a")), {"a": self})
+        return result
+
+    return apply
+
+
+for _name, _symbol in {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+    "and": "and", "or": "or",
+}.items():  # fmt: skip
+    setattr(Tensor, f"__{_name}__", _operator(_symbol))
+    setattr(Tensor, f"__r{_name}__", _operator(_symbol, swapped=True))
+for _name, _symbol in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
+    setattr(Tensor, f"__{_name}__", _operator(_symbol))
+for _name, _symbol in {"neg": "-", "invert": "not"}.items():
+    setattr(Tensor, f"__{_name}__", _prefix(_symbol))
+
+
+class Record:
+    """A record of a model under construction: its fields are attributes, ``map.size``."""
+
+    __slots__ = ("_bundle", "_model")
+
+    def __init__(self, model: Model, bundle: Bundle) -> None:
+        self._model = model
+        self._bundle = bundle
+
+    def __getattr__(self, name: str) -> Any:
+        bundle = self._bundle
+        if name in bundle.fields:
+            return Tensor(self._model, bundle.fields[name])
+        if name in bundle.statics:
+            return bundle.statics[name]
+        raise AttributeError(f"the record {bundle.record.name} has no field {name!r}: {', '.join(bundle.fields)}")
+
+    def __repr__(self) -> str:
+        return f"<{self._bundle.record.name}: {', '.join(self._bundle.fields)}>"
+
+
+class Function:
+    """A function of the language as a Python callable, ``ts.std.nn.linear``.
+
+    Called with tensors and static parameters, and ``name=`` for the scope of its parameters (``as name`` in source).
+    """
+
+    def __init__(self, callee: Any, name: str) -> None:
+        self._callee = callee
+        self.__name__ = name.rpartition(".")[2]
+        self.__qualname__ = name
+        node = callee.declared.node if isinstance(callee, DeclValue) else getattr(callee, "op", None)
+        self.__doc__ = getattr(node, "doc", None)
+
+    def __call__(self, *args: Any, name: str = "", **kwargs: Any) -> Any:
+        return _model_of([*args, *kwargs.values()])._call(self._callee, args, kwargs, name)
+
+    def __repr__(self) -> str:
+        return f"<{self.__qualname__}>"
+
+
+class Namespace:
+    """The functions of a file, or the files of a folder: ``ts.std`` holds ``ts.std.nn``, which holds ``ts.std.nn.linear``."""
+
+    def __init__(
+        self, name: str, unit: Callable[[], Unit] | None = None, members: Callable[[], list[str]] | None = None
+    ) -> None:
+        self._name = name
+        self._unit = unit
+        self._members = members
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = self._find(name)
+        if found is None:
+            hint = did_you_mean(name, dir(self))
+            raise AttributeError(f"{self._name} has no {name!r}" + (f"; {hint}" if hint else ""))
+        setattr(self, name, found)
+        return found
+
+    def _find(self, name: str) -> Any:
+        if name not in dir(self):
+            return None
+        full = f"{self._name}.{name}"
+        if self._unit is None:
+            return Namespace(full, lambda: library().std(full))
+        declared = self._unit().names[name]
+        if isinstance(declared.node, ast.Const):
+            return Elaborator(library()).const(declared)
+        return Function(DeclValue(declared), full)
+
+    def __dir__(self) -> list[str]:
+        if self._unit is None:
+            return self._members() if self._members is not None else []
+        unit = self._unit()
+        return [n for n in unit.names if unit.local(n)]
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: {', '.join(dir(self))}>"
+
+
+class _CoreOps(Namespace):
+    def _find(self, name: str) -> Any:
+        if name in OPS:
+            return Function(OpValue(OPS[name]), name)
+        return Function(BuiltinValue(name), name) if name == "scan" else None
+
+    def __dir__(self) -> list[str]:
+        return sorted(OPS)
+
+
+def library() -> Library:
+    """The units of shipped and used files that all models share."""
+    return shared_elaborator().library
+
+
+def folder(name: str) -> Namespace:
+    """The shipped files of one folder of ``specs/``: ``folder("std").nn.linear``."""
+    from .source.library import SPECS
+
+    return Namespace(name, None, lambda: sorted(p.stem for p in (SPECS / name).glob("*.tess")))
+
+
+def core_ops() -> Namespace:
+    """The core ops: ``core_ops().exp(x)``."""
+    return _CoreOps("ops")
+
+
+def use(path: str | Path) -> Namespace:
+    """The declarations of a ``.tess`` file: ``use("blocks.tess").mixer(x)``. Raises Diagnostic when it cannot be read."""
+    unit = library().file(path)
+    return Namespace(Path(path).stem, lambda: unit)
+
+
+def _model_of(arguments: Sequence[Any]) -> Model:
+    """The model that a call adds to: that of its first tensor, else the innermost open one."""
+    for value in arguments:
+        if isinstance(value, (Tensor, Record)):
+            return value._model
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                if isinstance(item, (Tensor, Record)):
+                    return item._model
+    if not ACTIVE:
+        span, _ = call_site()
+        raise Diagnostic(
+            "E0016", "functions of the language are called within a model", span, help='`with ts.model("name") as m:`'
+        )
+    return ACTIVE[-1]

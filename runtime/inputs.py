@@ -1,0 +1,269 @@
+"""From files to the arrays an artifact takes: images, NumPy arrays, and text through a tokenizer.
+
+>>> specs = [InputSpec("image", "f32", ("B", 3, 224, 224))]
+>>> arrays = read_inputs(specs, [("image", "cat.png")], Options(fit="crop"))     # doctest: +SKIP
+>>> arrays["image"].shape                                                         # doctest: +SKIP
+(1, 3, 224, 224)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import Diagnostic, did_you_mean
+from ..ir.types import DTYPES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+FITS = ("exact", "resize", "crop")
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of an artifact: its name, dtype (``f32``), and shape; a string is a size that the caller chooses."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files become arrays.
+
+    Args:
+        fit: what to do with an image of another size: ``exact`` refuses it, ``resize`` scales both sides, ``crop`` scales the
+            shorter side and cuts out the middle.
+        mean, std: per channel, of pixel values in 0 … 1. Without them the artifact's metadata decides (``image_mean``,
+            ``image_std``); without that ImageNet's for three channels, and 0.5 for one.
+        tokenizer: a ``tokenizer.json``.
+        max_length: cut texts to that many tokens; None leaves it to the tokenizer.
+        lines: every line of a text file is a text of its own.
+        metadata: the artifact's.
+        beside: the artifact's folder, where a ``tokenizer.json`` is looked for.
+    """
+
+    fit: str = "exact"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    tokenizer: str | Path | None = None
+    max_length: int | None = None
+    lines: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: Path | None = None
+
+
+def read_inputs(
+    specs: Sequence[InputSpec], files: Sequence[tuple[str, str]], options: Options | None = None
+) -> dict[str, np.ndarray]:
+    """Arrays by input name.
+
+    Args:
+        specs: what the artifact takes.
+        files: pairs of an input's name and a file. A name given several times makes a batch; an ``.npz`` file may have the
+            name ``""``: each of its arrays is the input of that name.
+
+    Raises:
+        Diagnostic: E0001/E0920 file, E0921 image size, E0922 NaN, E0901 names, E0902 shape, E0903 dtype, E0924 tokenizer.
+    """
+    options = options or Options()
+    known = {spec.name: spec for spec in specs}
+    grouped: dict[str, list[str]] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, file in files:
+        if not name and Path(file).suffix.lower() == ".npz":
+            for key, array in _read_npz(file).items():
+                arrays[key] = array
+        elif name not in known:
+            raise _unknown(name, known)
+        else:
+            grouped.setdefault(name, []).append(file)
+    for key in arrays:
+        if key not in known:
+            raise _unknown(key, known)
+    for name, group in grouped.items():
+        for key, array in _read_group(known[name], group, known, options).items():
+            arrays.setdefault(key, array)
+    missing = [spec for spec in specs if spec.name not in arrays]
+    if missing:
+        raise Diagnostic(
+            "E0901",
+            f"no value for {'the input' if len(missing) == 1 else 'the inputs'} {', '.join(f'`{m}`' for m in missing)}",
+            help=f"add `--input {missing[0].name}=FILE`",
+        )
+    return {spec.name: fit_array(spec, arrays[spec.name]) for spec in specs}
+
+
+def fit_array(spec: InputSpec, array: Any, *, nan: bool = False) -> np.ndarray:
+    """``array`` as the input takes it: the same kind of number, the right rank, and no NaN unless ``nan``.
+
+    Sizes that the spec gives as symbols are not compared with each other here; the session does that.
+
+    Raises:
+        Diagnostic: E0902 rank or size, E0903 dtype, E0922 NaN.
+    """
+    import numpy as np
+
+    array = np.asarray(array)
+    wanted = DTYPES[spec.dtype].numpy
+    if array.dtype != wanted:
+        array = _convert(spec, array, wanted)
+    if array.ndim != len(spec.shape) or any(
+        isinstance(want, int) and want != have for want, have in zip(spec.shape, array.shape, strict=False)
+    ):
+        raise Diagnostic("E0902", f"`{spec}` cannot take an array of shape {list(array.shape)}")
+    if DTYPES[spec.dtype].kind == "float" and not nan:
+        bad = np.isnan(array)
+        if bad.any():
+            first = [int(i) for i in np.argwhere(bad)[0]]
+            raise Diagnostic(
+                "E0922",
+                f"`{spec.name}` holds {int(bad.sum())} NaN, the first at {first}",
+                help="replace them, for example with `np.nan_to_num`",
+            )
+    return np.ascontiguousarray(array)
+
+
+def _convert(spec: InputSpec, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
+    import numpy as np
+
+    kind = DTYPES[spec.dtype].kind
+    # bfloat16 is of NumPy's kind V, and only ml_dtypes makes it.
+    have = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(
+        array.dtype.kind, "float" if array.dtype.name == "bfloat16" else ""
+    )
+    if have == kind == "int" and array.size:
+        info = np.iinfo(wanted)
+        low, high = int(array.min()), int(array.max())
+        if low < info.min or high > info.max:
+            raise Diagnostic("E0903", f"`{spec}` cannot hold the values {low} … {high} of the array")
+    elif have != kind:
+        raise Diagnostic(
+            "E0903",
+            f"`{spec}` cannot take an array of dtype {array.dtype}",
+            help=f"convert it first: `x.astype({str(wanted)!r})`",
+        )
+    return array.astype(wanted)
+
+
+def _unknown(name: str, known: Mapping[str, InputSpec]) -> Diagnostic:
+    listing = ", ".join(f"`{spec}`" for spec in known.values()) or "none"
+    if not name:
+        return Diagnostic(
+            "E0901", f"which input is the file for? The inputs are: {listing}", help="write `--input name=file`"
+        )
+    return Diagnostic("E0901", f"there is no input `{name}`; the inputs are: {listing}", help=did_you_mean(name, known))
+
+
+def _read_group(
+    spec: InputSpec, files: list[str], known: Mapping[str, InputSpec], options: Options
+) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    for file in files:
+        if not Path(file).is_file():
+            raise Diagnostic("E0001", f"there is no file `{file}`")
+    suffixes = {Path(f).suffix.lower() for f in files}
+    if suffixes == {".txt"}:
+        from .text import read_texts
+
+        return read_texts(spec, files, known, options)
+    parts = [_read_one(spec, file, options) for file in files]
+    if len(parts) == 1:
+        return {spec.name: parts[0]}
+    shapes = {p.shape[1:] for p in parts if p.ndim}
+    if len(shapes) != 1 or any(p.ndim == 0 for p in parts):
+        raise Diagnostic("E0902", f"the files for `{spec}` have different shapes: {[list(p.shape) for p in parts]}")
+    return {spec.name: np.concatenate(parts, axis=0)}
+
+
+def _read_one(spec: InputSpec, file: str, options: Options) -> np.ndarray:
+    suffix = Path(file).suffix.lower()
+    if suffix in IMAGES:
+        from .images import read_image
+
+        return read_image(spec, file, options)
+    if suffix == ".npy":
+        return _read_npy(file)
+    if suffix == ".npz":
+        arrays = _read_npz(file)
+        if spec.name in arrays:
+            return arrays[spec.name]
+        if len(arrays) == 1:
+            return next(iter(arrays.values()))
+        raise Diagnostic(
+            "E0920", f"`{file}` has no array `{spec.name}`, but {', '.join(map(repr, arrays)) or 'none at all'}"
+        )
+    if suffix == ".txt":
+        raise Diagnostic("E0920", f"`{spec.name}` is given text and other files; give it files of one kind")
+    raise Diagnostic(
+        "E0920",
+        f"cannot read `{file}`: its ending `{suffix}` is not one of {', '.join(sorted(IMAGES))}, .npy, .npz, .txt",
+    )
+
+
+def _read_npy(file: str) -> np.ndarray:
+    import numpy as np
+
+    try:
+        # Mapped, so that a header which promises more than the file holds is refused, not allocated.
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
+        raise Diagnostic("E0920", f"`{file}` is not a usable .npy file: {_first_line(error)}") from None
+
+
+def _read_npz(file: str) -> dict[str, np.ndarray]:
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    if not Path(file).is_file():
+        raise Diagnostic("E0001", f"there is no file `{file}`")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    _check_npy_size(stream, member.file_size)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise Diagnostic("E0920", f"`{file}` is not a usable .npz file: {_first_line(error)}") from None
+
+
+def _check_npy_size(stream: Any, size: int) -> None:
+    """Compare a member's header with the bytes that are there. Raises ValueError when it promises more."""
+    import math
+
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(stream)
+    shape, _, dtype = npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are never loaded")
+    promised = math.prod(shape) * dtype.itemsize
+    if promised > size:
+        raise ValueError(f"the header promises {promised} bytes, but the file holds {size}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

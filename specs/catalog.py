@@ -1,0 +1,64 @@
+"""The shipped specs, and how a name on the command line or in ``load`` finds one.
+
+>>> find("std/nn")[0].name
+'nn.tess'
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..ir.diagnostics import Diagnostic, did_you_mean
+
+FOLDER = Path(__file__).resolve().parent
+_MODEL = re.compile(r"^[ \t]*model[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
+_DOC = re.compile(r"\A(?:[ \t]*##[^\n]*\n)+")
+
+
+def names() -> list[str]:
+    """``zoo/vit``, ``std/nn``, …, sorted."""
+    return sorted(p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.tess"))
+
+
+def models_of(name: str) -> list[str]:
+    """The models that a shipped spec declares, without parsing it."""
+    return _MODEL.findall(_path(name).read_text(encoding="utf-8"))
+
+
+def summary(name: str) -> str:
+    """A shipped spec's own documentation on one line, or an empty string."""
+    head = _DOC.match(_path(name).read_text(encoding="utf-8"))
+    return " ".join(line.strip().lstrip("#").strip() for line in head.group().splitlines()) if head else ""
+
+
+def find(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The file that ``name`` means, and the model in it if the name says one.
+
+    An existing path wins. Otherwise ``zoo/vit`` (or ``zoo.vit``) is a shipped spec, and ``vit_s16`` the shipped spec that
+    declares this model; ``vit`` alone is ``zoo/vit``.
+
+    Raises:
+        Diagnostic: E0001 when there is neither a file nor a spec nor a model of that name.
+    """
+    text = os.fspath(name)
+    path = Path(text)
+    if path.exists() or path.suffix == ".tess":
+        return path, None
+    known = names()
+    for candidate in (text, text.replace(".", "/"), f"zoo/{text}"):
+        if candidate in known:
+            return _path(candidate), None
+    zoo = {model: spec for spec in known if spec.startswith("zoo/") for model in models_of(spec)}
+    if text in zoo:
+        return _path(zoo[text]), text
+    raise Diagnostic(
+        "E0001",
+        f"there is no file `{text}`, and no shipped spec or model of that name",
+        help=did_you_mean(text, [*known, *zoo]) or "`tessera specs` lists those that are shipped",
+    )
+
+
+def _path(name: str) -> Path:
+    return (FOLDER / name).with_suffix(".tess")
