@@ -53,7 +53,7 @@ def build(
             shape determines; with the source line.
     """
     from ...runtime.weights import Bound, bind, initialise
-    from .build import build_model
+    from .assemble import build_model
 
     if weights is None:
         bound = initialise(module.graph, seed)
@@ -78,21 +78,21 @@ def save(
     Raises:
         Diagnostic: E0010 when it cannot be written, E0804 when it is too large for one file.
     """
-    from .save import save_model
+    from .write import save_model
 
     return save_model(model, path, external=external, before=before)
 
 
 def serialize(model: ox.Model) -> bytes:
     """The artifact as bytes, for a session without a file. Raises E0804 above 2 GiB."""
-    from .save import serialize_model
+    from .write import serialize_model
 
     return serialize_model(model)
 
 
 def check(model: ox.Model) -> None:
     """Full ``onnx.checker`` without reading the weights. Raises E0805, which would be a bug in Tessera."""
-    from .save import check_model
+    from .write import check_model
 
     check_model(model)
 

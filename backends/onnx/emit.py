@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,8 +12,10 @@ import onnx_ir as ox
 
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.dims import Dim
+from ...ir.graph import Require
 from ...ir.op import Composite
 from ...ir.types import DTYPES, DType, TensorType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8
+from ..torch.sizes import requirements
 from .registry import claims, lowerings
 
 if TYPE_CHECKING:
@@ -101,6 +104,8 @@ class Emitter:
         self.selects = False
         self.span: Span | None = None
         self.scope = ""
+        # What the sizes of a call must satisfy, in the main graph's symbols.
+        self.requires: dict[Require, None] = {} if parent is None else parent.requires
         self._memo: dict[Hashable, ox.Value] = {}
         self._names: dict[str, int] = {} if parent is None else parent._names
         self._bodies: dict[Hashable, Graph] = {} if parent is None else parent._bodies
@@ -328,6 +333,10 @@ class Emitter:
 
     def walk(self, graph: Graph, env: dict[Value, ox.Value], prepare: Prepare | None = None) -> None:
         """Lower the nodes on which an output depends; ``env`` maps values to their ONNX values, and is extended."""
+        for require in requirements(graph):
+            left, right = self.sizes.outer(require.left), self.sizes.outer(require.right)
+            if left is not None and right is not None:
+                self.requires.setdefault(replace(require, left=left, right=right))
         live = _live(graph)
         for node in graph.nodes():
             if node not in live:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Atom, Dim, Monomial, as_dim, const, prove_ge, sym
+from ...ir.dims import Atom, Dim, Monomial, as_dim, prove_ge, sym
 from ...ir.types import i64
 
 if TYPE_CHECKING:
@@ -169,15 +169,17 @@ class Sizes:
         if dim.value is not None:
             return dim.value > 0
         if dim not in self._positive:
-            self._positive[dim] = prove_ge(dim, 1, self.facts) or prove_ge(self._expanded(dim), 1, self.facts)
+            plain = self.outer(dim, lets=True)
+            self._positive[dim] = prove_ge(dim, 1, self.facts) or (plain is not None and prove_ge(plain, 1, self.facts))
         return self._positive[dim]
 
-    def _expanded(self, dim: Dim) -> Dim:
+    def outer(self, dim: Dim, lets: bool = False) -> Dim | None:
+        """The dimension in the main graph's symbols (without its ``let`` names too); None when that is too long."""
         scope: Sizes | None = self
-        while scope is not None:
+        while scope is not None and (lets or scope.parent is not None):
             while not dim.symbols.isdisjoint(scope.lets):
                 if dim.weight > _EXPANSION:
-                    return const(0)
+                    return None
                 dim = dim.subs(scope.lets)
             scope = scope.parent
         return dim

@@ -40,7 +40,8 @@ def build_model(
         made = e.value(source.name, source.type.dtype, known_type(source.type))
         inputs.append(made)
         env[source] = made
-    shapes = {v.name: v.type.shape for v in graph.inputs}
+    # States and random inputs come last: they need not be given.
+    shapes = {v.name: v.type.shape for v in sorted(graph.inputs, key=lambda v: v.role != "input")}
     axes = {axis_symbol(v.name, i): (env[v], i) for v in graph.inputs for i in range(v.type.rank)}
     e.sizes = Sizes(e, graph, solve_symbols(shapes), axes)
     for param in graph.params.values():
@@ -53,7 +54,7 @@ def build_model(
     for value in _initializers(model_graph):
         model_graph.register_initializer(value)
     _drop_types(model_graph)
-    props = _metadata(module, names, e.selects) | dict(metadata)
+    props = _metadata(module, names, e) | dict(metadata)
     return ox.Model(
         model_graph, ir_version=_IR_VERSIONS[opset], producer_name="tessera", metadata_props=props,
         producer_version=props["tessera.version"],
@@ -115,7 +116,7 @@ def _drop_types(graph: ox.Graph) -> None:
                 value.type = None
 
 
-def _metadata(module: Module, names: list[str], selects: bool) -> dict[str, str]:
+def _metadata(module: Module, names: list[str], e: Emitter) -> dict[str, str]:
     from importlib.metadata import version
 
     graph = module.graph
@@ -132,7 +133,7 @@ def _metadata(module: Module, names: list[str], selects: bool) -> dict[str, str]
     outputs = [
         {"name": info.name, "role": info.role, "value": name} for info, name in zip(graph.output_info, names, strict=True)
     ]
-    requires = [[encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in graph.requires]
+    requires = [[encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in e.requires]
     lets = {name: encode_dim(d) for name, d in graph.lets.items()}
     passes = module.compile.passes if module.compile else ()
     return {
@@ -142,6 +143,6 @@ def _metadata(module: Module, names: list[str], selects: bool) -> dict[str, str]
         "tessera.outputs": json.dumps(outputs),
         "tessera.requires": json.dumps(requires),
         "tessera.lets": json.dumps(lets),
-        "tessera.selects": json.dumps(selects),
+        "tessera.selects": json.dumps(e.selects),
         "tessera.passes": json.dumps([[p.name, {k: str(v) for k, v in p.options.items()}] for p in passes]),
     }
