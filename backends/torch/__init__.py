@@ -1,0 +1,46 @@
+"""The reference backend: a graph as a ``torch.nn.Module`` with autograd, which ``torch.compile`` and ``torch.export`` take.
+
+A core op is a row of ``table.py``; a composite that PyTorch has in one call is a row of ``claims.py``; any other composite
+is lowered through its body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...ir.graph import Graph, Module
+
+if TYPE_CHECKING:
+    from .module import TesseraModule
+
+
+def build(
+    module: Module | Graph,
+    weights: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    trainable: bool = False,
+    claims: bool = True,
+) -> TesseraModule:
+    """A ``torch.nn.Module`` that computes the model.
+
+    Args:
+        weights: full name -> array, :class:`~tessera.runtime.weights.Weights`, or what ``bind`` returned. Arrays of the
+            parameter's dtype are shared, not copied, memory maps included. Without weights the initialisers fill them.
+        seed: for initial values.
+        trainable: parameters require gradients; they then are copies of their own.
+        claims: use PyTorch's fused forms of composites; without, every composite is lowered through its body.
+
+    Returns:
+        A module whose ``state_dict`` has the full names, and whose ``source`` is the generated forward::
+
+            >>> y = build(module)(image=torch.zeros(1, 3, 224, 224))["logits"]     # doctest: +SKIP
+
+    Raises:
+        Diagnostic: E0605 E0606 E0607 E0611 E0612 for weights, E0907 for a size that no input shows.
+    """
+    from .module import build_module
+
+    graph = module.graph if isinstance(module, Module) else module
+    return build_module(graph, weights, seed=seed, trainable=trainable, claims=claims)

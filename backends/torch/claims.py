@@ -1,0 +1,64 @@
+"""Composites that PyTorch computes in one call: qualified name -> the expression, or None where this use of it has none.
+
+A composite that is not here, or is declined, is lowered through its body. Each row is tested against that body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .emit import Call
+
+Claim = str | Callable[["Call"], str | None]
+
+
+def _normalized(function: str) -> Claim:
+    """``F.function(x, (D,), weight, …, eps)``: normalised over the last axis."""
+
+    def claim(call: Call) -> str:
+        shape = call.value(call.types[0].shape[-1:])
+        return f"F.{function}({call.args[0]}, {shape}, {', '.join(call.args[1:])}, {call.value(call.attrs['eps'])})"
+
+    return claim
+
+
+def _attention(call: Call) -> str | None:
+    """Scaled dot-product attention, where no statistic and no soft cap is asked for."""
+    if len(call.node.outputs) > 1 or call.attrs["softcap"] != 0:
+        return None
+    q, _, _, mask, bias = call.args
+    queries, keys = call.types[0].shape[2], call.types[1].shape[2]
+    causal, terms = call.attrs["causal"], []
+    if causal and mask == bias == "None" and queries == keys:  # PyTorch's own causal mask starts at the upper left
+        terms.append("is_causal=True")
+    else:
+        if causal:
+            allowed = f"ops.causal_mask({call.value(queries)}, {call.value(keys)}, {q}.device)"
+            mask = allowed if mask == "None" else f"{mask} & {allowed}"
+        if bias != "None" and mask != "None":
+            terms.append(f"attn_mask=torch.where({mask}, {bias}, -inf)")
+        elif bias != "None" or mask != "None":
+            terms.append(f"attn_mask={mask if bias == 'None' else bias}")
+    if call.types[0].shape[1] != call.types[1].shape[1]:
+        terms.append("enable_gqa=True")
+    return f"F.scaled_dot_product_attention({', '.join([*call.args[:3], *terms])}, scale={call.value(call.attrs['scale'])})"
+
+
+CLAIMS: dict[str, Claim] = {
+    "std.nn.affine": "F.linear({0}, {1}, {2})",
+    "std.nn.softmax": "torch.softmax({0}, {axis})",
+    "std.nn.log_softmax": "torch.log_softmax({0}, {axis})",
+    "std.nn.relu": "F.relu({0})",
+    "std.nn.gelu": "F.gelu({0})",
+    "std.nn.gelu_tanh": "F.gelu({0}, approximate='tanh')",
+    "std.nn.silu": "F.silu({0})",
+    "std.nn.softplus": "F.softplus({0})",
+    "std.nn.swiglu": "F.silu({0}) * {1}",
+    "std.nn.layer_normalize": _normalized("layer_norm"),
+    "std.nn.rms_normalize": _normalized("rms_norm"),
+    "std.nn.group_normalize": "F.group_norm({0}, {groups}, {1}, {2}, {eps})",
+    "std.nn.batch_normalize": "F.batch_norm({0}, {1}, {2}, {3}, {4}, eps={eps})",
+    "std.attention.attention": _attention,
+}

@@ -1,0 +1,374 @@
+"""From a graph to Python source: one straight-line ``forward``, and a function for each composite or loop body it calls.
+
+Names are those of the program where they are free, and are used again once a value is dead: ``x = x + t`` reads as the source
+does, and intermediate tensors do not outlive their last reader.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from ...ir.dims import Dim, sym
+from ...ir.graph import Graph, Input, Node, Parameter, Value
+from ...ir.op import Attrs, Composite
+from ...ir.types import DType, TensorType
+from .claims import CLAIMS
+from .sizes import solve_symbols
+from .table import CONTROL, LOWERINGS, SCALAR_OPERANDS
+
+_TORCH = {
+    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
+    "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool",
+}  # fmt: skip
+_RESERVED = frozenset(keyword.kwlist) | {"torch", "F", "ops", "self", "device", "inf", "nan", "min", "max"}
+
+
+def torch_dtype(dtype: DType) -> str:
+    """``torch.float32``, as source."""
+    return f"torch.{_TORCH[dtype.name]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A generated function: ``name(self, *tensors, *symbols)``."""
+
+    name: str
+    symbols: tuple[str, ...]
+
+
+class Program:
+    """The source for ``graph`` and everything it calls.
+
+    Args:
+        path: a parameter's full name -> the expression that reads it from the module.
+        claims: whether composites are lowered by ``CLAIMS`` where it has them; otherwise all go through their bodies.
+
+    Attributes:
+        source: the text; its ``forward`` takes ``self`` and the inputs in order.
+        constants: attribute name -> (value, dtype) of constants that the module must hold.
+        bodies: (index of the graph around it, graph) for ``graph`` and each body that was generated.
+    """
+
+    def __init__(self, graph: Graph, path: Callable[[str], str], *, claims: bool = True) -> None:
+        self.path = path
+        self.claims = claims
+        self.constants: dict[str, tuple[Any, DType]] = {}
+        self.bodies: list[tuple[int | None, Graph]] = []
+        self._constant_names: dict[tuple[str, DType], str] = {}
+        self._functions: list[str] = []
+        self._instances: dict[Any, Function] = {}
+        self._taken: set[str] = set()
+        self._params = frozenset(name.partition(".")[0] for name in graph.params)
+        main = Writer(self, graph, frozenset(), None).main()
+        self.source = "\n\n".join([*self._functions, main])
+
+    def constant(self, value: Any, dtype: DType) -> str:
+        """The attribute that holds a constant."""
+        key = (repr(value), dtype)
+        if key not in self._constant_names:
+            name = f"_constant_{len(self.constants)}"
+            while name in self._params:
+                name += "_"
+            self._constant_names[key] = name
+            self.constants[name] = (value, dtype)
+        return f"self.{self._constant_names[key]}"
+
+    def composite(self, node: Node, outer: frozenset[str], parent: int) -> Function:
+        """The function for a composite's body; one for each distinct combination of argument types and attributes."""
+        assert isinstance(node.op, Composite)
+        types = tuple(None if v is None else v.type for v in node.inputs)
+        key = (id(node.op), types, tuple(sorted(node.attrs.items(), key=lambda row: row[0])))
+        if key not in self._instances:
+            body = node.op.instantiate(types, dict(node.attrs))
+            self._instances[key] = self.function(body, node.op.name, outer, parent)
+        return self._instances[key]
+
+    def function(self, graph: Graph, name: str, outer: frozenset[str], parent: int, *, loop: bool = False) -> Function:
+        """Write the function for a body; a loop's always returns a tuple."""
+        unique = _unique(f"_{name}", self._taken)
+        self._taken.add(unique)
+        function, text = Writer(self, graph, outer, parent).function(unique, loop)
+        self._functions.append(text)
+        return function
+
+
+class Writer:
+    """Writes one function. ``outer`` are the symbols of the graph around it, which arrive as arguments where they are used."""
+
+    def __init__(self, program: Program, graph: Graph, outer: frozenset[str], parent: int | None) -> None:
+        self.program = program
+        self.graph = graph
+        self.index = len(program.bodies)
+        program.bodies.append((parent, graph))
+        self.symbols = outer | set(graph.symbols()) | set(graph.lets)
+        self.names: dict[Value, str] = {}
+        self.taken: set[str] = set(self.symbols)
+        self.used_symbols: set[str] = set()
+        self.used_device = False
+        self.lines: list[str] = []
+        self.live = _live(graph)
+        self.readers: dict[Value, int] = {}
+
+    # Whole functions ---------------------------------------------------------------------------------------------
+
+    def main(self) -> str:
+        arguments = [self.name(v, v.name) for v in self.graph.inputs]
+        self.body(scopes=True)
+        rows = [
+            f"{info.name!r}: {self.operand(v)}"
+            for v, info in zip(self.graph.outputs, self.graph.output_info, strict=True)
+        ]
+        self.lines.append(f"return {{{', '.join(rows)}}}")
+        free = self.free_symbols()
+        sizes = [f"{symbol(name)} = {text}" for name, text in self.size_lines(arguments) if name in free]
+        return self.text("forward", arguments, sizes, f"{arguments[0]}.device" if arguments else "self.device")
+
+    def function(self, name: str, loop: bool) -> tuple[Function, str]:
+        arguments = [self.name(v, v.name) for v in self.graph.inputs]
+        self.body(scopes=False)
+        results = [self.operand(v) for v in self.graph.outputs]
+        self.lines.append(f"return {results[0] if len(results) == 1 and not loop else _tuple(results)}")
+        symbols = tuple(sorted(self.free_symbols()))
+        device = f"{arguments[0]}.device" if arguments else "self.device"
+        return Function(name, symbols), self.text(name, [*arguments, *map(symbol, symbols)], [], device)
+
+    def text(self, name: str, arguments: list[str], sizes: list[str], device: str) -> str:
+        head = list(sizes)
+        needed = self.needed_symbols()
+        head += [f"{symbol(let)} = {_dim_source(dim)}" for let, dim in self.graph.lets.items() if let in needed]
+        if self.used_device:
+            head.append(f"device = {device}")
+        body = "\n".join(f"    {line}" for line in [*head, *self.lines])
+        return f"def {name}({', '.join(['self', *arguments])}):\n{body}\n"
+
+    def needed_symbols(self) -> set[str]:
+        """The symbols that the text uses, with those that their ``let`` definitions use."""
+        needed = set(self.used_symbols)
+        for name, dim in reversed(self.graph.lets.items()):
+            if name in needed:
+                needed |= dim.symbols
+        return needed
+
+    def free_symbols(self) -> set[str]:
+        return self.needed_symbols() - set(self.graph.lets)
+
+    def size_lines(self, arguments: list[str]) -> Iterator[tuple[str, str]]:
+        """How each symbol is read off the inputs' shapes; a symbol that needs another one follows it."""
+        for name, at in solve_symbols(self.graph).items():
+            size = f"{arguments[at.input]}.shape[{at.axis}]"
+            if at.rest != 0:
+                self.used_symbols |= at.rest.symbols
+                size = f"({size} - ({_dim_source(at.rest)}))"
+            yield name, size if at.coefficient == 1 else f"{size} // {at.coefficient}"
+
+    # Nodes -------------------------------------------------------------------------------------------------------
+
+    def body(self, *, scopes: bool) -> None:
+        scope = ""
+        for node in self.graph.nodes():
+            if node not in self.live or node.op.name == "constant":
+                continue
+            if scopes and node.scope != scope:
+                scope = node.scope
+                self.lines.append(f"# {scope}" if scope else "#")
+            self.node(node)
+
+    def node(self, node: Node) -> None:
+        call = Call(self, node)
+        text = self.lower(call)
+        for value in node.inputs:
+            if value is not None:
+                self.release(value)
+        targets = [self.name(v, v.name) if self.count(v) else "_" for v in node.outputs]
+        comma = "," if len(targets) == 1 and node.op.name in CONTROL else ""
+        self.lines.append(f"{', '.join(targets)}{comma} = {text}")
+
+    def lower(self, call: Call) -> str:
+        op = call.node.op
+        if not isinstance(op, Composite):
+            lowering = LOWERINGS[op.name]
+            return call.render(lowering) if isinstance(lowering, str) else lowering(call)
+        claim = CLAIMS.get(op.qualified) if self.program.claims else None
+        text = call.render(claim) if isinstance(claim, str) else claim(call) if claim is not None else None
+        if text is None:
+            function = self.program.composite(call.node, frozenset(self.symbols), self.index)
+            given = [arg for arg, value in zip(call.args, call.node.inputs, strict=True) if value is not None]
+            text = f"{function.name}({', '.join(['self', *given, *self.pass_symbols(function)])})"
+        return text
+
+    def pass_symbols(self, function: Function) -> list[str]:
+        self.used_symbols.update(function.symbols)
+        return [symbol(name) for name in function.symbols]
+
+    # Values ------------------------------------------------------------------------------------------------------
+
+    def name(self, value: Value, hint: str) -> str:
+        """Give ``value`` a name that is free here."""
+        base = re.sub(r"\W", "_", hint).lstrip("_") or "t"
+        base = f"t{base}" if base[0].isdigit() else base
+        found = _unique(f"{base}_" if base in _RESERVED else base, self.taken)
+        self.taken.add(found)
+        self.names[value] = found
+        return found
+
+    def count(self, value: Value) -> int:
+        """How many reads of ``value`` are still to be written."""
+        if value not in self.readers:
+            end = self.graph.end
+            self.readers[value] = sum(node in self.live or node is end for node, _ in value.uses)
+        return self.readers[value]
+
+    def release(self, value: Value) -> None:
+        self.readers[value] = self.count(value) - 1
+        if not self.readers[value] and value in self.names:
+            self.taken.discard(self.names[value])
+
+    def operand(self, value: Value) -> str:
+        if isinstance(value, Parameter):
+            return self.program.path(value.full_name)
+        if value.node is not None and value.node.op.name == "constant":
+            return self.lower(Call(self, value.node))
+        return self.names[value]
+
+    def dim(self, dim: Dim) -> str:
+        self.used_symbols |= dim.symbols
+        return _dim_source(dim)
+
+
+class Call:
+    """One node, as a lowering sees it: operand expressions ``args`` (``None`` for one not given), their ``types``, ``attrs``."""
+
+    args: list[str]
+    attrs: Attrs
+
+    def __init__(self, writer: Writer, node: Node) -> None:
+        self.writer = writer
+        self.node = node
+        self.attrs = node.attrs
+        self.args = [self._argument(i) for i in range(len(node.inputs))]
+
+    @property
+    def types(self) -> list[TensorType]:
+        """Operand types; not for calls with operands that are not given."""
+        return [v.type for v in self.node.inputs if v is not None]
+
+    @property
+    def out(self) -> TensorType:
+        return self.node.output.type
+
+    def _argument(self, index: int) -> str:
+        value = self.node.inputs[index]
+        if value is None:
+            return "None"
+        number = _scalar(value)
+        if number is not None and index in SCALAR_OPERANDS.get(self.node.op.name, ()):
+            others = [
+                self.node.inputs[i] for i in SCALAR_OPERANDS[self.node.op.name] if i != index
+            ] or self.node.inputs[:1]
+            if all(v is not None and _scalar(v) is None for v in others):
+                return number
+        return self.writer.operand(value)
+
+    def render(self, template: str) -> str:
+        return Formatter().vformat(template, self.args, _Fields(self))
+
+    def value(self, value: Any) -> str:
+        """An attribute as source; dimensions become expressions of the sizes at hand."""
+        if isinstance(value, Dim):
+            return self.writer.dim(value)
+        if isinstance(value, DType):
+            return torch_dtype(value)
+        if isinstance(value, tuple):
+            return _tuple([self.value(v) for v in value])
+        return repr(value)
+
+    def index(self, i: int) -> str:
+        """Operand ``i`` as i64, which PyTorch wants of indices."""
+        return self.args[i] if self.types[i].dtype.name == "i64" else f"{self.args[i]}.long()"
+
+    def constant(self) -> str:
+        """The attribute that holds this constant."""
+        return self.writer.program.constant(self.attrs["value"], self.out.dtype)
+
+    def device(self) -> str:
+        self.writer.used_device = True
+        return "device"
+
+    def function(self, body: Graph) -> str:
+        """A loop's body as a function of its tensors."""
+        outer = frozenset(self.writer.symbols)
+        function = self.writer.program.function(body, self.node.op.name, outer, self.writer.index, loop=True)
+        symbols = self.writer.pass_symbols(function)
+        return f"lambda *values: {function.name}({', '.join(['self', '*values', *symbols])})"
+
+    @staticmethod
+    def tuple(items: Iterable[str]) -> str:
+        return _tuple(list(items))
+
+
+class _Fields(Mapping[str, str]):
+    """The named fields of a template."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def __getitem__(self, name: str) -> str:
+        if name == "device":
+            return self.call.device()
+        if name == "dtype":
+            return torch_dtype(self.call.out.dtype)
+        return self.call.value(self.call.attrs[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.call.attrs)
+
+    def __len__(self) -> int:
+        return len(self.call.attrs)
+
+
+def symbol(name: str) -> str:
+    """The Python variable of a dimension symbol."""
+    return f"{name}_" if name in _RESERVED else name
+
+
+def _dim_source(dim: Dim) -> str:
+    # A dimension prints as Python does.
+    return str(dim.subs({s: sym(symbol(s)) for s in dim.symbols if s in _RESERVED}))
+
+
+def _scalar(value: Value) -> str | None:
+    """A scalar constant as a Python number, rounded to its dtype; None for anything else."""
+    if isinstance(value, (Input, Parameter)) or value.node is None or value.node.op.name != "constant":
+        return None
+    number, dtype = value.node.attrs["value"], value.type.dtype
+    if isinstance(number, tuple):
+        return None
+    if dtype.kind == "float" and dtype.size == 2:  # PyTorch computes with a number in f32; the program rounded it
+        number = float(dtype.numpy.type(number))
+    return f"({number!r})" if number < 0 else repr(number)
+
+
+def _live(graph: Graph) -> set[Node]:
+    """The nodes that an output depends on."""
+    live: set[Node] = set()
+    for node in graph.reversed_nodes():
+        if any(reader in live or reader is graph.end for v in node.outputs for reader, _ in v.uses):
+            live.add(node)
+    return live
+
+
+def _unique(base: str, taken: set[str]) -> str:
+    name, n = base, 0
+    while name in taken:
+        n += 1
+        name = f"{base}_{n}"
+    return name
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"

@@ -1,0 +1,210 @@
+"""What one PyTorch call cannot express; the generated source knows this module as ``ops``. Imported with torch only.
+
+Half precision: sums over segments are taken in f32, as PyTorch's own reductions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+
+def minimum(*sizes: Any) -> Any:
+    """``min`` of sizes, which stays symbolic where they are."""
+    return reduce(torch.sym_min, sizes)
+
+
+def maximum(*sizes: Any) -> Any:
+    """``max`` of sizes, which stays symbolic where they are."""
+    return reduce(torch.sym_max, sizes)
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1; not a number where x is none (torch.sign says 0)."""
+    return torch.where(x == x, torch.sign(x), x) if x.is_floating_point() else torch.sign(x)
+
+
+class StraightThrough(torch.autograd.Function):
+    """``hard`` forwards, bit by bit; backwards the gradient goes to ``soft``."""
+
+    @staticmethod
+    def forward(ctx: Any, hard: Tensor, soft: Tensor) -> Tensor:
+        return hard.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, grads[0]
+
+
+class ScaleGradient(torch.autograd.Function):
+    """x forwards; backwards the gradient times ``scale``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.scale, None
+
+
+def prod(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    """The product over several axes; torch.prod takes one."""
+    for axis in reversed(axes):
+        x = torch.prod(x, axis, keepdim=keepdim, dtype=x.dtype)
+    return x
+
+
+# Order and indexing --------------------------------------------------------------------------------------------------
+
+
+def topk(x: Tensor, k: int, largest: bool) -> Tensors:
+    """The k best of the last axis. A stable sort, because torch.topk promises nothing about equal elements."""
+    values, indices = torch.sort(x, dim=-1, descending=largest, stable=True)
+    return values.narrow(-1, 0, k), indices.narrow(-1, 0, k)
+
+
+def take(x: Tensor, index: Tensor, axis: int, batch: int) -> Tensor:
+    """Slices of x along ``axis`` where the first ``batch`` axes of both are walked together."""
+    lead, picked = index.shape[:batch], index.shape[batch:]
+    rows = index.reshape(*lead, *[1] * (axis - batch), picked.numel(), *[1] * (x.dim() - axis - 1))
+    found = torch.take_along_dim(x, rows, dim=axis)
+    return found.reshape(*x.shape[:axis], *picked, *x.shape[axis + 1 :])
+
+
+def _rows(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensors:
+    """Index and updates with one axis in place of x's axis ``batch``, the index as large as the updates."""
+    lead, count = index.shape[:batch], index.shape[batch:].numel()
+    updates = updates.reshape(*lead, count, *x.shape[batch + 1 :])
+    index = index.reshape(*lead, count, *[1] * (x.dim() - batch - 1))
+    return index.expand(updates.shape), updates
+
+
+def scatter_set(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensor:
+    index, updates = _rows(x, index, updates, batch)
+    return torch.scatter(x, batch, index, updates)
+
+
+def scatter_add(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensor:
+    index, updates = _rows(x, index, updates, batch)
+    return torch.scatter_add(x, batch, index, updates)
+
+
+def scatter_min(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensor:
+    index, updates = _rows(x, index, updates, batch)
+    return torch.scatter_reduce(x, batch, index, updates, "amin")
+
+
+def scatter_max(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensor:
+    index, updates = _rows(x, index, updates, batch)
+    return torch.scatter_reduce(x, batch, index, updates, "amax")
+
+
+def compact(mask: Tensor, capacity: int) -> Tensors:
+    """The ascending indices of the true elements, up to ``capacity``, padded with 0; and how many they are."""
+    slot = torch.cumsum(mask, -1) - 1
+    # Everything that does not count is written into one more slot, which is cut off.
+    slot = torch.where(mask & (slot < capacity), slot, capacity)
+    source = torch.arange(mask.shape[-1], device=mask.device).expand(mask.shape)
+    indices = source.new_zeros(*mask.shape[:-1], capacity + 1).scatter(-1, slot, source)
+    return indices.narrow(-1, 0, capacity), torch.sum(mask, -1).clamp(max=capacity)
+
+
+# Segments ------------------------------------------------------------------------------------------------------------
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _segments(x: Tensor, ids: Tensor, segments: int) -> tuple[int, Tensor, tuple[Any, ...]]:
+    """The segmented axis, the ids as large as x, and the shape of the result."""
+    axis = ids.dim() - 1
+    rows = ids.reshape(*ids.shape, *[1] * (x.dim() - ids.dim())).expand(x.shape)
+    return axis, rows, (*x.shape[:axis], segments, *x.shape[axis + 1 :])
+
+
+def _segment_sum(x: Tensor, ids: Tensor, segments: int) -> Tensor:
+    axis, rows, shape = _segments(x, ids, segments)
+    return x.new_zeros(shape).scatter_add(axis, rows, x)
+
+
+def segment_sum(x: Tensor, ids: Tensor, segments: int) -> Tensor:
+    return _segment_sum(_wide(x), ids, segments).to(x.dtype)
+
+
+def segment_mean(x: Tensor, ids: Tensor, segments: int) -> Tensor:
+    total = _segment_sum(_wide(x), ids, segments)
+    count = _segment_sum(torch.ones_like(ids, dtype=total.dtype), ids, segments).clamp(min=1)
+    return (total / count.reshape(*count.shape, *[1] * (x.dim() - ids.dim()))).to(x.dtype)
+
+
+def segment_max(x: Tensor, ids: Tensor, segments: int) -> Tensor:
+    axis, rows, shape = _segments(x, ids, segments)
+    return x.new_zeros(shape).scatter_reduce(axis, rows, x, "amax", include_self=False)
+
+
+def segment_softmax(x: Tensor, ids: Tensor, segments: int) -> Tensor:
+    wide = _wide(x)
+    axis, rows, _ = _segments(wide, ids, segments)
+    # The maximum only keeps exp in range: no gradient need flow through it.
+    e = torch.exp(wide - segment_max(wide.detach(), ids, segments).gather(axis, rows))
+    return (e / _segment_sum(e, ids, segments).gather(axis, rows)).to(x.dtype)
+
+
+# Scans and loops -----------------------------------------------------------------------------------------------------
+
+
+def cumsum(x: Tensor, axis: int, exclusive: bool, reverse: bool) -> Tensor:
+    """Running sums. The element itself is left out by shifting, not by subtracting, which would round."""
+    if reverse:
+        x = torch.flip(x, (axis,))
+    if exclusive:
+        x = F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (1, 0)).narrow(axis, 0, x.shape[axis])
+    x = torch.cumsum(x, axis, dtype=x.dtype)
+    return torch.flip(x, (axis,)) if reverse else x
+
+
+def linear_recurrence(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    """``h[t] = a[t] * h[t - 1] + b[t]``, in a number of steps that is the logarithm of the length (Hillis and Steele 1986)."""
+    dtype, a, b = b.dtype, _wide(a).movedim(axis, -1), _wide(b).movedim(axis, -1)
+    step, length = 1, b.shape[-1]
+    while step < length:
+        shift = (step, 0)
+        # What lies in front of the start is the identity: factor 1, summand 0.
+        b = b + a * F.pad(b[..., :-step], shift)
+        a = a * F.pad(a[..., :-step], shift, value=1.0)
+        step *= 2
+    return b.movedim(-1, axis).to(dtype)
+
+
+def fold(n: int, step: Callable[..., Tensors], carried: Tensors, captured: Tensors, device: torch.device) -> Tensors:
+    """``carried = step(i, *carried, *captured)`` for i = 0 … n - 1."""
+    for i in range(n):
+        carried = step(torch.full((), i, dtype=torch.int64, device=device), *carried, *captured)
+    return carried
+
+
+def scan(combine: Callable[..., Tensors], values: Tensors, captured: Tensors, axis: int) -> Tensors:
+    """``out[t] = combine(out[t - 1], values[t])`` along ``axis``."""
+    if values[0].shape[axis] == 0:
+        return values
+    slices = list(zip(*(v.unbind(axis) for v in values), strict=True))
+    results = slices[:1]
+    for right in slices[1:]:
+        results.append(combine(*results[-1], *right, *captured))
+    return tuple(torch.stack(column, axis) for column in zip(*results, strict=True))
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """True where query t may attend to key s: ``s <= t + keys - queries``, so that the last query sees every key."""
+    t = torch.arange(queries, device=device).unsqueeze(1)
+    return torch.arange(keys, device=device) <= t + (keys - queries)

@@ -1,0 +1,139 @@
+"""The ``nn.Module`` of a graph: real parameters under their full names, and a forward generated as source. Imports torch."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...ir.graph import Graph
+from ...ir.types import DType
+from ...runtime.weights import Bound, bind, initialise
+from . import kernels
+from .emit import Program, torch_dtype
+from .inputs import Inputs, from_numpy
+
+
+class Scope(nn.Module):
+    """A container of parameters and scopes. ``scope["self"]`` and ``scope[0]`` reach what is no attribute by its name."""
+
+    def __getitem__(self, name: str | int) -> Any:
+        key = str(name)
+        for table in (self._parameters, self._buffers, self._modules):
+            if key in table:
+                return table[key]
+        raise KeyError(name)
+
+
+class TesseraModule(Scope):
+    """A graph in PyTorch. Make it with :func:`tessera.backends.torch.build`.
+
+    Call it with its inputs, in order or by name; the result maps the name of each output, tap and new state to its tensor.
+    States that are not given start from their initialiser, random inputs are drawn from ``seed``. While torch compiles or
+    exports, inputs are not checked, and all of them must be given.
+    """
+
+    source: str
+    """The Python source of ``forward`` and of the functions it calls."""
+    inputs: Inputs
+    graph: Graph
+
+    def __call__(self, *args: Any, seed: int = 0, **named: Any) -> dict[str, Tensor]:
+        if torch.compiler.is_compiling():
+            return super().__call__(*args, **named)
+        tensors = self.inputs.bind(args, named, seed=seed, device=self.device)
+        self.inputs.check_nan(tensors)
+        return super().__call__(*tensors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; the CPU when there are none."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+
+# Names that an attribute of a module already has; parameters called so are reached by index.
+_ATTRIBUTES = frozenset(dir(Scope())) | frozenset(dir(TesseraModule)) | {"source", "inputs", "graph"}
+
+
+def parameter_path(full_name: str) -> str:
+    """The expression for a parameter: ``self.layers[0].attention["self"].weight``."""
+    path = "self"
+    for part in full_name.split("."):
+        if part.isdigit() and str(int(part)) == part:
+            path += f"[{part}]"
+        elif part.isidentifier() and not _is_keyword(part) and part not in _ATTRIBUTES:
+            path += f".{part}"
+        else:
+            path += f"[{part!r}]"
+    return path
+
+
+def _is_keyword(name: str) -> bool:
+    import keyword
+
+    return keyword.iskeyword(name)
+
+
+_count = itertools.count()
+
+
+def build_module(
+    graph: Graph, weights: Mapping[str, Any] | None, *, seed: int, trainable: bool, claims: bool
+) -> TesseraModule:
+    """See :func:`tessera.backends.torch.build`."""
+    bound = (
+        initialise(graph, seed) if weights is None else weights if isinstance(weights, Bound) else bind(graph, weights)
+    )
+    program = Program(graph, parameter_path, claims=claims)
+    module = _compile(graph.name, program.source)()
+    module.graph = graph
+    module.inputs = Inputs(graph, program.bodies)
+    for name, param in graph.params.items():
+        tensor = from_numpy(bound[name].numpy())
+        if trainable:
+            tensor = tensor.clone()  # it will be written to: it must not be a view of a file or of somebody's array
+        _register(module, name, tensor, param.trainable, trainable and param.trainable and tensor.is_floating_point())
+    for name, (value, dtype) in program.constants.items():
+        module.register_buffer(name, _constant(value, dtype), persistent=False)
+    return module
+
+
+def _compile(name: str, source: str) -> type[TesseraModule]:
+    """A class whose forward is the source, which tracebacks and debuggers can show."""
+    file = f"<tessera {name} {next(_count)}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    namespace: dict[str, Any] = {
+        "torch": torch, "F": F, "ops": kernels, "inf": float("inf"), "nan": float("nan"),
+        "min": kernels.minimum, "max": kernels.maximum,
+    }  # fmt: skip
+    exec(compile(source, file, "exec"), namespace)
+    made = type("TesseraModule", (TesseraModule,), {"forward": namespace["forward"], "source": source, "__doc__": None})
+    weakref.finalize(made, linecache.cache.pop, file, None)
+    return made
+
+
+def _register(module: Scope, full_name: str, tensor: Tensor, parameter: bool, requires_grad: bool) -> None:
+    *scopes, leaf = full_name.split(".")
+    owner = module
+    for part in scopes:
+        inner = owner._modules.get(part)
+        if not isinstance(inner, Scope):
+            inner = owner._modules[part] = Scope()
+        owner = inner
+    # Not register_parameter, which refuses names that nn.Module uses itself (`type`, `half`), though checkpoints have them.
+    if parameter:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=requires_grad)
+    else:
+        owner._buffers[leaf] = tensor
+
+
+def _constant(value: Any, dtype: DType) -> Tensor:
+    return torch.tensor(value, dtype=getattr(torch, torch_dtype(dtype).removeprefix("torch.")))

@@ -1,0 +1,40 @@
+"""E090x: calling a model."""
+
+from . import Code
+
+CODES = {
+    "E0901": Code(
+        "the inputs given are not those of the model",
+        "An input is missing, unknown, or given twice. States and random inputs may be left out: they start from\n"
+        "their initialiser and are drawn from the seed.\n\n"
+        "  wrong:  model(img=x)\n"
+        "  right:  model(image=x)",
+    ),
+    "E0902": Code(
+        "an input has the wrong shape",
+        "The number of axes or a size is not what the model declares; the notes say which input gave\n"
+        "each size its value.\n\n"
+        "  wrong:  model(x=zeros(2, 5, 8), mask=zeros(2, 4))   # x: float[B, T, 8], mask: float[B, T]\n"
+        "  right:  model(x=zeros(2, 5, 8), mask=zeros(2, 5))",
+    ),
+    "E0903": Code(
+        "an input has the wrong dtype",
+        "Inputs are not converted behind your back: a model of f16 takes f16.\n\n"
+        "  wrong:  model(ids=torch.zeros(1, 8))\n"
+        "  right:  model(ids=torch.zeros(1, 8, dtype=torch.int64))",
+    ),
+    "E0904": Code(
+        "a requirement does not hold for these sizes",
+        "The model states a condition on its sizes, or selects and slices in a way that needs one, which could not\n"
+        "be proved for every size when it was compiled. The sizes of this call violate it.\n\n"
+        "  wrong:  merging 16 tokens of an image of 4 patches\n"
+        "  right:  a smaller `r`, or a larger input",
+    ),
+    "E0907": Code(
+        "a size cannot be told from the inputs",
+        "Each size is read off an axis of an input. Here a size occurs only inside expressions from\n"
+        "which it does not follow.\n\n"
+        "  wrong:  model m(x: float[B, H * W]) -> float[B, H, W] { return reshape(x, [B, H, W]) }\n"
+        "  right:  model m(x: float[B, H, W]) -> float[B, H * W] { return reshape(x, [B, H * W]) }",
+    ),
+}  # fmt: skip
