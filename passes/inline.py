@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,21 +74,25 @@ def inline_composites(graph: Graph, wants: Callable[[Composite], bool]) -> int:
     return count
 
 
-def instantiate(node: Node) -> Graph:
-    """The body of a composite node, for its operand types and attributes; a graph of its own."""
+def instantiate(node: Node, types: Sequence[TensorType | None] | None = None) -> Graph:
+    """The body of a composite node, for its operand types (or others) and attributes; a graph of its own."""
     assert isinstance(node.op, Composite)
+    if types is None:
+        types = [None if v is None else v.type for v in node.inputs]
     # A frontend may hand out the same instance again; ours is about to be changed.
-    return node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs)).clone()
+    return node.op.instantiate(types, dict(node.attrs)).clone()
 
 
-def splice(node: Node, body: Graph) -> list[Node]:
-    """Put a copy of ``body`` in the place of ``node``; returns the new nodes. They keep the place of the user's call."""
+def splice(node: Node, body: Graph) -> dict[Value, Value]:
+    """Put a copy of ``body`` in the place of ``node``; returns value of the body -> value in the graph.
+
+    The new nodes keep the place of the user's call.
+    """
     graph = node.graph
     assert graph is not None
     given = [v for v in node.inputs if v is not None]
     copies: dict[Value, Value] = dict(zip(body.inputs, given, strict=True))
     renamed = _adopt_lets(graph, body)
-    made: list[Node] = []
     for inner in body.nodes():
         copy = clone_node(inner, copies)
         copy.span = node.span or inner.span
@@ -96,7 +100,6 @@ def splice(node: Node, body: Graph) -> list[Node]:
         if renamed:
             _rename_node(copy, renamed)
         graph.insert_before(node, copy)
-        made.append(copy)
     for old, new in zip(node.outputs, body.outputs, strict=True):
         if not copies[new].name:
             copies[new].name = old.name
@@ -105,7 +108,7 @@ def splice(node: Node, body: Graph) -> list[Node]:
         wanted = [Require(r.left.subs(renamed), r.op, r.right.subs(renamed), r.message, node.span or r.span) for r in body.requires]
         graph.requires = list(dict.fromkeys([*graph.requires, *wanted]))
     graph.remove(node)
-    return made
+    return copies
 
 
 def _adopt_lets(graph: Graph, body: Graph) -> dict[str, Dim]:
