@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TARGETS = ("onnx", "torch")
 DEFAULT_OPSET = 24
 # Exact passes that every artifact goes through after the user's own.
-CLEANUP = ("fold", "cse", "dce")
+CLEANUP = ("fold_constants", "cse", "dce")
 
 # What goes on, how much of it is done, and how much there is; None where nobody knows.
 Progress = Callable[[str, int | None, int | None], None]
@@ -303,9 +303,9 @@ def open_artifact(path: str | os.PathLike[str]) -> Runner:
 
 
 def _open_onnx(path: Path) -> Runner:
-    from .runtime.artifact import OnnxRunner
+    from .runtime.session import Session
 
-    return OnnxRunner(path)
+    return Session(path)
 
 
 def _open_torch(path: Path) -> Runner:

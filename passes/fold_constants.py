@@ -18,13 +18,13 @@ from .report import Report
 
 
 @dataclass(frozen=True)
-class Fold(Pass):
+class FoldConstants(Pass):
     """Computes what is constant, and removes ops that do nothing: `x + 0`, `x * 1`, a cast to the same dtype.
 
     before: `y = reshape(x * 1.0, [B, 4]) * (2.0 ** 0.5)`    after: `y = x * 1.414…`, where x is already [B, 4]
     """
 
-    name = "fold"
+    name = "fold_constants"
     contract = "exact"
 
     limit: int = option(64, "the most elements that a folded constant may have, so that printed source stays readable", least=1)
