@@ -171,7 +171,7 @@ def _open(model: str | os.PathLike[str] | bytes, threads: int | None, options: M
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors reach the user as diagnostics, warnings are about our own graph
+    settings.log_severity_level = 4  # errors reach the user as diagnostics, and warnings are about our own graph
     if threads is not None:
         settings.intra_op_num_threads = threads
     if profile is not None:

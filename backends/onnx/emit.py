@@ -202,6 +202,9 @@ class Emitter:
         self, op_type: str, inputs: Sequence[ox.Value | None], dtypes: Sequence[DType], attributes: dict[str, Any]
     ) -> list[ox.Value]:
         """Append a node as it is."""
+        inputs = list(inputs)
+        while inputs and inputs[-1] is None:
+            inputs.pop()  # an empty name at the end is legal, but ONNX Runtime's LayerNormalization crashes on one
         results = [self.value(op_type.lower(), dtype) for dtype in dtypes]
         name = self.unique(f"{self.scope}/{op_type}" if self.scope else op_type)
         made = ox.convenience.convert_attributes(attributes)

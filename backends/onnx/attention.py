@@ -1,0 +1,64 @@
+"""Attention and rotary positions as single ops (opset 23 and later), which ONNX Runtime has fused kernels for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...ir.dims import const
+from ...ir.types import bf16, f16, f32
+from .registry import claim
+from .shape import operand
+
+if TYPE_CHECKING:
+    import onnx_ir as ox
+
+    from ...ir.dims import Dim
+    from ...ir.graph import Node
+    from ...ir.types import DType
+    from .emit import Emitter
+
+
+@claim("std.attention.attention")
+def attention(
+    e: Emitter, node: Node, q: ox.Value, k: ox.Value, v: ox.Value, mask: ox.Value | None, bias: ox.Value | None
+) -> ox.Value | None:
+    a, dtype = node.attrs, e.dtype(q)
+    # The order of softcap and bias differs between opsets; statistics would need the scores, which no kernel returns.
+    if not e.has("Attention") or dtype not in (f32, f16, bf16) or a["softcap"] != 0 or len(node.outputs) > 1:
+        return None
+    tokens, keys = operand(node, 0).shape[2], operand(node, 1).shape[2]
+    # ONNX Runtime wants a row of the mask for each query.
+    rows = any(t is not None and t.type.shape[2] == tokens for t in node.inputs[3:])
+    # `is_causal` counts from the first key, which is what the body does when there are as many queries.
+    aligned = tokens == keys
+    if a["causal"] and not aligned:
+        causal, rows = _causal(e, tokens, keys), True
+        mask = causal if mask is None else e.op("And", mask, causal)
+    scores = mask if bias is None else bias
+    if mask is not None and bias is not None:
+        scores = e.remember(("masked", mask, bias), lambda: e.op("Where", mask, bias, e.constant(float("-inf"), dtype)))
+    if scores is not None and not rows:
+        one = const(1)
+        shape = e.shape((one, one, tokens, one))
+        scores = e.remember(("rows", scores, shape), lambda: e.op("Expand", scores, shape))
+    return e.op("Attention", q, k, v, scores, scale=float(a["scale"]), is_causal=int(a["causal"] and aligned))
+
+
+def _causal(e: Emitter, tokens: Dim, keys: Dim) -> ox.Value:
+    """``bool[T, S]``: the last query sees every key."""
+    last = e.op("Add", e.iota(tokens), e.scalar(keys - tokens))
+    return e.op("LessOrEqual", e.iota(keys), e.unsqueeze(last, -1))
+
+
+@claim("std.attention.rope")
+def rope(e: Emitter, node: Node, x: ox.Value, cosine: ox.Value, sine: ox.Value) -> ox.Value | None:
+    type, angles = operand(node), operand(node, 1).shape
+    features, pairs = type.shape[3], angles[2]
+    if not e.has("RotaryEmbedding") or type.dtype not in (f32, f16, bf16) or features != pairs * 2:
+        return None
+    if angles[0] != type.shape[0]:
+        shape = e.shape((type.shape[0], *angles[1:]))
+        cosine, sine = (
+            e.remember(("rope", table, shape), lambda table=table: e.op("Expand", table, shape)) for table in (cosine, sine)
+        )
+    return e.op("RotaryEmbedding", x, cosine, sine, interleaved=int(node.attrs["interleaved"]))
