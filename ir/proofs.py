@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from .dims import Atom, Dim, DimCall, Facts, Monomial
+from .dims import Atom, Dim, DimCall, Facts, Monomial, sym
 
 Interval = tuple[int | None, int | None]
 # Goals tried for one question: enough for a cap such as `r <= (T - 1) // 2` a few layers deep, and quick to give up.
 # Canonical forms ask for every `min` that is built, so they give up sooner.
 _GOALS = 48
 _CANONICAL_GOALS = 6
+_SHIFT_WEIGHT = 200
 
 
 # Facts under which no symbol is bounded: what holds under them holds for every integer. Known by its identity.
@@ -21,7 +22,20 @@ def nonnegative(d: Dim, facts: Facts) -> bool:
     """Whether ``d >= 0`` is proved for all symbols within ``facts``."""
     if d.value is not None:
         return d.value >= 0
-    return _Prover(facts).nonnegative(d)
+    if _Prover(facts).nonnegative(d):
+        return True
+    if facts is ANY_INTEGER or d.weight > _SHIFT_WEIGHT:
+        return False
+    # With every symbol written as its least value plus a rest >= 0, `T * r - r` shows as a sum of non-negative terms.
+    ranges = {name: facts.get(name, (1, None)) for name in d.symbols}
+    least = {name: low for name, (low, _) in ranges.items() if low}
+    if not least:
+        return False
+    shifted = {
+        name: (None if low is None else 0, high if low is None or high is None else high - low)
+        for name, (low, high) in ranges.items()
+    }
+    return _Prover(shifted).nonnegative(d.subs({name: sym(name) + low for name, low in least.items()}))
 
 
 class _Prover:
@@ -68,6 +82,9 @@ class _Prover:
             # a/n - (n-1)/n <= a // n <= a/n; multiplied by n to stay in integers.
             bound = call.args[0] if c < 0 else call.args[0] - (n - 1)
             return self.nonnegative(rest * n + bound * factor)
+        if call.fn == "mod" and c < 0:
+            low = self.bound(call.args[0], lower=True)
+            return low is not None and low >= 0 and self.nonnegative(rest + call.args[0] * factor)
         return False
 
     def bound(self, d: Dim, lower: bool) -> int | None:
