@@ -19,6 +19,7 @@ Artifact = Callable[..., Arrays]
 def torch_artifact(module: Module, weights: Mapping[str, Any] | None) -> Artifact:
     """The module as an ``nn.Module`` that takes and returns NumPy arrays."""
     import torch
+
     from tessera.backends.torch import build
 
     built = build(module, weights)
@@ -33,6 +34,7 @@ def torch_artifact(module: Module, weights: Mapping[str, Any] | None) -> Artifac
 def onnx_artifact(module: Module, weights: Mapping[str, Any] | None, path: Path) -> Artifact:
     """The module as an ONNX file in ONNX Runtime."""
     import onnxruntime as ort
+
     from tessera.backends.onnx import build, save
 
     save(build(module, weights), path)
@@ -64,11 +66,12 @@ def agrees(compiled: Callable[..., Artifact]) -> Callable[..., None]:
     ``free`` are axes as ``{"x": {0: "B"}}`` that stay symbolic; the other types are those of the arrays.
     """
     import torch
+
     from tessera.frontends.source import loads
 
     def check(
-        uses: str, expression: str, *expected: Any, tolerance: float = 1e-5, free: Mapping[str, dict[int, str]] | None = None,
-        **inputs: Any,
+        uses: str, expression: str, *expected: Any, tolerance: float = 1e-5,
+        free: Mapping[str, dict[int, str]] | None = None, **inputs: Any,
     ) -> None:  # fmt: skip
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         wanted = [np.asarray(value) for value in expected]

@@ -1,4 +1,4 @@
-"""transformers' models, built small with random weights, as judges of the zoo: one artifact for every size, on both backends.
+"""transformers' models, built small with random weights, as judges of the zoo: one artifact for all sizes, on both.
 
 The weights go through a safetensors file as ``save_pretrained`` writes it, and through the spec's own rename table.
 """
@@ -15,9 +15,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
+
 from tessera.frontends.source import load  # noqa: E402
 from tessera.runtime.weights import bind, open_weights  # noqa: E402
-from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
 
 ZOO = Path(__file__).resolve().parents[2] / "specs" / "zoo"
 TOLERANCE = 2e-5
@@ -34,7 +35,9 @@ def judge(model: Any, folder: Path) -> tuple[Any, Path]:
     ones = {id(m.weight) for m in model.modules() if isinstance(m, norms) or type(m).__name__.endswith("RMSNorm")}
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.2
+            # Matrices keep the scale of what passes through them, so that rounding is not amplified.
+            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+            noise = torch.randn(parameter.shape, generator=generator) * scale
             parameter.copy_(noise + 1.0 if id(parameter) in ones else noise)
     model.save_pretrained(folder)
     return model, folder / "model.safetensors"
@@ -105,13 +108,14 @@ def test_deit_classifier(compiled: Callable[..., Any], tmp_path: Path) -> None:
 def bert_inputs(rng: np.random.Generator, batch: int, tokens: int) -> dict[str, np.ndarray]:
     """Rows of different lengths."""
     lengths = rng.integers(1, tokens + 1, (batch, 1))
-    return {"input_ids": token_ids(rng, batch, tokens), "attention_mask": (np.arange(tokens) < lengths).astype(np.int64),
-            "token_type_ids": rng.integers(0, 2, (batch, tokens))}  # fmt: skip
+    mask = (np.arange(tokens) < lengths).astype(np.int64)
+    types = rng.integers(0, 2, (batch, tokens))
+    return {"input_ids": token_ids(rng, batch, tokens), "attention_mask": mask, "token_type_ids": types}
 
 
 def small_bert(**changes: Any) -> Any:
-    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-             "max_position_embeddings": 20}  # fmt: skip
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 64, "max_position_embeddings": 20}  # fmt: skip
     return transformers.BertConfig(**(sizes | changes))
 
 
@@ -141,9 +145,13 @@ def test_minilm(compiled: Callable[..., Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", [False, True])
 def test_gpt2(compiled: Callable[..., Any], tmp_path: Path, head: bool) -> None:
-    config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=20, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=20, bos_token_id=0, eos_token_id=0
+    )
     peer, file = judge((transformers.GPT2LMHeadModel if head else transformers.GPT2Model)(config), tmp_path)
-    run = artifact(compiled, "gpt2", "gpt2_lm" if head else "gpt2", file, vocab=50, positions=20, dim=32, depth=2, heads=4)
+    run = artifact(
+        compiled, "gpt2", "gpt2_lm" if head else "gpt2", file, vocab=50, positions=20, dim=32, depth=2, heads=4
+    )
     decoder(run, peer, head)
 
 
@@ -152,11 +160,13 @@ def test_llama(compiled: Callable[..., Any], tmp_path: Path, variant: str) -> No
     """Grouped keys: 4 heads of queries read 2 of keys."""
     head, tied = variant != "features", variant == "tied head"
     config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
-        rms_norm_eps=1e-5, tie_word_embeddings=tied, pad_token_id=0,
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, rms_norm_eps=1e-5, tie_word_embeddings=tied, pad_token_id=0,
     )  # fmt: skip
     peer, file = judge((transformers.LlamaForCausalLM if head else transformers.LlamaModel)(config), tmp_path)
-    sizes = {"vocab": 50, "dim": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden": 64} | ({"tied": tied} if head else {})
+    sizes = {"vocab": 50, "dim": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden": 64} | (
+        {"tied": tied} if head else {}
+    )
     decoder(artifact(compiled, "llama", "llama_lm" if head else "llama", file, **sizes), peer, head)
 
 
@@ -166,14 +176,18 @@ def decoder(run: Callable[..., Any], peer: Any, head: bool) -> None:
     for batch, tokens in [(1, 5), (3, 20), (2, 1)]:
         ids = token_ids(rng, batch, tokens)
         want = peer(torch.as_tensor(ids), use_cache=False)
-        agree(run(input_ids=ids), **({"logits": want.logits} if head else {"last_hidden_state": want.last_hidden_state}))
+        agree(
+            run(input_ids=ids), **({"logits": want.logits} if head else {"last_hidden_state": want.last_hidden_state})
+        )
 
 
 def test_whisper_encoder(compiled: Callable[..., Any], tmp_path: Path) -> None:
     """transformers takes spectrograms of one length only; shorter ones are judged by a model with fewer positions."""
     sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "num_mel_bins": 8}
     peer, file = judge(WhisperEncoder(transformers.WhisperConfig(**sizes, max_source_positions=10)), tmp_path)
-    run = artifact(compiled, "whisper", "whisper_encoder", file, mels=8, positions=10, dim=32, depth=2, heads=4, hidden=64)
+    run = artifact(
+        compiled, "whisper", "whisper_encoder", file, mels=8, positions=10, dim=32, depth=2, heads=4, hidden=64
+    )
     rng = np.random.default_rng(0)
     for batch, tokens in [(1, 10), (3, 10), (2, 4)]:
         shorter = WhisperEncoder(transformers.WhisperConfig(**sizes, max_source_positions=tokens)).eval()

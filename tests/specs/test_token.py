@@ -1,4 +1,4 @@
-"""Token selection and merging: ToMe against its published algorithm in NumPy, the laws of the token map, and padding."""
+"""Token selection and merging: ToMe against its published algorithm in NumPy, the laws of the token map, padding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tessera.frontends.source import loads
 from tessera.ir.diagnostics import Diagnostic
 
 MERGE = """
 use std.token (TokenMap, bipartite_merge, unmerge)
 
-model merge(x: float[B, {T}, 6], metric: float[B, {T}, 16], size: f32[B, {T}], source: i64[B, {N}], position: i64[B, {T}],
-            *, r: int = {r}, protect: int = {protect})
+model merge(x: float[B, {T}, 6], metric: float[B, {T}, 16], size: f32[B, {T}], source: i64[B, {N}],
+            position: i64[B, {T}], *, r: int = {r}, protect: int = {protect})
     -> (y: float[B, {T} - r, 6], map: TokenMap[B, {N}, {T} - r], back: float[B, {N}, 6]) {{
     map = TokenMap(source=source, size=size, position=position)
     y, after = bipartite_merge(x, map, metric, r=r, protect=protect)
@@ -62,7 +63,9 @@ def published(
     return merged, new_size, merge(source, np.maximum)
 
 
-def arguments(rng: np.random.Generator, batch: int, tokens: int, metric: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def arguments(
+    rng: np.random.Generator, batch: int, tokens: int, metric: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Inputs of the model ``merge`` for tokens that were not merged yet."""
     if metric is None:
         metric = rng.standard_normal((batch, tokens, 16)).astype(np.float32)
@@ -74,7 +77,9 @@ def arguments(rng: np.random.Generator, batch: int, tokens: int, metric: np.ndar
 def merged_before(rng: np.random.Generator, given_: dict[str, np.ndarray], originals: int) -> dict[str, np.ndarray]:
     """The same, but every token stands for one or more of ``originals`` tokens already."""
     batch, tokens, _ = given_["x"].shape
-    source = np.stack([rng.permutation(np.r_[np.arange(tokens), rng.integers(0, tokens, originals - tokens)]) for _ in range(batch)])
+    source = np.stack(
+        [rng.permutation(np.r_[np.arange(tokens), rng.integers(0, tokens, originals - tokens)]) for _ in range(batch)]
+    )
     size = np.stack([np.bincount(s, minlength=tokens) for s in source]).astype(np.float32)
     position = np.stack([[np.flatnonzero(s == t)[0] for t in range(tokens)] for s in source])
     return {**given_, "size": size, "source": source, "position": position}
@@ -106,7 +111,7 @@ def test_tome_exactly(compiled: Callable[..., Any], tokens: int, protect: int) -
 @pytest.mark.parametrize("protect", [0, 1, 2])
 @pytest.mark.parametrize("tokens", [12, 17])
 def test_ties_go_to_the_lowest_index(compiled: Callable[..., Any], tokens: int, protect: int) -> None:
-    """Duplicate patches. The metric's rows have length 4 and scores are multiples of 1/16, so equal scores are equal bits."""
+    """Duplicate patches. Rows of the metric have length 4, scores are multiples of 1/16: equals are equal bits."""
     rng = np.random.default_rng(tokens)
     for r in range((tokens - protect) // 2 + 1):
         run = compiled(loads(MERGE.format(T=tokens, N=tokens, r=r, protect=protect)))
@@ -127,7 +132,8 @@ def test_free_token_count(compiled: Callable[..., Any]) -> None:
     """One artifact for every number of tokens; r follows it."""
     text = """
     use std.token (bipartite_merge, token_map)
-    model merge(x: float[B, T, 6], metric: float[B, T, 16]) -> (y: float[B, T - min(3, (T - 1) // 2), 6], source: i64[B, T]) {
+    model merge(x: float[B, T, 6], metric: float[B, T, 16])
+        -> (y: float[B, T - min(3, (T - 1) // 2), 6], source: i64[B, T]) {
         let r = min(3, (T - 1) // 2)
         y, map = bipartite_merge(x, token_map(batch=B, tokens=T), metric, r=r, protect=1)
         return y, map.source
@@ -183,7 +189,12 @@ def test_a_metric_of_zeros_gives_no_nan(compiled: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(
     ("r", "protect", "message"),
-    [(6, 0, "r is larger than the tokens allow"), (5, 1, "r is larger"), (-1, 0, "number of tokens"), (1, 3, "protect is 0, 1")],
+    [
+        (6, 0, "r is larger than the tokens allow"),
+        (5, 1, "r is larger"),
+        (-1, 0, "number of tokens"),
+        (1, 3, "protect is 0, 1"),
+    ],
 )
 def test_more_than_the_tokens_allow_is_refused(r: int, protect: int, message: str) -> None:
     with pytest.raises(Diagnostic, match=message) as caught:
@@ -198,6 +209,7 @@ def test_more_than_the_tokens_allow_is_refused(r: int, protect: int, message: st
 def two_rounds() -> Callable[..., dict[str, np.ndarray]]:
     """Two merges in a row with free batch and tokens, on torch."""
     import torch
+
     from tessera.backends.torch import build
 
     text = """
@@ -220,7 +232,13 @@ def two_rounds() -> Callable[..., dict[str, np.ndarray]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 3), tokens=st.integers(9, 24), padded=st.booleans(), ties=st.booleans())
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    batch=st.integers(1, 3),
+    tokens=st.integers(9, 24),
+    padded=st.booleans(),
+    ties=st.booleans(),
+)
 def test_laws_of_the_map(
     two_rounds: Callable[..., dict[str, np.ndarray]], seed: int, batch: int, tokens: int, padded: bool, ties: bool
 ) -> None:
