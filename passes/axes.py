@@ -1,7 +1,7 @@
 """Which axes are the same axis: a union-find over the axes of all values of a graph.
 
-Two axes fall together when an op walks them in step: `x + y` joins the axes of x, y and the sum; `einsum` joins axes of one
-name. Sizes alone could not tell: 197 tokens and 197 classes are different axes, tokens as queries and as keys are one.
+Two axes fall together when an op walks them in step: `x + y` joins the axes of x, y and the sum; `einsum` joins axes of
+one name. Sizes alone could not tell: 197 tokens and 197 classes are different axes, queries and keys of one x the same.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _NAMED_AXIS = {"concat", "pad", "flip", "sort", "cumsum", "cummax", "linear_recu
 
 
 def along(node: Node, axes_of: AxesOf, classes: Axes) -> Along:
-    """The strongest thing that ``node`` does along any of the given axes of its operands (``classes`` knows them all)."""
+    """What ``node`` does along the given axes of its operands; ``classes`` knows those of its results."""
     if isinstance(node.op, Composite):
         return Along.INSIDE
     name, family = node.op.qualified, node.op.family

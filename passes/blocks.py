@@ -19,7 +19,7 @@ class AttentionBlock:
     Args:
         index: its place among the self-attention blocks of the model.
         attention: the ``attention`` node; its operands are q, k, v, mask, bias.
-        stream: [B, T, D], where tokens can be merged or dropped: the sum behind attention, or the norm of it (post-norm).
+        stream: [B, T, D], where tokens can leave: the sum behind attention, or the norm of it (post-norm).
         residual: the operand of that sum which did not pass through this attention.
         tokens, batch: the classes of the token and the batch axis.
     """
@@ -94,7 +94,7 @@ def _is_stream(value: Value, tokens: Axis, axes: Axes) -> bool:
 
 
 def _stream(add: Node, tokens: Axis, axes: Axes) -> Value:
-    """The value that everything behind the block reads: past the sum with a parallel branch, past the norm of a post-norm block."""
+    """What everything behind reads: past the sum with a parallel branch, past the norm of a post-norm block."""
     value = add.output
     while len(value.users) == 1:
         user = value.users[0]
@@ -115,11 +115,12 @@ def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:
     if not misses:
         softmax = next((n for n in graph.nodes() if n.op.name in ("softmax", "exp")), None)
         if softmax is not None:
-            notes = [Note(f"the closest is this `{softmax.op.name}`: an attention written out, or inlined, is not recognised", softmax.span)]
+            reason = "an attention written out, or inlined, is not recognised"
+            notes = [Note(f"the closest is this `{softmax.op.name}`: {reason}", softmax.span)]
     return Diagnostic(
         "E0707",
-        f"{what} found no block to work on: it looks for `std.attention.attention` whose queries, keys and values come from "
-        "the same tokens, followed by a residual sum `x + …` with x: float[B, T, D]",
+        f"{what} found no block to work on: it looks for `std.attention.attention` whose queries, keys and values come "
+        "from the same tokens, followed by a residual sum `x + …` with x: float[B, T, D]",
         notes=notes,
         help="build blocks with `self_attention` or `attention` of std.attention, and run the pass before `inline`",
     )

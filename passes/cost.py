@@ -22,17 +22,33 @@ from .report import Table
 ATTENTION = "std.attention.attention"
 
 # Ops that a backend does without touching memory.
-_VIEWS = frozenset({"constant", "full", "iota", "reshape", "squeeze", "unsqueeze", "expand", "slice", "stop_gradient", "scale_gradient"})
+_VIEWS = frozenset(
+    {
+        "constant",
+        "full",
+        "iota",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "slice",
+        "stop_gradient",
+        "scale_gradient",
+    }
+)
+
+
+ZERO = const(0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``flops``; ``weights``: bytes of parameters read; ``read``, ``written``: bytes of activations. Dims, or integers."""
+    """``flops``; bytes of parameters (``weights``) and activations (``read``, ``written``). Dims, or integers."""
 
-    flops: Any = const(0)
-    weights: Any = const(0)
-    read: Any = const(0)
-    written: Any = const(0)
+    flops: Any = ZERO
+    weights: Any = ZERO
+    read: Any = ZERO
+    written: Any = ZERO
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -92,7 +108,9 @@ class CostTable:
         """For people: one row a block, and the total."""
         known = self.at(sizes)
         rows: list[tuple[Any, ...]] = [_row(b.name, b.tokens, b.cost) for b in known.blocks]
-        return Table(("block", "tokens", "flops", "weights", "read", "written"), (*rows, _row("total", None, known.total)))
+        return Table(
+            ("block", "tokens", "flops", "weights", "read", "written"), (*rows, _row("total", None, known.total))
+        )
 
 
 def _row(name: str, tokens: Any, cost: Cost) -> tuple[Any, ...]:
@@ -100,7 +118,7 @@ def _row(name: str, tokens: Any, cost: Cost) -> tuple[Any, ...]:
 
 
 def cost(graph: Graph) -> CostTable:
-    """The cost of each block. What lies before the first attention is the ``stem``, what follows the last one its block's.
+    """The cost of each block; what lies before the first attention is the ``stem``, what follows is the last block's.
 
     A composite's operations are those of its body. Its bytes are those of its operands and results: a backend claims it
     whole, and an attention map that is never stored is no traffic.
@@ -123,9 +141,7 @@ def default_sizes(graph: Graph) -> dict[str, int]:
     """Sizes to show a cost at when nobody said which: 1 for what only ever leads an input (the batch), else 128."""
     sizes: dict[str, int] = {}
     for symbol in graph.symbols():
-        batch = all(
-            symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:]
-        )
+        batch = all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:])
         least, most = graph.facts.get(symbol, (1, None))
         wanted = max(1 if batch else 128, least)
         sizes[symbol] = wanted if most is None else min(wanted, most)
@@ -169,7 +185,8 @@ class _Meter:
             # The caller's symbols are all it may speak of.
             return body.expand_lets(total)
         if node.body is not None:
-            return self.graph(node.body) * node.attrs.get("n", 1)
+            steps = node.attrs["n"] if node.op.qualified == "fold" else types[0].shape[node.attrs["axis"]]
+            return self.graph(node.body) * steps
         return node.op.cost(types, [v.type for v in node.outputs], node.attrs)
 
     def graph(self, graph: Graph) -> Dim:

@@ -1,7 +1,7 @@
 """Passes: what one is, how options are checked, how a pipeline runs.
 
-A pass is a frozen dataclass. Its fields are its options, under the same names in a ``compile`` block, on the command line
-and in Python:
+A pass is a frozen dataclass. Its fields are its options, under the same names in a ``compile`` block, on the command
+line and in Python:
 
     >>> @dataclass(frozen=True)
     ... class Shrink(Pass):
@@ -61,7 +61,7 @@ class Pass:
         raise NotImplementedError
 
     def ensures(self, before: Module, after: Module) -> None:
-        """Raise :class:`BrokenContract` when the result is not what this pass promises. Called under ``verify_each``."""
+        """Raise :class:`BrokenContract` when the result is not what this pass promises; asked under ``verify_each``."""
 
     @classmethod
     def summary(cls) -> str:
@@ -89,7 +89,7 @@ class PassFailed(Diagnostic):
         self.ran = list(ran)
 
 
-# The registry ----------------------------------------------------------------------------------------------------------
+# The registry ---------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -100,7 +100,8 @@ def registry() -> dict[str, type[Pass]]:
     for info in iter_modules(import_module(package).__path__):
         module = import_module(f"{package}.{info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Pass) and "name" in vars(value) and value.__module__ == module.__name__:
+            own = isinstance(value, type) and value.__module__ == module.__name__
+            if own and issubclass(value, Pass) and "name" in vars(value):
                 found[value.name] = value
     for point in entry_points(group=ENTRY_POINTS):
         value = point.load()
@@ -187,7 +188,7 @@ def run_pipeline(
 
 
 def _same_interface(before: Module, after: Module) -> None:
-    """No pass may change what a caller binds: inputs, the names of outputs (taps may be added), the types of weights that remain."""
+    """No pass may change what a caller binds: inputs, names of outputs (taps may be added), types of weights."""
     old, new = before.graph, after.graph
     if [(v.name, v.type, v.role) for v in old.inputs] != [(v.name, v.type, v.role) for v in new.inputs]:
         raise BrokenContract("the inputs changed")

@@ -1,4 +1,4 @@
-"""Core ops on NumPy arrays: what constant folding needs, and no more. The torch backend is the reference for all of them."""
+"""Core ops on NumPy arrays: what constant folding needs, and no more. The torch backend is the reference of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def _cast(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
 
 
 def _full(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    return np.full(_ints(attrs["shape"]), int(as_dim(attrs["value"])) if not isinstance(attrs["value"], float) else attrs["value"])
+    value = attrs["value"]
+    return np.full(_ints(attrs["shape"]), value if isinstance(value, float) else int(as_dim(value)))
 
 
 def _ints(dims: Any) -> tuple[int, ...]:
@@ -75,18 +76,20 @@ def _cumsum(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 TABLE: dict[str, Evaluator] = {
-    **{name: _elementwise(fn) for name, fn in {
+    **{name: _elementwise(fn) for name, fn in dict[str, Callable[..., Array]]({
         "neg": np.negative, "abs": np.abs, "sign": np.sign, "exp": np.exp, "log": np.log, "sqrt": np.sqrt,
         "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": lambda x: np.asarray(_erf(x.astype(float)), float),
         "floor": np.floor, "ceil": np.ceil, "round": np.round,
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "floordiv": np.floor_divide,
         "mod": np.mod, "pow": np.power, "minimum": np.minimum, "maximum": np.maximum,
-        "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+        "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+        "ge": np.greater_equal,
         "logical_and": np.logical_and, "logical_or": np.logical_or, "logical_not": np.logical_not,
-        "is_nan": np.isnan, "where": np.where, "stop_gradient": lambda x: x, "straight_through": lambda hard, soft: hard,
+        "is_nan": np.isnan, "where": np.where, "stop_gradient": lambda x: x,
+        "straight_through": lambda hard, soft: hard,
         "matmul": np.matmul,
-    }.items()},
+    }).items()},
     **{name: _reduction(getattr(np, name)) for name in ("sum", "mean", "prod", "max", "min", "any", "all")},
     "scale_gradient": lambda xs, attrs, types: xs[0],
     "argmax": lambda xs, attrs, types: np.argmax(xs[0], attrs["axis"], keepdims=attrs["keepdims"]),

@@ -27,7 +27,9 @@ class FoldConstants(Pass):
     name = "fold_constants"
     contract = "exact"
 
-    limit: int = option(64, "the most elements that a folded constant may have, so that printed source stays readable", least=1)
+    limit: int = option(
+        64, "the most elements that a folded constant may have, so that printed source stays readable", least=1
+    )
 
     def run(self, module: Module) -> Report:
         constants, identities = fold_graph(module.graph, self.limit)
@@ -35,7 +37,7 @@ class FoldConstants(Pass):
 
 
 def fold_graph(graph: Graph, limit: int) -> tuple[int, int]:
-    """Fold in place: (constants computed, identities removed). One walk: operands are simplified before their readers."""
+    """Fold in place: (constants computed, identities removed). One walk: operands are simplified before readers."""
     known: dict[Value, Any] = {}
     constants = identities = 0
     for node in graph.nodes():
@@ -148,7 +150,11 @@ def _uniform(value: Value, known: dict[Value, Any]) -> float | None:
     if node is not None and node.op.qualified == "full" and as_dim_like(node.attrs["value"]):
         number = node.attrs["value"]
         return float(number if isinstance(number, float) else int(as_dim(number)))
-    if node is not None and node.op.qualified in ("expand", "reshape", "unsqueeze", "squeeze") and node.inputs[0] is not None:
+    if (
+        node is not None
+        and node.op.qualified in ("expand", "reshape", "unsqueeze", "squeeze")
+        and node.inputs[0] is not None
+    ):
         return _uniform(node.inputs[0], known)
     return None
 
@@ -161,7 +167,7 @@ def _picked(node: Node, known: dict[Value, Any]) -> Value | None:
     return None if chosen is None else a if chosen else b
 
 
-# Two that make one -----------------------------------------------------------------------------------------------------
+# Two that make one ----------------------------------------------------------------------------------------------------
 
 
 def _compose(node: Node) -> bool:

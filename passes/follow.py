@@ -1,45 +1,33 @@
-"""Following shrinking token streams through a graph: every value behind a merge is brought to the stage of the tokens it meets.
+"""Following shrinking token streams through a graph: what each op behind a merge becomes.
 
-One walk in topological order. A node that reads merged tokens has its other operands carried to the same stage (a padding
-mask from the sizes, a rotary table by position, a feature by averaging), sums over tokens weighted by size, attention biased
-by log(size), and its types inferred anew. What cannot follow is an error with its place, or is given unmerged tokens.
+One walk in topological order. A node that reads merged tokens has its other operands carried to the same stage; a sum over
+tokens weighs each by its size, attention is biased by log(size), and types are inferred anew. What cannot follow is an
+error with its place, or is given unmerged tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ..ir.builder import Builder, reinfer
 from ..ir.diagnostics import Diagnostic, Note
-from ..ir.dims import Dim, as_dim
+from ..ir.dims import as_dim
 from ..ir.graph import Graph, Node, Value
-from ..ir.library import composite
 from ..ir.ops.contraction import parse_einsum
 from ..ir.types import TensorType, f32
 from . import streams as flow
 from .axes import Axes, Axis
 from .behaviour import Along, Bodies, along
+from .carry import CannotFollow, Carrier, Targets, plain, resized, shown, with_size
 from .cost import ATTENTION
 from .inline import instantiate, splice
 from .streams import Origins, Stream
 
 MEAN_POOL = "std.pooling.mean_pool"
 
-# One axis of a value that belongs to a stream: (axis, stream, how many of its first tokens are cut off).
-TokenAxis = tuple[int, Stream, int]
 
-
-class CannotFollow(Exception):
-    """Something that belongs to token places; the message says what."""
-
-    def __init__(self, message: str, help: str | None = None) -> None:
-        super().__init__(message)
-        self.help = help
-
-
-class Follower:
-    """Carries the ``streams`` (by axis class) of one graph through it.
+class Follower(Carrier):
+    """Brings everything in a graph to the stages of the tokens that it meets.
 
     Args:
         protect: how many first tokens stay where they are.
@@ -47,45 +35,22 @@ class Follower:
         restore: whether what cannot follow gets unmerged tokens instead of being an error.
     """
 
-    def __init__(self, graph: Graph, axes: Axes, streams: dict[Axis, Stream], origins: Origins, *, protect: int, proportional: bool, restore: bool) -> None:
-        self.graph, self.axes, self.streams, self.origins = graph, axes, streams, origins
+    def __init__(
+        self, graph: Graph, axes: Axes, streams: dict[Axis, Stream], origins: Origins, *, protect: int,
+        proportional: bool, restore: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(graph, axes, streams, origins)
         self.protect, self.proportional, self.restore = protect, proportional, restore
         self.restored: list[Node] = []
-        self._stage: dict[tuple[Value, int], int] = {}
-        self._views: dict[Axis, tuple[Stream, int]] = {}
         self._bodies = Bodies()
-        self._carried: dict[tuple[Any, ...], Value] = {}
 
     # Walking -----------------------------------------------------------------------------------------------------
 
     def walk(self, behind: Callable[[Node], None]) -> None:
         """Visit every node that was there at the start; ``behind`` is called after each, and may merge tokens."""
-        self._find_views()
         for node in list(self.graph.nodes()):
             self.visit(node)
             behind(node)
-
-    def _find_views(self) -> None:
-        """Classes that are a stream without its first tokens: `x[:, 1:]`."""
-        for root, stream in self.streams.items():
-            self._views[self.axes.find(*root)] = (stream, 0)
-        for cut in self.axes.cuts:
-            seen = self._views.get(self.axes.find(*cut.source))
-            if seen is not None:
-                self._views.setdefault(self.axes.find(*cut.result), (seen[0], seen[1] + cut.start))
-
-    def token_axes(self, value: Value) -> list[TokenAxis]:
-        """The axes of a value that are tokens of a stream."""
-        found = []
-        for axis in range(value.type.rank):
-            view = self._views.get(self.axes.find(value, axis))
-            if view is not None:
-                found.append((axis, *view))
-        return found
-
-    def stage(self, value: Value, stream: Stream) -> int:
-        """How many merges the tokens of ``value`` have been through."""
-        return self._stage.get((value, id(stream)), 0)
 
     def visit(self, node: Node) -> None:
         """Bring one node's operands to one stage and infer its types anew."""
@@ -99,9 +64,9 @@ class Follower:
                 raise self._error(node, problem, targets) from None
             self._unmerge_operands(node)
 
-    def _targets(self, node: Node) -> dict[int, tuple[Stream, int]]:
+    def _targets(self, node: Node) -> Targets:
         """The stages > 0 at which the node meets streams."""
-        targets: dict[int, tuple[Stream, int]] = {}
+        targets: Targets = {}
         for value in node.inputs:
             for _, stream, _ in self.token_axes(value) if value is not None else ():
                 stage = self.stage(value, stream)  # type: ignore[arg-type]
@@ -109,7 +74,7 @@ class Follower:
                     targets[id(stream)] = (stream, stage)
         return targets
 
-    def _follow(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> None:
+    def _follow(self, node: Node, targets: Targets) -> None:
         def axes_of(value: Value) -> list[int]:
             return [axis for axis, stream, _ in self.token_axes(value) if id(stream) in targets]
 
@@ -129,133 +94,52 @@ class Follower:
             self._mean_pool(node, targets)
             self._retype(node, targets)
             return
-        self._align(node, targets)
+        self.align(node, targets)
         if kind is Along.SUM:
             node = self._weighted(node, targets)
         self._retype(node, targets)
 
-    def _retype(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> None:
+    def _retype(self, node: Node, targets: Targets) -> None:
         self._patch_shape(node, targets)
         try:
             reinfer(node)
         except Diagnostic as error:
-            raise self._error(node, CannotFollow(f"`{node.op.name}` does not fit merged tokens: {error.message}"), targets) from error
+            raise self._error(
+                node, CannotFollow(f"`{node.op.name}` does not fit merged tokens: {error.message}"), targets
+            ) from error
         for value in node.outputs:
             for _, stream, _ in self.token_axes(value):
                 if id(stream) in targets:
                     self._stage[value, id(stream)] = targets[id(stream)][1]
 
-    def _patch_shape(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> None:
+    def _patch_shape(self, node: Node, targets: Targets) -> None:
         """Token counts that an op has in its attributes."""
         for axis, stream, first in self.token_axes(node.output):
             if id(stream) not in targets:
                 continue
             count = stream.counts[targets[id(stream)][1]] - first
             if node.op.qualified in ("reshape", "expand"):
-                node.attrs["shape"] = _with(node.attrs["shape"], axis, count)
+                node.attrs["shape"] = with_size(node.attrs["shape"], axis, count)
             elif node.op.qualified == "rearrange" and node.attrs["axes"]:
                 name = node.attrs["pattern"].partition("->")[2].replace("(", " ( ").split()
                 if "(" not in name[: axis + 1]:
-                    node.attrs["axes"] = tuple((n, _plain(count) if n == name[axis] else d) for n, d in node.attrs["axes"])
-
-    # Operands ----------------------------------------------------------------------------------------------------
-
-    def _align(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> None:
-        """Carry every operand to the stages at which this node meets the streams."""
-        for i, value in enumerate(node.inputs):
-            if value is None:
-                continue
-            for stream, stage in targets.values():
-                if any(s is stream for _, s, _ in self.token_axes(value)) and self.stage(value, stream) != stage:
-                    value = self.carry(value, stream, stage, node)
-                    node.set_input(i, value)
-
-    def carry(self, value: Value, stream: Stream, to: int, node: Node) -> Value:
-        """``value`` at stage ``to`` of ``stream``, for ``node`` to read. Raises CannotFollow."""
-        rank = max(v.type.rank for v in (value, *node.outputs)) if node.op.family == "elementwise" else value.type.rank
-        key = (value, id(stream), to, rank)
-        if key not in self._carried:
-            # In front of its first reader: later readers come later in the order.
-            self._carried[key] = self._carry(value, stream, to, rank, Builder(self.graph).before(node))
-        return self._carried[key]
-
-    def _carry(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
-        places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
-        if len(places) > 1:
-            raise CannotFollow(f"{_shown(value)} relates pairs of token places; it cannot be carried to merged tokens")
-        (axis, first), stage = places[0], self.stage(value, stream)
-        batch = self._batch(value, stream, axis)
-        if batch is None and rank == value.type.rank and stream.batch_size != 1 and (axis == 0 or value.type.shape[0] != 1):
-            raise CannotFollow(f"{_shown(value)} has no batch axis, but merging differs within a batch")
-        if batch is None and rank > value.type.rank:
-            value = builder.op("unsqueeze", value, axis=tuple(range(rank - value.type.rank)))
-            axis += value.type.rank - (value.node.inputs[0].type.rank)  # type: ignore[union-attr]
-        is_feature = value.type.dtype.kind == "float" and self.origins.of(value) & stream.inputs
-        if stage == 0 and stream.padding is not None and flow.trace_mask(value, self.origins, stream)[0] is stream.padding[0]:
-            out = self._carried_mask(value, stream, axis, first, batch or 0, to, builder)
-        elif value.node is not None and value.node.op.qualified == "full":
-            shape = _with(value.node.attrs["shape"], axis, stream.counts[to] - first)
-            out = builder.op("full", **{**value.node.attrs, "shape": shape})
-        elif is_feature and batch == 0 and first == 0:
-            out = flow.merge_mean(stream, value, axis, stage, to, builder)
-        elif is_feature or stage or batch not in (0, None):
-            raise CannotFollow(f"{_shown(value)} comes from before the merge, and cannot be carried to merged tokens")
-        else:
-            out = flow.pick(value, axis, flow.vector(stream, to, "position", first, builder), batch == 0, builder)
-        self._adopt(out, axis, stream, first, to)
-        return out
-
-    def _carried_mask(self, value: Value, stream: Stream, axis: int, first: int, batch: int, to: int, builder: Builder) -> Value:
-        """The padding mask, or what was made from it, is true where a token's size is not 0."""
-        assert stream.padding is not None
-        size = flow.vector(stream, to, "size", first, builder)
-        positive = flow.trace_mask(value, self.origins, stream)[1] == stream.padding[1]
-        mask = flow.as_mask(size, positive, value.type.dtype, builder)
-        out = flow.spread(mask, value.type.rank, axis, batch, builder)
-        if all(d == 1 for i, d in enumerate(value.type.shape) if i not in (axis, batch)):
-            return out
-        shape = _with(_with(value.type.shape, axis, out.type.shape[axis]), batch, stream.batch_size)
-        return builder.op("expand", out, shape=shape)
-
-    def _adopt(self, value: Value, axis: int, stream: Stream, first: int, stage: int) -> None:
-        """Say what a value that this pass made is: tokens along ``axis``, at ``stage``."""
-        for root, view in self._views.items():
-            if view[0] is stream and view[1] == first:
-                self.axes.join(root, (value, axis))
-                break
-        if value.type.shape[0] == stream.batch_size and axis != 0:
-            self.axes.join(stream.batch, (value, 0))
-        self._stage[value, id(stream)] = stage
-        if value.node is not None:
-            self.origins.add(value.node)
-
-    def _batch(self, value: Value, stream: Stream, axis: int) -> int | None:
-        """Where the batch axis of a value is, if it has one."""
-        root = self.axes.find(*stream.batch)
-        for i in range(value.type.rank):
-            if i != axis and self.axes.find(value, i) == root:
-                return i
-        return 0 if stream.batch_size == 1 and axis > 0 and value.type.shape[0] == 1 else None
-
-    def adopt_merged(self, x: Value, y: Value, stream: Stream) -> None:
-        """``y`` is ``x`` after one more merge."""
-        for axis in range(x.type.rank):
-            self.axes.join((x, axis), (y, axis))
-        self._adopt(y, 1, stream, 0, stream.stage)
+                    node.attrs["axes"] = tuple(
+                        (n, plain(count) if n == name[axis] else d) for n, d in node.attrs["axes"]
+                    )
 
     # What sums, cuts and attention become ---------------------------------------------------------------------------
 
-    def _weights(self, value: Value, targets: dict[int, tuple[Stream, int]], axis: int, builder: Builder) -> Value:
+    def _weights(self, value: Value, targets: Targets, axis: int, builder: Builder) -> Value:
         """The sizes of the tokens along one axis of ``value``, to multiply it with."""
         stream, first = next((s, f) for a, s, f in self.token_axes(value) if a == axis)
         size = flow.vector(stream, targets[id(stream)][1], "size", first, builder)
-        batch = self._batch(value, stream, axis)
+        batch = self.batch(value, stream, axis)
         if batch is None and stream.batch_size != 1:
-            raise CannotFollow(f"{_shown(value)} has no batch axis, but sizes differ within a batch")
+            raise CannotFollow(f"{shown(value)} has no batch axis, but sizes differ within a batch")
         size = flow.spread(size, value.type.rank, axis, batch, builder)
         return size if value.type.dtype == f32 else builder.op("cast", size, dtype=value.type.dtype)
 
-    def _weighted(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> Node:
+    def _weighted(self, node: Node, targets: Targets) -> Node:
         """A sum over tokens counts each as often as its size says; a mean is divided by the sizes."""
         builder = Builder(self.graph).before(node)
         if node.op.qualified in ("einsum", "matmul"):
@@ -265,10 +149,10 @@ class Follower:
         assert value is not None
         summed = [a for a, s, _ in self.token_axes(value) if id(s) in targets and a in node.attrs["axis"]]
         if len(summed) > 1:
-            raise CannotFollow(f"{_shown(value)} is summed over pairs of tokens")
+            raise CannotFollow(f"{shown(value)} is summed over pairs of tokens")
         weights = self._weights(value, targets, summed[0], builder)
         if value.type.dtype.kind != "float":
-            raise CannotFollow(f"{_shown(value)} is summed over tokens as integers")
+            raise CannotFollow(f"{shown(value)} is summed over tokens as integers")
         product = builder.op("mul", value, weights)
         self._same_axes(value, product, targets)
         node.set_input(0, product)
@@ -289,7 +173,7 @@ class Follower:
         self._replace(node, made)
         return made
 
-    def _weighted_contraction(self, node: Node, targets: dict[int, tuple[Stream, int]], builder: Builder) -> None:
+    def _weighted_contraction(self, node: Node, targets: Targets, builder: Builder) -> None:
         values = [v for v in node.inputs if v is not None]
         if node.op.qualified == "matmul":
             rows = [(values[0], values[0].type.rank - 1), (values[1], values[1].type.rank - 2)]
@@ -319,23 +203,35 @@ class Follower:
         first = next(f for a, _, f in self.token_axes(value) if a == axis)
         start, stop, step = (node.attrs[name] for name in ("start", "stop", "step"))
         kept = self.protect - first
-        if isinstance(start, int) and step == 1:
-            if start <= kept if stop is None else isinstance(stop, int) and stop <= kept:
-                return
-        taken = f"[{start}:{'' if stop is None else stop}]" if stop is None or as_dim(stop) != as_dim(start) + 1 else f"number {start}"
-        fixed = {0: "no token keeps its place", 1: "only the first token keeps its place"}.get(kept, "only the first two keep theirs")
+        reach = start if stop is None else stop
+        if step == 1 and isinstance(start, int) and isinstance(reach, int) and reach <= kept:
+            return
+        taken = (
+            f"[{start}:{'' if stop is None else stop}]"
+            if stop is None or as_dim(stop) != as_dim(start) + 1
+            else f"number {start}"
+        )
+        fixed = {0: "no token keeps its place", 1: "only the first token keeps its place"}.get(
+            kept, "only the first two keep theirs"
+        )
         wanted = 1 if start in (0, 1) and self.protect == 0 else 2 if start in (1, 2) and self.protect == 1 else None
-        help = f"protect={wanted} keeps the {'class token' if wanted == 1 else 'class and distillation tokens'} in front" if wanted else None
-        raise CannotFollow(f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={self.protect}", help)
+        help = (
+            f"protect={wanted} keeps the {'class token' if wanted == 1 else 'class and distillation tokens'} in front"
+            if wanted
+            else None
+        )
+        raise CannotFollow(
+            f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={self.protect}", help
+        )
 
-    def _mean_pool(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> None:
+    def _mean_pool(self, node: Node, targets: Targets) -> None:
         """`mean_pool(x, weight)`: each token weighs as much as the tokens in it."""
         x, weight = node.inputs
         assert x is not None
         stream, first = next((s, f) for axis, s, f in self.token_axes(x) if axis == 1)
         if weight is not None and self._is_padding(weight, stream):
             node.set_input(1, None)
-        self._align(node, targets)
+        self.align(node, targets)
         builder = Builder(self.graph).before(node)
         size = flow.vector(stream, targets[id(stream)][1], "size", first, builder)
         size = size if x.type.dtype == f32 else builder.op("cast", size, dtype=x.type.dtype)
@@ -346,7 +242,7 @@ class Follower:
         """Whether a value is the padding mask, in whatever shape and dtype."""
         return stream.padding is not None and flow.trace_mask(value, self.origins, stream) == stream.padding
 
-    def _attention(self, node: Node, targets: dict[int, tuple[Stream, int]]) -> None:
+    def _attention(self, node: Node, targets: Targets) -> None:
         if node.attrs["causal"]:
             raise CannotFollow("causal attention needs tokens in their places")
         if node.attrs["row"] is not None and not 0 <= node.attrs["row"] < self.protect:
@@ -358,7 +254,7 @@ class Follower:
         if mask is not None and keys is not None and self._is_padding(mask, keys[0]):
             # What it says is in the sizes.
             node.set_input(3, None)
-        self._align(node, targets)
+        self.align(node, targets)
         if keys is not None:
             stream, first = keys
             stage = targets[id(stream)][1]
@@ -387,7 +283,7 @@ class Follower:
         for old, inner in zip(node.outputs, body.outputs, strict=True):
             for axis in range(old.type.rank):
                 self.axes.join((old, axis), (copies[inner], axis))
-        self._find_views()
+        self.find_views()
         for value in list(body.nodes()):
             made = copies[value.output].node
             assert made is not None
@@ -400,7 +296,7 @@ class Follower:
         for value in node.inputs:
             shape = None if value is None else value.type.shape
             for axis, stream, first in self.token_axes(value) if value is not None else ():
-                shape = _dims(shape, axis, stream.length - first)  # type: ignore[arg-type]
+                shape = resized(shape, axis, stream.length - first)  # type: ignore[arg-type]
             types.append(None if value is None else TensorType(value.type.dtype, shape))  # type: ignore[arg-type]
         return types
 
@@ -413,31 +309,9 @@ class Follower:
                 node.set_input(i, self.unmerged(value, builder))
         self.restored.append(node)
 
-    def unmerged(self, value: Value, builder: Builder) -> Value:
-        """``value`` with every original token given what its merged token has."""
-        key = (value, "unmerged")
-        if key not in self._carried:
-            self._carried[key] = self._unmerged(value, builder)
-        return self._carried[key]
-
-    def _unmerged(self, value: Value, builder: Builder) -> Value:
-        for axis, stream, first in self.token_axes(value):
-            stage = self.stage(value, stream)
-            if stage == 0:
-                continue
-            if self._batch(value, stream, axis) != 0:
-                raise Diagnostic("E0710", f"{_shown(value)} has no batch axis in front, so that its tokens cannot be restored")
-            if value.type.rank == 3 and axis == 1 and first == 0:
-                back = builder.op(composite("std.token.unmerge"), value, *stream.maps[stage].fields)
-            else:
-                back = builder.op("take", value, flow.vector(stream, stage, "source", first, builder), axis=axis, batch=1)
-            self._adopt(back, axis, stream, first, 0)
-            value = back
-        return value
-
     # Bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _same_axes(self, old: Value, new: Value, targets: dict[int, tuple[Stream, int]]) -> None:
+    def _same_axes(self, old: Value, new: Value, targets: Targets) -> None:
         """``new`` has the axes of ``old``: it was made by an elementwise op."""
         for axis in range(old.type.rank):
             self.axes.link(old, axis, new, axis)
@@ -453,30 +327,13 @@ class Follower:
             old.replace_uses(new)
         self.graph.remove(node)
 
-    def _error(self, node: Node, problem: CannotFollow, targets: dict[int, tuple[Stream, int]]) -> Diagnostic:
+    def _error(self, node: Node, problem: CannotFollow, targets: Targets) -> Diagnostic:
         stream, stage = next(iter(targets.values()))
         return Diagnostic(
             "E0710",
             f"{problem}",
             node.span,
             notes=[Note("the tokens were merged behind this attention", stream.merged_at[stage - 1].span)],
-            help=problem.help or "give it unmerged tokens with `restore=true`, or merge only in blocks behind it with `blocks=[…]`",
+            help=problem.help
+            or "give it unmerged tokens with `restore=true`, or merge only in blocks behind it with `blocks=[…]`",
         )
-
-
-def _with(shape: tuple[Any, ...], axis: int, dim: Dim) -> tuple[Any, ...]:
-    """A shape attribute with another size at ``axis``."""
-    return (*map(_plain, shape[:axis]), _plain(dim), *map(_plain, shape[axis + 1 :]))
-
-
-def _dims(shape: tuple[Dim, ...], axis: int, dim: Dim) -> tuple[Dim, ...]:
-    return (*shape[:axis], dim, *shape[axis + 1 :])
-
-
-def _plain(dim: Any) -> Any:
-    return dim.value if isinstance(dim, Dim) and dim.value is not None else dim
-
-
-def _shown(value: Value) -> str:
-    return f"`{value.name}`, {value.type}," if value.name else f"a value {value.type}"
-

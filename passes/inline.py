@@ -105,7 +105,10 @@ def splice(node: Node, body: Graph) -> dict[Value, Value]:
             copies[new].name = old.name
         old.replace_uses(copies[new])
     if body.requires:
-        wanted = [Require(r.left.subs(renamed), r.op, r.right.subs(renamed), r.message, node.span or r.span) for r in body.requires]
+        wanted = [
+            Require(r.left.subs(renamed), r.op, r.right.subs(renamed), r.message, node.span or r.span)
+            for r in body.requires
+        ]
         graph.requires = list(dict.fromkeys([*graph.requires, *wanted]))
     graph.remove(node)
     return copies

@@ -46,15 +46,29 @@ class MergeTokens(Pass):
     name = "merge_tokens"
     contract = "approximate"
 
-    r: int | float | tuple[int, ...] | None = option(None, "tokens to merge at each block: a number, a list, or a share of them (0.1)", least=0, check=_check_r)
-    inflect: float = option(0.0, "how a number r changes over the blocks: 0 constant, -1 falls from 2 r to 0, 1 rises", least=-1, most=1)
-    keep: float | None = option(None, "instead of r: the share of tokens left at the end, merged in equal parts", least=0, most=1)
-    metric: Literal["keys", "tokens"] = option("keys", "what is compared: the attention keys averaged over heads, or the tokens")
-    protect: Literal[0, 1, 2] = option(0, "first tokens that never merge: 1 the class token, 2 also the distillation token")
+    r: int | float | tuple[int, ...] | None = option(
+        None, "tokens to merge at each block: a number, a list, or a share of them (0.1)", least=0, check=_check_r
+    )
+    inflect: float = option(
+        0.0, "how a number r changes over the blocks: 0 constant, -1 falls from 2 r to 0, 1 rises", least=-1, most=1
+    )
+    keep: float | None = option(
+        None, "instead of r: the share of tokens left at the end, merged in equal parts", least=0, most=1
+    )
+    metric: Literal["keys", "tokens"] = option(
+        "keys", "what is compared: the attention keys averaged over heads, or the tokens"
+    )
+    protect: Literal[0, 1, 2] = option(
+        0, "first tokens that never merge: 1 the class token, 2 also the distillation token"
+    )
     proportional: bool = option(True, "attend to a merged token as often as its size says")
-    restore: bool = option(False, "give outputs, and what needs tokens in their places, the merged value of every original token")
+    restore: bool = option(
+        False, "give outputs, and what needs tokens in their places, the merged value of every original token"
+    )
     map: bool = option(False, "expose where each token went: the taps `token_source` and `token_size`")
-    blocks: tuple[int, ...] | None = option(None, "the self-attention blocks to merge in, counted from 0; all when none")
+    blocks: tuple[int, ...] | None = option(
+        None, "the self-attention blocks to merge in, counted from 0; all when none"
+    )
 
     def run(self, module: Module) -> Report:
         graph = module.graph
@@ -97,7 +111,11 @@ class MergeTokens(Pass):
         else:
             for index in self.blocks:
                 if not -len(found) <= index < len(found):
-                    raise Diagnostic("E0704", f"`blocks` of the pass `merge_tokens` names block {index}, but the model has {len(found)} self-attention block(s)")
+                    raise Diagnostic(
+                        "E0704",
+                        f"`blocks` of the pass `merge_tokens` names block {index}, but the model has {len(found)} "
+                        "self-attention block(s)",
+                    )
             chosen = [found[i] for i in sorted({i % len(found) for i in self.blocks})]
         causal = next((b for b in chosen if b.attention.attrs["causal"]), None)
         if causal is not None:
@@ -112,9 +130,15 @@ class MergeTokens(Pass):
     def _schedule(self, count: int) -> Schedule:
         if (self.r is None) == (self.keep is None):
             both = "both `r` and `keep`" if self.r is not None else "neither `r` nor `keep`"
-            raise Diagnostic("E0705", f"merge_tokens is given {both}, but needs exactly one of them", help="write `merge_tokens(r=8)` or `merge_tokens(keep=0.5)`")
+            raise Diagnostic(
+                "E0705",
+                f"merge_tokens is given {both}, but needs exactly one of them",
+                help="write `merge_tokens(r=8)` or `merge_tokens(keep=0.5)`",
+            )
         if self.inflect and not isinstance(self.r, int):
-            raise Diagnostic("E0705", "`inflect` changes a number `r` over the blocks; it does not go with a list, a share or `keep`")
+            raise Diagnostic(
+                "E0705", "`inflect` changes a number `r` over the blocks; it does not go with a list, a share or `keep`"
+            )
         if isinstance(self.r, tuple):
             if len(self.r) > count:
                 raise Diagnostic("E0705", f"`r` of merge_tokens lists {len(self.r)} numbers for {count} block(s)")
@@ -174,7 +198,8 @@ class _Merger:
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{len(stream.maps)}", left, least=1)
         metric = x if self.options.metric == "tokens" else self._keys(block, builder)
         fields = stream.maps[-1].fields
-        merge = builder.multi(composite("std.token.bipartite_merge"), x, *fields, metric, r=present - left, protect=self.options.protect)
+        bipartite = composite("std.token.bipartite_merge")
+        merge = builder.multi(bipartite, x, *fields, metric, r=present - left, protect=self.options.protect)
         y, node = merge[0], merge[0].node
         assert node is not None
         y.name = x.name
@@ -192,7 +217,7 @@ class _Merger:
         except TooMany as problem:
             raise Diagnostic(
                 "E0709",
-                f"`r` merges {problem.r} tokens at block {block.index}, but of {problem.present} at most {problem.cap} can be merged",
+                f"`r` merges {problem.r} tokens at block {block.index}, but of {problem.present} at most {problem.cap} can be",
                 block.attention.span,
                 help="each merge pairs half of the tokens with the other half; protected tokens take no part",
             ) from None
@@ -202,7 +227,7 @@ class _Merger:
             if gone == 0 and index == 0:
                 raise Diagnostic(
                     "E0709",
-                    f"none of the {present} tokens of block {block.index} can be merged with protect={self.options.protect}",
+                    f"of the {present} tokens of block {block.index} none can be merged with protect={self.options.protect}",
                     block.attention.span,
                 )
             if gone < wanted:
@@ -210,7 +235,7 @@ class _Merger:
         return left
 
     def _keys(self, block: AttentionBlock, builder: Builder) -> Value:
-        """The keys of the block's attention, averaged over heads, before a rotation: what a token is, not where it stands."""
+        """The keys of the attention, averaged over heads, before a rotation: what a token is, not where it stands."""
         keys = block.attention.inputs[1]
         assert keys is not None
         if keys.node is not None and keys.node.op.qualified == ROPE and keys.node.inputs[0] is not None:
@@ -262,8 +287,9 @@ class _Comparison:
     def table(self, sizes: Mapping[str, int]) -> Table:
         old, new = self.before.at(sizes), self.after.at(sizes)
         rows: list[tuple[Any, ...]] = []
-        for a, b in zip(old.blocks, new.blocks, strict=True):
-            rows.append((a.name, a.tokens or "", b.tokens or "", a.cost.flops, b.cost.flops, a.cost.bytes, b.cost.bytes))
+        for was, now in zip(old.blocks, new.blocks, strict=True):
+            counts = (was.tokens or "", now.tokens or "")
+            rows.append((was.name, *counts, was.cost.flops, now.cost.flops, was.cost.bytes, now.cost.bytes))
         a, b = old.total, new.total
         rows.append(("total", "", "", a.flops, b.flops, a.bytes, b.bytes))
         return Table(("block", "tokens", "tokens_after", "flops", "flops_after", "bytes", "bytes_after"), tuple(rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -16,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def option(
-    default: Any, doc: str, *, least: float | None = None, most: float | None = None, check: Callable[[Any], str | None] | None = None
+    default: Any,
+    doc: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    check: Callable[[Any], str | None] | None = None,
 ) -> Any:
     """A field of a pass.
 
@@ -43,12 +47,13 @@ class Option:
         return describe(self.type)
 
 
-@cache
 def options_of(cls: type[Pass]) -> dict[str, Option]:
     """The options of a pass by name."""
     hints = get_type_hints(cls)
     return {
-        f.name: Option(f.name, hints[f.name], f.default, f.metadata.get("doc", "")) for f in dataclasses.fields(cls) if f.init
+        f.name: Option(f.name, hints[f.name], f.default, f.metadata.get("doc", ""))
+        for f in dataclasses.fields(cls)
+        if f.init
     }
 
 
@@ -92,8 +97,10 @@ def _check_range(cls: type[Pass], field: dataclasses.Field[Any], value: Any, spa
             low = least is not None and not number >= least
             high = most is not None and not number <= most
             if low or high:
-                bounds = f"from {least} to {most}" if least is not None and most is not None else f"at least {least}" if low else f"at most {most}"
-                raise Diagnostic("E0704", f"`{field.name}` of the pass `{cls.name}` must be {bounds}, but is {number}", span)
+                both = f"from {least} to {most}" if least is not None and most is not None else None
+                bounds = both or (f"at least {least}" if low else f"at most {most}")
+                message = f"`{field.name}` of the pass `{cls.name}` must be {bounds}, but is {number}"
+                raise Diagnostic("E0704", message, span)
     problem = check(value) if check is not None else None
     if problem:
         raise Diagnostic("E0704", f"`{field.name}` of the pass `{cls.name}` {problem}", span)
@@ -132,7 +139,8 @@ def describe(hint: Any) -> str:
         return " | ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
         return f"list of {describe(get_args(hint)[0])}"
-    return {int: "int", float: "real", bool: "bool", str: "str", NoneType: "none"}.get(hint, getattr(hint, "__name__", str(hint)))
+    names = {int: "int", float: "real", bool: "bool", str: "str", NoneType: "none"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def shown_value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A stream of tokens that shrinks from block to block: its token maps, and how a value of an earlier stage is carried to a later one."""
+"""A stream of tokens that shrinks from block to block: its token maps, and how values are carried to a later stage."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from .blocks import AttentionBlock
 _SEE_THROUGH = frozenset({"cast", "unsqueeze", "squeeze", "rearrange", "reshape", "expand", "transpose"})
 # (comparison, constant) -> whether true means a token that counts, for a mask of 0 and 1.
 _COMPARISONS: dict[tuple[str, float | None], bool] = {
-    ("ne", 0.0): True, ("gt", 0.0): True, ("eq", 1.0): True, ("ge", 1.0): True, ("eq", 0.0): False, ("lt", 1.0): False, ("le", 0.0): False,
-}
+    ("ne", 0.0): True, ("gt", 0.0): True, ("eq", 1.0): True, ("ge", 1.0): True,
+    ("eq", 0.0): False, ("lt", 1.0): False, ("le", 0.0): False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Stream:
         tokens, batch: the axis classes.
         length: the number of original tokens.
         batch_size: the size of the batch axis.
-        inputs: which graph inputs the token features come from (a bit each): a later value that comes from them is a feature.
+        inputs: which graph inputs the token features come from, a bit each: values that come from them are features.
         padding: where the padding mask comes from, and whether true means a real token.
     """
 
@@ -68,11 +69,11 @@ def stream_of(block: AttentionBlock, axes: Axes, inputs: int) -> Stream:
     return Stream(block.tokens, axes.find(block.stream, 0), shape[1], shape[0], inputs, counts=[shape[1]])
 
 
-# Padding ---------------------------------------------------------------------------------------------------------------
+# Padding --------------------------------------------------------------------------------------------------------------
 
 
 def trace_mask(value: Value, origins: Origins, stream: Stream) -> tuple[Value, bool]:
-    """Where a mask of 0 and 1 comes from, through casts, moves and comparisons; and whether 1 there still means 1 here."""
+    """Where a mask of 0 and 1 comes from, through casts, moves and comparisons; and whether 1 there means 1 here."""
     positive = True
     while value.node is not None and value.node.op is not None:
         node = value.node
@@ -105,7 +106,8 @@ def _scalar(value: Value | None) -> float | None:
 def is_padding_mask(mask: Value, stream: Stream, axes: Axes) -> bool:
     """Whether an attention mask [B, 1, 1, T] says of each key by itself whether it counts."""
     shape = mask.type.shape
-    return shape[1] == 1 and shape[2] == 1 and axes.find(mask, 3) == stream.tokens and shape[0] in (as_dim(1), stream.batch_size)
+    per_key = shape[1] == 1 and shape[2] == 1 and shape[0] in (as_dim(1), stream.batch_size)
+    return per_key and axes.find(mask, 3) == stream.tokens
 
 
 def start(stream: Stream, mask: Value | None, origins: Origins, builder: Builder) -> None:
@@ -127,11 +129,11 @@ def name_fields(fields: list[Value], stage: int) -> TokenMap:
     return TokenMap(*fields)
 
 
-# Per-token vectors -------------------------------------------------------------------------------------------------------
+# Per-token vectors ----------------------------------------------------------------------------------------------------
 
 
 def vector(stream: Stream, stage: int, what: str, first: int, builder: Builder) -> Value:
-    """``size`` or ``position`` [B, t] or ``source`` [B, N] of the tokens from number ``first`` on, counted from there."""
+    """``size``, ``position`` [B, t] or ``source`` [B, N] of the tokens from number ``first`` on, counted from there."""
     whole: Value = getattr(stream.maps[stage], what)
     if first == 0:
         return whole
@@ -145,7 +147,7 @@ def vector(stream: Stream, stage: int, what: str, first: int, builder: Builder) 
 
 
 def log_size(stream: Stream, stage: int, dtype: DType, builder: Builder) -> Value:
-    """The bias [B, 1, 1, t] of proportional attention: log(size), and for padding the lowest number that stays finite."""
+    """The bias [B, 1, 1, t] of proportional attention: log(size), and for padding a low number that is finite."""
     key = ("log size", stage, dtype)
     if key not in stream.cache:
         bias = builder.op(composite("std.token.size_bias"), *stream.maps[stage].fields)
@@ -168,14 +170,15 @@ def spread(per_token: Value, rank: int, axis: int, batch: int | None, builder: B
     """[B, t] as a tensor of ``rank`` axes with t at ``axis`` and B at ``batch``, 1 elsewhere."""
     if batch is None:
         per_token = builder.op("squeeze", per_token, axis=0)
-        return builder.op("unsqueeze", per_token, axis=tuple(i for i in range(rank) if i != axis)) if rank > 1 else per_token
+        others = tuple(i for i in range(rank) if i != axis)
+        return builder.op("unsqueeze", per_token, axis=others) if others else per_token
     if batch > axis:
         per_token = builder.op("transpose", per_token, perm=(1, 0))
     others = tuple(i for i in range(rank) if i not in (axis, batch))
     return builder.op("unsqueeze", per_token, axis=others) if others else per_token
 
 
-# Carrying ----------------------------------------------------------------------------------------------------------------
+# Carrying -------------------------------------------------------------------------------------------------------------
 
 
 def pick(value: Value, axis: int, index: Value, batched: bool, builder: Builder) -> Value:
@@ -221,7 +224,7 @@ def _swap(rank: int, axis: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-# Where features come from --------------------------------------------------------------------------------------------------
+# Where features come from ---------------------------------------------------------------------------------------------
 
 
 class Origins:

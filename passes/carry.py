@@ -1,0 +1,203 @@
+"""Which stage of a shrinking token stream a value is at, and what it is at another one.
+
+A padding mask follows by the sizes, a rotary table by position, a feature as an average over what was merged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ir.builder import Builder
+from ..ir.diagnostics import Diagnostic
+from ..ir.dims import Dim
+from ..ir.graph import Graph, Node, Value
+from ..ir.library import composite
+from . import streams as flow
+from .axes import Axes, Axis
+from .streams import Origins, Stream
+
+# One axis of a value that belongs to a stream: (axis, stream, how many of its first tokens are cut off).
+TokenAxis = tuple[int, Stream, int]
+# The streams that a node meets, and at which stage, by identity.
+Targets = dict[int, tuple[Stream, int]]
+
+
+class CannotFollow(Exception):
+    """Something that belongs to token places; the message says what."""
+
+    def __init__(self, message: str, help: str | None = None) -> None:
+        super().__init__(message)
+        self.help = help
+
+
+class Carrier:
+    """The stages of all values of one graph, whose ``streams`` are known by their axis classes."""
+
+    def __init__(self, graph: Graph, axes: Axes, streams: dict[Axis, Stream], origins: Origins) -> None:
+        self.graph, self.axes, self.streams, self.origins = graph, axes, streams, origins
+        self._stage: dict[tuple[Value, int], int] = {}
+        self._views: dict[Axis, tuple[Stream, int]] = {}
+        self._carried: dict[tuple[Any, ...], Value] = {}
+        self.find_views()
+
+    def find_views(self) -> None:
+        """Classes that are a stream without its first tokens: `x[:, 1:]`."""
+        for root, stream in self.streams.items():
+            self._views[self.axes.find(*root)] = (stream, 0)
+        for cut in self.axes.cuts:
+            seen = self._views.get(self.axes.find(*cut.source))
+            if seen is not None:
+                self._views.setdefault(self.axes.find(*cut.result), (seen[0], seen[1] + cut.start))
+
+    def token_axes(self, value: Value) -> list[TokenAxis]:
+        """The axes of a value that are tokens of a stream."""
+        found = []
+        for axis in range(value.type.rank):
+            view = self._views.get(self.axes.find(value, axis))
+            if view is not None:
+                found.append((axis, *view))
+        return found
+
+    def stage(self, value: Value, stream: Stream) -> int:
+        """How many merges the tokens of ``value`` have been through."""
+        return self._stage.get((value, id(stream)), 0)
+
+    def align(self, node: Node, targets: Targets) -> None:
+        """Carry every operand to the stages at which this node meets the streams."""
+        for i, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            for stream, stage in targets.values():
+                if any(s is stream for _, s, _ in self.token_axes(value)) and self.stage(value, stream) != stage:
+                    value = self.carry(value, stream, stage, node)
+                    node.set_input(i, value)
+
+    def carry(self, value: Value, stream: Stream, to: int, node: Node) -> Value:
+        """``value`` at stage ``to`` of ``stream``, for ``node`` to read. Raises CannotFollow."""
+        rank = max(v.type.rank for v in (value, *node.outputs)) if node.op.family == "elementwise" else value.type.rank
+        key = (value, id(stream), to, rank)
+        if key not in self._carried:
+            # In front of its first reader: later readers come later in the order.
+            self._carried[key] = self._carry(value, stream, to, rank, Builder(self.graph).before(node))
+        return self._carried[key]
+
+    def _carry(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
+        places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
+        if len(places) > 1:
+            raise CannotFollow(f"{shown(value)} relates pairs of token places; it cannot be carried to merged tokens")
+        (axis, first), stage = places[0], self.stage(value, stream)
+        batch = self.batch(value, stream, axis)
+        if (
+            batch is None
+            and rank == value.type.rank
+            and stream.batch_size != 1
+            and (axis == 0 or value.type.shape[0] != 1)
+        ):
+            raise CannotFollow(f"{shown(value)} has no batch axis, but merging differs within a batch")
+        if batch is None and rank > value.type.rank:
+            value = builder.op("unsqueeze", value, axis=tuple(range(rank - value.type.rank)))
+            axis += value.type.rank - (value.node.inputs[0].type.rank)  # type: ignore[union-attr]
+        is_feature = value.type.dtype.kind == "float" and self.origins.of(value) & stream.inputs
+        if (
+            stage == 0
+            and stream.padding is not None
+            and flow.trace_mask(value, self.origins, stream)[0] is stream.padding[0]
+        ):
+            out = self._carried_mask(value, stream, axis, first, batch or 0, to, builder)
+        elif value.node is not None and value.node.op.qualified == "full":
+            shape = with_size(value.node.attrs["shape"], axis, stream.counts[to] - first)
+            out = builder.op("full", **{**value.node.attrs, "shape": shape})
+        elif is_feature and batch == 0 and first == 0:
+            out = flow.merge_mean(stream, value, axis, stage, to, builder)
+        elif is_feature or stage or batch not in (0, None):
+            raise CannotFollow(f"{shown(value)} comes from before the merge, and cannot be carried to merged tokens")
+        else:
+            out = flow.pick(value, axis, flow.vector(stream, to, "position", first, builder), batch == 0, builder)
+        self._adopt(out, axis, stream, first, to)
+        return out
+
+    def _carried_mask(
+        self, value: Value, stream: Stream, axis: int, first: int, batch: int, to: int, builder: Builder
+    ) -> Value:
+        """The padding mask, or what was made from it, is true where a token's size is not 0."""
+        assert stream.padding is not None
+        size = flow.vector(stream, to, "size", first, builder)
+        positive = flow.trace_mask(value, self.origins, stream)[1] == stream.padding[1]
+        mask = flow.as_mask(size, positive, value.type.dtype, builder)
+        out = flow.spread(mask, value.type.rank, axis, batch, builder)
+        if all(d == 1 for i, d in enumerate(value.type.shape) if i not in (axis, batch)):
+            return out
+        shape = with_size(with_size(value.type.shape, axis, out.type.shape[axis]), batch, stream.batch_size)
+        return builder.op("expand", out, shape=shape)
+
+    def _adopt(self, value: Value, axis: int, stream: Stream, first: int, stage: int) -> None:
+        """Say what a value that this pass made is: tokens along ``axis``, at ``stage``."""
+        for root, view in self._views.items():
+            if view[0] is stream and view[1] == first:
+                self.axes.join(root, (value, axis))
+                break
+        if value.type.shape[0] == stream.batch_size and axis != 0:
+            self.axes.join(stream.batch, (value, 0))
+        self._stage[value, id(stream)] = stage
+        if value.node is not None:
+            self.origins.add(value.node)
+
+    def batch(self, value: Value, stream: Stream, axis: int) -> int | None:
+        """Where the batch axis of a value is, if it has one."""
+        root = self.axes.find(*stream.batch)
+        for i in range(value.type.rank):
+            if i != axis and self.axes.find(value, i) == root:
+                return i
+        return 0 if stream.batch_size == 1 and axis > 0 and value.type.shape[0] == 1 else None
+
+    def adopt_merged(self, x: Value, y: Value, stream: Stream) -> None:
+        """``y`` is ``x`` after one more merge."""
+        for axis in range(x.type.rank):
+            self.axes.join((x, axis), (y, axis))
+        self._adopt(y, 1, stream, 0, stream.stage)
+
+    def unmerged(self, value: Value, builder: Builder) -> Value:
+        """``value`` with every original token given what its merged token has."""
+        key = (value, "unmerged")
+        if key not in self._carried:
+            self._carried[key] = self._unmerged(value, builder)
+        return self._carried[key]
+
+    def _unmerged(self, value: Value, builder: Builder) -> Value:
+        for axis, stream, first in self.token_axes(value):
+            stage = self.stage(value, stream)
+            if stage == 0:
+                continue
+            if self.batch(value, stream, axis) != 0:
+                raise Diagnostic(
+                    "E0710", f"{shown(value)} has no batch axis in front, so that its tokens cannot be restored"
+                )
+            if value.type.rank == 3 and axis == 1 and first == 0:
+                back = builder.op(composite("std.token.unmerge"), value, *stream.maps[stage].fields)
+            else:
+                back = builder.op(
+                    "take", value, flow.vector(stream, stage, "source", first, builder), axis=axis, batch=1
+                )
+            self._adopt(back, axis, stream, first, 0)
+            value = back
+        return value
+
+
+def with_size(shape: tuple[Any, ...], axis: int, dim: Dim) -> tuple[Any, ...]:
+    """A shape attribute with another size at ``axis``."""
+    return (*map(plain, shape[:axis]), plain(dim), *map(plain, shape[axis + 1 :]))
+
+
+def resized(shape: tuple[Dim, ...], axis: int, dim: Dim) -> tuple[Dim, ...]:
+    """A type's shape with another size at ``axis``."""
+    return (*shape[:axis], dim, *shape[axis + 1 :])
+
+
+def plain(dim: Any) -> Any:
+    """A dimension as attributes hold it: an integer where it is known."""
+    return dim.value if isinstance(dim, Dim) and dim.value is not None else dim
+
+
+def shown(value: Value) -> str:
+    """A value in a message."""
+    return f"`{value.name}`, {value.type}," if value.name else f"a value {value.type}"
