@@ -80,13 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        cli.main(args=args, prog_name="tessera", standalone_mode=False)
+        code = cli.main(args=args, prog_name="tessera", standalone_mode=False)
         sys.stdout.flush()
-        return 0
+        # click gives back the code of an early exit, else what the command returned: None.
+        return code if isinstance(code, int) else 0
     except Diagnostic as error:
         return _report(error, "--json" in args)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -95,7 +95,7 @@ def _with_map(steps: list[Any]) -> list[Any]:
 
     if not any(s.name == "merge_tokens" for s in steps):
         raise Diagnostic("E0925", "`--map` needs the pass merge_tokens", help="add --pass 'merge_tokens(r=8)'")
-    return [replace(s, options={**s.options, "taps": True}) if s.name == "merge_tokens" else s for s in steps]
+    return [replace(s, options={**s.options, "map": True}) if s.name == "merge_tokens" else s for s in steps]
 
 
 def _check_output(out: str, target: str) -> None:

@@ -156,7 +156,14 @@ def help_(code: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"code": key, "title": entry.title, "text": entry.text})
     else:
-        click.echo(f"{key}: {entry.title}\n\n{entry.text}")
+        click.echo(f"{key}: {entry.title}\n\n{_wrapped(entry.text)}")
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs at a readable width; indented lines are examples and stay."""
+    import textwrap
+
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, 100) for line in text.splitlines())
 
 
 def _unknown(kind: str, name: str, known: Any, help: str) -> Diagnostic:

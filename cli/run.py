@@ -123,7 +123,7 @@ def _save(path: str, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 def _map_outputs(outputs: Sequence[str]) -> list[str]:
-    return [name for name in outputs if name == "token_source" or name.endswith("_token_source")]
+    return [name for name in outputs if name.startswith("token_source")]
 
 
 def _check_map(runner: Runner) -> None:

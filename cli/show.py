@@ -56,7 +56,7 @@ def show(
     elif as_json:
         print_json(stages[-1])
     else:
-        click.echo(stages[-1]["source"], nl=False)
+        click.echo(stages[-1]["source"].rstrip())
 
 
 def _until(steps: list[PassSpec], after: str) -> list[PassSpec]:
@@ -98,7 +98,7 @@ def _print_stages(stages: list[dict[str, Any]], as_json: bool) -> None:
         click.echo(f"# {f' {title} ':-^100}")
         for line in stage["text"].splitlines():
             click.echo(f"# {line}")
-        click.echo(stage["source"])
+        click.echo(f"{stage['source'].rstrip()}\n")
 
 
 def _why(module: Module, rule: str, as_json: bool) -> None:

@@ -184,15 +184,6 @@ class TorchRunner:
         return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
 
 
-class OnnxRunner:
-    """An ONNX file in ONNX Runtime."""
-
-    def __init__(self, path: Path) -> None:
-        from .session import Session
-
-        self.session = Session(path)
-
-
 def _spec(value: Input) -> InputSpec:
     shape = tuple(d.value if d.value is not None else str(d) for d in value.type.shape)
     return InputSpec(value.name, value.type.dtype.name, shape)

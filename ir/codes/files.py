@@ -23,4 +23,17 @@ CODES = {
         "the file is too large",
         "A source file holds at most 64 MB; weights and tables belong into a `.safetensors` file.",
     ),
+    "E0005": Code(
+        "the included file is outside of the project",
+        "A program may use files in the folder of its main file and below it, so that opening somebody's spec "
+        "cannot read "
+        "other files of yours. A program that is not in a file can only use the shipped modules.\n\n"
+        '  wrong:  use "../../secret.tess" (f)\n'
+        '  right:  use "blocks/mixer.tess" (mixer)',
+    ),
+    "E0006": Code(
+        "files use each other in a circle",
+        "`a.tess` uses `b.tess`, which uses `a.tess`. Neither can be read first.\n\n"
+        "  right:  move what both need into a third file, and use that from both",
+    ),
 }

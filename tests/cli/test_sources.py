@@ -1,0 +1,196 @@
+"""check, fmt, show, ops, passes, specs, help."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cli
+
+
+def test_check_names_the_models(cli: Cli, tiny: Path) -> None:
+    result = cli("check", tiny)
+    assert (result.code, result.out, result.err) == (0, f"{tiny}: ok (tiny)\n", "")
+
+
+def test_check_goes_on_after_a_wrong_file(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.tess"
+    wrong.write_text("model m(x: float[B]) -> float[B] { return nosuch(x) }")
+    result = cli("check", wrong, tiny)
+    assert result.code == 1
+    assert "error[E0201]" in result.err
+    assert f"{tiny}: ok" in result.out
+
+
+def test_check_as_json(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    result = cli("check", tiny, tmp_path / "none.tess", "--json")
+    good, bad = json.loads(result.out)
+    assert result.code == 1
+    assert good == {"file": str(tiny), "ok": True, "models": ["tiny"]}
+    assert bad["error"]["code"] == "E0001"
+
+
+def test_check_takes_shipped_names(cli: Cli) -> None:
+    assert cli("check", "zoo/minilm", "vit_s16", "std/nn").code == 0
+
+
+def test_a_name_that_is_nothing(cli: Cli) -> None:
+    result = cli("check", "vit_s61")
+    assert result.code == 1
+    assert "error[E0001]" in result.err
+    assert "did you mean `vit_s16`?" in result.err
+
+
+UGLY = "model m(x:float[B,4])->float[B,4]{return exp( x )}  # a comment"
+PRETTY = "model m(x: float[B, 4]) -> float[B, 4] {\n    return exp(x)\n} # a comment\n"
+
+
+@pytest.fixture
+def ugly(tmp_path: Path) -> Path:
+    path = tmp_path / "ugly.tess"
+    path.write_text(UGLY)
+    return path
+
+
+def test_fmt_in_place_and_again(cli: Cli, ugly: Path) -> None:
+    ugly.chmod(0o640)
+    assert cli("fmt", ugly).out == f"{ugly}: formatted\n"
+    first = ugly.read_text()
+    assert "# a comment" in first
+    assert "float[B, 4]" in first
+    assert ugly.stat().st_mode & 0o777 == 0o640
+    assert cli("fmt", ugly).out == ""
+    assert ugly.read_text() == first
+
+
+def test_fmt_check_and_diff_change_nothing(cli: Cli, ugly: Path) -> None:
+    result = cli("fmt", ugly, "--check")
+    assert (result.code, result.out) == (1, f"{ugly}: would be formatted\n")
+    result = cli("fmt", ugly, "--diff")
+    assert result.code == 0
+    assert f"-{UGLY}" in result.out
+    assert ugly.read_text() == UGLY
+
+
+def test_fmt_of_stdin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(UGLY.encode())))
+    result = cli("fmt", "-")
+    assert result.code == 0
+    assert result.out.startswith("model m(x: float[B, 4]) -> float[B, 4] {\n")
+
+
+def test_fmt_of_bytes_that_are_no_text(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "latin.tess"
+    path.write_bytes("# caf\u00e9\n".encode("latin-1"))
+    result = cli("fmt", path)
+    assert result.code == 1
+    assert "error[E0003]" in result.err
+
+
+def test_show_prints_source_that_reads_back(cli: Cli, tiny: Path) -> None:
+    import tessera as ts
+
+    result = cli("show", tiny, "-p", "classes=5")
+    assert ts.loads(result.out) == ts.load(tiny, params={"classes": 5})
+
+
+def test_show_after_a_pass(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "merge.tess"
+    spec.write_text(
+        "use zoo.vit (vit_s16)\n"
+        "model m(image: float[B, 3, 32, 32]) -> float[B, 10] { return vit_s16(image, size=32, depth=1, classes=10) }\n"
+        "compile m { pass dce  pass merge_tokens(r=1, protect=1)  pass cse }"
+    )
+    assert "bipartite_merge" not in cli("show", spec).out
+    assert "bipartite_merge" not in cli("show", spec, "--after", "dce").out
+    assert "bipartite_merge" in cli("show", spec, "--after", "merge_tokens").out
+    each = cli("show", spec, "--each", "--verify-each").out
+    assert [line.strip("# -") for line in each.splitlines() if line.startswith("# ---")] == [
+        "before any pass", "after dce", "after merge_tokens", "after cse",
+    ]  # fmt: skip
+    wrong = cli("show", spec, "--after", "fold_constants")
+    assert wrong.code == 1
+    assert "it runs dce, merge_tokens, cse" in wrong.err
+
+
+def test_show_each_as_json(cli: Cli, tiny: Path) -> None:
+    stages = json.loads(cli("show", tiny, "--pass", "fold_constants", "--pass", "cse", "--each", "--json").out)
+    assert [s["after"] for s in stages] == [None, "fold_constants", "cse"]
+    assert stages[1]["report"]["pass"] == "fold_constants"
+
+
+def test_a_wrong_pass_or_option(cli: Cli, tiny: Path) -> None:
+    assert "error[E0701]" in cli("show", tiny, "--pass", "merge_tokenz(r=8)").err
+    assert "error[E0702]" in cli("show", tiny, "--pass", "fold_constants(limits=8)").err
+    assert cli("show", tiny, "--pass", "dce(").code == 1
+
+
+@pytest.mark.parametrize("value", ["classes", "classes=", "classes=[", "=4", "cl asses=4"])
+def test_a_malformed_parameter(cli: Cli, tiny: Path, value: str) -> None:
+    result = cli("show", tiny, "-p", value)
+    assert result.code == 1
+    assert "error[E0011]" in result.err
+
+
+def test_an_unknown_parameter_and_a_wrong_kind(cli: Cli, tiny: Path) -> None:
+    assert "error[E0403]" in cli("show", tiny, "-p", "clases=4").err
+    assert "error[E0402]" in cli("show", tiny, "-p", "classes=1.5").err
+
+
+def test_which_model(cli: Cli) -> None:
+    result = cli("show", "zoo/vit")
+    assert result.code == 1
+    assert "choose one with `--model`" in result.err
+    assert "did you mean `vit_s16`?" in cli("show", "zoo/vit", "--model", "vit_s61").err
+
+
+def test_ops(cli: Cli) -> None:
+    listing = cli("ops").out
+    assert "elementwise\n" in listing
+    assert "  topk " in listing
+    assert cli("ops", "topk").out.startswith("topk(x: num[..., N], ")
+    assert "Gaussian error linear unit" in cli("ops", "std.nn.gelu").out
+    assert {row["name"] for row in json.loads(cli("ops", "--json").out)} >= {"exp", "matmul"}
+    assert "error[E0013]" in cli("ops", "tokp").err
+
+
+def test_passes(cli: Cli) -> None:
+    listing = cli("passes").out
+    assert re.search(r"merge_tokens +approximate +Merges", listing)
+    options = json.loads(cli("passes", "merge_tokens", "--json").out)["options"]
+    assert "r" in {o["name"] for o in options}
+    assert "did you mean `fold_constants`?" in cli("passes", "fold_constant").err
+
+
+def test_specs(cli: Cli) -> None:
+    rows = {row["name"]: row["models"] for row in json.loads(cli("specs", "--json").out)}
+    assert "vit_s16" in rows["zoo/vit"]
+    assert "model minilm(" in cli("specs", "zoo/minilm").out
+    assert cli("specs", "minilm").out == cli("specs", "zoo/minilm").out
+    assert "error[E0013]" in cli("specs", "zoo/vitt").err
+
+
+def test_help_explains_codes(cli: Cli) -> None:
+    assert cli("help", "e0001").out.startswith("E0001: no such file\n")
+    assert "E0010" in json.loads(cli("help", "--json").out)
+    assert "error[E0013]" in cli("help", "E9999").err
+
+
+def test_an_unknown_command_and_option(cli: Cli) -> None:
+    result = cli("chekc", "x")
+    assert result.code == 2
+    assert "did you mean `check`?" in result.err
+    assert cli("check").code == 2
+    assert cli("check", "--nosuch", "x").code == 2
+
+
+def test_version(cli: Cli) -> None:
+    from importlib.metadata import version
+
+    assert cli("--version").out == f"tessera {version('tessera')}\n"
+
