@@ -118,7 +118,8 @@ class _Printer:
         return [ast.Use(module, names) for module, names in by_module.items()]
 
     def _param(self, param: Parameter) -> ast.ParamStmt:
-        name = self.names.fresh(param.full_name.replace(".", "_"))
+        # The last two parts of the full name, which follows in quotes: short, and usually telling.
+        name = self.names.fresh("_".join(param.full_name.split(".")[-2:]))
         self.values[param] = ast.Name(name)
         kind = "param" if param.trainable else "buffer"
         external = None if name == param.full_name else param.full_name
