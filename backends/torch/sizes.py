@@ -83,12 +83,19 @@ def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
         first = node.inputs[0]
         assert first is not None
         size = first.type.shape[node.attrs["axis"]]
-        start = as_dim(node.attrs["start"] or 0)
-        stop = size if node.attrs["stop"] is None else as_dim(node.attrs["stop"])
+        start, stop = (_from_front(node.attrs[name], size, default) for name, default in (("start", const(0)), ("stop", size)))
         message = f"the slice {start}:{stop} reaches outside its axis"
         yield start, const(0), message
         yield stop, start, message
         yield size, stop, message
+
+
+def _from_front(bound: Dim | int | None, size: Dim, default: Dim) -> Dim:
+    """A slice's bound; what is counted from the end is counted from the front."""
+    if bound is None:
+        return default
+    at = as_dim(bound)
+    return size + at if at.value is not None and at.value < 0 else at
 
 
 def sizes_of(graph: Graph, solved: dict[str, Solution], shapes: Sequence[Sequence[int] | None]) -> dict[str, int]:
