@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...ir.diagnostics import Diagnostic, Span
+from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from . import ast
 from .expressions import ExpressionBuilder, unescape
 from .lexer import RESERVED, Tokens
@@ -240,7 +240,7 @@ class AstBuilder(ExpressionBuilder):
             "weights": 'write the weights as `weights "file.safetensors"`, with quotes',
         }
         found = f"`{word}` is no clause of `compile`" if word not in forms else f"this `{word}` clause is malformed"
-        help_ = forms.get(word, "a `compile` block holds `weights`, `pass` and `target` clauses")
+        help_ = forms.get(word) or did_you_mean(word, forms) or "the clauses are `weights`, `pass` and `target`"
         raise Diagnostic("E0123", found, self.span(i, i), help=help_)
 
     def rename(self, i: int, j: int, old: str, _arrow: str, new: str) -> tuple[str, str]:

@@ -153,6 +153,8 @@ class _Formatter(ExpressionFormatter):
         if rest and before is not None and not isinstance(before, ast.Use | ast.Const):
             self._blank()
         self._write_comments(rest)
+        if not nodes and not rest and self._lines:
+            self._lines.pop()
 
     def _doc(self, doc: str | None) -> None:
         if doc is not None:
@@ -216,6 +218,7 @@ class _Formatter(ExpressionFormatter):
         head = f"rewrite {node.contract} {node.name}"
         self._write([head, self._params(node, _end_of_last([*node.params, *node.statics])), " {"])
         self._indent += STEP
+        self._write_inner_comments(start_of(node.pattern.span))
         pattern, replacement = self.expr(node.pattern), self.expr(node.replacement)
         condition: Doc = [] if node.condition is None else [LINE, "where ", self.expr(node.condition)]
         self._write_inner_comments(end_of(node.span))
@@ -307,8 +310,13 @@ class _Formatter(ExpressionFormatter):
 
     def _if(self, node: ast.IfStmt) -> None:
         for index, (condition, body) in enumerate(node.branches):
-            head = "if " if index == 0 else "} else if "
-            self._line([head, self.expr(condition), " {"], end_of(condition.span))
+            # What stands within the condition of an `else if` goes to the end of the branch before it.
+            inner = STEP if index else 0
+            test = self.expr(condition)
+            self._indent += inner
+            self._write_inner_comments(end_of(condition.span))
+            self._indent -= inner
+            self._write(["} else if " if index else "if ", test, " {"])
             self._body(body, self._branch_end(node, index), self.statement)
         if node.orelse is not None:
             self._close("} else {")

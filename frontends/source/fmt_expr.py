@@ -110,10 +110,13 @@ class ExpressionFormatter:
         starts = [start_of(getattr(node, "span", None)) for node in nodes]
         parts: list[Doc] = []
         for index, node in enumerate(nodes):
-            parts += self._own_lines(self.comments.take(starts[index]))
-            parts += [HARD, make(node), ","]
             following = starts[index + 1] if index + 1 < len(nodes) else end
             place = end_of(getattr(node, "span", None))
+            parts += self._own_lines(self.comments.take(starts[index]))
+            item = make(node)
+            # Comments within an item that no list of its own has taken.
+            parts += self._own_lines(self.comments.take(place))
+            parts += [HARD, item, ","]
             note = self.comments.take_trailing(place[0] if place else None, following)
             if note is not None:
                 parts.append(Trailing(note))

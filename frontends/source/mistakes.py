@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ...ir.diagnostics import Diagnostic
 from .builder import AstBuilder
 from .foreign import FOREIGN_RULES
-from .lexer import END, MAX_NESTING
+from .lexer import END, MAX_NESTING, RESERVED
 from .site import CLOSERS, DECLARATIONS, OPENERS, OPERAND_STARTS, STATEMENTS, Site, expected_words, found_words
 from .tables import Row
 
@@ -117,7 +117,7 @@ def _brace(site: Site) -> Diagnostic | None:
 def _closing(site: Site) -> Diagnostic | None:
     if site.kind not in CLOSERS:
         return None
-    if not site.open:
+    if not site.open or (site.inside == "LBRACE" and site.kind != "RBRACE"):
         return site.error(
             "E0104", f"there is nothing for this `{site.text}` to close", "remove it, or open its bracket before it"
         )
@@ -226,7 +226,10 @@ def _unused_value(site: Site) -> Diagnostic | None:
     starts = "RETURN" in site.expected and site.kind in OPERAND_STARTS and site.kind != "NAME"
     assigned = site.kind == "EQUAL" and site.kind_at(-1) in ("RPAR", "RSQB") and "BINARY" in site.expected
     if assigned and site.inside == "LBRACE":
-        return _assigned(site, site.at)
+        opener = _matching(site, site.at - 1)
+        if site.starts_line(opener):
+            return _starts_with_parenthesis(site, opener)
+        return _assigned(site, opener)
     if at_name and site.kind in ("LPAR", "LSQB", "DOT"):
         index = site.at
         depth = 0
@@ -237,17 +240,32 @@ def _unused_value(site: Site) -> Diagnostic | None:
                 break
             index += 1
         if site.tokens.kinds[min(index + 1, len(site.tokens.kinds) - 1)] == "EQUAL":
-            return _assigned(site, site.at)
+            return _assigned(site, site.at - 1)
         return site.error("E0126", "this value is computed and not used", "give it a name: `y = f(x)`", site.at - 1)
     if at_name and site.kind in ("BINARY", "STAR", "MINUS", "SCOPE"):
         return site.error("E0126", "this value is computed and not used", "give it a name: `y = a + b`", site.at - 1)
     if starts and site.kind == "LPAR":
-        return site.error("E0117", "a statement cannot start with `(`", "write `a, b = …`, without parentheses")
+        return _starts_with_parenthesis(site, site.at)
     if starts and site.kind == "STRING":
         return site.error("E0126", "a string is not a statement", "a comment starts with `#`, a doc with `##`")
     if starts:
         return site.error("E0126", "this value is computed and not used", "give it a name: `y = …`")
     return None
+
+
+def _matching(site: Site, closer: int) -> int:
+    """The opening bracket of a closing one."""
+    depth = 0
+    for index in range(closer, -1, -1):
+        kind = site.tokens.kinds[index]
+        depth += (kind in CLOSERS) - (kind in OPENERS)
+        if depth == 0:
+            return index
+    return closer
+
+
+def _starts_with_parenthesis(site: Site, at: int) -> Diagnostic:
+    return site.error("E0117", "a statement cannot start with a bracket", "write `a, b = …`, without brackets", at)
 
 
 def _assigned(site: Site, at: int) -> Diagnostic:
@@ -260,13 +278,20 @@ def _assigned(site: Site, at: int) -> Diagnostic:
 
 
 def _reserved(site: Site) -> Diagnostic | None:
+    before = site.text_at(-1)
+    if site.kind == "EQUAL" and "NAME" in site.expected and before in RESERVED:
+        return _reserved_name(site, before, site.at - 1)
     if not site.is_word() or "NAME" not in site.expected or site.text in ("else", "in"):
         return None
     # After a complete statement a keyword is more likely out of place than meant as a name.
     if "BINARY" in site.expected and site.kind_at(1) not in ("EQUAL", "COMMA"):
         return None
+    return _reserved_name(site, site.text, site.at)
+
+
+def _reserved_name(site: Site, word: str, at: int) -> Diagnostic:
     return site.error(
-        "E0109", f"`{site.text}` is a reserved word and cannot be a name", f"choose another, such as `{site.text}_`"
+        "E0109", f"`{word}` is a reserved word and cannot be a name", f"choose another, such as `{word}_`", at
     )
 
 
