@@ -133,7 +133,7 @@ def _metadata(module: Module, names: list[str], e: Emitter) -> dict[str, str]:
     outputs = [
         {"name": info.name, "role": info.role, "value": name} for info, name in zip(graph.output_info, names, strict=True)
     ]
-    requires = [[encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in e.requires]
+    requires = [[encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in e.requires.values() if r is not None]
     lets = {name: encode_dim(d) for name, d in graph.lets.items()}
     passes = module.compile.passes if module.compile else ()
     return {

@@ -105,7 +105,7 @@ class Emitter:
         self.span: Span | None = None
         self.scope = ""
         # What the sizes of a call must satisfy, in the main graph's symbols.
-        self.requires: dict[Require, None] = {} if parent is None else parent.requires
+        self.requires: dict[Hashable, Require | None] = {} if parent is None else parent.requires
         self._memo: dict[Hashable, ox.Value] = {}
         self._names: dict[str, int] = {} if parent is None else parent._names
         self._bodies: dict[Hashable, Graph] = {} if parent is None else parent._bodies
@@ -336,10 +336,7 @@ class Emitter:
 
     def walk(self, graph: Graph, env: dict[Value, ox.Value], prepare: Prepare | None = None) -> None:
         """Lower the nodes on which an output depends; ``env`` maps values to their ONNX values, and is extended."""
-        for require in requirements(graph):
-            left, right = self.sizes.outer(require.left), self.sizes.outer(require.right)
-            if left is not None and right is not None:
-                self.requires.setdefault(replace(require, left=left, right=right))
+        self._note_requirements(graph)
         live = _live(graph)
         for node in graph.nodes():
             if node not in live:
@@ -374,6 +371,17 @@ class Emitter:
         results = self.inline(self._body(node), [x for x in operands if x is not None])
         self._depth -= 1
         return results
+
+    def _note_requirements(self, graph: Graph) -> None:
+        for require in requirements(graph):
+            left, right = self.sizes.outer(require.left), self.sizes.outer(require.right)
+            if left is None or right is None:
+                continue
+            key = (left, require.op, right)
+            if key not in self.requires:
+                # What `let` names hide may still be proved: then nothing is left to check.
+                proved = self.sizes.proved(left, require.op, right)
+                self.requires[key] = None if proved else replace(require, left=left, right=right)
 
     def _body(self, node: Node) -> Graph:
         types = tuple(None if v is None else v.type for v in node.inputs)

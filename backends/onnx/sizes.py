@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .emit import Emitter
 
 # Beyond this many atoms a dimension is not expanded in order to prove something about it.
-_EXPANSION = 64
+_EXPANSION = 24
 
 
 class Sizes:
@@ -169,14 +169,30 @@ class Sizes:
         if dim.value is not None:
             return dim.value > 0
         if dim not in self._positive:
-            plain = self.outer(dim, lets=True)
-            self._positive[dim] = prove_ge(dim, 1, self.facts) or (plain is not None and prove_ge(plain, 1, self.facts))
+            self._positive[dim] = self._nonnegative(dim - 1)
         return self._positive[dim]
 
-    def outer(self, dim: Dim, lets: bool = False) -> Dim | None:
-        """The dimension in the main graph's symbols (without its ``let`` names too); None when that is too long."""
+    def proved(self, left: Dim, op: str, right: Dim) -> bool:
+        """Whether ``left OP right`` is proved for all sizes."""
+        differences = {">=": left - right, "<=": right - left, ">": left - right - 1, "<": right - left - 1}
+        return op in differences and self._nonnegative(differences[op])
+
+    def _nonnegative(self, dim: Dim) -> bool:
+        """Tried with the ``let`` names as they are, then with one after the other replaced, the last defined first."""
         scope: Sizes | None = self
-        while scope is not None and (lets or scope.parent is not None):
+        while not prove_ge(dim, 0, self.facts):
+            while scope is not None and dim.symbols.isdisjoint(scope.lets):
+                scope = scope.parent
+            if scope is None or dim.weight > _EXPANSION:
+                return False
+            last = next(name for name in reversed(scope.lets) if name in dim.symbols)
+            dim = dim.subs({last: scope.lets[last]})
+        return True
+
+    def outer(self, dim: Dim) -> Dim | None:
+        """The dimension in the main graph's symbols; None when that is too long."""
+        scope = self
+        while scope.parent is not None:
             while not dim.symbols.isdisjoint(scope.lets):
                 if dim.weight > _EXPANSION:
                     return None

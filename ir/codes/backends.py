@@ -30,14 +30,14 @@ CODES = {
         "onnx.checker refuses the model",
         "Every artifact is checked before it is written. This should never happen: it is a bug in Tessera, not in the program.",
     ),
-    "E0806": Code(
-        "the artifact differs from the reference",
-        "Before an artifact is written it is compared with the torch reference on random inputs at two sizes. An output differed\n"
-        "by more than rounding explains, or an index differed at all. Nothing was written. `--no-verify` skips the comparison.",
-    ),
     "E0807": Code(
         "no inputs to compare the artifact on",
         "Verification draws sizes and values at random. No sizes were found for which all `require`s hold, or an input takes\n"
         "values that cannot be guessed. `--no-verify` skips the comparison.",
+    ),
+    "E0809": Code(
+        "the artifact differs from the reference",
+        "Before an artifact is written it is compared with the torch reference on random inputs at two sizes. An output differed\n"
+        "by more than rounding explains, or an index differed at all. Nothing was written. `--no-verify` skips the comparison.",
     ),
 }  # fmt: skip
