@@ -62,6 +62,7 @@ class Program:
         self._constant_names: dict[tuple[str, DType], str] = {}
         self._functions: list[str] = []
         self._instances: dict[Any, Function] = {}
+        self._written: dict[tuple[str, str], Function] = {}
         self._taken: set[str] = set()
         self._params = frozenset(name.partition(".")[0] for name in graph.params)
         main = Writer(self, graph, frozenset(), None).main()
@@ -90,11 +91,14 @@ class Program:
 
     def function(self, graph: Graph, name: str, outer: frozenset[str], parent: int, *, loop: bool = False) -> Function:
         """Write the function for a body; a loop's always returns a tuple."""
-        unique = _unique(f"_{name}", self._taken)
-        self._taken.add(unique)
-        function, text = Writer(self, graph, outer, parent).function(unique, loop)
-        self._functions.append(text)
-        return function
+        arguments, body, symbols = Writer(self, graph, outer, parent).function(loop)
+        # Bodies that differ in types alone may read the same: `affine` of any width is one function.
+        if (arguments, body) not in self._written:
+            unique = _unique(f"_{name}", self._taken)
+            self._taken.add(unique)
+            self._functions.append(f"def {unique}({arguments}):\n{body}\n")
+            self._written[arguments, body] = Function(unique, symbols)
+        return self._written[arguments, body]
 
 
 class Writer:
@@ -107,7 +111,7 @@ class Writer:
         program.bodies.append((parent, graph))
         self.symbols = outer | set(graph.symbols()) | set(graph.lets)
         self.names: dict[Value, str] = {}
-        self.taken: set[str] = set(self.symbols)
+        self.taken: set[str] = set(map(symbol, self.symbols))
         self.used_symbols: set[str] = set()
         self.used_device = False
         self.lines: list[str] = []
@@ -126,25 +130,23 @@ class Writer:
         self.lines.append(f"return {{{', '.join(rows)}}}")
         free = self.free_symbols()
         sizes = [f"{symbol(name)} = {text}" for name, text in self.size_lines(arguments) if name in free]
-        return self.text("forward", arguments, sizes, f"{arguments[0]}.device" if arguments else "self.device")
+        return f"def forward({', '.join(['self', *arguments])}):\n{self.text(arguments, sizes)}\n"
 
-    def function(self, name: str, loop: bool) -> tuple[Function, str]:
+    def function(self, loop: bool) -> tuple[str, str, tuple[str, ...]]:
+        """Arguments and text of a body, and the symbols that are its last arguments."""
         arguments = [self.name(v, v.name) for v in self.graph.inputs]
         self.body(scopes=False)
         results = [self.operand(v) for v in self.graph.outputs]
         self.lines.append(f"return {results[0] if len(results) == 1 and not loop else _tuple(results)}")
         symbols = tuple(sorted(self.free_symbols()))
-        device = f"{arguments[0]}.device" if arguments else "self.device"
-        return Function(name, symbols), self.text(name, [*arguments, *map(symbol, symbols)], [], device)
+        return ", ".join(["self", *arguments, *map(symbol, symbols)]), self.text(arguments, []), symbols
 
-    def text(self, name: str, arguments: list[str], sizes: list[str], device: str) -> str:
-        head = list(sizes)
+    def text(self, arguments: list[str], head: list[str]) -> str:
         needed = self.needed_symbols()
         head += [f"{symbol(let)} = {_dim_source(dim)}" for let, dim in self.graph.lets.items() if let in needed]
         if self.used_device:
-            head.append(f"device = {device}")
-        body = "\n".join(f"    {line}" for line in [*head, *self.lines])
-        return f"def {name}({', '.join(['self', *arguments])}):\n{body}\n"
+            head.append(f"device = {arguments[0] if arguments else 'self'}.device")
+        return "\n".join(f"    {line}" for line in [*head, *self.lines])
 
     def needed_symbols(self) -> set[str]:
         """The symbols that the text uses, with those that their ``let`` definitions use."""

@@ -5,6 +5,7 @@ Half precision: sums over segments are taken in f32, as PyTorch's own reductions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -75,14 +76,15 @@ def topk(x: Tensor, k: int, largest: bool) -> Tensors:
 def take(x: Tensor, index: Tensor, axis: int, batch: int) -> Tensor:
     """Slices of x along ``axis`` where the first ``batch`` axes of both are walked together."""
     lead, picked = index.shape[:batch], index.shape[batch:]
-    rows = index.reshape(*lead, *[1] * (axis - batch), picked.numel(), *[1] * (x.dim() - axis - 1))
-    found = torch.take_along_dim(x, rows, dim=axis)
-    return found.reshape(*x.shape[:axis], *picked, *x.shape[axis + 1 :])
+    before, behind = x.shape[batch:axis], x.shape[axis + 1 :]
+    rows = index.reshape(*lead, *[1] * len(before), math.prod(picked), *[1] * len(behind))
+    found = torch.gather(x, axis, rows.expand(*lead, *before, math.prod(picked), *behind))
+    return found.reshape(*lead, *before, *picked, *behind)
 
 
 def _rows(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensors:
     """Index and updates with one axis in place of x's axis ``batch``, the index as large as the updates."""
-    lead, count = index.shape[:batch], index.shape[batch:].numel()
+    lead, count = index.shape[:batch], math.prod(index.shape[batch:])
     updates = updates.reshape(*lead, count, *x.shape[batch + 1 :])
     index = index.reshape(*lead, count, *[1] * (x.dim() - batch - 1))
     return index.expand(updates.shape), updates

@@ -83,7 +83,9 @@ def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
         first = node.inputs[0]
         assert first is not None
         size = first.type.shape[node.attrs["axis"]]
-        start, stop = (_from_front(node.attrs[name], size, default) for name, default in (("start", const(0)), ("stop", size)))
+        start, stop = (
+            _from_front(node.attrs[name], size, default) for name, default in (("start", const(0)), ("stop", size))
+        )
         message = f"the slice {start}:{stop} reaches outside its axis"
         yield start, const(0), message
         yield stop, start, message

@@ -54,7 +54,7 @@ ELEMENTWISE: dict[str, Lowering] = {
     "logical_not": "~{0}",
     "is_nan": "torch.isnan({0})",
     "where": "torch.where({0}, {1}, {2})",
-    "cast": "{0}.to({dtype})",
+    "cast": lambda call: call.args[0] if call.types[0] == call.out else call.render("{0}.to({dtype})"),
 }
 
 # Operands that may be a number instead of a tensor, when another operand is a tensor of that dtype. Not the divisor: on a GPU
