@@ -249,7 +249,30 @@ docs = st.none() | st.lists(
     st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=20), min_size=1, max_size=3
 ).map("\n".join)
 args = st.lists(st.builds(ast.Arg, names, exprs), max_size=2)
-clapaths = st.lists(
+clauses = st.one_of(
+    st.builds(ast.WeightsClause, st.none() | texts, st.lists(st.tuples(texts, texts), max_size=2)),
+    st.builds(ast.PassClause, names | st.just("fold"), args),
+    st.builds(ast.TargetClause, names, args),
+)
+declarations = st.one_of(
+    st.builds(ast.Const, names, exprs, docs),
+    st.builds(
+        ast.Record, names, st.lists(names, max_size=3),
+        st.lists(st.builds(ast.Field, names, types, st.booleans()), max_size=3), docs,
+    ),
+    st.builds(
+        ast.Function, st.sampled_from(["fn", "op", "layer", "model"]), names, st.lists(plain_params, max_size=3),
+        st.lists(plain_params, max_size=2),
+        st.lists(st.builds(ast.Result, types, st.none() | names, st.none() | exprs), min_size=1, max_size=3),
+        st.lists(statements, max_size=4), docs,
+    ),
+    st.builds(
+        ast.Rewrite, names, st.sampled_from(["exact", "approximate"]), st.lists(plain_params, max_size=2),
+        st.lists(plain_params, max_size=2), exprs, exprs, st.none() | exprs, docs,
+    ),
+    st.builds(ast.Compile, names, args, st.lists(clauses, max_size=3), docs),
+)  # fmt: skip
+paths = st.lists(
     st.from_regex(r"[a-z]{1,4}", fullmatch=True).filter(lambda p: p not in RESERVED), min_size=1, max_size=2
 )
 used = st.lists(st.tuples(names, st.none() | names), min_size=1, max_size=3)
