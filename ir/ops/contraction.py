@@ -111,7 +111,9 @@ def _conv_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
         if len(attrs[name]) != spatial:
             raise fail("E0405", f"conv: `{name}` has {len(attrs[name])} entries for {spatial} spatial axes", span)
         if not all(isinstance(v, int) and v >= least for v in attrs[name]):
-            raise fail("E0405", f"conv: `{name}` must be integers from {least}, but is {list(attrs[name])}", span)
+            code = "E0402" if any(isinstance(v, Dim) for v in attrs[name]) else "E0405"  # a free size is no number yet
+            shown = ", ".join(map(str, attrs[name]))
+            raise fail(code, f"conv: `{name}` must be integers from {least}, but is [{shown}]", span)
     groups = attrs["groups"]
     if not isinstance(groups, int) or groups < 1 or (w.shape[0] % groups) != 0:
         raise fail("E0405", f"conv: groups = {groups} does not divide the {w.shape[0]} output channels", span)
