@@ -40,7 +40,7 @@ def _absorb(terms: tuple[tuple[Monomial, int], ...]) -> list[tuple[Monomial, int
             continue
         left, right = atom.args
         if (right.value or 0) > 0 and left.terms[-1][0] == ():
-            rows[i] = ((((DimCall("floordiv", (left + right * offset * c, right)), 1),), c))
+            rows[i] = (((DimCall("floordiv", (left + right * offset * c, right)), 1),), c)
             return [row for row in rows if row[0]]
     return rows
 

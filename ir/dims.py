@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from math import gcd
 from operator import index
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 
 DimLike = Union["Dim", int, str]
 
@@ -32,7 +32,7 @@ class DimCall:
     """An atom that is not a symbol: ``fn`` is ``floordiv``, ``mod``, ``min`` or ``max``. Interned: compare with ``is``."""
 
     __slots__ = ("_hash", "args", "fn", "key", "weight")
-    _interned: dict[tuple[str, tuple[Dim, ...]], DimCall] = {}
+    _interned: ClassVar[dict[tuple[str, tuple[Dim, ...]], DimCall]] = {}
 
     fn: str
     args: tuple[Dim, ...]
@@ -58,7 +58,7 @@ class DimCall:
         return (DimCall, (self.fn, self.args))
 
 
-Atom = Union[str, DimCall]
+Atom = str | DimCall
 Monomial = tuple[tuple[Atom, int], ...]
 
 
@@ -79,7 +79,7 @@ class Dim:
     """One integer expression. Make it with :func:`const`, :func:`sym`, :func:`as_dim` and arithmetic; compare with ``==``."""
 
     __slots__ = ("_hash", "_key", "_str", "_symbols", "_weight", "terms")
-    _interned: dict[tuple[tuple[Monomial, int], ...], Dim] = {}
+    _interned: ClassVar[dict[tuple[tuple[Monomial, int], ...], Dim]] = {}
 
     terms: tuple[tuple[Monomial, int], ...]
     _hash: int

@@ -44,8 +44,8 @@ CODES = {
     ),
     "E0407": Code(
         "a condition is not known when compiling",
-        "`if` chooses what is built, so its condition must be a static truth value. A choice by tensors, or by a size that only run\n"
-        "time knows, is made element by element.\n"
+        "`if` chooses what is built, so its condition must be a static truth value. A choice by tensors, or by a size that\n"
+        "only run time knows, is made element by element.\n"
         "    if x > 0 { y = x } else { y = 0.0 * x }    # wrong, when x is a tensor\n"
         "    y = where(x > 0, x, 0.0)                   # right",
     ),

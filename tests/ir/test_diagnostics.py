@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic, Note, Span, did_you_mean, register_source
 
@@ -15,7 +16,11 @@ ROOT = Path(__file__).parents[2]
 def test_shows_the_line_and_a_caret() -> None:
     register_source("a.tess", "model m(x: float[B]) -> float[B] {\n    return foo(x)\n}\n")
     error = Diagnostic(
-        "E0201", "`foo` is not defined", Span("a.tess", 2, 12, 2, 15), [Note("a note", Span("a.tess", 1, 1, 1, 6))], "use `exp`"
+        "E0201",
+        "`foo` is not defined",
+        Span("a.tess", 2, 12, 2, 15),
+        [Note("a note", Span("a.tess", 1, 1, 1, 6))],
+        "use `exp`",
     )
     assert str(error) == (
         "error[E0201]: `foo` is not defined\n"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tessera.ir.dims import Dim, as_dim, ceildiv, const, dim_max, dim_min, prove_ge, sym
 
 NAMES = ["T", "r", "k"]
@@ -110,7 +111,7 @@ def test_what_is_proved_holds(left: str, right: str, points: list[dict[str, int]
 @settings(max_examples=400, deadline=None)
 def test_proofs_respect_the_facts_given(text: str, least: int, room: int, at: dict[str, int]) -> None:
     dim = as_dims(text)
-    facts = {n: (least, least + room) for n in NAMES}
+    facts = dict.fromkeys(NAMES, (least, least + room))
     within = {n: least + (v % (room + 1)) for n, v in at.items()}
     if dim is None or not prove_ge(dim, 0, facts):
         return
@@ -120,7 +121,10 @@ def test_proofs_respect_the_facts_given(text: str, least: int, room: int, at: di
         return
 
 
-@given(st.permutations(["T", "T - 1", "8", "T // 2", "r", "r + 3", "(T - r) // 3", "2 * T"]), st.sampled_from(["min", "max"]))
+@given(
+    st.permutations(["T", "T - 1", "8", "T // 2", "r", "r + 3", "(T - r) // 3", "2 * T"]),
+    st.sampled_from(["min", "max"]),
+)
 def test_extremum_does_not_depend_on_the_order_of_its_arguments(args: list[str], fn: str) -> None:
     first = as_dims(f"{fn}({', '.join(sorted(args))})")
     assert as_dims(f"{fn}({', '.join(args)})") is first

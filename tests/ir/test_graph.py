@@ -5,10 +5,22 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tessera.ir.builder import Builder, freeze, reinfer
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import sym
-from tessera.ir.graph import CompileSpec, Graph, Initializer, Module, Node, Parameter, PassSpec, Require, Value, first_difference
+from tessera.ir.graph import (
+    CompileSpec,
+    Graph,
+    Initializer,
+    Module,
+    Node,
+    Parameter,
+    PassSpec,
+    Require,
+    Value,
+    first_difference,
+)
 from tessera.ir.types import TensorType, boolean, f32, i64
 from tessera.ir.verifier import verify
 
@@ -112,7 +124,9 @@ def test_what_is_inserted_behind_the_current_node_is_visited() -> None:
     assert seen == ["exp", "mul", "neg"]
 
 
-EDITS = st.lists(st.tuples(st.sampled_from(["insert", "remove", "replace", "rewire", "clone"]), st.integers(0, 10**6)), max_size=25)
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["insert", "remove", "replace", "rewire", "clone"]), st.integers(0, 10**6)), max_size=25
+)
 
 
 @given(EDITS)
@@ -127,7 +141,9 @@ def test_random_edits_keep_the_graph_legal(edits: list[tuple[str, int]]) -> None
             assert copy == graph
             graph = copy
         elif node is None or kind == "insert":
-            earlier: list[Value] = [graph.inputs[0], *(n.output for n in nodes[: nodes.index(node)])] if node else [graph.inputs[0]]
+            earlier: list[Value] = (
+                [graph.inputs[0], *(n.output for n in nodes[: nodes.index(node)])] if node else [graph.inputs[0]]
+            )
             value = Builder(graph).before(node).op("neg", earlier[pick % len(earlier)])
             if node is not None:
                 node.set_input(0, value)

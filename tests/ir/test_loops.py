@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tessera.ir.builder import Builder
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import sym
@@ -100,7 +101,7 @@ def test_the_body_is_verified_too() -> None:
     body = next(graph.nodes()).body
     assert body is not None
     body.inputs[1].uses.clear()
-    with pytest.raises(VerifyError, match="add: the use of .* is not recorded"):
+    with pytest.raises(VerifyError, match=r"add: the use of .* is not recorded"):
         verify(graph)
 
 

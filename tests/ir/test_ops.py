@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tessera.ir.builder import Builder, freeze
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import Dim, const, sym
@@ -114,14 +115,17 @@ def test_symbolic_shapes_become_the_concrete_ones(name: str) -> None:
             found = inferred(op, symbols, dict(sample.attrs))
         except Diagnostic as error:
             # A literal size in the attributes says nothing about a symbol.
-            assert error.code in ("E0302", "E0304", "E0307", "E0405"), error
+            if error.code not in ("E0302", "E0304", "E0307", "E0405"):
+                raise
             continue
         substituted = [TensorType(t.dtype, tuple(d.subs(values) for d in t.shape)) for t in found]
         assert substituted == inferred(op, concrete, dict(sample.attrs))
 
 
 def along(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *xs, **a: function(*xs, axis=tuple(a["axis"]) if isinstance(a["axis"], list) else a["axis"], keepdims=a["keepdims"])
+    return lambda *xs, **a: function(
+        *xs, axis=tuple(a["axis"]) if isinstance(a["axis"], list) else a["axis"], keepdims=a["keepdims"]
+    )
 
 
 def convolved(x: Any, w: Any, **a: Any) -> Any:
@@ -133,7 +137,9 @@ def convolved(x: Any, w: Any, **a: Any) -> Any:
         return list(value) if isinstance(value, (tuple, list)) else [value] * spatial
 
     shape = [x.shape[0], w.shape[0]]
-    for n, k, s, p, d in zip(x.shape[2:], w.shape[2:], each("stride", 1), each("padding", 0), each("dilation", 1), strict=True):
+    for n, k, s, p, d in zip(
+        x.shape[2:], w.shape[2:], each("stride", 1), each("padding", 0), each("dilation", 1), strict=True
+    ):
         shape.append(len([at for at in range(0, n + 2 * p, s) if at + (k - 1) * d < n + 2 * p]))
     return np.zeros(shape, np.float32)
 
@@ -214,7 +220,9 @@ F32 = TensorType.of("f32", ["B", 10])
         ("constant", [], {"value": ((1, 2), 3), "dtype": TensorType.of("f32").dtype}, "E0405"),
     ],
 )  # fmt: skip
-def test_refuses_with_a_code_instead_of_crashing(name: str, types: list[TensorType], attrs: dict[str, Any], code: str) -> None:
+def test_refuses_with_a_code_instead_of_crashing(
+    name: str, types: list[TensorType], attrs: dict[str, Any], code: str
+) -> None:
     with pytest.raises(Diagnostic) as caught:
         inferred(OPS[name], types, attrs)
     assert caught.value.code == code

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tessera.ir.diagnostics import Diagnostic, Span
 from tessera.ir.dims import Dim, sym
 from tessera.ir.signature import (
@@ -29,14 +30,18 @@ def t(dtype: str, *shape: int | str | Dim) -> TensorType:
     return TensorType.of(dtype, shape)
 
 
-def refused(signature: str, types: list[TensorType | None], attrs: dict[str, Any] | None = None, **options: Any) -> Diagnostic:
+def refused(
+    signature: str, types: list[TensorType | None], attrs: dict[str, Any] | None = None, **options: Any
+) -> Diagnostic:
     with pytest.raises(Diagnostic) as caught:
         parse_signature(signature).unify(types, {} if attrs is None else attrs, **options)
     return caught.value
 
 
 def test_binds_dimensions_dtypes_pack_and_defaults() -> None:
-    signature = parse_signature("f(x: float[..., T, D], w: float[O, D], *, r: int, eps: real = 0.5) -> float[..., T - r, O]")
+    signature = parse_signature(
+        "f(x: float[..., T, D], w: float[O, D], *, r: int, eps: real = 0.5) -> float[..., T - r, O]"
+    )
     attrs = {"r": 2}
     bound = signature.unify([t("f16", "B", "H", 10, 8), t("f16", 4, 8)], attrs)
     assert bound.dims["T"] == 10
@@ -48,7 +53,9 @@ def test_binds_dimensions_dtypes_pack_and_defaults() -> None:
 
 
 def test_dimension_clash_shows_where_both_were_bound() -> None:
-    error = refused("f(x: float[B, T], y: float[B, T]) -> float[B]", [t("f32", "B", 8), t("f32", "B", 9)], spans=[HERE, THERE])
+    error = refused(
+        "f(x: float[B, T], y: float[B, T]) -> float[B]", [t("f32", "B", 8), t("f32", "B", 9)], spans=[HERE, THERE]
+    )
     assert error.code == "E0302"
     assert error.message == "axis 1 of `y` of `f` must be T = 8, but is 9"
     assert error.span == THERE
@@ -135,7 +142,9 @@ def test_variadic_operand_takes_the_rest() -> None:
 
 def test_records_flatten_to_their_fields() -> None:
     n, m = sym("N"), sym("T")
-    record = RecordDef("TokenMap", "std.token", ("N", "T"), (("source", Pattern(i64, (n,))), ("size", Pattern(f32, (m,)))))
+    record = RecordDef(
+        "TokenMap", "std.token", ("N", "T"), (("source", Pattern(i64, (n,))), ("size", Pattern(f32, (m,))))
+    )
     signature = Signature(
         "f",
         (Operand("map", RecordPattern(record, (sym("A"), sym("B")))),),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from tessera.ir.builder import Builder
 from tessera.ir.dims import sym
-from tessera.ir.graph import Graph, Input, Initializer, Node, Output, Value
+from tessera.ir.graph import Graph, Initializer, Input, Node, Output, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verifier import VerifyError, verify
 

@@ -1,0 +1,40 @@
+# Two commands on a machine with only Python 3.11 to 3.13: `make demo` and `make test`.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+SOURCES := .mypy_cache/sources
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(INSTALLED)
+	$(PY) -m benchmarks.demo
+
+test: $(INSTALLED)
+	$(PY) -m pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PY) -m pytest -n $(JOBS) -m slow
+
+# mypy sees the checkout under the package's own name, whatever the folder is called.
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	mkdir -p $(SOURCES) && ln -sfn $(CURDIR) $(SOURCES)/tessera
+	MYPYPATH=$(SOURCES) $(PY) -m mypy -p tessera
+
+bench: $(INSTALLED)
+	$(PY) -m benchmarks
+
+# torch first and alone: the pinned release has a CPU build, which a looser requirement would not choose.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Tessera needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install torch==2.13.0
+	$(PY) -m pip install -e '.[dev,real]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
