@@ -131,7 +131,7 @@ def fit_array(spec: InputSpec, array: Any, *, nan: bool = False) -> np.ndarray:
                 f"`{spec.name}` holds {int(bad.sum())} NaN, the first at {first}",
                 help="replace them, for example with `np.nan_to_num`",
             )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def _convert(spec: InputSpec, array: np.ndarray, wanted: np.dtype) -> np.ndarray:

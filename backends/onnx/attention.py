@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from ...ir.dims import Dim
     from ...ir.graph import Node
-    from ...ir.types import DType
     from .emit import Emitter
 
 
@@ -40,7 +39,7 @@ def attention(
     if scores is not None and not rows:
         one = const(1)
         shape = e.shape((one, one, tokens, one))
-        scores = e.remember(("rows", scores, shape), lambda: e.op("Expand", scores, shape))
+        scores = e.remember(("expand", scores, shape), lambda: e.op("Expand", scores, shape))
     return e.op("Attention", q, k, v, scores, scale=float(a["scale"]), is_causal=int(a["causal"] and aligned))
 
 
@@ -58,7 +57,6 @@ def rope(e: Emitter, node: Node, x: ox.Value, cosine: ox.Value, sine: ox.Value) 
         return None
     if angles[0] != type.shape[0]:
         shape = e.shape((type.shape[0], *angles[1:]))
-        cosine, sine = (
-            e.remember(("rope", table, shape), lambda table=table: e.op("Expand", table, shape)) for table in (cosine, sine)
-        )
+        cosine = e.remember(("expand", cosine, shape), lambda: e.op("Expand", cosine, shape))
+        sine = e.remember(("expand", sine, shape), lambda: e.op("Expand", sine, shape))
     return e.op("RotaryEmbedding", x, cosine, sine, interleaved=int(node.attrs["interleaved"]))

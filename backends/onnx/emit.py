@@ -109,7 +109,7 @@ class Emitter:
         self._memo: dict[Hashable, ox.Value] = {}
         self._names: dict[str, int] = {} if parent is None else parent._names
         self._bodies: dict[Hashable, Graph] = {} if parent is None else parent._bodies
-        self._depth = 0 if parent is None else parent._depth
+        self._depth: int = 0 if parent is None else parent._depth
         if parent is not None:
             self.sizes, self.scope = parent.sizes, parent.scope
 
@@ -362,7 +362,7 @@ class Emitter:
 
     def _lower(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value]:
         if not isinstance(node.op, Composite):
-            return _several(lowerings()[node.op.name](self, node, *operands))
+            return _several(lowerings()[node.op.name](self, node, *operands) or ())
         claim = claims().get(node.op.qualified) if self.claims else None
         claimed = claim(self, node, *operands) if claim is not None else None
         if claimed is not None:

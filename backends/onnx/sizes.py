@@ -40,7 +40,7 @@ class Sizes:
     ) -> None:
         self.root = root
         self.lets = dict(graph.lets)
-        self.facts = {**(parent.facts if parent else {}), **graph.facts}
+        self.facts: dict[str, tuple[int, int | None]] = {**(parent.facts if parent else {}), **graph.facts}
         self.symbols = symbols
         self.axes = axes
         self.parent = parent

@@ -36,7 +36,7 @@ class Weight:
             ONNX_TYPES[self.tensor.dtype], shape=ox.Shape(self.shape),
         )  # fmt: skip
 
-    def onnx(self, name: str) -> ox.LazyTensor:
+    def onnx(self, name: str | None) -> ox.LazyTensor:
         """The tensor of an initializer; its ``raw`` is this object."""
         return ox.LazyTensor(self, ONNX_TYPES[self.tensor.dtype], ox.Shape(self.shape), name=name)
 

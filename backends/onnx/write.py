@@ -78,7 +78,7 @@ def skeleton(model: ox.Model) -> onnx.ModelProto:
     weights = [value for value, _ in _weights(model)]
     held = [value.const_value for value in weights]
     for value in weights:
-        del model.graph.initializers[value.name]
+        del model.graph.initializers[str(value.name)]
     try:
         return ox.to_proto(model)
     finally:
@@ -112,7 +112,7 @@ def _write_embedded(model: ox.Model, file: IO[bytes]) -> None:
     for (head, weight), size in zip(rows, sizes, strict=True):
         file.write(bytes([_INITIALIZER]) + _varint(size) + head + bytes([_RAW]) + _varint(weight.nbytes))
         for block in weight.blocks():
-            file.write(block)
+            file.write(block.data)
 
 
 def _write_external(model: ox.Model, path: Path) -> None:
@@ -129,7 +129,7 @@ def _write_external(model: ox.Model, path: Path) -> None:
             for key, entry in (("location", location), ("offset", file.tell()), ("length", weight.nbytes)):
                 header.external_data.add(key=key, value=str(entry))
             for block in weight.blocks():
-                file.write(block)
+                file.write(block.data)
             proto.graph.initializer.append(header)
     path.write_bytes(proto.SerializeToString())
 
@@ -155,7 +155,7 @@ def check_model(model: ox.Model) -> None:
     proto = skeleton(model)
     for value, weight in _weights(model):
         kind = int(value.const_value.dtype)  # type: ignore[union-attr]
-        proto.graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, weight.shape))
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(str(value.name), kind, weight.shape))
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
