@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import keyword
 import linecache
 import weakref
 from collections.abc import Mapping
@@ -69,17 +70,11 @@ def parameter_path(full_name: str) -> str:
     for part in full_name.split("."):
         if part.isdigit() and str(int(part)) == part:
             path += f"[{part}]"
-        elif part.isidentifier() and not _is_keyword(part) and part not in _ATTRIBUTES:
+        elif part.isidentifier() and not keyword.iskeyword(part) and part not in _ATTRIBUTES:
             path += f".{part}"
         else:
             path += f"[{part!r}]"
     return path
-
-
-def _is_keyword(name: str) -> bool:
-    import keyword
-
-    return keyword.iskeyword(name)
 
 
 _count = itertools.count()
@@ -93,9 +88,7 @@ def build_module(
         initialise(graph, seed) if weights is None else weights if isinstance(weights, Bound) else bind(graph, weights)
     )
     program = Program(graph, parameter_path, claims=claims)
-    module = _compile(graph.name, program.source)()
-    module.graph = graph
-    module.inputs = Inputs(graph, program.bodies)
+    module = _compile(graph, program)()
     for name, param in graph.params.items():
         tensor = from_numpy(bound[name].numpy())
         if trainable:
@@ -106,16 +99,27 @@ def build_module(
     return module
 
 
-def _compile(name: str, source: str) -> type[TesseraModule]:
-    """A class whose forward is the source, which tracebacks and debuggers can show."""
-    file = f"<tessera {name} {next(_count)}>"
+def _compile(graph: Graph, program: Program) -> type[TesseraModule]:
+    """A class whose forward is the program's source, which tracebacks and debuggers can show.
+
+    What belongs to the class and not to the instance is shared by deep copies.
+    """
+    source = program.source
+    file = f"<tessera {graph.name} {next(_count)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     namespace: dict[str, Any] = {
         "torch": torch, "F": F, "ops": kernels, "inf": float("inf"), "nan": float("nan"),
         "min": kernels.minimum, "max": kernels.maximum,
     }  # fmt: skip
     exec(compile(source, file, "exec"), namespace)
-    made = type("TesseraModule", (TesseraModule,), {"forward": namespace["forward"], "source": source, "__doc__": None})
+    members = {
+        "forward": namespace["forward"],
+        "source": source,
+        "graph": graph,
+        "inputs": Inputs(graph, program.bodies),
+        "__doc__": graph.name,
+    }
+    made = type("TesseraModule", (TesseraModule,), members)
     weakref.finalize(made, linecache.cache.pop, file, None)
     return made
 

@@ -199,7 +199,12 @@ def test_scalar_constants_are_rounded_to_their_dtype(dtype: str) -> None:
 
 
 def test_a_deep_copy_is_independent() -> None:
-    module = build(named(["w"]))
+    graph = named(["w"])
+    x: Value = graph.outputs[0]
+    for _ in range(2000):  # a copy must not descend along the graph's links
+        x = Builder(graph).op("neg", x)
+    graph.set_outputs([x], graph.output_info)
+    module = build(graph)
     twin = copy.deepcopy(module)
     twin.load_state_dict({"w": torch.zeros(2)})
     assert module(torch.zeros(2))["y"].tolist() == [1, 1]
