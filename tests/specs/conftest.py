@@ -1,4 +1,4 @@
-"""Running small programs on both backends, as one artifact for several sizes."""
+"""Running small programs on every backend, as one artifact for several sizes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Arrays = dict[str, np.ndarray]
 Artifact = Callable[..., Arrays]
 
 
-def torch_artifact(module: Module, weights: Mapping[str, Any] | None) -> Artifact:
-    """The module as an ``nn.Module`` that takes and returns NumPy arrays."""
+def torch_artifact(module: Module, weights: Mapping[str, Any] | None, *, claims: bool = True) -> Artifact:
+    """The module as an ``nn.Module`` that takes and returns NumPy arrays; without ``claims`` ops run as their bodies."""
     import torch
 
     from tessera.backends.torch import build
 
-    built = build(module, weights)
+    built = build(module, weights, claims=claims)
 
     def run(**inputs: np.ndarray) -> Arrays:
         with torch.no_grad():
@@ -46,14 +46,17 @@ def onnx_artifact(module: Module, weights: Mapping[str, Any] | None, path: Path)
     return lambda **inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
-@pytest.fixture(params=["torch", "onnx"])
+@pytest.fixture(params=["body", "torch", "onnx"])
 def compiled(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Artifact]:
-    """``compiled(module, weights)`` is a function from named arrays to named arrays, on one backend."""
+    """``compiled(module, weights)`` is a function from named arrays to named arrays.
+
+    On torch through the ops' own bodies, on torch with its fused forms, and in ONNX Runtime.
+    """
     count = iter(range(1000))
 
     def compile_(module: Module, weights: Mapping[str, Any] | None = None) -> Artifact:
-        if request.param == "torch":
-            return torch_artifact(module, weights)
+        if request.param != "onnx":
+            return torch_artifact(module, weights, claims=request.param == "torch")
         return onnx_artifact(module, weights, tmp_path / f"{next(count)}.onnx")
 
     return compile_
