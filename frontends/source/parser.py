@@ -41,6 +41,11 @@ def parse_type(text: str, path: str = "<type>") -> ast.TypeExpr:
     return _parse(text, path, "type")
 
 
+def parse_clause(text: str, path: str = "<clause>") -> ast.WeightsClause | ast.PassClause | ast.TargetClause:
+    """Parse one clause of a ``compile`` block, such as ``pass merge_tokens(r=8)``. Raises ``Diagnostic`` (E01xx)."""
+    return _parse(text, path, "clause")
+
+
 def read_source(path: str | os.PathLike[str]) -> str:
     """The text of a source file, without a byte order mark.
 

@@ -15,7 +15,7 @@ from typing import Any
 from .builder import METHODS
 from .store import digest, load_json, save_json
 
-STARTS = ("file", "expr", "type")
+STARTS = ("file", "expr", "type", "clause")
 GRAMMAR = Path(__file__).with_name("tess.lark")
 
 # What a row holds for a symbol: the next row, or the rule to reduce by.

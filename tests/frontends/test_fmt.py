@@ -251,7 +251,7 @@ docs = st.none() | st.lists(
 args = st.lists(st.builds(ast.Arg, names, exprs), max_size=2)
 clauses = st.one_of(
     st.builds(ast.WeightsClause, st.none() | texts, st.lists(st.tuples(texts, texts), max_size=2)),
-    st.builds(ast.PassClause, names | st.just("fold"), args),
+    st.builds(ast.PassClause, names | st.just("rewrite"), args),
     st.builds(ast.TargetClause, names, args),
 )
 declarations = st.one_of(
