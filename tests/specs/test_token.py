@@ -180,6 +180,22 @@ def test_padding_goes_first_and_loses_nothing(compiled: Callable[..., Any]) -> N
     np.testing.assert_array_equal(got["mask"][:, 0, 0], got["size"] > 0)
 
 
+def test_tokens_that_must_go_into_padding_do_not_meet_there(compiled: Callable[..., Any]) -> None:
+    """Every odd token is padding, and every even one has to merge."""
+    text = """
+    use std.token (bipartite_merge, token_map, unmerge)
+    model merge(x: float[B, 8, 6], metric: float[B, 8, 16], valid: bool[B, 8]) -> (back: float[B, 8, 6], size: f32[B, 4]) {
+        y, map = bipartite_merge(x, token_map(valid, batch=B, tokens=8), metric, r=4)
+        return unmerge(y, map), map.size
+    }
+    """
+    arrays = arguments(np.random.default_rng(0), 2, 8)
+    valid = np.tile(np.arange(8) % 2 == 0, (2, 1))
+    got = compiled(loads(text))(x=arrays["x"], metric=arrays["metric"], valid=valid)
+    np.testing.assert_allclose(got["back"][:, ::2], arrays["x"][:, ::2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(got["size"], np.ones((2, 4)))
+
+
 def test_a_metric_of_zeros_gives_no_nan(compiled: Callable[..., Any]) -> None:
     rng = np.random.default_rng(0)
     run = compiled(loads(MERGE.format(T=8, N=8, r=3, protect=0)))
