@@ -26,7 +26,8 @@ lint: $(INSTALLED)
 	MYPYPATH=$(SOURCES) $(PY) -m mypy -p tessera
 
 bench: $(INSTALLED)
-	$(PY) -m benchmarks
+	set -e; for file in $$(grep -l '^if __name__' benchmarks/*.py | grep -v demo); do \
+		$(PY) -m benchmarks.$$(basename $$file .py); done
 
 # torch first and alone: the pinned release has a CPU build, which a looser requirement would not choose.
 $(INSTALLED): pyproject.toml

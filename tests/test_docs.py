@@ -1,0 +1,135 @@
+"""Every example in the documentation is compiled; the pages that list things list all of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tessera.frontends import source
+from tessera.ir.codes import all_codes
+from tessera.ir.diagnostics import Diagnostic
+from tessera.ir.verifier import verify
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+
+
+class Block(NamedTuple):
+    page: str
+    line: int
+    info: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = []
+    lines = page.read_text(encoding="utf-8").split("\n")
+    start: int | None = None
+    for number, line in enumerate(lines):
+        if line.startswith("```") and start is None:
+            start = number
+        elif line == "```" and start is not None:
+            info = lines[start][3:].strip()
+            found.append(Block(page.name, start + 1, info, "\n".join(lines[start + 1 : number]) + "\n"))
+            start = None
+    assert start is None, f"{page.name}: the block of line {start} does not end"
+    return found
+
+
+TESS = [b for page in PAGES for b in blocks(page) if b.info.split(" ")[0] == "tess"]
+
+
+@pytest.mark.parametrize("block", TESS, ids=[f"{b.page}-{b.line}" for b in TESS])
+def test_example_compiles_or_fails_as_it_says(block: Block, tmp_path: Path) -> None:
+    for other in TESS:
+        if other.page == block.page and other.info.startswith("tess file="):
+            (tmp_path / other.info.removeprefix("tess file=")).write_text(other.text, encoding="utf-8")
+    path = tmp_path / "example.tess"
+    path.write_text(block.text, encoding="utf-8")
+    if block.info.startswith("tess error "):
+        with pytest.raises(Diagnostic) as caught:
+            source.check(path)
+        assert caught.value.code == block.info.removeprefix("tess error "), caught.value.render()
+        return
+    for module in source.check(path):
+        verify(module.graph)
+        again = source.loads(source.print_module(module), model=module.name)
+        assert module.difference(again) is None
+
+
+@pytest.mark.parametrize("block", TESS, ids=[f"{b.page}-{b.line}" for b in TESS])
+def test_example_is_formatted(block: Block) -> None:
+    from tessera.frontends.source.fmt import format_file
+    from tessera.frontends.source.parser import parse
+
+    assert format_file(parse(block.text, block.page)) == block.text
+
+
+# What each word of the language looks like where it is used.
+CONSTRUCTS = {
+    "use": r"^use std\.nn \(", "use quoted": r'^use "', "use as": r"^use .* as ", "const": r"^const ", "record": r"^record ",
+    "static field": r"^    static ", "fn": r"^fn ", "op": r"^op ", "layer": r"^layer ", "model": r"^model ",
+    "rewrite exact": r"^rewrite exact ", "where clause": r"=> .* where ", "compile": r"^compile ", "weights": r"^    weights ",
+    "renames": r'" => "', "pass": r"^    pass ", "target": r"^    target ", "param": r"^ +param ", "buffer": r"^ +buffer ",
+    "external name": r' as "', "state": r"^ +state ", "random": r"^ +random ", "tap": r"^ +tap ", "require": r"^ +require ",
+    "let": r"^ +let ", "repeat": r"^ +repeat .* in \d", "repeat list": r"^ +repeat .* in \[", "repeat as": r"^ +repeat .* as ",
+    "if": r"^ +if ", "else if": r"else if ", "else": r"else \{", "fold": r"^ +fold .* from \(", "several results": r"^ +\w+, \w+ = ",
+    "optional": r"\]\? = none", "given": r"given\(", "conditional result": r"\] if ", "named result": r"-> \(\w+: ",
+    "pipe": r"\|>", "and or not": r"and not \(.* or ", "matmul": r" @ ", "power": r" \*\* ", "slice step": r"::2", "dots": r"\[\.\.\., ",
+    "scope": r"\) as \w+\.\w+", "einsum": r"einsum\(", "rearrange": r"rearrange\(", "scan": r"scan\(", "constant": r"constant\(\[\[",
+    "fn parameter": r": fn = ", "dim default": r"= K \*\* ", "known list": r"\[\d+, ", "attribute": r"\.shape\[", "dtype": r"\.dtype",
+    "doc": r"^## ", "compact": r"compact\(", "float": r"float\[", "bool": r"bool\[", "scalar": r"i64\[\]", "pack": r"\[\.\.\.\]",
+    "kinds": r"any\[",
+}  # fmt: skip
+
+
+def test_the_reference_shows_every_construct() -> None:
+    text = "".join(b.text for b in TESS if b.page == "language.md")
+    missing = [name for name, pattern in CONSTRUCTS.items() if not re.search(pattern, text, re.MULTILINE)]
+    assert missing == []
+
+
+def test_every_reserved_word_is_listed() -> None:
+    from tessera.frontends.source.lexer import RESERVED
+
+    page = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    listed = set(page[page.index("Reserved words:") :].replace("`", "").replace(".", "").split()[2:])
+    # Python's spellings cannot be names either, but belong to no program.
+    assert listed == RESERVED - {"True", "False", "None"}
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file) if file else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, target
+
+
+# Pages that follow from the code: `python -m pytest tests/test_docs.py --update-golden` writes them.
+
+
+def errors_table() -> str:
+    rows = [f"| {code} | {explanation.title.replace('|', chr(92) + '|')} |" for code, explanation in all_codes().items()]
+    return "\n".join(["| code | what is wrong |", "|---|---|", *rows])
+
+
+def passes_table() -> str:
+    sections = []
+    for name, kind in sorted(passes().items()):
+        rows = [f"| `{o.name}` | {o.doc} | `{_shown(o.default)}` |" for o in options_of(kind)]
+        table = "\n\n" + "\n".join(["| option | | default |", "|---|---|---|", *rows]) if rows else ""
+        sections.append(f"### {name}\n\n*{kind.contract}.* {summary(kind)}{table}")
+    return "\n\n".join(sections)
