@@ -141,7 +141,7 @@ def compile(
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
     with clock("reading the weights"):
-        bound, origin = _weights(module, weights, renames, seed)
+        bound, origin = _weights(reference, weights, renames, seed)
         report.notes += bound.notes()
     facts = {**_metadata(module, target, report.passes, origin, seed), **(metadata or {})}
     with clock(f"building for {target}"):
@@ -178,8 +178,37 @@ def _write_and_verify(
         if seed is None:
             return
         with clock("comparing with the reference"):
-            artifact._runner = artifact._open_runner(aside)
-            artifact.report.verified = _compare(artifact._runner, reference, bound, seed)
+            if artifact.target == "onnx":
+                _compare_onnx(artifact, aside, reference, bound, seed)
+            else:
+                _compare_torch(artifact, aside, bound)
+
+
+def _compare_onnx(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
+    """Run the file and the torch reference on the same inputs. Raises E0809 when they differ."""
+    from .backends import onnx, torch
+    from .runtime.session import Session
+    from .runtime.verify import verify
+
+    if not onnx.runnable(artifact.module.graph):
+        artifact.report.notes.append("not compared with the reference: ONNX Runtime cannot execute this dtype here")
+        return
+    artifact._runner = session = Session(path)
+    found = verify(artifact.module, session, torch.build(reference, bound, claims=False), seed=seed)
+    artifact.report.verified = [row.to_dict() for row in found.rows]
+
+
+def _compare_torch(artifact: Artifact, path: Path, bound: Any) -> None:
+    """The torch target is the reference; its file must read back as the same program and weights. Raises E0809."""
+    from .runtime.artifact import TorchRunner
+
+    runner = artifact._open_runner(path)
+    assert isinstance(runner, TorchRunner)
+    difference = artifact.module.difference(runner.module) or runner.different_weight(bound)
+    if difference:
+        raise Diagnostic("E0809", f"the file does not read back as the same program: {difference}")
+    artifact._runner = runner
+    artifact.report.verified = [{"sizes": {}, "output": "program and weights, read back", "error": 0.0, "tolerance": 0.0}]
 
 
 class _Clock:

@@ -80,14 +80,16 @@ def run(
         start = time.perf_counter()
         outputs = runner(arrays, seed=seed)
         seconds = time.perf_counter() - start
+    written: list[str] = []
     if save is not None:
         _save(save, outputs)
+        written.append(save)
     if save_map is not None:
-        _draw(save_map, runner, pairs, outputs, options)
+        written += _draw(save_map, runner, pairs, outputs, options)
     if as_json:
         print_json(_summary(outputs, top, names, seconds))
     else:
-        _print(outputs, top, names, seconds, [f for f in (save, save_map) if f])
+        _print(outputs, top, names, seconds, written)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -141,12 +143,13 @@ def _check_map(runner: Runner) -> None:
 
 def _draw(
     path: str, runner: Runner, pairs: list[tuple[str, str]], outputs: Mapping[str, np.ndarray], options: Options
-) -> None:
-    """One picture for each image of the batch: ``map.png``, or ``map-0.png``, ``map-1.png``, …"""
+) -> list[str]:
+    """One picture for each image of the batch: ``map.png``, or ``map-0.png``, ``map-1.png``, …; the names of the files."""
     import numpy as np
 
     from ..runtime.files import written_aside
-    from ..runtime.images import IMAGES, fitted, image_size, open_image
+    from ..runtime.images import fitted, image_size, open_image
+    from ..runtime.inputs import IMAGES
     from ..runtime.picture import draw_map
 
     source = outputs[_map_outputs(list(outputs))[-1]]
@@ -154,6 +157,7 @@ def _draw(
     if not all(Path(f).suffix.lower() in IMAGES for f in files):
         raise Diagnostic("E0925", "a map is drawn onto an image, but the input is not one", help="give an image file")
     height, width = image_size(runner.inputs[0])
+    written = []
     for i, file in enumerate(files):
         image = np.asarray(fitted(open_image(file), height, width, options.fit, file))
         name = Path(path)
@@ -161,6 +165,8 @@ def _draw(
         picture = draw_map(image, source[i])
         with written_aside(target) as aside:
             picture.save(aside, format="PNG")
+        written.append(str(target))
+    return written
 
 
 # Printing --------------------------------------------------------------------------------------------------------------
