@@ -31,6 +31,7 @@ from .ir.graph import Module
 if TYPE_CHECKING:
     from .frontends.python import Model, Namespace, model, use
     from .ir.op import Composite
+    from .ir.pattern import Rule
 
     std: Namespace
     zoo: Namespace
@@ -113,7 +114,14 @@ def _resolve(qualified: str) -> Composite:
     return frontend.resolve(qualified)
 
 
+def _resolve_rule(name: str, module: Module) -> Rule:
+    from .frontends import source as frontend
+
+    return frontend.resolve_rule(name, module)
+
+
 _library.set_resolver(_resolve)
+_library.set_rule_resolver(_resolve_rule)
 
 _LAZY = {"model", "use", "Model"}
 

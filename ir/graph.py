@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from .diagnostics import Span
 from .dims import Dim, Facts
 from .op import AnyOp, Attrs
 from .types import TensorType
+
+if TYPE_CHECKING:
+    from .pattern import Rule
 
 
 class Value:
@@ -419,6 +422,7 @@ class Module:
         uses: what those declarations use of shipped modules: name there -> (module, name).
         compile: the file's ``compile`` block for this model (a :class:`CompileSpec`), or None.
         path: the source file, for relative weights.
+        rules: the ``rewrite`` rules that the file declares or uses, by name.
     """
 
     name: str
@@ -428,10 +432,11 @@ class Module:
     uses: dict[str, tuple[str, str]] = field(default_factory=dict)
     compile: CompileSpec | None = None
     path: str | None = None
+    rules: dict[str, Rule] = field(default_factory=dict)
 
     def clone(self) -> Module:
-        return Module(
-            self.name, self.graph.clone(), self.doc, dict(self.locals), dict(self.uses), self.compile, self.path
+        return replace(
+            self, graph=self.graph.clone(), locals=dict(self.locals), uses=dict(self.uses), rules=dict(self.rules)
         )
 
     def __eq__(self, other: object) -> bool:

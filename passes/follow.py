@@ -1,8 +1,8 @@
 """Following shrinking token streams through a graph: what each op behind a merge becomes.
 
-One walk in topological order. A node that reads merged tokens has its other operands carried to the same stage; a sum over
-tokens weighs each by its size, attention is biased by log(size), and types are inferred anew. What cannot follow is an
-error with its place, or is given unmerged tokens.
+One walk in topological order. A node that reads merged tokens has its other operands carried to the same stage; a sum
+over tokens weighs each by its size, attention is biased by log(size), and types are inferred anew. What cannot follow
+is an error with its place, or is given unmerged tokens.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ class Follower(Carrier):
     def _inline(self, node: Node) -> None:
         """A composite that does more than walk its tokens: its body is followed instead.
 
-        The body is made for the original tokens, so that what it makes from their number (``iota(T)``) means their places.
+        The body is made for the original tokens, so that what it makes of their number (``iota(T)``) means places.
         """
         body = instantiate(node, self._original_types(node))
         classes = Axes(body)

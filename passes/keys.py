@@ -9,7 +9,7 @@ from ..ir.op import Attrs
 
 
 def attr_key(value: Any) -> Any:
-    """A key that tells apart what ``==`` does not: ``0.0`` and ``-0.0``, ``1`` and ``True``. A loop's body is its identity."""
+    """A key that tells apart what ``==`` does not: ``0.0`` and ``-0.0``, ``1`` and ``True``; a body is itself."""
     if isinstance(value, tuple):
         return tuple(map(attr_key, value))
     if isinstance(value, Graph):

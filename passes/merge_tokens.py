@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..ir.builder import Builder
 from ..ir.diagnostics import Diagnostic, Note
-from ..ir.dims import Dim, as_dim
+from ..ir.dims import Dim
 from ..ir.graph import Graph, Module, Node, Output, Value
 from ..ir.library import composite
 from . import streams as flow
@@ -36,8 +36,8 @@ def _check_r(r: Any) -> str | None:
 class MergeTokens(Pass):
     """Merges the most similar tokens behind the attention of each block, as ToMe does (Bolya et al. 2023).
 
-    Merged tokens remember how many they are: attention counts them as often (``proportional``), and means over tokens become
-    means weighted by size. Padding is of size 0.
+    Merged tokens remember how many they are: attention counts them as often (``proportional``), and means over tokens
+    become means weighted by size. Padding is of size 0.
 
     before: `x = x + attn(norm1(x))   x = x + mlp(norm2(x))`
     after:  `x = x + attn(norm1(x))   x, map = bipartite_merge(x, map, keys, r=8)   x = x + mlp(norm2(x))`
@@ -217,7 +217,7 @@ class _Merger:
         except TooMany as problem:
             raise Diagnostic(
                 "E0709",
-                f"`r` merges {problem.r} tokens at block {block.index}, but of {problem.present} at most {problem.cap} can be",
+                f"`r` merges {problem.r} of {problem.present} tokens at block {block.index}, at most {problem.cap} can",
                 block.attention.span,
                 help="each merge pairs half of the tokens with the other half; protected tokens take no part",
             ) from None
@@ -227,7 +227,7 @@ class _Merger:
             if gone == 0 and index == 0:
                 raise Diagnostic(
                     "E0709",
-                    f"of the {present} tokens of block {block.index} none can be merged with protect={self.options.protect}",
+                    f"no token of {present} at block {block.index} can be merged with protect={self.options.protect}",
                     block.attention.span,
                 )
             if gone < wanted:

@@ -1,4 +1,4 @@
-"""How many tokens leave at each block: a constant, a list, linearly changing, a share of those present or kept at the end."""
+"""How many tokens leave at each block: a number, a list, linearly changing, a share of those present or left."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from ...ir.types import DTYPES
 if TYPE_CHECKING:
     from ...ir.graph import CompileSpec, Module
     from ...ir.op import Composite
+    from ...ir.pattern import Rule
     from . import ast
     from .elaborate import Elaborator
     from .library import Library, Unit
@@ -91,6 +92,25 @@ def resolve(qualified: str) -> Composite:
     return elaborator.composite(declared)
 
 
+def resolve_rule(name: str, module: Module) -> Rule:
+    """The ``rewrite`` that ``name`` means: of the module's own file, or a shipped one by its qualified name.
+
+    Raises:
+        Diagnostic: E0711 when there is none.
+    """
+    known = dict(module.rules)
+    unit = name.rpartition(".")[0]
+    if unit and name not in known:
+        elaborator = shared_elaborator()
+        known = {f"{unit}.{n}": rule for n, rule in _rules(elaborator, elaborator.library.std(unit)).items()}
+    if name not in known:
+        raise Diagnostic(
+            "E0711", f"there is no rewrite rule `{name}`",
+            help=did_you_mean(name, known) or "declare `rewrite exact name(…) { pattern => replacement }` in the file",
+        )  # fmt: skip
+    return known[name]
+
+
 def _library() -> Library:
     from .library import Library
 
@@ -109,7 +129,16 @@ def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[st
     spec, statics = _compile_spec(elaborator, unit, block)
     module = elaborator.model(unit, name, {**statics, **(params or {})})
     module.compile = spec
+    module.rules = _rules(elaborator, unit)
     return module
+
+
+def _rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:
+    """The ``rewrite`` declarations that a unit can name."""
+    from . import ast
+    from .rules import rule_of
+
+    return {n: rule_of(elaborator, d) for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
 
 
 def _check(unit: Unit) -> list[Module]:
@@ -129,6 +158,7 @@ def _check(unit: Unit) -> list[Module]:
     for block in _compiles(unit):
         _choose(unit, block.model, block.span)
     check_declarations(elaborator, unit)
+    _rules(elaborator, unit)
     return modules
 
 
@@ -218,11 +248,9 @@ def parse_pass(text: str) -> Any:
     """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`. Raises Diagnostic on other text."""
     from ...ir.graph import PassSpec
     from . import ast
-    from .parser import parse_expr
+    from .parser import parse_clause
 
-    expr = parse_expr(text, "<pass>")
-    if isinstance(expr, ast.Name):
-        return PassSpec(expr.id, {}, expr.span)
-    if not isinstance(expr, ast.Call) or not isinstance(expr.function, ast.Name):
-        raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")
-    return PassSpec(expr.function.id, options(expr.args), expr.span)
+    clause = parse_clause(f"pass {text}", "<pass>")
+    if not isinstance(clause, ast.PassClause):
+        raise Diagnostic("E0405", f"`{text}` is not a pass", help="write `merge_tokens(r=8)`")
+    return PassSpec(clause.name, options(clause.args), clause.span)

@@ -32,7 +32,7 @@ class Signatures:
         assert isinstance(node, ast.Function)
         found = self._functions.get(id(node))
         if found is None:
-            found = self._functions[id(node)] = self._function(declared.unit, node)
+            found = self._functions[id(node)] = self.function(declared.unit, node)
         return found
 
     def record(self, declared: Declared) -> RecordDef:
@@ -60,7 +60,8 @@ class Signatures:
             self._records[id(node)] = found
         return found
 
-    def _function(self, unit: Unit, node: ast.Function) -> Signature:
+    def function(self, unit: Unit, node: ast.Function) -> Signature:
+        """The signature of a function that need not be declared under its name."""
         operands: list[Operand] = []
         statics: list[Static] = []
         seen: set[str] = set()

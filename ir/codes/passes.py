@@ -48,16 +48,16 @@ CODES = {
     ),
     "E0706": Code(
         "a pass broke down",
-        """A bug in the pass, not in your program: an exception that nobody foresaw, or a result that breaks the rules of the
-intermediate representation. The message names the pass and those that ran before it. Leave the pass out to go on, and
-report it with the program.
+        """A bug in the pass, not in your program: an exception that nobody foresaw, or a result that breaks the rules of
+the intermediate representation. The message names the pass and those that ran before it. Leave the pass out to go on,
+and report it with the program.
 """,
     ),
     "E0707": Code(
         "no block whose tokens can be merged",
-        """`merge_tokens` works on blocks that attend to themselves: a call of `std.attention.attention` whose queries, keys and
-values come from the same tokens, followed by the residual addition `x = x + …` with x: float[B, T, D]. The note names the
-place that came closest, and what it lacked.
+        """`merge_tokens` works on blocks that attend to themselves: a call of `std.attention.attention` whose queries, keys
+and values come from the same tokens, followed by the residual addition `x = x + …` with x: float[B, T, D]. The note
+names the place that came closest, and what it lacked.
 
     wrong    s = softmax(einsum("b h t k, b h s k -> b h t s", q, k))   x = x + einsum("b h t s, b h s v -> …", s, v)
     right    x = x + self_attention(layer_norm(x), heads=12)
@@ -65,16 +65,16 @@ place that came closest, and what it lacked.
     ),
     "E0708": Code(
         "tokens of causal attention cannot be merged",
-        """In causal attention a token sees only those before it. A merged token stands for several places at once, so that an
-early place would see a late one: the model would read the future. Merge in models that see all tokens at once (encoders),
-or leave the causal blocks out with `blocks=[…]`.
+        """In causal attention a token sees only those before it. A merged token stands for several places at once, so that
+an early place would see a late one: the model would read the future. Merge in models that see all tokens at once
+(encoders), or leave the causal blocks out with `blocks=[…]`.
 """,
     ),
     "E0709": Code(
         "more tokens to merge than there are",
         """Each merge pairs tokens of one half with tokens of the other, so that one block can remove at most
-`(T - protect) // 2` of T tokens. A constant `r` is cut to that, as published; a list says what it means, so that an entry
-which is too large is an error.
+`(T - protect) // 2` of T tokens. A constant `r` is cut to that, as published; a list says what it means, so that an
+entry which is too large is an error.
 
     wrong    pass merge_tokens(r=[120, 120])      # 197 tokens: at most 98, then at most 38
     right    pass merge_tokens(r=[80, 40])
@@ -82,9 +82,9 @@ which is too large is an error.
     ),
     "E0710": Code(
         "something that belongs to token places cannot follow a merge",
-        """After a merge, tokens no longer lie in their old places. Masks of padding, rotary tables and other per-token values
-follow by the token map, and a mean over tokens becomes a mean weighted by size. What relates two places (a position bias
-[.., T, T]), picks a token by its place, or mixes neighbours (a convolution, a running sum) cannot follow.
+        """After a merge, tokens no longer lie in their old places. Masks of padding, rotary tables and other per-token
+values follow by the token map, and a mean over tokens becomes a mean weighted by size. What relates two places (a position
+bias [.., T, T]), picks a token by its place, or mixes neighbours (a convolution, a running sum) cannot follow.
 
     wrong    x[:, 3] after the merged blocks
     right    pass merge_tokens(r=8, restore=true)      # every token gets its merged value back first
@@ -102,13 +102,14 @@ follow by the token map, and a mean over tokens becomes a mean weighted by size.
     ),
     "E0712": Code(
         "rewrite rules that never come to rest",
-        """Rules are applied until none fires. These fire on their own results without end: `a + b => b + a` alone, or two rules
-that undo one another. Give a rule a `where` that its own result fails.
+        """Rules are applied until none fires. These fire on their own results without end: `a + b => b + a` alone, or two
+rules that undo one another. Give a rule a `where` that its own result fails.
 """,
     ),
     "E0713": Code(
         "a rewrite rule changes the type",
-        """What a rule puts in the place of a match must have the dtype and shape of what it replaces, since the readers stay.
+        """What a rule puts in the place of a match must be a tensor with the dtype and shape of what it replaces, since the
+readers stay.
 
     wrong    rewrite exact r(x: float[B, T]) { exp(x) => sum(x, axis=1) }
 """,

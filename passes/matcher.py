@@ -1,0 +1,295 @@
+"""Matching rewrite rules over composites and core ops, and applying them until nothing changes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.builder import Builder, freeze
+from ..ir.diagnostics import Diagnostic, Span
+from ..ir.graph import Graph, Node, Value
+from ..ir.pattern import Call, Match, Number, Pattern, Rule, Static, Var
+from .cse import COMMUTATIVE
+
+_State = tuple[dict[str, Value], dict[str, Any], tuple[Node, ...]]
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """The deepest partial match of a rule: how many of its ``size`` calls fitted, where it stopped, and why."""
+
+    matched: int
+    size: int
+    span: Span | None
+    reason: str
+
+    def __str__(self) -> str:
+        where = f" at {self.span}" if self.span is not None else ""
+        return f"{self.matched} of {self.size} calls matched{where}: {self.reason}"
+
+
+class Matcher:
+    """Matches one rule; ``nearest`` is the best of its failures so far."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.size = _size(rule.pattern)
+        self.nearest: NearMiss | None = None
+
+    def match(self, node: Node) -> Match | None:
+        """The first way in which ``node`` is the root of the pattern."""
+        for tensors, statics, nodes in self._call(self.rule.pattern, node, ({}, {}, ())):
+            found = Match(tensors, statics, list(nodes))
+            if self._escapes(found) or not self._declared(found) or not self._admitted(found):
+                continue
+            return found
+        return None
+
+    # The tree ----------------------------------------------------------------------------------------------------
+
+    def _pattern(self, pattern: Pattern | None, value: Value | None, state: _State, reader: Node) -> Iterator[_State]:
+        if pattern is None or value is None:
+            if pattern is None and value is None:
+                yield state
+            else:
+                self._fail(state, reader, "an optional operand is passed in one and not in the other")
+        elif isinstance(pattern, Var):
+            bound = state[0].get(pattern.name, value)
+            if bound is value:
+                yield {**state[0], pattern.name: value}, state[1], state[2]
+            else:
+                self._fail(state, reader, f"`{pattern.name}` occurs twice in the pattern, but these are two values")
+        elif isinstance(pattern, Number):
+            number = _number(value)
+            if number == pattern.value:
+                yield state
+            else:
+                found = "no constant" if number is None else f"{number:g}"
+                self._fail(state, reader, f"the pattern has {pattern.value:g} where this is {found}")
+        elif value.node is None or value.node.op is None:
+            self._fail(state, reader, f"the pattern calls `{pattern.op}` where `{value.name}` is an input or a weight")
+        elif value.index != pattern.result:
+            self._fail(
+                state, value.node, f"the pattern takes result {pattern.result}, but this is result {value.index}"
+            )
+        else:
+            yield from self._call(pattern, value.node, state)
+
+    def _call(self, pattern: Call, node: Node, state: _State) -> Iterator[_State]:
+        if node.op.qualified != pattern.op:
+            self._fail(state, node, f"the pattern calls `{pattern.op}` where this is `{node.op.qualified}`")
+            return
+        if len(node.inputs) != len(pattern.inputs):
+            self._fail(
+                state, node, f"`{pattern.op}` has {len(node.inputs)} operands, in the pattern {len(pattern.inputs)}"
+            )
+            return
+        statics = self._attributes(pattern, node, state)
+        if statics is None:
+            return
+        state = (state[0], statics, (*state[2], node))
+        yield from self._operands(pattern.inputs, node.inputs, state, node)
+        if pattern.op in COMMUTATIVE and pattern.inputs[0] != pattern.inputs[1]:
+            yield from self._operands(pattern.inputs[::-1], node.inputs, state, node)
+
+    def _operands(
+        self, patterns: Sequence[Pattern | None], values: Sequence[Value | None], state: _State, node: Node
+    ) -> Iterator[_State]:
+        if not patterns:
+            yield state
+            return
+        for inner in self._pattern(patterns[0], values[0], state, node):
+            yield from self._operands(patterns[1:], values[1:], inner, node)
+
+    def _attributes(self, pattern: Call, node: Node, state: _State) -> dict[str, Any] | None:
+        """Static parameters with those that this node binds; None when its attributes are others."""
+        statics = dict(state[1])
+        mentioned: dict[str, Any] = {}
+        for name, wanted in pattern.attrs:
+            if isinstance(wanted, Static):
+                value = node.attrs.get(name)
+                if statics.setdefault(wanted.name, value) != value:
+                    self._fail(
+                        state, node, f"`{name}` is {value}, but `{wanted.name}` is {statics[wanted.name]} elsewhere"
+                    )
+                    return None
+                mentioned[name] = value
+            else:
+                mentioned[name] = freeze(wanted)
+        # What the pattern does not mention has its default. Inference fills that in, and counts axes from the front.
+        try:
+            node.op.infer([None if v is None else v.type for v in node.inputs], mentioned, span=node.span)
+        except Diagnostic as error:
+            self._fail(state, node, error.message)
+            return None
+        for name, value in mentioned.items():
+            if node.attrs.get(name) != value:
+                self._fail(state, node, f"`{name}` is {node.attrs.get(name)}, in the pattern {value}")
+                return None
+        return statics
+
+    # The whole ---------------------------------------------------------------------------------------------------
+
+    def _escapes(self, match: Match) -> bool:
+        """Whether a result inside the match is read elsewhere too, so that it has to be computed anyway."""
+        inside = set(match.nodes)
+        for node in match.nodes[1:]:
+            if node is not match.root and any(user not in inside for value in node.outputs for user in value.users):
+                self._fail(
+                    (match.tensors, match.statics, tuple(match.nodes)), node, f"`{node.op.name}` is read elsewhere too"
+                )
+                return True
+        return False
+
+    def _declared(self, match: Match) -> bool:
+        signature = self.rule.signature
+        if signature is None:
+            return True
+        types = [match.tensors[o.name].type if o.name in match.tensors else None for o in signature.operands]
+        try:
+            match.bindings = signature.unify(types, dict(match.statics), span=match.root.span)
+        except Diagnostic as error:
+            self._fail((match.tensors, match.statics, tuple(match.nodes)), match.root, error.message)
+            return False
+        return True
+
+    def _admitted(self, match: Match) -> bool:
+        answer = True if self.rule.where is None else self.rule.where(match)
+        if answer is True:
+            return True
+        reason = answer if isinstance(answer, str) else "its `where` does not hold"
+        self._fail((match.tensors, match.statics, tuple(match.nodes)), match.root, reason)
+        return False
+
+    def _fail(self, state: _State, node: Node, reason: str) -> None:
+        matched = len(state[2])
+        if self.nearest is None or matched > self.nearest.matched:
+            self.nearest = NearMiss(matched, self.size, node.span, reason)
+
+
+def _size(pattern: Pattern | None) -> int:
+    return 1 + sum(map(_size, pattern.inputs)) if isinstance(pattern, Call) else 0
+
+
+def _depth(pattern: Pattern | None) -> int:
+    return 1 + max(map(_depth, pattern.inputs), default=0) if isinstance(pattern, Call) else 0
+
+
+def _number(value: Value) -> float | None:
+    node = value.node
+    if node is None or node.op is None or node.op.qualified != "constant" or isinstance(node.attrs["value"], tuple):
+        return None
+    return float(node.attrs["value"])
+
+
+# Applying ------------------------------------------------------------------------------------------------------------
+
+
+def rewrite(graph: Graph, rules: Sequence[Rule], limit: int) -> dict[str, int]:
+    """Apply rules until none fires; rule name -> how often it did. A node is looked at again when one near it changed.
+
+    Raises:
+        Diagnostic: E0712 after ``limit`` applications, E0713 when a replacement has another type.
+    """
+    by_root: dict[str, list[Matcher]] = {}
+    for rule in rules:
+        by_root.setdefault(rule.pattern.op, []).append(Matcher(rule))
+    reach = max((_depth(rule.pattern) for rule in rules), default=1)
+    fired = {rule.name: 0 for rule in rules}
+    queue = deque(graph.nodes())
+    waiting = set(queue)
+    while queue:
+        node = queue.popleft()
+        waiting.discard(node)
+        if node.graph is not graph:
+            continue
+        for matcher in by_root.get(node.op.qualified, ()):
+            match = matcher.match(node)
+            if match is None:
+                continue
+            fired[matcher.rule.name] += 1
+            if sum(fired.values()) > limit:
+                raise _restless(matcher.rule, fired, limit)
+            made = _replace(graph, matcher.rule, match)
+            for near in (*made, *_readers(made, match, reach)):
+                if near not in waiting and near.op is not None:
+                    waiting.add(near)
+                    queue.append(near)
+            break
+    return fired
+
+
+def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
+    """Put the rule's replacement in the place of the match; returns the new nodes."""
+    root = match.root
+    before = root.prev
+    results = list(rule.replace(Builder(graph).before(root), match))
+    made: list[Node] = []
+    node = before.next if before is not None else next(graph.nodes())
+    while node is not None and node is not root:
+        # An error in it later on names the user's line, not the rule's.
+        node.span, node.scope = root.span or node.span, root.scope
+        made.append(node)
+        node = node.next
+    if [v.type for v in results] != [v.type for v in root.outputs]:
+        new, old = (", ".join(str(v.type) for v in values) for values in (results, root.outputs))
+        raise Diagnostic("E0713", f"the rule `{rule.name}` puts {new} in the place of {old}", rule.span or root.span)
+    for old_value, value in zip(root.outputs, results, strict=True):
+        if not value.name:
+            value.name = old_value.name
+        old_value.replace_uses(value)
+    match.nodes[1:] = sorted(set(match.nodes[1:]) - {root}, key=match.nodes.index)
+    for dead in match.nodes:
+        if dead.graph is graph and not any(v.uses for v in dead.outputs):
+            graph.remove(dead)
+    return made
+
+
+def _readers(made: Sequence[Node], match: Match, reach: int) -> list[Node]:
+    """The nodes that may now match: readers of what changed, as far away as the deepest pattern is high."""
+    ring = {user for node in made for value in node.outputs for user in value.users}
+    ring |= {user for value in match.tensors.values() for user in value.users}
+    seen = dict.fromkeys(ring)
+    for _ in range(reach - 1):
+        ring = {user for node in ring for value in node.outputs for user in value.users} - set(seen)
+        seen.update(dict.fromkeys(ring))
+    return list(seen)
+
+
+def _restless(rule: Rule, fired: dict[str, int], limit: int) -> Diagnostic:
+    busy = ", ".join(f"`{name}` {count}" for name, count in fired.items() if count)
+    return Diagnostic(
+        "E0712",
+        f"the rules did not come to rest after {limit} applications ({busy}); the last one was `{rule.name}`",
+        rule.span,
+        help="give the rule a `where` that its own result fails",
+    )
+
+
+# Explaining ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Why:
+    """Where a rule matches, and if nowhere, what came closest."""
+
+    rule: str
+    matches: tuple[Span | None, ...]
+    nearest: NearMiss | None
+
+    def __str__(self) -> str:
+        if self.matches:
+            shown = ", ".join(str(span) if span is not None else "an unplaced node" for span in self.matches)
+            return f"`{self.rule}` matches {len(self.matches)} time(s): {shown}"
+        return f"`{self.rule}` matches nowhere; {self.nearest}"
+
+
+def why(graph: Graph, rule: Rule) -> Why:
+    """Why a rule fires, or does not: ``tessera show --why RULE``."""
+    matcher = Matcher(rule)
+    roots = [node for node in graph.nodes() if node.op.qualified == rule.pattern.op]
+    found = tuple(node.span for node in roots if matcher.match(node) is not None)
+    nearest = matcher.nearest or NearMiss(0, matcher.size, None, f"the model has no `{rule.pattern.op}`")
+    return Why(rule.name, found, None if found else nearest)
