@@ -296,7 +296,7 @@ class Elaborator:
         self._check_params(graph)
         self._check_bodies(graph)
         locals_, uses = self._locals(graph, unit)
-        return Module(name, graph, node.doc or "", locals_, uses, None, unit.path)
+        return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
 
     def _model_inputs(
         self, node: ast.Function, signature: Signature, statics: dict[str, Any], builder: Builder
