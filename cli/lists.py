@@ -160,10 +160,14 @@ def help_(code: str | None, as_json: bool) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Paragraphs at a readable width; indented lines are examples and stay."""
+    """Prose at a readable width; indented lines are examples and stay."""
     import textwrap
+    from itertools import groupby
 
-    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, 100) for line in text.splitlines())
+    parts: list[str] = []
+    for example, lines in groupby(text.splitlines(), key=lambda line: line.startswith(" ")):
+        parts += lines if example else [textwrap.fill(" ".join(lines), 100)]
+    return "\n".join(parts)
 
 
 def _unknown(kind: str, name: str, known: Any, help: str) -> Diagnostic:
