@@ -1,0 +1,727 @@
+"""The ONNX backend as a whole: composites as single ops, sizes that only run time knows, loops, files, refusals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx_ir as ox
+import pytest
+from safetensors.numpy import save_file
+
+from tessera.backends.onnx import build, check, runnable, save, serialize
+from tessera.backends.onnx import weights as onnx_weights
+from tessera.backends.onnx import write as onnx_write
+from tessera.backends.onnx.emit import Emitter
+from tessera.backends.onnx.registry import claims
+from tessera.frontends.source import loads, resolve
+from tessera.ir.builder import Builder
+from tessera.ir.diagnostics import Diagnostic
+from tessera.ir.dims import ceildiv, const, dim_max, dim_min, sym
+from tessera.ir.graph import Graph, Initializer, Module, Value
+from tessera.ir.types import DTYPES, DType, TensorType, f32, i64
+from tessera.runtime.session import Session
+from tessera.runtime.weights import open_weights
+
+B, T = sym("B"), sym("T")
+
+
+def of(dtype: str, *shape: Any) -> TensorType:
+    return TensorType.of(dtype, shape)
+
+
+def module(b: Builder, **outputs: Value) -> Module:
+    for name, value in outputs.items():
+        b.graph.add_output(value, name)
+    return Module(b.graph.name, b.graph)
+
+
+def ops(model: ox.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def session(made: Module, weights: Any = None, **options: Any) -> Session:
+    model = build(made, weights, **options)
+    check(model)
+    return Session(serialize(model))
+
+
+def randn(*shape: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+# Composites as single ops --------------------------------------------------------------------------------------------
+
+
+def of_composite(name: str, arrays: list[Any], attrs: dict[str, Any], symbols: bool) -> Module:
+    """A model of one composite; with ``symbols`` equal sizes of batch and tokens become one symbol each."""
+    b = Builder(Graph("m"))
+    names = {2: "B", 5: "T", 7: "S"} if symbols else {}
+    inputs = [
+        None if a is None else b.input(f"x{i}", TensorType.of(DType.from_numpy(a.dtype), [names.get(d, d) for d in a.shape]))
+        for i, a in enumerate(arrays)
+    ]
+    results = b.multi(resolve(name), *inputs, **attrs)
+    return module(b, **{f"y{i}": y for i, y in enumerate(results)})
+
+
+def claim_cases() -> list[Any]:
+    x, w, bias = randn(2, 5, 8), randn(6, 8), randn(6)
+    row, image, per_channel = randn(8), randn(2, 4, 3, 3), [randn(4, seed=i) for i in range(4)]
+    q, k, v = randn(2, 4, 5, 8), randn(2, 4, 5, 8, seed=1), randn(2, 4, 5, 6)
+    k7, v7 = randn(2, 1, 7, 8), randn(2, 1, 7, 6)
+    padding = np.arange(5) < np.array([[[[3]]], [[[0]]]])  # nothing to attend to in the second row of the batch
+    dense = np.random.default_rng(0).random((2, 4, 5, 7)) < 0.6
+    everywhere = randn(2, 1, 1, 5)
+    everywhere[0] = -np.inf
+    angles = randn(1, 5, 4), randn(1, 5, 4, seed=1)
+    attention = "std.attention.attention"
+    rows: list[tuple[str, list[Any], dict[str, Any], str]] = [
+        ("std.nn.affine", [x, w, bias], {}, "MatMul"),
+        ("std.nn.affine", [x, w, None], {}, "MatMul"),
+        ("std.nn.softmax", [x], {"axis": 1}, "Softmax"),
+        ("std.nn.log_softmax", [x], {}, "LogSoftmax"),
+        ("std.nn.relu", [x], {}, "Relu"),
+        ("std.nn.gelu", [x], {}, "Gelu"),
+        ("std.nn.gelu_tanh", [x], {}, "Gelu"),
+        ("std.nn.layer_normalize", [x, row, row], {}, "LayerNormalization"),
+        ("std.nn.layer_normalize", [x, None, None], {"eps": 1e-3}, "LayerNormalization"),
+        ("std.nn.rms_normalize", [x, row], {}, "RMSNormalization"),
+        ("std.nn.rms_normalize", [x, None], {}, "RMSNormalization"),
+        ("std.nn.batch_normalize", [image, per_channel[0], abs(per_channel[1]), *per_channel[2:]], {}, "BatchNormalization"),
+        (attention, [q, k, v, None, None], {}, "Attention"),
+        (attention, [q, k, v, padding, None], {}, "Attention"),
+        (attention, [q, k, v, None, randn(1, 4, 5, 5)], {}, "Attention"),
+        (attention, [q, k, v, None, everywhere], {}, "Attention"),
+        (attention, [q, k, v, None, None], {"causal": True}, "Attention"),
+        (attention, [q, k, v, padding, randn(2, 1, 1, 5)], {"causal": True}, "Attention"),
+        (attention, [q, k7, v7, dense, None], {"scale": 0.3}, "Attention"),
+        (attention, [q, k7, v7, None, None], {"causal": True}, "Attention"),
+        (attention, [q, k7, v7, dense, randn(2, 1, 1, 7)], {"causal": True}, "Attention"),
+        ("std.attention.rope", [q, *angles], {}, "RotaryEmbedding"),
+        ("std.attention.rope", [q, *angles], {"interleaved": True}, "RotaryEmbedding"),
+    ]
+    return [pytest.param(*r[:3], r[3], id=f"{r[0].rpartition('.')[2]}-{i}") for i, r in enumerate(rows)]
+
+
+@pytest.mark.parametrize("symbols", [False, True])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize(("name", "arrays", "attrs", "op_type"), claim_cases())
+def test_a_claim_agrees_with_the_body(
+    name: str, arrays: list[Any], attrs: dict[str, Any], op_type: str, dtype: str, symbols: bool
+) -> None:
+    arrays = [a.astype(DTYPES[dtype].numpy) if a is not None and a.dtype == np.float32 else a for a in arrays]
+    made = of_composite(name, arrays, attrs, symbols)
+    assert op_type in ops(build(made))
+    feeds = {f"x{i}": a for i, a in enumerate(arrays) if a is not None}
+    tolerance = 1e-5 if dtype == "f32" else 4e-3
+    for opset in (23, 24):
+        claimed = session(made, opset=opset)(feeds)
+        for name, wanted in session(made, opset=opset, claims=False)(feeds).items():
+            np.testing.assert_allclose(claimed[name], wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_every_claim_is_compared_with_its_body() -> None:
+    assert set(claims()) == {case.values[0] for case in claim_cases()}
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "attrs"),
+    [
+        ("std.attention.attention", [randn(2, 4, 5, 8)] * 3 + [None, None], {"softcap": 5.0}),
+        ("std.attention.attention", [randn(2, 4, 5, 8)] * 3 + [None, None], {"column_mass": True, "log_sum_exp": True}),
+        ("std.attention.rope", [randn(2, 4, 5, 8), randn(1, 5, 3), randn(1, 5, 3)], {}),
+        ("std.nn.layer_normalize", [randn(2, 8, dtype=np.float64), None, None], {}),
+        ("std.nn.batch_normalize", [randn(2, 4, 3), randn(4), abs(randn(4)), None, None], {}),
+    ],
+)
+def test_what_an_op_does_not_do_is_lowered_through_the_body(name: str, arrays: list[Any], attrs: dict[str, Any]) -> None:
+    made = of_composite(name, arrays, attrs, True)
+    assert ops(build(made)) == ops(build(made, claims=False))
+    assert session(made)({f"x{i}": a for i, a in enumerate(arrays) if a is not None})
+
+
+@pytest.mark.parametrize(("opset", "single"), [(18, set()), (20, {"Gelu"}), (23, {"Gelu", "Attention", "RMSNormalization"})])
+def test_an_old_opset_uses_the_bodies(opset: int, single: set[str]) -> None:
+    text = """
+        use std.nn (gelu, rms_normalize)
+        use std.attention (attention)
+        model m(x: float[B, 2, T, 8]) -> float[B, 2, T, 8] { return attention(gelu(x), rms_normalize(x), x) }
+    """
+    made = loads(text)
+    model = build(made, opset=opset)
+    assert set(ops(model)) & {"Gelu", "Attention", "RMSNormalization"} == single
+    assert model.opset_imports == {"": opset}
+    x = randn(2, 2, 5, 8)
+    outputs = session(made, opset=opset)({"x": x})
+    (name,) = outputs
+    np.testing.assert_allclose(outputs[name], session(made)({"x": x})[name], rtol=1e-5, atol=1e-5)
+
+
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_artifact_at_three_sizes() -> None:
+    text = """
+        use std.attention (self_attention)
+        use std.nn (layer_norm, mlp)
+        model block(x: float[B, T, 16], valid: bool[B, T]) -> float[B, T, 16] {
+            mask = unsqueeze(valid, [1, 2])
+            x = x + self_attention(layer_norm(x) as norm1, mask, heads=4) as attn
+            return x + mlp(layer_norm(x) as norm2, hidden=32) as mlp
+        }
+    """
+    made = loads(text)
+    runs, bodies = session(made), session(made, claims=False, opset=18)
+    assert "Einsum" not in ops(build(made, claims=False))
+    for batch, tokens in [(1, 1), (3, 7), (2, 40)]:
+        feeds = {"x": randn(batch, tokens, 16), "valid": np.arange(tokens) < np.arange(1, batch + 1)[:, None]}
+        (a,), (b,) = runs(feeds).values(), bodies(feeds).values()
+        assert a.shape == (batch, tokens, 16)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_need_no_computed_shape() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", "B", "T", 12))
+    heads = b.op("rearrange", x, pattern="b t (h k) -> b h t k", axes=(("h", 3),))
+    made = module(b, y=b.op("rearrange", heads, pattern="b h t k -> b t (h k)"))
+    assert ops(build(made)) == ["Reshape", "Transpose", "Transpose", "Reshape"]
+    x_ = randn(2, 5, 12)
+    np.testing.assert_array_equal(session(made)({"x": x_})["y"], x_)
+
+
+DIMENSIONS: list[tuple[str, Any]] = [
+    ("sum of products", B * B * 3 - T * B + T * 2 + 7),
+    ("floordiv", (T * 5 + 3) // 4),
+    ("floordiv of a negative", (B - T) // 3 + T),
+    ("mod", (T * 3 + 1) % 5),
+    ("mod of a negative", (B - T * 2) % 7),
+    ("min and max", dim_min(const(8), (T - 1) // 2) + dim_max(B, T - 3)),
+    ("nested", ceildiv(dim_min(T, B * 4) * 3, 2) - T // (B + 1)),
+]
+
+
+@pytest.mark.parametrize(("what", "dim"), DIMENSIONS, ids=[d[0] for d in DIMENSIONS])
+def test_a_dimension_as_a_value(what: str, dim: Any) -> None:
+    b = Builder(Graph("m"))
+    b.input("x", of("f32", "B", "T"))
+    runs = session(module(b, y=b.dim_value(dim)))
+    for batch, tokens in [(1, 1), (2, 3), (3, 16), (9, 4)]:
+        found = runs({"x": np.zeros((batch, tokens), np.float32)})["y"]
+        assert found.shape == ()
+        assert int(found) == dim.evaluate({"B": batch, "T": tokens}), (batch, tokens)
+
+
+def test_sizes_with_names_are_computed_once() -> None:
+    """Twelve layers that each drop `min(4, …)` tokens: every `let` is a node or two, not an expression that doubles."""
+    b = Builder(Graph("m"))
+    x: Value = b.input("x", of("f32", "B", "T", 3))
+    for _ in range(12):
+        tokens = x.type.shape[1]
+        kept = b.name_dim("kept", tokens - dim_min(const(4), (tokens - 1) // 2), 1)
+        x = b.op("slice", x, axis=1, stop=kept)
+    made = module(b, y=b.op("add", x, b.op("cast", b.dim_value(kept), dtype=f32)))
+    model = build(made)
+    assert len(ops(model)) < 12 * 8
+    runs = session(made)
+    for tokens in (2, 30, 100):
+        left = tokens
+        for _ in range(12):
+            left -= min(4, (left - 1) // 2)
+        x_ = randn(2, tokens, 3)
+        np.testing.assert_allclose(runs({"x": x_})["y"], x_[:, :left] + left, rtol=1e-6)
+
+
+def test_a_size_inside_an_expression_is_solved_for() -> None:
+    b = Builder(Graph("m"))
+    b.input("x", of("f32", T * 2 + 1))
+    made = module(b, y=b.op("iota", n=T))
+    assert session(made)({"x": np.zeros(9, np.float32)})["y"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(Diagnostic, match="axis 0 of `x` must be 2 \\* T \\+ 1 = 9, but is 10"):
+        session(made)({"x": np.zeros(10, np.float32)})
+
+
+def test_an_axis_may_be_empty_when_running() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", "B", "T", 6))
+    left = b.name_dim("left", T - dim_min(T, const(4)))
+    tail = b.op("slice", x, axis=1, start=T - left, stop=None)
+    parts = b.op("rearrange", tail, pattern="b t (h k) -> (b h) k t", axes=(("h", 2),))
+    runs = session(module(b, y=parts))
+    for tokens in (3, 4, 6):
+        x_ = randn(2, tokens, 6)
+        wanted = x_[:, min(tokens, 4) :].reshape(2, -1, 2, 3).transpose(0, 2, 3, 1).reshape(4, 3, max(0, tokens - 4))
+        np.testing.assert_array_equal(runs({"x": x_})["y"], wanted)
+
+
+def test_shapes_with_symbols() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", "B", "T", 4))
+    made = module(
+        b,
+        flat=b.op("reshape", x, shape=(B * T * 4,)),
+        pairs=b.op("reshape", x, shape=(T, B, 2, 2)),
+        wide=b.op("expand", b.op("slice", x, axis=0, stop=1), shape=(B, T, 4)),
+        zeros=b.op("full", shape=(T, B), value=1.5, dtype=f32),
+        size=b.op("full", shape=(2,), value=T * 3, dtype=f32),
+        steps=b.op("iota", n=T + 1, dtype=f32),
+    )
+    x_ = randn(2, 3, 4)
+    outputs = session(made)({"x": x_})
+    np.testing.assert_array_equal(outputs["flat"], x_.reshape(-1))
+    np.testing.assert_array_equal(outputs["pairs"], x_.reshape(3, 2, 2, 2))
+    np.testing.assert_array_equal(outputs["wide"], np.broadcast_to(x_[:1], x_.shape))
+    assert outputs["zeros"].tolist() == [[1.5, 1.5]] * 3
+    assert outputs["size"].tolist() == [9, 9]
+    assert outputs["steps"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 13])
+def test_scans_of_unknown_length(tokens: int) -> None:
+    b = Builder(Graph("m"))
+    a, x = b.input("a", of("f32", "B", "T", 3)), b.input("x", of("f32", "B", "T", 3))
+    made = module(b, h=b.op("linear_recurrence", a, x, axis=1), m=b.op("cummax", x, axis=1))
+    a_, x_ = abs(randn(2, tokens, 3, seed=1)), randn(2, tokens, 3)
+    outputs = session(made)({"a": a_, "x": x_})
+    h, wanted = np.zeros((2, 3), np.float32), []
+    for t in range(tokens):
+        h = a_[:, t] * h + x_[:, t]
+        wanted.append(h)
+    np.testing.assert_allclose(outputs["h"], np.stack(wanted, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(outputs["m"], np.maximum.accumulate(x_, axis=1))
+
+
+def test_compact_may_have_more_places_than_elements() -> None:
+    b = Builder(Graph("m"))
+    mask = b.input("mask", of("bool", "B", "N"))
+    index, count = b.multi("compact", mask, capacity=4)
+    runs = session(module(b, index=index, count=count))
+    outputs = runs({"mask": np.array([[True, False, True]])})
+    assert outputs["index"].tolist() == [[0, 2, 0, 0]]
+    assert outputs["count"].tolist() == [2]
+    assert runs({"mask": np.ones((1, 9), bool)})["index"].tolist() == [[0, 1, 2, 3]]
+
+
+# Scatter -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [8, 300, None])
+def test_additions_at_equal_indices_are_all_counted(rows: int | None) -> None:
+    """ONNX Runtime's own ScatterND loses some of them when it runs in parallel."""
+    b = Builder(Graph("m"))
+    n = rows or 300
+    x = b.input("x", of("f32", "B", rows or "N", 64))
+    index, updates = b.input("index", of("i64", "B", "K")), b.input("updates", of("f32", "B", "K", 64))
+    made = module(b, y=b.op("scatter_add", x, index, updates, batch=1))
+    assert "ScatterND" not in ops(build(made))
+    rng = np.random.default_rng(0)
+    index_, updates_ = rng.integers(0, 3, (2, 20_000)), rng.integers(-2, 3, (2, 20_000, 64)).astype(np.float32)
+    wanted = np.zeros((2, n, 64), np.float32)
+    np.add.at(wanted, (np.arange(2)[:, None], index_), updates_)
+    found = session(made)({"x": np.zeros((2, n, 64)), "index": index_, "updates": updates_})["y"]
+    np.testing.assert_array_equal(found, wanted)
+
+
+# Loops ---------------------------------------------------------------------------------------------------------------
+
+
+def loop_model(n: Any) -> Module:
+    """``fold i in n from (h, s) { h = h * x + i   s = s + h }``, with x captured and a composite inside."""
+    body = Builder(Graph("body"))
+    row = of("f32", "B", 3)
+    i = body.input("i", of("i64"))
+    h, s, x = (body.input(name, row) for name in "hsx")
+    h2 = body.op("add", body.op("mul", h, body.op(resolve("std.nn.relu"), x)), body.op("cast", i, dtype=f32))
+    body.graph.add_output(h2, "h")
+    body.graph.add_output(body.op("add", s, h2), "s")
+    b = Builder(Graph("m"))
+    start, x = b.input("start", row), b.input("x", row)
+    h, s = b.multi("fold", start, start, x, n=n, carried=2, body=body.graph)
+    return module(b, h=h, s=s)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, B])
+def test_fold(n: Any) -> None:
+    start, x = randn(2, 3), randn(2, 3, seed=1)
+    h = s = start
+    for i in range(2 if n is B else n):
+        h = h * np.maximum(x, 0) + i
+        s = s + h
+    outputs = session(loop_model(n))({"start": start, "x": x})
+    np.testing.assert_allclose(outputs["h"], h, rtol=1e-5)
+    np.testing.assert_allclose(outputs["s"], s, rtol=1e-5)
+
+
+def test_a_loop_may_return_what_it_was_given() -> None:
+    """A carried value that is swapped, kept, or captured is no result of a node in the body."""
+    body = Builder(Graph("body"))
+    body.input("i", of("i64"))
+    a, b_, c = (body.input(name, of("f32", 2)) for name in "abc")
+    for value, name in ((b_, "a"), (a, "b")):
+        body.graph.add_output(value, name)
+    b = Builder(Graph("m"))
+    xs = [b.input(name, of("f32", 2)) for name in "abc"]
+    first, second = b.multi("fold", *xs, n=3, carried=2, body=body.graph)
+    feeds = {name: randn(2, seed=i) for i, name in enumerate("abc")}
+    outputs = session(module(b, first=first, second=second))(feeds)
+    np.testing.assert_array_equal(outputs["first"], feeds["b"])
+    np.testing.assert_array_equal(outputs["second"], feeds["a"])
+
+
+def scan_model(axis: int, shape: list[Any], kind: str) -> Module:
+    """A scan of an associative function: a linear recurrence with k captured, or products of 2 x 2 matrices."""
+    cell = of("f32", *(d for i, d in enumerate(shape) if i != axis))
+    body = Builder(Graph("body"))
+    b = Builder(Graph("m"))
+    if kind == "matrices":
+        left, right = body.input("l", cell), body.input("r", cell)
+        body.graph.add_output(body.op("matmul", left, right), "y")
+        x = b.input("x", of("f32", *shape))
+        return module(b, y=b.op("scan", x, axis=axis, carried=1, body=body.graph))
+    p, q, r, s, k = (body.input(name, cell) for name in "pqrsk")
+    body.graph.add_output(body.op("mul", p, r), "p")
+    body.graph.add_output(body.op("add", body.op("mul", r, q), body.op("mul", s, k)), "q")
+    x, y = (b.input(name, of("f32", *shape)) for name in "xy")
+    first, second = b.multi("scan", x, y, b.input("k", cell), axis=axis, carried=2, body=body.graph)
+    return module(b, p=first, q=second)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, ["T", 3]), (1, ["B", "T", 2]), (2, [2, 3, 7]), (2, [2, 3, "T"])])
+def test_scan_of_an_elementwise_function(axis: int, shape: list[Any]) -> None:
+    made = scan_model(axis, shape, "recurrence")
+    assert "Scan" not in ops(build(made))
+    for length in (7,) if shape[axis] == 7 else (1, 2, 7):
+        sizes = [length if s == "T" else 4 if s == "B" else s for s in shape]
+        x, y = abs(randn(*sizes)), randn(*sizes, seed=1)
+        k = np.ones([s for i, s in enumerate(sizes) if i != axis], np.float32)
+        outputs = session(made)({"x": x, "y": y, "k": k})
+        p, q = np.moveaxis(x, axis, 0).copy(), np.moveaxis(y, axis, 0).copy()
+        for t in range(1, length):
+            p[t], q[t] = p[t - 1] * p[t], p[t] * q[t - 1] + q[t]
+        np.testing.assert_allclose(outputs["p"], np.moveaxis(p, 0, axis), rtol=1e-5)
+        np.testing.assert_allclose(outputs["q"], np.moveaxis(q, 0, axis), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, ["T", 2, 2]), (1, ["B", "T", 2, 2])])
+def test_scan_of_any_function(axis: int, shape: list[Any]) -> None:
+    made = scan_model(axis, shape, "matrices")
+    assert "Scan" in ops(build(made))
+    for length in (1, 5):
+        x = randn(*[length if s == "T" else 3 if s == "B" else s for s in shape])
+        y = np.moveaxis(x, axis, 0).copy()
+        for t in range(1, length):
+            y[t] = y[t - 1] @ y[t]
+        np.testing.assert_allclose(session(made)({"x": x})["y"], np.moveaxis(y, 0, axis), rtol=1e-5, atol=1e-5)
+
+
+# Interface -----------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_states_and_random_inputs() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", "B", 2))
+    cache = b.input("cache", of("f32", "B", 2), "state", Initializer("ones"))
+    noise = b.input("noise", of("f32", "B", 2), "random", Initializer("uniform", (2, 3)))
+    new = b.op("add", x, cache)
+    b.graph.add_output(x, "same")
+    b.graph.add_output(new, "sum")
+    b.graph.add_output(b.op("add", new, noise), "noisy")
+    b.graph.add_output(new, "cache", "state")
+    runs = session(Module("m", b.graph))
+    assert [s.name for s in runs.inputs] == ["x"]
+    assert [s.name for s in runs.optional] == ["cache", "noise"]
+    assert runs.outputs == ["same", "sum", "noisy", "cache"]
+    x_ = randn(3, 2)
+    first = runs({"x": x_}, seed=1)
+    np.testing.assert_allclose(first["cache"], x_ + 1)
+    second = runs({"x": x_, "cache": first["cache"]}, seed=1)
+    np.testing.assert_allclose(second["sum"], x_ * 2 + 1, rtol=1e-6)
+    drawn = first["noisy"] - first["sum"]
+    assert ((drawn >= 2) & (drawn <= 3)).all()
+    np.testing.assert_array_equal(first["noisy"], runs({"x": x_}, seed=1)["noisy"])
+    assert not np.array_equal(first["noisy"], runs({"x": x_}, seed=2)["noisy"])
+
+
+def test_metadata_says_how_the_artifact_was_made() -> None:
+    text = 'use std.nn (linear)\nmodel m(x: float[B, T, 4]) -> float[B, T, 2] { require T <= 8, "too long" return linear(x, out=2) as head }'
+    model = build(loads(text), metadata={"image_mean": "0.5"})
+    props = model.metadata_props
+    assert props["tessera.model"] == "m"
+    assert props["image_mean"] == "0.5"
+    assert props["tessera.version"] == model.producer_version
+    assert json.loads(props["tessera.requires"]) == [["T", "<=", 8, "too long"]]
+    assert model.graph.inputs[0].shape == ox.Shape(["B", "T", 4])
+    assert model.ir_version == 12
+
+
+def test_what_no_output_needs_is_left_out() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", 2))
+    b.op("exp", b.op("mul", x, b.param("unused", of("f32", 2))))
+    model = build(module(b, y=b.op("neg", x)))
+    assert ops(model) == ["Neg"]
+    assert not model.graph.initializers
+
+
+# Weights and files ---------------------------------------------------------------------------------------------------
+
+
+def linear_model(rows: int = 6, columns: int = 4, dtype: str = "f32", layers: int = 1) -> Module:
+    b = Builder(Graph("m"))
+    x: Value = b.input("x", of(dtype, "B", columns))
+    for i in range(layers):
+        w = b.param(f"layers.{i}.weight", of(dtype, rows, columns))
+        x = b.op(resolve("std.nn.affine"), x, w, b.param(f"layers.{i}.bias", of(dtype, rows)))
+    return module(b, y=x)
+
+
+def test_a_weight_is_stored_transposed_when_nothing_else_reads_it() -> None:
+    model = build(linear_model())
+    assert list(model.graph.initializers) == ["layers.0.weight.T", "layers.0.bias"]
+    assert ops(model) == ["MatMul", "Add"]
+    b = Builder(Graph("m"))
+    x, w = b.input("x", of("f32", "B", 4)), b.param("w", of("f32", 6, 4))
+    shared = build(module(b, y=b.op(resolve("std.nn.affine"), x, w, None), z=b.op("take", w, b.input("ids", of("i64", "B")))))
+    assert list(shared.graph.initializers) == ["w"]
+    assert ops(shared) == ["Transpose", "MatMul", "Gather"]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("external", [False, True])
+def test_a_saved_file_computes_with_the_given_weights(tmp_path: Path, dtype: str, external: bool) -> None:
+    kind = DTYPES[dtype].numpy
+    w, bias, x = randn(70, 45, dtype=kind), randn(70, dtype=kind), randn(3, 45, dtype=kind)
+    model = build(linear_model(70, 45, dtype), {"layers.0.weight": w, "layers.0.bias": bias})
+    path = save(model, tmp_path / "m.onnx", external=external)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"][: 1 + external]
+    onnx.checker.check_model(str(path), full_check=True)
+    loaded = onnx.load(path)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in loaded.graph.initializer}
+    np.testing.assert_array_equal(stored["layers.0.weight.T"], w.T)
+    np.testing.assert_allclose(Session(path)({"x": x})["y"], x @ w.T + bias, rtol=2e-3, atol=2e-2 if dtype == "f16" else 1e-5)
+    if not external:
+        assert serialize(model) == path.read_bytes()
+
+
+def test_external_data_is_aligned(tmp_path: Path) -> None:
+    save(build(linear_model()), tmp_path / "m.onnx", external=True)
+    proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    offsets = [int(e.value) for t in proto.graph.initializer for e in t.external_data if e.key == "offset"]
+    assert offsets == [0, 4096]
+    assert {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"} == {"m.onnx.data"}
+
+
+def test_large_weights_go_into_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_write, "EXTERNAL_FROM", 100)
+    save(build(linear_model()), tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").exists()
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (100, 3), (33, 65), (1, 9)])
+@pytest.mark.parametrize("block", [64, 1 << 20])
+def test_weights_are_turned_block_by_block(shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_weights, "BLOCK", block)
+    array = randn(*shape)
+    blocks = list(onnx_weights._turned(array))
+    assert b"".join(b.tobytes() for b in blocks) == np.ascontiguousarray(array.T).tobytes()
+    assert max(b.size for b in blocks) <= max(block, shape[0] * 4)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"earlier")
+
+    def full(self: Any) -> Any:
+        yield np.zeros(8, np.uint8)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx_weights.Weight, "blocks", full)
+    with pytest.raises(Diagnostic) as caught:
+        save(build(linear_model()), path, external=external)
+    assert caught.value.code == "E0010"
+    assert "No space left" in caught.value.message
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_the_last_check_refuses_is_not_written(tmp_path: Path) -> None:
+    def refuse(aside: Path) -> None:
+        onnx.checker.check_model(str(aside), full_check=True)
+        raise Diagnostic("E0809", "differs")
+
+    with pytest.raises(Diagnostic, match="E0809"):
+        save(build(linear_model()), tmp_path / "m.onnx", external=True, before=refuse)
+    assert not list(tmp_path.iterdir())
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from tessera.backends.onnx import build, save
+from tessera.frontends.source import loads
+from tessera.runtime.weights import open_weights
+text = "use std.nn (linear)\\nmodel m(x: float[B, 4096]) -> float[B, 4096] {\\n"
+text += "".join(f"x = linear(x, out=4096, bias=false) as l{i}\\n" for i in range(4)) + "return x }"
+module = loads(text)
+
+def anonymous(key):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) >> 10
+
+folder = Path(sys.argv[1])
+weights = open_weights(folder / "w.safetensors")
+model = build(module, weights)
+before = anonymous("RssAnon")
+import threading, time
+peak, done = [0], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous("RssAnon"))
+threading.Thread(target=watch, daemon=True).start()
+save(model, folder / "m.onnx", external=sys.argv[2] == "external")
+done.set()
+print(peak[0] - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("where", ["external", "embedded"])
+def test_weights_are_never_all_in_private_memory(tmp_path: Path, where: str) -> None:
+    array = randn(4096, 4096)  # 64 MiB
+    save_file({f"l{i}.weight": array for i in range(4)}, tmp_path / "w.safetensors")
+    command = [sys.executable, "-c", MEMORY, str(tmp_path), where]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 100, f"{grown} MiB for 256 MiB of weights"
+    assert sum(p.stat().st_size for p in tmp_path.glob("m.onnx*")) > 4 * array.nbytes
+    x = randn(2, 4096)
+    wanted = x
+    for _ in range(4):
+        wanted = wanted @ array.T
+    (found,) = Session(tmp_path / "m.onnx")({"x": x}).values()
+    np.testing.assert_allclose(found / abs(wanted).max(), wanted / abs(wanted).max(), atol=1e-4)
+
+
+def test_a_file_in_another_dtype_is_converted(tmp_path: Path) -> None:
+    arrays = {"layers.0.weight": randn(6, 4, dtype=np.float16), "layers.0.bias": randn(6, dtype=np.float16)}
+    save_file(arrays, tmp_path / "w.safetensors")
+    runs = session(linear_model(), open_weights(tmp_path / "w.safetensors"))
+    wanted = randn(2, 4) @ arrays["layers.0.weight"].astype(np.float32).T + arrays["layers.0.bias"]
+    np.testing.assert_allclose(runs({"x": randn(2, 4)})["y"], wanted, rtol=1e-5, atol=1e-6)
+
+
+# Dtypes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [18, 20, 22, 24])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_a_whole_block_is_valid_in_every_dtype(dtype: str, opset: int) -> None:
+    text = """
+        use std.attention (self_attention, rope, rope_table)
+        use std.nn (layer_norm, rms_norm, mlp, swiglu_mlp, embedding)
+        model block(ids: i64[B, T]) -> (float[B, T, 16], i64[B, 3]) {
+            x = embedding(ids, vocab=20, dim=16) as embed
+            x = x + self_attention(layer_norm(x) as norm1, heads=4, causal=true) as attn
+            x = x + mlp(rms_norm(x) as norm2, hidden=32) as mlp
+            x = x + swiglu_mlp(x, hidden=32) as gated
+            best, picked = topk(cast(sum(x, axis=-1), f32), k=3)
+            return x, picked
+        }
+    """
+    made = loads(text, dtype=dtype)
+    check(build(made, opset=opset))
+    check(build(made, opset=opset, claims=False))
+    assert runnable(made.graph) == (dtype != "bf16")
+    if dtype != "bf16":
+        ids = np.random.default_rng(0).integers(0, 20, (2, 5))
+        x, _ = session(made, opset=opset)({"ids": ids}).values()
+        assert x.dtype == DTYPES[dtype].numpy
+        assert np.isfinite(x).all()
+
+
+def test_bf16_weights_are_written_bit_by_bit(tmp_path: Path) -> None:
+    w = randn(6, 4).astype(DTYPES["bf16"].numpy)
+    bias = randn(6).astype(DTYPES["bf16"].numpy)
+    path = save(build(linear_model(dtype="bf16"), {"layers.0.weight": w, "layers.0.bias": bias}), tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    stored = {t.name: t.raw_data for t in onnx.load(path).graph.initializer}
+    assert stored["layers.0.weight.T"] == np.ascontiguousarray(w.T).tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "values"), [("i16", [300, -5, 7]), ("i8", [100, -5, 7]), ("u8", [200, 5, 7]), ("bool", [1, 0, 1])])
+def test_dtypes_without_kernels_are_computed_in_wider_ones(dtype: str, values: list[int]) -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of(dtype, 3))
+    c = b.input("c", of("bool", 3))
+    outputs = {"picked": b.op("where", c, x, b.op("flip", x, axis=0))}
+    if dtype != "bool":
+        outputs |= {"low": b.op("minimum", x, b.op("flip", x, axis=0)), "total": b.op("sum", x), "negative": b.op("neg", x)}
+        outputs |= {"best": b.op("argmax", x), "padded": b.op("pad", x, axis=0, before=1)}
+    array = np.array(values).astype(DTYPES[dtype].numpy)
+    found = session(module(b, **outputs))({"x": array, "c": np.array([True, False, False])})
+    wanted = {
+        "picked": np.where([True, False, False], array, array[::-1]), "low": np.minimum(array, array[::-1]),
+        "total": array.sum(dtype=array.dtype), "best": np.argmax(array), "padded": np.pad(array, (1, 0)),
+    }  # fmt: skip
+    for name in outputs:
+        if name == "negative":
+            with np.errstate(over="ignore"):
+                np.testing.assert_array_equal(found[name], np.negative(array))
+        else:
+            np.testing.assert_array_equal(found[name], wanted[name])
+        assert found[name].dtype == outputs[name].type.dtype.numpy
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [17, 25])
+def test_an_unsupported_opset(opset: int) -> None:
+    with pytest.raises(Diagnostic) as caught:
+        build(linear_model(), opset=opset)
+    assert caught.value.code == "E0801"
+    assert caught.value.message == f"ONNX opset {opset} is not supported: Tessera writes opsets 18 to 24"
+
+
+def test_a_dtype_that_no_wider_one_replaces() -> None:
+    e = Emitter(24)
+    with pytest.raises(Diagnostic) as caught:
+        e.op("Not", e.constant([1, 2], i64))
+    assert caught.value.code == "E0802"
+    assert caught.value.message == "ONNX Not (opset 24) cannot compute i64"
+
+
+def test_a_size_that_no_input_determines() -> None:
+    made = loads("model m(x: float[B * T]) -> float[B * T] { return x + cast(full([], B, dtype=i64), x.dtype) }", "m.tess")
+    with pytest.raises(Diagnostic) as caught:
+        build(made)
+    assert caught.value.code == "E0803"
+    assert caught.value.message == "the size `B` cannot be computed: no input's shape determines it"
+    assert caught.value.span is not None
+    assert caught.value.span.file == "m.tess"
+
+
+def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_write, "_LIMIT", 100)
+    with pytest.raises(Diagnostic, match="E0804"):
+        save(build(linear_model()), tmp_path / "m.onnx", external=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_invalid_model_is_reported_as_our_bug() -> None:
+    model = build(linear_model())
+    model.graph.outputs[0].shape = ox.Shape(["B", 7])
+    with pytest.raises(Diagnostic, match="E0805"):
+        check(model)
+
+
+def test_missing_weights_are_listed() -> None:
+    with pytest.raises(Diagnostic, match="E0606"):
+        build(linear_model(), {"layers.0.bias": np.zeros(6, np.float32)})
