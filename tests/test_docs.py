@@ -122,14 +122,54 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def errors_table() -> str:
-    rows = [f"| {code} | {explanation.title.replace('|', chr(92) + '|')} |" for code, explanation in all_codes().items()]
+    rows = [f"| {code} | {explanation.title} |" for code, explanation in all_codes().items()]
     return "\n".join(["| code | what is wrong |", "|---|---|", *rows])
 
 
-def passes_table() -> str:
+def passes_sections() -> str:
+    from tessera.passes.engine import registry
+    from tessera.passes.options import options_of, shown_value
+
     sections = []
-    for name, kind in sorted(passes().items()):
-        rows = [f"| `{o.name}` | {o.doc} | `{_shown(o.default)}` |" for o in options_of(kind)]
-        table = "\n\n" + "\n".join(["| option | | default |", "|---|---|---|", *rows]) if rows else ""
-        sections.append(f"### {name}\n\n*{kind.contract}.* {summary(kind)}{table}")
+    for name, kind in registry().items():
+        rows = [f"| `{o.name} = {shown_value(o.default)}` | {o.doc} |" for o in options_of(kind).values()]
+        table = "\n\n" + "\n".join(["| option | |", "|---|---|", *rows]) if rows else ""
+        sections.append(f"### {name}\n\n*{kind.contract}.* {kind.summary()}{table}")
     return "\n\n".join(sections)
+
+
+def ops_sections() -> str:
+    from tessera.cli.lists import signature_text
+    from tessera.ir.ops import OPS
+
+    families: dict[str, list[str]] = {}
+    for op in sorted(OPS.values(), key=lambda o: o.name):
+        families.setdefault(op.family, []).append(f"`{signature_text(op)}`  \n{op.doc}")
+    return "\n\n".join(f"## {family}\n\n" + "\n\n".join(rows) for family, rows in sorted(families.items()))
+
+
+GENERATED = {"errors.md": errors_table, "passes.md": passes_sections, "ops.md": ops_sections}
+MARKS = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n")
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_parts_are_up_to_date(name: str, update_golden: bool) -> None:
+    path = ROOT / "docs" / name
+    page = path.read_text(encoding="utf-8")
+    start, end = page.index(MARKS[0]) + len(MARKS[0]), page.index(MARKS[1])
+    wanted = f"\n{GENERATED[name]()}\n\n"
+    if update_golden:
+        path.write_text(page[:start] + wanted + page[end:], encoding="utf-8")
+    else:
+        assert page[start:end] == wanted, f"run `python -m pytest tests/test_docs.py --update-golden` for {name}"
+
+
+PYTHON = [b for page in PAGES for b in blocks(page) if b.info == "python"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=[f"{b.page}-{b.line}" for b in PYTHON])
+def test_python_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The example does not inherit this file's postponed annotations.
+    code = compile(block.text, f"{block.page}:{block.line}", "exec", dont_inherit=True)
+    exec(code, {"__name__": "example"})
