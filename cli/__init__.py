@@ -37,6 +37,17 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"{__name__}.{module}"), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        # click itself would turn this into exit code 1, which says that the user made a mistake.
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             from ..ir.diagnostics import did_you_mean
@@ -81,7 +92,6 @@ def _run(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         code = cli.main(args=args, prog_name="tessera", standalone_mode=False)
-        sys.stdout.flush()
         # click gives back the code of an early exit, else what the command returned: None.
         return code if isinstance(code, int) else 0
     except Diagnostic as error:
@@ -92,10 +102,6 @@ def _run(argv: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except MemoryError:
         print("error: out of memory", file=sys.stderr)
         return 1

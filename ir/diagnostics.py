@@ -54,20 +54,26 @@ class Diagnostic(Exception):
 
     def render(self) -> str:
         """The text a user reads, with the source line and a caret under the place."""
-        lines = [f"error[{self.code}]: {self.message}"]
+        lines = [f"error[{self.code}]: {_cut(self.message)}"]
         if self.span is not None:
             lines += _snippet(self.span)
         for note in self.notes:
-            lines.append(f"  note: {note.message}")
+            lines.append(f"  note: {_cut(note.message)}")
             if note.span is not None:
                 lines += _snippet(note.span)
         if self.help:
-            lines.append(f"  help: {self.help}")
+            lines.append(f"  help: {_cut(self.help)}")
         return "\n".join(lines)
 
 
 _SOURCES: dict[str, str] = {}
 _WIDTH = 120
+_LONGEST = 2000
+
+
+def _cut(text: str) -> str:
+    """A name of a megabyte must not become a message of a megabyte."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]} … {text[-200:]}"
 
 
 def register_source(file: str, text: str) -> None:

@@ -1,0 +1,139 @@
+"""The program as a process: bugs, interrupts, broken pipes, programs that try its patience."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cli
+
+TESSERA = [sys.executable, "-m", "tessera"]
+
+
+def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TESSERA, *map(str, args)], capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60)
+
+
+def test_a_bug_is_called_one(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tessera.frontends import source
+
+    def broken(path: object) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(source, "check", broken)
+    result = cli("check", tiny)
+    assert result.code == 70
+    first = result.err.splitlines()[0]
+    assert first.startswith("internal error: ZeroDivisionError: one at ")
+    assert first.endswith(f"{Path(__file__).name}:{broken.__code__.co_firstlineno + 1}")
+    assert "a bug in Tessera" in result.err
+
+
+def test_the_traceback_on_demand(tiny: Path) -> None:
+    code = (
+        "import sys, tessera.frontends.source as s\n"
+        "def broken(path): raise ZeroDivisionError\n"
+        "s.check = broken\n"
+        "from tessera.cli import main\n"
+        f"sys.exit(main(['check', {str(tiny)!r}]))"
+    )
+    shown = {}
+    for debug in ("", "1"):
+        env = {**os.environ, "TESSERA_DEBUG": debug}
+        shown[debug] = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env).stderr
+    assert "Traceback" not in shown[""]
+    assert "Traceback" in shown["1"]
+
+
+def test_a_reader_that_goes_away() -> None:
+    process = subprocess.Popen([*TESSERA, "ops"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+_SLOW = """
+import sys, time
+from tessera.backends import onnx
+from tessera.cli import main
+def slow(model, path):
+    path.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+onnx.save = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing(tiny: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-c", _SLOW, "compile", str(tiny), "-o", str(tmp_path / "x.onnx")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.tess"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("long line", "model m(x: float[B]) -> float[B] { return x " + "+ x " * 250_000 + "$ }"),
+        ("nesting", "model m(x: float[B]) -> float[B] { return " + "(" * 10_000 + "x" + ")" * 10_000 + " }"),
+        ("brackets never closed", "model m(x: float[B]) -> float[B] { return " + "[" * 100_000),
+        ("one token of a megabyte", "model m(x: float[B]) -> float[B] { return " + "a" * 1_000_000 + " }"),
+        ("zero bytes", "model m(x: float[B]) -> float[B] { return x \0 }"),
+        ("include outside", 'use "../outside.tess" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
+        ("include of itself", 'use "program.tess" (m)\nmodel m(x: float[B]) -> float[B] { return x }'),
+        ("include of nothing", 'use "none.tess" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
+        ("empty include", 'use "" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
+    ],
+)
+def test_hostile_programs(cli: Cli, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "outside.tess").write_text("fn f(x: float[B]) -> float[B] { return x }")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    path = folder / "program.tess"
+    path.write_text(text)
+    for command in (["check", path], ["compile", path, "-o", folder / "x.onnx"]):
+        result = cli(*command)
+        assert result.code == 1, name
+        assert result.err.count("error[") == 1
+        assert len(result.err) < 5_000
+    assert {p.name for p in folder.iterdir()} == {"program.tess"}
+
+
+def test_both_ways_to_start_it(tiny: Path) -> None:
+    assert run("check", tiny).stdout == f"{tiny}: ok (tiny)\n"
+    script = Path(sys.executable).with_name("tessera")
+    if script.exists():
+        result = subprocess.run([script, "check", str(tiny)], capture_output=True, text=True, check=False)
+        assert result.stdout == f"{tiny}: ok (tiny)\n"
+
+
+def test_no_colour_where_nobody_looks(tmp_path: Path) -> None:
+    result = run("check", tmp_path / "none.tess", FORCE_COLOR="1")
+    assert result.returncode == 1
+    assert "\033" not in result.stderr
+
+
+def test_errors_as_json(cli: Cli, tmp_path: Path) -> None:
+    import json
+
+    result = cli("show", tmp_path / "none.tess", "--json")
+    assert result.code == 1
+    assert json.loads(result.out)["error"]["code"] == "E0001"
+    assert "error[E0001]" in result.err
