@@ -111,14 +111,14 @@ def _compare(
     for value, info in zip(graph.outputs, graph.output_info, strict=True):
         a, b = np.asarray(found[info.name]), wanted[info.name].detach().cpu().numpy()
         tolerance = TOLERANCE.get(value.type.dtype.name, 0.0)
-        error = math_error(a, b)
+        error = relative_error(a, b)
         rows.append(Row(choice, info.name, error, tolerance))
         if not error <= tolerance:
             return rows, _mismatch(info.name, value, a, b, error, tolerance, choice)
     return rows, None
 
 
-def math_error(a: np.ndarray, b: np.ndarray) -> float:
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     """The largest difference, over the largest finite magnitude of ``b`` (at least 1). Infinite where shapes, dtypes, or the
     places of NaN and infinities differ. Integers and booleans: the largest difference itself."""
     import numpy as np
@@ -135,6 +135,8 @@ def math_error(a: np.ndarray, b: np.ndarray) -> float:
         return float("inf")
     if not finite.any():
         return 0.0
+    if not np.isfinite(x[finite]).all():
+        return float("inf")
     return float(np.abs(x[finite] - y[finite]).max() / max(1.0, np.abs(y[finite]).max()))
 
 

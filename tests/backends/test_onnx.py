@@ -364,9 +364,9 @@ def test_a_loop_may_return_what_it_was_given() -> None:
     """A carried value that is swapped, kept, or captured is no result of a node in the body."""
     body = Builder(Graph("body"))
     body.input("i", of("i64"))
-    a, b_, c = (body.input(name, of("f32", 2)) for name in "abc")
-    for value, name in ((b_, "a"), (a, "b")):
-        body.graph.add_output(value, name)
+    carried = [body.input(name, of("f32", 2)) for name in "abc"]
+    body.graph.add_output(carried[1], "a")
+    body.graph.add_output(carried[0], "b")
     b = Builder(Graph("m"))
     xs = [b.input(name, of("f32", 2)) for name in "abc"]
     first, second = b.multi("fold", *xs, n=3, carried=2, body=body.graph)
@@ -451,7 +451,10 @@ def test_outputs_states_and_random_inputs() -> None:
 
 
 def test_metadata_says_how_the_artifact_was_made() -> None:
-    text = 'use std.nn (linear)\nmodel m(x: float[B, T, 4]) -> float[B, T, 2] { require T <= 8, "too long" return linear(x, out=2) as head }'
+    text = """
+        use std.nn (linear)
+        model m(x: float[B, T, 4]) -> float[B, T, 2] { require T <= 8, "too long"  return linear(x, out=2) as head }
+    """
     model = build(loads(text), metadata={"image_mean": "0.5"})
     props = model.metadata_props
     assert props["tessera.model"] == "m"
@@ -655,7 +658,9 @@ def test_bf16_weights_are_written_bit_by_bit(tmp_path: Path) -> None:
     assert stored["layers.0.weight.T"] == np.ascontiguousarray(w.T).tobytes()
 
 
-@pytest.mark.parametrize(("dtype", "values"), [("i16", [300, -5, 7]), ("i8", [100, -5, 7]), ("u8", [200, 5, 7]), ("bool", [1, 0, 1])])
+@pytest.mark.parametrize(
+    ("dtype", "values"), [("i16", [300, -5, 7]), ("i8", [100, -5, 7]), ("u8", [200, 5, 7]), ("bool", [1, 0, 1])]
+)
 def test_dtypes_without_kernels_are_computed_in_wider_ones(dtype: str, values: list[int]) -> None:
     b = Builder(Graph("m"))
     x = b.input("x", of(dtype, 3))
