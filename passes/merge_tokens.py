@@ -12,7 +12,7 @@ from ..ir.dims import Dim
 from ..ir.graph import Graph, Module, Node, Output, Value
 from ..ir.library import composite
 from . import streams as flow
-from .axes import Axes
+from .axes import Axes, Axis
 from .blocks import AttentionBlock, find_blocks, no_block
 from .cost import CostTable, cost, default_sizes
 from .dce import remove_dead
@@ -79,8 +79,7 @@ class MergeTokens(Pass):
         if not found:
             raise no_block(graph, misses, self.name)
         chosen = self._chosen(found)
-        schedule = self._schedule(len(chosen))
-        merger = _Merger(self, graph, axes, found, chosen, schedule)
+        merger = _Merger(self, graph, axes, found, self._schedules(chosen))
         merged = merger.run()
         report = Report.of(self, merged)
         if not merged:
@@ -127,7 +126,8 @@ class MergeTokens(Pass):
             )
         return chosen
 
-    def _schedule(self, count: int) -> Schedule:
+    def _schedules(self, chosen: list[AttentionBlock]) -> dict[AttentionBlock, tuple[Schedule, int]]:
+        """The schedule that each block follows, and its place in it: one for each stream of tokens."""
         if (self.r is None) == (self.keep is None):
             both = "both `r` and `keep`" if self.r is not None else "neither `r` nor `keep`"
             raise Diagnostic(
@@ -139,34 +139,44 @@ class MergeTokens(Pass):
             raise Diagnostic(
                 "E0705", "`inflect` changes a number `r` over the blocks; it does not go with a list, a share or `keep`"
             )
-        if isinstance(self.r, tuple):
-            if len(self.r) > count:
-                raise Diagnostic("E0705", f"`r` of merge_tokens lists {len(self.r)} numbers for {count} block(s)")
-            return Schedule(count, padded(self.r, count), strict=True)
-        if isinstance(self.r, int):
-            return Schedule(count, linear(count, self.r, self.inflect))
-        return Schedule(count, self.r, self.keep)
+        if isinstance(self.r, tuple) and len(self.r) > len(chosen):
+            raise Diagnostic("E0705", f"`r` of merge_tokens lists {len(self.r)} numbers for {len(chosen)} block(s)")
+        listed = dict(zip(chosen, padded(self.r, len(chosen)), strict=True)) if isinstance(self.r, tuple) else {}
+        streams: dict[Axis, list[AttentionBlock]] = {}
+        for block in chosen:
+            streams.setdefault(block.tokens, []).append(block)
+        places: dict[AttentionBlock, tuple[Schedule, int]] = {}
+        for blocks in streams.values():
+            count = len(blocks)
+            if isinstance(self.r, tuple):
+                schedule = Schedule(count, tuple(listed[b] for b in blocks), strict=True)
+            elif isinstance(self.r, int):
+                schedule = Schedule(count, linear(count, self.r, self.inflect))
+            else:
+                schedule = Schedule(count, self.r, self.keep)
+            places.update((block, (schedule, i)) for i, block in enumerate(blocks))
+        return places
 
 
 class _Merger:
     """One run of the pass over one graph."""
 
     def __init__(
-        self, options: MergeTokens, graph: Graph, axes: Axes, found: list[AttentionBlock], blocks: list[AttentionBlock],
-        schedule: Schedule,
+        self, options: MergeTokens, graph: Graph, axes: Axes, found: list[AttentionBlock],
+        schedules: dict[AttentionBlock, tuple[Schedule, int]],
     ) -> None:  # fmt: skip
-        self.options, self.graph, self.axes, self.schedule = options, graph, axes, schedule
+        self.options, self.graph, self.axes, self.schedules = options, graph, axes, schedules
         self.origins = Origins(graph)
         self.notes: list[str] = []
         self.merged = 0
         self.streams: dict[Any, Stream] = {}
         first = {b.tokens: b for b in reversed(found)}
-        for block in blocks:
+        for block in schedules:
             if block.tokens not in self.streams:
                 # What features are made from shows in front of the first block: behind it, masks are in them too.
                 inputs = self.origins.of(first[block.tokens].residual)
                 self.streams[block.tokens] = flow.stream_of(block, axes, inputs)
-        self.by_node = {block.stream.node: (i, block) for i, block in enumerate(blocks)}
+        self.by_node = {block.stream.node: block for block in schedules}
         self.follower = Follower(
             graph, axes, self.streams, self.origins,
             protect=options.protect, proportional=options.proportional, restore=options.restore,
@@ -180,14 +190,17 @@ class _Merger:
 
     def _behind(self, node: Node) -> None:
         if node in self.by_node:
-            self._merge(*self.by_node[node])
+            self._merge(self.by_node[node])
 
-    def _merge(self, index: int, block: AttentionBlock) -> None:
+    def _merge(self, block: AttentionBlock) -> None:
         """Merge the tokens of a block's stream, and let everything behind read the merged ones."""
         stream, x = self.streams[block.tokens], block.stream
         present = stream.counts[-1]
-        left = self._left(index, block, stream, present)
+        left = self._left(block, stream, present)
         if left == present:
+            return
+        if self.follower.stage(x, stream) != stream.stage:
+            self.notes.append(f"block {block.index}: its tokens were restored before it, and are not merged again")
             return
         builder = Builder(self.graph).before(x.node.next)  # type: ignore[union-attr]
         builder.span, builder.scope = block.attention.span, block.attention.scope
@@ -211,9 +224,10 @@ class _Merger:
         self.follower.adopt_merged(x, y, stream)
         self.merged += 1
 
-    def _left(self, index: int, block: AttentionBlock, stream: Stream, present: Dim) -> Dim:
+    def _left(self, block: AttentionBlock, stream: Stream, present: Dim) -> Dim:
+        schedule, index = self.schedules[block]
         try:
-            left = self.schedule.left(index, present, stream.length, self.options.protect)
+            left = schedule.left(index, present, stream.length, self.options.protect)
         except TooMany as problem:
             raise Diagnostic(
                 "E0709",
@@ -221,7 +235,7 @@ class _Merger:
                 block.attention.span,
                 help="each merge pairs half of the tokens with the other half; protected tokens take no part",
             ) from None
-        wanted = self.schedule.r[index] if isinstance(self.schedule.r, tuple) else None
+        wanted = schedule.r[index] if isinstance(schedule.r, tuple) else None
         if wanted and present.value is not None:
             gone = int(present - left)
             if gone == 0 and index == 0:

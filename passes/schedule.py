@@ -34,7 +34,8 @@ class Schedule:
         if self.keep is not None:
             gone = 1 - exact(self.keep)
             wanted = first - (first * (index + 1) * gone.numerator) // (self.count * gone.denominator)
-            return dim_max(dim_min(wanted, present), present - cap)
+            # Never more than are present: each block before left at least what it wanted, which was more.
+            return dim_max(wanted, present - cap)
         if isinstance(self.r, float):
             share = exact(self.r)
             return present - dim_min((present * share.numerator) // share.denominator, cap)
