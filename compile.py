@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .ir.diagnostics import Diagnostic, did_you_mean
+from .ir.graph import Module
 from .runtime.artifact import Artifact, CompileReport
 
 if TYPE_CHECKING:
-    from .ir.graph import Module, PassSpec
+    from .frontends.python import Model
+    from .ir.graph import PassSpec
     from .passes.engine import After, Pass
     from .passes.report import Report
     from .runtime.artifact import Runner
@@ -96,7 +98,7 @@ def apply_passes(
 
 
 def compile(
-    module: Module,
+    module: Module | Model,
     *,
     target: str | None = None,
     weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
@@ -110,7 +112,7 @@ def compile(
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Compile a module. What is not given comes from the file's ``compile`` block, then from the defaults.
+    """Compile a module, or a model built in Python. What is not given comes from the file's ``compile`` block, then from the defaults.
 
     Args:
         target: ``onnx`` (the default) or ``torch``.
@@ -132,6 +134,8 @@ def compile(
     tell = progress or (lambda stage, done, total: None)
     report = CompileReport()
     clock = _Clock(report, tell)
+    if not isinstance(module, Module):
+        module = module.module
     spec = module.compile
     target, opset = _target(module, target, opset)
     with clock("running the passes"):
