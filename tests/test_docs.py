@@ -173,3 +173,19 @@ def test_python_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.M
     # The example does not inherit this file's postponed annotations.
     code = compile(block.text, f"{block.page}:{block.line}", "exec", dont_inherit=True)
     exec(code, {"__name__": "example"})
+
+
+def test_the_table_of_systems_follows_the_files() -> None:
+    page = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.split("\n") if line.startswith("| ")][1:]
+    assert len(rows) == 49
+    assert len({row[0] for row in rows}) == 49
+    working = set()
+    for name, _, kind, needs, status in rows:
+        assert kind, name
+        assert needs, name
+        if status != "not yet":
+            linked = LINK.search(status)
+            assert linked is not None, f"{name}: a row that works links its file"
+            working.add((ROOT / "docs" / linked.group(1)).resolve())
+    assert working == {path.resolve() for path in ROOT.glob("specs/seeds/*.tess")}
