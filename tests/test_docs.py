@@ -70,20 +70,67 @@ def test_example_is_formatted(block: Block) -> None:
 
 # What each word of the language looks like where it is used.
 CONSTRUCTS = {
-    "use": r"^use std\.nn \(", "use quoted": r'^use "', "use as": r"^use .* as ", "const": r"^const ", "record": r"^record ",
-    "static field": r"^    static ", "fn": r"^fn ", "op": r"^op ", "layer": r"^layer ", "model": r"^model ",
-    "rewrite exact": r"^rewrite exact ", "where clause": r"=> .* where ", "compile": r"^compile ", "weights": r"^    weights ",
-    "renames": r'" => "', "pass": r"^    pass ", "target": r"^    target ", "param": r"^ +param ", "buffer": r"^ +buffer ",
-    "external name": r' as "', "state": r"^ +state ", "random": r"^ +random ", "tap": r"^ +tap ", "require": r"^ +require ",
-    "let": r"^ +let ", "repeat": r"^ +repeat .* in \d", "repeat list": r"^ +repeat .* in \[", "repeat as": r"^ +repeat .* as ",
-    "if": r"^ +if ", "else if": r"else if ", "else": r"else \{", "fold": r"^ +fold .* from \(", "several results": r"^ +\w+, \w+ = ",
-    "optional": r"\]\? = none", "given": r"given\(", "conditional result": r"\] if ", "named result": r"-> \(\w+: ",
-    "pipe": r"\|>", "and or not": r"and not \(.* or ", "matmul": r" @ ", "power": r" \*\* ", "slice step": r"::2", "dots": r"\[\.\.\., ",
-    "scope": r"\) as \w+\.\w+", "einsum": r"einsum\(", "rearrange": r"rearrange\(", "scan": r"scan\(", "constant": r"constant\(\[\[",
-    "fn parameter": r": fn = ", "dim default": r"= K \*\* ", "known list": r"\[\d+, ", "attribute": r"\.shape\[", "dtype": r"\.dtype",
-    "doc": r"^## ", "compact": r"compact\(", "float": r"float\[", "bool": r"bool\[", "scalar": r"i64\[\]", "pack": r"\[\.\.\.\]",
+    "use": r"^use std\.nn \(",
+    "use quoted": r'^use "',
+    "use as": r"^use .* as ",
+    "const": r"^const ",
+    "record": r"^record ",
+    "static field": r"^    static ",
+    "fn": r"^fn ",
+    "op": r"^op ",
+    "layer": r"^layer ",
+    "model": r"^model ",
+    "rewrite exact": r"^rewrite exact ",
+    "where clause": r"=> .* where ",
+    "compile": r"^compile ",
+    "weights": r"^    weights ",
+    "renames": r'" => "',
+    "pass": r"^    pass ",
+    "target": r"^    target ",
+    "param": r"^ +param ",
+    "buffer": r"^ +buffer ",
+    "external name": r' as "',
+    "state": r"^ +state ",
+    "random": r"^ +random ",
+    "tap": r"^ +tap ",
+    "require": r"^ +require ",
+    "let": r"^ +let ",
+    "repeat": r"^ +repeat .* in \d",
+    "repeat list": r"^ +repeat .* in \[",
+    "repeat as": r"^ +repeat .* as ",
+    "if": r"^ +if ",
+    "else if": r"else if ",
+    "else": r"else \{",
+    "fold": r"^ +fold .* from \(",
+    "several results": r"^ +\w+, \w+ = ",
+    "optional": r"\]\? = none",
+    "given": r"given\(",
+    "conditional result": r"\] if ",
+    "named result": r"-> \(\w+: ",
+    "pipe": r"\|>",
+    "and or not": r"and not \(.* or ",
+    "matmul": r" @ ",
+    "power": r" \*\* ",
+    "slice step": r"::2",
+    "dots": r"\[\.\.\., ",
+    "scope": r"\) as \w+\.\w+",
+    "einsum": r"einsum\(",
+    "rearrange": r"rearrange\(",
+    "scan": r"scan\(",
+    "constant": r"constant\(\[\[",
+    "fn parameter": r": fn = ",
+    "dim default": r"= K \*\* ",
+    "known list": r"\[\d+, ",
+    "attribute": r"\.shape\[",
+    "dtype": r"\.dtype",
+    "doc": r"^## ",
+    "compact": r"compact\(",
+    "float": r"float\[",
+    "bool": r"bool\[",
+    "scalar": r"i64\[\]",
+    "pack": r"\[\.\.\.\]",
     "kinds": r"any\[",
-}  # fmt: skip
+}
 
 
 def test_the_reference_shows_every_construct() -> None:
@@ -177,7 +224,9 @@ def test_python_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_table_of_systems_follows_the_files() -> None:
     page = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.split("\n") if line.startswith("| ")][1:]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.split("\n") if line.startswith("| ")
+    ][1:]
     assert len(rows) == 49
     assert len({row[0] for row in rows}) == 49
     working = set()

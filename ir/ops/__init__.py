@@ -7,8 +7,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from ..notation import parse_signature
 from ..op import Bad, Cost, Infer, Op, Sample
-from ..signature import parse_signature
 
 OPS: dict[str, Op] = {}
 

@@ -8,6 +8,7 @@ import pytest
 
 from tessera.ir.diagnostics import Diagnostic, Span
 from tessera.ir.dims import Dim, sym
+from tessera.ir.notation import parse_signature
 from tessera.ir.signature import (
     Bindings,
     Operand,
@@ -18,7 +19,6 @@ from tessera.ir.signature import (
     Signature,
     Static,
     broadcast_shapes,
-    parse_signature,
 )
 from tessera.ir.types import TensorType, f32, i64
 
