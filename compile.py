@@ -112,11 +112,11 @@ def compile(
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Compile a module, or a model built in Python. What is not given comes from the file's ``compile`` block, then from the defaults.
+    """Compile a module or a model built in Python. What is not given comes from its ``compile`` block, else from the defaults.
 
     Args:
         target: ``onnx`` (the default) or ``torch``.
-        weights: safetensors files, a folder of them, or arrays by name. Without any, parameters are initialised from ``seed``.
+        weights: safetensors files, a folder of them, or arrays by name. Without any, ``seed`` initialises them.
         renames: pairs (pattern of names in the file, name in the model).
         passes: run instead of those of the ``compile`` block; ``[]`` runs none.
         opset: of the ONNX file, 24 by default.
@@ -212,7 +212,9 @@ def _compare_torch(artifact: Artifact, path: Path, bound: Any) -> None:
     if difference:
         raise Diagnostic("E0809", f"the file does not read back as the same program: {difference}")
     artifact._runner = runner
-    artifact.report.verified = [{"sizes": {}, "output": "program and weights, read back", "error": 0.0, "tolerance": 0.0}]
+    artifact.report.verified = [
+        {"sizes": {}, "output": "program and weights, read back", "error": 0.0, "tolerance": 0.0}
+    ]
 
 
 class _Clock:

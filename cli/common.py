@@ -158,6 +158,10 @@ def size_text(size: float) -> str:
 # Waiting ---------------------------------------------------------------------------------------------------------------
 
 
+def _silent(stage: str, done: int | None, total: int | None) -> None:
+    """Progress where nobody looks."""
+
+
 @contextmanager
 def waiting(title: str) -> Iterator[Callable[[str, int | None, int | None], None]]:
     """A line on a terminal's stderr that says what goes on. Yields ``progress(stage, done, total)``.
@@ -165,7 +169,7 @@ def waiting(title: str) -> Iterator[Callable[[str, int | None, int | None], None
     ``total`` makes it a bar; None a spinner. Elsewhere than on a terminal nothing is printed (and rich is not imported).
     """
     if not sys.stderr.isatty():
-        yield lambda stage, done=None, total=None: None
+        yield _silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

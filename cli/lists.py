@@ -90,11 +90,10 @@ def passes(name: str | None, as_json: bool) -> None:
 
     known = registry()
     if name is None:
-        rows = [{"name": n, "contract": p.contract, "doc": p.summary()} for n, p in known.items()]
         if as_json:
-            print_json(rows)
+            print_json([{"name": n, "contract": p.contract, "doc": p.summary()} for n, p in known.items()])
         else:
-            click.echo(columns([[r["name"], r["contract"], r["doc"]] for r in rows]))
+            click.echo(columns([[n, p.contract, p.summary()] for n, p in known.items()]))
         return
     if name not in known:
         raise _unknown("pass", name, known, "`tessera passes` lists them")
@@ -128,11 +127,11 @@ def specs(name: str | None, as_json: bool) -> None:
         else:
             click.echo(text, nl=False)
         return
-    rows = [{"name": n, "models": catalog.models_of(n), "doc": catalog.summary(n)} for n in known]
+    listing = [(n, catalog.models_of(n), catalog.summary(n)) for n in known]
     if as_json:
-        print_json(rows)
+        print_json([{"name": n, "models": models, "doc": doc} for n, models, doc in listing])
     else:
-        click.echo(columns([[r["name"], " ".join(r["models"]) or "-", first_sentence(r["doc"])] for r in rows]))
+        click.echo(columns([[n, " ".join(models) or "-", first_sentence(doc)] for n, models, doc in listing]))
 
 
 @click.command("help")
@@ -166,7 +165,8 @@ def _wrapped(text: str) -> str:
 
     parts: list[str] = []
     for example, lines in groupby(text.splitlines(), key=lambda line: line.startswith(" ")):
-        parts += lines if example else [textwrap.fill(" ".join(lines), 100)]
+        rows = list(lines)
+        parts += rows if example else [textwrap.fill(" ".join(rows), 100)]
     return "\n".join(parts)
 
 

@@ -118,7 +118,10 @@ def _save(path: str, outputs: Mapping[str, np.ndarray]) -> None:
 
     with written_aside(path) as aside, aside.open("wb") as stream:
         # bfloat16 is not a dtype that .npz files can name.
-        np.savez(stream, **{k: v.astype("float32") if v.dtype.name == "bfloat16" else v for k, v in outputs.items()})
+        arrays: dict[str, Any] = {
+            k: v.astype("float32") if v.dtype.name == "bfloat16" else v for k, v in outputs.items()
+        }
+        np.savez(stream, **arrays)
 
 
 # Maps ------------------------------------------------------------------------------------------------------------------

@@ -25,11 +25,42 @@ if TYPE_CHECKING:
 ACTIVE: list[Model] = []
 
 
+def _operator(symbol: str, swapped: bool = False) -> Callable[[Tensor, Any], Tensor]:
+    def apply(self: Tensor, other: Any) -> Tensor:
+        a, b = (other, self) if swapped else (self, other)
+        result: Tensor = self._model._evaluate(ast.Binary(symbol, ast.Name("a"), ast.Name("b")), {"a": a, "b": b})
+        return result
+
+    return apply
+
+
+def _prefix(symbol: str) -> Callable[[Tensor], Tensor]:
+    def apply(self: Tensor) -> Tensor:
+        result: Tensor = self._model._evaluate(ast.Unary(symbol, ast.Name("a")), {"a": self})
+        return result
+
+    return apply
+
+
 class Tensor:
     """A tensor of a model under construction. Operators, comparisons and indexing are those of the language."""
 
     __slots__ = ("_model", "_value")
     __hash__ = object.__hash__
+
+    __add__, __radd__ = _operator("+"), _operator("+", swapped=True)
+    __sub__, __rsub__ = _operator("-"), _operator("-", swapped=True)
+    __mul__, __rmul__ = _operator("*"), _operator("*", swapped=True)
+    __truediv__, __rtruediv__ = _operator("/"), _operator("/", swapped=True)
+    __floordiv__, __rfloordiv__ = _operator("//"), _operator("//", swapped=True)
+    __mod__, __rmod__ = _operator("%"), _operator("%", swapped=True)
+    __pow__, __rpow__ = _operator("**"), _operator("**", swapped=True)
+    __matmul__, __rmatmul__ = _operator("@"), _operator("@", swapped=True)
+    __and__, __rand__ = _operator("and"), _operator("and", swapped=True)
+    __or__, __ror__ = _operator("or"), _operator("or", swapped=True)
+    __eq__, __ne__ = _operator("=="), _operator("!=")  # type: ignore[assignment]
+    __lt__, __le__, __gt__, __ge__ = _operator("<"), _operator("<="), _operator(">"), _operator(">=")
+    __neg__, __invert__ = _prefix("-"), _prefix("not")
 
     def __init__(self, model: Model, value: Value) -> None:
         self._model = model
@@ -87,35 +118,6 @@ class Tensor:
                 exprs.append(held(item) or ast.NoneValue())
         result: Tensor = self._model._evaluate(ast.Index(ast.Name("x"), exprs), env)
         return result
-
-
-def _operator(symbol: str, swapped: bool = False) -> Callable[[Tensor, Any], Tensor]:
-    def apply(self: Tensor, other: Any) -> Tensor:
-        a, b = (other, self) if swapped else (self, other)
-        result: Tensor = self._model._evaluate(ast.Binary(symbol, ast.Name("a"), ast.Name("b")), {"a": a, "b": b})
-        return result
-
-    return apply
-
-
-def _prefix(symbol: str) -> Callable[[Tensor], Tensor]:
-    def apply(self: Tensor) -> Tensor:
-        result: Tensor = self._model._evaluate(ast.Unary(symbol, ast.Name("a")), {"a": self})
-        return result
-
-    return apply
-
-
-for _name, _symbol in {
-    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
-    "and": "and", "or": "or",
-}.items():  # fmt: skip
-    setattr(Tensor, f"__{_name}__", _operator(_symbol))
-    setattr(Tensor, f"__r{_name}__", _operator(_symbol, swapped=True))
-for _name, _symbol in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
-    setattr(Tensor, f"__{_name}__", _operator(_symbol))
-for _name, _symbol in {"neg": "-", "invert": "not"}.items():
-    setattr(Tensor, f"__{_name}__", _prefix(_symbol))
 
 
 class Record:

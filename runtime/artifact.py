@@ -108,7 +108,7 @@ class Artifact:
 
     def __init__(
         self, module: Module, target: str, metadata: Mapping[str, str], report: CompileReport,
-        write: Callable[[Path], None], open_runner: Callable[[Path], Runner],
+        write: Callable[[Path], object], open_runner: Callable[[Path], Runner],
     ) -> None:  # fmt: skip
         self.module = module
         self.target = target

@@ -30,7 +30,7 @@ def read_image(spec: InputSpec, file: str, options: Options) -> np.ndarray:
         array = pixels.astype(np.int64)
     else:
         mean, std = _statistics(channels, options)
-        array = ((pixels.astype(np.float32) / 255.0 - np.float32(mean)) / np.float32(std)).astype(np.float32)
+        array = ((pixels / 255.0 - np.array(mean)) / np.array(std)).astype(np.float32)
     return (array.transpose(2, 0, 1) if first else array)[None]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,10 @@ def test_apply_leaves_the_module_as_it_is() -> None:
 def test_compile_call_save_open(target: str, x: np.ndarray, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     module = ts.loads(SOURCE)
-    weights = {n: rng.standard_normal([int(d) for d in p.type.shape]).astype(np.float32) for n, p in module.graph.params.items()}
+    weights = {
+        n: rng.standard_normal([int(d) for d in p.type.shape]).astype(np.float32)
+        for n, p in module.graph.params.items()
+    }
     artifact = ts.compile(module, target=target, weights=weights)
     assert artifact.report.verified
     assert [str(s) for s in artifact.inputs] == ["x: f32[B, T, 8]"]
@@ -117,10 +121,11 @@ def test_unverified_artifacts_open_when_they_are_called(x: np.ndarray) -> None:
 def test_calls_that_do_not_fit(x: np.ndarray) -> None:
     for target in ("onnx", "torch"):
         artifact = ts.compile(ts.loads(SOURCE), target=target, verify=False)
-        for args, named, code in [
+        cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
             ((), {}, "E0901"), ((x, x), {}, "E0901"), ((x,), {"x": x}, "E0901"), ((), {"y": x}, "E0901"),
             ((x[0],), {}, "E0902"), ((x[..., :7],), {}, "E0902"), ((x > 0,), {}, "E0903"),
-        ]:  # fmt: skip
+        ]  # fmt: skip
+        for args, named, code in cases:
             with pytest.raises(ts.Diagnostic) as error:
                 artifact(*args, **named)
             assert error.value.code == code

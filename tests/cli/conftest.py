@@ -70,7 +70,12 @@ def photo(tmp_path: Path) -> Path:
     from PIL import Image
 
     pixels = np.zeros((64, 96, 3), np.uint8)
-    pixels[:32, :48], pixels[:32, 48:], pixels[32:, :48], pixels[32:, 48:] = (200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40)
+    pixels[:32, :48], pixels[:32, 48:], pixels[32:, :48], pixels[32:, 48:] = (
+        (200, 30, 30),
+        (30, 200, 30),
+        (30, 30, 200),
+        (220, 220, 40),
+    )
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
     return path

@@ -98,7 +98,9 @@ def test_the_compile_block_decides_and_options_override(cli: Cli, weights: Path,
     facts = json.loads(cli("compile", tiny, "--pass", "cse", "--opset", "22", "-o", out, "--json").out)
     assert [p["pass"] for p in facts["passes"]] == ["cse"]
     assert json.loads(cli("explain", out, "--json").out)["opset"]["ai.onnx"] == 22
-    facts = json.loads(cli("compile", tiny, "--no-passes", "-t", "torch", "-o", tmp_path / "t.safetensors", "--json").out)
+    facts = json.loads(
+        cli("compile", tiny, "--no-passes", "-t", "torch", "-o", tmp_path / "t.safetensors", "--json").out
+    )
     assert facts["passes"] == []
 
 
@@ -138,7 +140,9 @@ def test_the_same_command_writes_the_same_file(cli: Cli, tiny: Path, tmp_path: P
         (["-p", "classes=0.5"], "E0402", "classes"),
     ],
 )
-def test_refused(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], code: str, text: str) -> None:
+def test_refused(
+    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], code: str, text: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = cli("compile", tiny, *args)
     assert result.code == 1
@@ -163,9 +167,7 @@ def test_a_folder_that_may_not_be_written_to(cli: Cli, tiny: Path, tmp_path: Pat
     assert "error[E0010]" in cli("compile", tiny, "-o", locked / "x.onnx").err
 
 
-def test_a_full_disk_leaves_the_old_file(
-    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tessera.backends.onnx import write
 
     def full(*args: object) -> None:
@@ -219,8 +221,8 @@ def test_weights_that_are_broken(cli: Cli, tiny: Path, weights: Path, tmp_path: 
         assert result.code == 1
         assert "error[E06" in result.err
     integers = tmp_path / "int.safetensors"
-    save_file({k: np.zeros(s, np.int64) for k, s in
-               {"inner.weight": (16, 8), "inner.bias": (16,), "head.weight": (3, 16), "head.bias": (3,)}.items()}, integers)  # fmt: skip
+    shapes = {"inner.weight": (16, 8), "inner.bias": (16,), "head.weight": (3, 16), "head.bias": (3,)}
+    save_file({k: np.zeros(s, np.int64) for k, s in shapes.items()}, integers)
     assert "error[E0607]" in cli("compile", tiny, "-w", integers, "-o", tmp_path / "x.onnx").err
     assert not (tmp_path / "x.onnx").exists()
 

@@ -17,7 +17,9 @@ TESSERA = [sys.executable, "-m", "tessera"]
 
 
 def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TESSERA, *map(str, args)], capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60)
+    return subprocess.run(
+        [*TESSERA, *map(str, args)], capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60
+    )
 
 
 def test_a_bug_is_called_one(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +48,9 @@ def test_the_traceback_on_demand(tiny: Path) -> None:
     shown = {}
     for debug in ("", "1"):
         env = {**os.environ, "TESSERA_DEBUG": debug}
-        shown[debug] = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env).stderr
+        shown[debug] = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
+        ).stderr
     assert "Traceback" not in shown[""]
     assert "Traceback" in shown["1"]
 

@@ -24,7 +24,18 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     spec = folder / "tiny.tess"
     spec.write_text(TINY)
-    vit = ["vit_s16", "-p", "size=64", "-p", "depth=2", "-p", "classes=5", "--pass", "merge_tokens(r=4, protect=1)", "--map"]
+    vit = [
+        "vit_s16",
+        "-p",
+        "size=64",
+        "-p",
+        "depth=2",
+        "-p",
+        "classes=5",
+        "--pass",
+        "merge_tokens(r=4, protect=1)",
+        "--map",
+    ]
     bert = ["zoo/bert", "-p", "dim=16", "-p", "depth=1", "-p", "heads=2", "-p", "hidden=32", "-p", "vocab=40"]
     for args in (
         [str(spec), "-o", str(folder / "tiny.onnx")],
@@ -89,7 +100,20 @@ def test_doubles_become_floats_but_integers_do_not(cli: Cli, artifacts: Path, tm
 def test_top(cli: Cli, artifacts: Path, photo: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("ant\nbee\ncat\ndog\nelk\n")
-    args = ("run", artifacts / "vit.onnx", "-i", f"image={photo}", "--fit", "crop", "--top", "2", "--labels", labels, "--save", tmp_path / "o.npz")
+    args = (
+        "run",
+        artifacts / "vit.onnx",
+        "-i",
+        f"image={photo}",
+        "--fit",
+        "crop",
+        "--top",
+        "2",
+        "--labels",
+        labels,
+        "--save",
+        tmp_path / "o.npz",
+    )
     top = json.loads(cli(*args, "--json").out)["top"][0]
     logits = np.load(tmp_path / "o.npz")["logits"][0]
     assert [t["index"] for t in top] == list(np.argsort(-logits)[:2])
@@ -128,7 +152,9 @@ def test_normalisation(artifacts: Path, tmp_path: Path) -> None:
     own = read_inputs(spec, [("image", str(path))], Options(mean=(0.5,), std=(0.5,)))["image"]
     np.testing.assert_allclose(own, -0.6, rtol=1e-6)
     metadata = {"image_mean": "0.2,0.2,0.2", "image_std": "1"}
-    np.testing.assert_allclose(read_inputs(spec, [("image", str(path))], Options(metadata=metadata))["image"], 0, atol=1e-7)
+    np.testing.assert_allclose(
+        read_inputs(spec, [("image", str(path))], Options(metadata=metadata))["image"], 0, atol=1e-7
+    )
     last = read_inputs([InputSpec("image", "u8", (1, "H", "W", 3))], [("image", str(path))])["image"]
     assert last.shape == (1, 4, 6, 3)
     assert last.dtype == np.uint8
@@ -244,9 +270,16 @@ def test_nan(cli: Cli, artifacts: Path, x: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "code"),
-    [((2, 5, 7), np.float32, "E0902"), ((2, 8), np.float32, "E0902"), ((2, 5, 8), np.complex64, "E0903"), ((2, 5, 8), np.bool_, "E0903")],
+    [
+        ((2, 5, 7), np.float32, "E0902"),
+        ((2, 8), np.float32, "E0902"),
+        ((2, 5, 8), np.complex64, "E0903"),
+        ((2, 5, 8), np.bool_, "E0903"),
+    ],
 )
-def test_arrays_that_do_not_fit(cli: Cli, artifacts: Path, tmp_path: Path, shape: tuple[int, ...], dtype: type, code: str) -> None:
+def test_arrays_that_do_not_fit(
+    cli: Cli, artifacts: Path, tmp_path: Path, shape: tuple[int, ...], dtype: type, code: str
+) -> None:
     path = tmp_path / "bad.npy"
     np.save(path, np.zeros(shape, dtype))
     for name in ("tiny.onnx", "tiny.safetensors"):
@@ -268,8 +301,8 @@ def _broken_files(folder: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(short, "w") as z:
         z.writestr("x.npy", whole.getvalue()[:-50])
     return {
-        "cut.npy": whole.getvalue()[:-50], "lie.npy": lying, "empty.npy": b"", "text.npy": b"hello", "pickle.npy": pickled.getvalue(),
-        "pickle.npz": archive.getvalue(), "short.npz": short.getvalue(), "text.npz": b"hello", "cut.npz": archive.getvalue()[:-40],
+        "cut.npy": whole.getvalue()[:-50], "lie.npy": lying, "empty.npy": b"", "text.npy": b"hello",
+        "pickle.npy": pickled.getvalue(), "pickle.npz": archive.getvalue(), "short.npz": short.getvalue(), "text.npz": b"hello", "cut.npz": archive.getvalue()[:-40],
         "text.png": b"hello", "x.pt": b"hello", "noending": b"hello",
     }  # fmt: skip
 

@@ -193,4 +193,3 @@ def test_version(cli: Cli) -> None:
     from importlib.metadata import version
 
     assert cli("--version").out == f"tessera {version('tessera')}\n"
-

@@ -16,11 +16,14 @@ def head() -> tuple[ts.Model, str]:
     with ts.model("tiny", doc="A head.") as m:
         x = m.input("x", "float[B, T, 64]")
         m.output(nn.linear(x, out=3, name="head"))
-    return m, """
+    return (
+        m,
+        """
     use std.nn (linear)
     ## A head.
     model tiny(x: float[B, T, 64]) -> float[B, T, 3] { return linear(x, out=3) as head }
-    """
+    """,
+    )
 
 
 def mlp_mixer() -> tuple[ts.Model, str]:
@@ -33,7 +36,9 @@ def mlp_mixer() -> tuple[ts.Model, str]:
                 x = x + ops.transpose(y, perm=[0, 2, 1])
                 x = x + nn.mlp(nn.layer_norm(x, name="norm2"), hidden=48, act=nn.gelu_tanh, name="channels")
         m.output(ops.mean(x, axis=1), name="pooled")
-    return m, """
+    return (
+        m,
+        """
     use std.nn (layer_norm, mlp, gelu_tanh)
     model mixer(x: float[B, 16, 32]) -> (pooled: float[B, 32]) {
         repeat i in 3 as blocks {
@@ -44,7 +49,8 @@ def mlp_mixer() -> tuple[ts.Model, str]:
         }
         return mean(x, axis=1)
     }
-    """
+    """,
+    )
 
 
 def operators() -> tuple[ts.Model, str]:
@@ -58,7 +64,9 @@ def operators() -> tuple[ts.Model, str]:
         w = ops.where(mask, z, 0.0)
         j = i // 2 % 5
         m.output(w[:, 1:], j[:, -1], (a @ ops.transpose(b, perm=[1, 0]))[..., :1], w[0], y[:, ::2])
-    return m, """
+    return (
+        m,
+        """
     model operators(a: float[B, T], b: float[B, T], i: i64[B, T])
         -> (float[B, T - 1], i64[B], float[B, 1], float[T], float[B, ceildiv(T, 2)]) {
         y = -a + 2 * b - a / 3.0 + 1
@@ -68,7 +76,8 @@ def operators() -> tuple[ts.Model, str]:
         j = i // 2 % 5
         return w[:, 1:], j[:, -1], (a @ transpose(b, perm=[1, 0]))[..., :1], w[0], y[:, ::2]
     }
-    """
+    """,
+    )
 
 
 def transformer() -> tuple[ts.Model, str]:
@@ -85,7 +94,9 @@ def transformer() -> tuple[ts.Model, str]:
         m.tap("hidden", x)
         cls = x[:, 0]
         m.output(ops.tanh(cls))
-    return m, """
+    return (
+        m,
+        """
     use std.nn (embedding, layer_norm, mlp)
     use std.attention (self_attention)
     model encoder(ids: i64[B, T]) -> float[B, 32] {
@@ -101,7 +112,8 @@ def transformer() -> tuple[ts.Model, str]:
         cls = x[:, 0]
         return tanh(cls)
     }
-    """
+    """,
+    )
 
 
 def merging() -> tuple[ts.Model, str]:
@@ -111,7 +123,9 @@ def merging() -> tuple[ts.Model, str]:
         map = token.token_map(batch=x.shape[0], tokens=x.shape[1])
         x, map = token.bipartite_merge(x, map, x, r=left)
         m.output(x, map.size)
-    return m, """
+    return (
+        m,
+        """
     use std.token (token_map, bipartite_merge)
     model merging(x: float[B, T, 16]) -> (float[B, T - min(4, T // 2), 16], f32[B, T - min(4, T // 2)]) {
         let left = min(4, T // 2)
@@ -119,7 +133,8 @@ def merging() -> tuple[ts.Model, str]:
         x, map = bipartite_merge(x, map, x, r=left)
         return x, map.size
     }
-    """
+    """,
+    )
 
 
 def stateful() -> tuple[ts.Model, str]:
@@ -131,7 +146,9 @@ def stateful() -> tuple[ts.Model, str]:
         new = total + x * scale + noise
         m.update("total", new)
         m.output(new, name="sum")
-    return m, """
+    return (
+        m,
+        """
     model stateful(x: f32[B, 4]) -> (sum: f32[B, 4]) {
         state total: f32[B, 4] = zeros
         random noise: f32[B, 4] = normal(0, 1)
@@ -140,7 +157,8 @@ def stateful() -> tuple[ts.Model, str]:
         total = new
         return new
     }
-    """
+    """,
+    )
 
 
 def looping() -> tuple[ts.Model, str]:
@@ -150,7 +168,9 @@ def looping() -> tuple[ts.Model, str]:
         a = ops.exp(x)
         a, b = m.fold(5, (a, y), lambda i, a, b: (a * 0.5 + x, ops.maximum(a, b)))
         m.output(a + b)
-    return m, """
+    return (
+        m,
+        """
     model looping(x: f32[B, 4]) -> f32[B, 4] {
         y = x * 2.0
         a = exp(x)
@@ -162,7 +182,8 @@ def looping() -> tuple[ts.Model, str]:
         }
         return a + b
     }
-    """
+    """,
+    )
 
 
 TWINS: list[Callable[[], tuple[ts.Model, str]]] = [head, mlp_mixer, operators, transformer, merging, stateful, looping]
@@ -237,7 +258,7 @@ def test_namespaces_say_what_they_hold() -> None:
 
 
 def test_errors_point_at_the_python_line() -> None:
-    with pytest.raises(ts.Diagnostic) as error, ts.model("bad") as m:
+    with pytest.raises(ts.Diagnostic) as error, ts.model("bad") as m:  # noqa: PT012
         x = m.input("x", "float[B, T, 64]")
         y = m.input("y", "float[B, S, 64]")
         _ = ops.exp(x) + y
@@ -245,11 +266,14 @@ def test_errors_point_at_the_python_line() -> None:
     assert error.value.span is not None
     assert error.value.span.file == __file__
     assert "_ = ops.exp(x) + y" in error.value.render()
-    assert error.value.span.column == Path(__file__).read_text().splitlines()[error.value.span.line - 1].index("ops.exp") + 1
+    assert (
+        error.value.span.column
+        == Path(__file__).read_text().splitlines()[error.value.span.line - 1].index("ops.exp") + 1
+    )
 
 
 def fails(code: str, build: Callable[[ts.Model], object]) -> ts.Diagnostic:
-    with pytest.raises(ts.Diagnostic) as error, ts.model("bad") as m:
+    with pytest.raises(ts.Diagnostic) as error, ts.model("bad") as m:  # noqa: PT012
         build(m)
         m.output(m.input("other", "f32[3]"))
     assert error.value.code == code, error.value
@@ -287,20 +311,20 @@ def test_a_finished_model_is_finished() -> None:
 def test_outputs() -> None:
     with pytest.raises(ts.Diagnostic, match="has no output"), ts.model("none") as m:
         m.input("x", "f32[B]")
-    with pytest.raises(ts.Diagnostic, match="two outputs"), ts.model("twice") as m:
+    with pytest.raises(ts.Diagnostic, match="two outputs"), ts.model("twice") as m:  # noqa: PT012
         x = m.input("x", "f32[B]")
         m.output(x, name="y")
         m.output(x, name="y")
-    with pytest.raises(ts.Diagnostic, match="one name"), ts.model("both") as m:
+    with pytest.raises(ts.Diagnostic, match="one name"), ts.model("both") as m:  # noqa: PT012
         x = m.input("x", "f32[B]")
         m.output(x, x, name="y")
-    with pytest.raises(ts.Diagnostic, match="E0502"), ts.model("unused") as m:
+    with pytest.raises(ts.Diagnostic, match="E0502"), ts.model("unused") as m:  # noqa: PT012
         m.param("w", "f32[3]")
         m.output(m.input("x", "f32[B]"))
 
 
 def test_an_exception_in_the_block_is_the_users() -> None:
-    with pytest.raises(KeyError), ts.model("a") as m:
+    with pytest.raises(KeyError), ts.model("a") as m:  # noqa: PT012
         m.input("x", "f32[B]")
         raise KeyError("mine")
     with pytest.raises(ts.Diagnostic, match="not finished"):
