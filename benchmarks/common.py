@@ -1,4 +1,4 @@
-"""Fair timing: candidates take turns (A B A B …) in one process, and what is reported are medians of per-round ratios."""
+"""Fair timing: candidates take turns (A B A B …) in one process; reported are medians of per-round ratios."""
 
 from __future__ import annotations
 
@@ -25,13 +25,20 @@ def machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     cpu = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
-    )  # fmt: skip
+    )
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
         "date": date.today().isoformat(),
-    }  # fmt: skip
+    }
 
 
 def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int = 15, warmup: int = 2) -> dict[str, list[float]]:
@@ -56,9 +63,12 @@ def speedup(times: dict[str, list[float]], name: str, over: str) -> float:
 def summary(times: dict[str, list[float]], over: str) -> dict[str, dict[str, float]]:
     """For each candidate the median milliseconds and the paired speed-up over the baseline."""
     return {
-        name: {"median_ms": round(statistics.median(row) * 1e3, 3), f"speedup_over_{over}": round(speedup(times, name, over), 4)}
+        name: {
+            "median_ms": round(statistics.median(row) * 1e3, 3),
+            f"speedup_over_{over}": round(speedup(times, name, over), 4),
+        }
         for name, row in times.items()
-    }  # fmt: skip
+    }
 
 
 def write(name: str, results: Any) -> Path:

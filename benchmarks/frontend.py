@@ -1,6 +1,6 @@
 """Parsing and type-checking files of 1,000 to 10,000 lines, and how long `tessera check` and `--help` take.
 
-    python -m benchmarks.frontend
+python -m benchmarks.frontend
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tessera.frontends.source.parser import parse
 
 from .common import write
 
-BLOCK = '''
+BLOCK = """
 ## Block {k}.
 layer block{k}(x: float[B, T, D], mask: bool[B, 1, 1, T], *, heads: int = 8, hidden: int = 256) -> float[B, T, D] {{
     param wq: float[D, D] = normal(0.02)
@@ -38,14 +38,16 @@ layer block{k}(x: float[B, T, D], mask: bool[B, 1, 1, T], *, heads: int = 8, hid
     h = h * sigmoid(h * 1.702)
     return x + einsum("b t f, d f -> b t d", h, down)
 }}
-'''
+"""
 
 
 def program(lines: int) -> str:
     """A program of about ``lines`` lines, every one of which is elaborated: blocks, and a model that stacks them."""
     count = max(1, lines // (BLOCK.count("\n") + 1))
     calls = "\n".join(f"    x = block{k}(x, mask, heads=4) as b{k}" for k in range(count))
-    model = "model big(x: float[B, T, 64], mask: bool[B, 1, 1, T]) -> float[B, T, 64] {\n" + calls + "\n    return x\n}\n"
+    model = (
+        "model big(x: float[B, T, 64], mask: bool[B, 1, 1, T]) -> float[B, T, 64] {\n" + calls + "\n    return x\n}\n"
+    )
     return "".join(BLOCK.format(k=k) for k in range(count)) + "\n" + model
 
 
@@ -74,8 +76,10 @@ def main() -> None:
         parsing = seconds(lambda text=text: parse(text, "program"))
         both = seconds(lambda text=text: check_text(text, "program"))
         rows[str(actual)] = {
-            "parse_s": round(parsing, 3), "parse_and_check_s": round(both, 3), "ms_per_line": round(both / actual * 1e3, 4)
-        }  # fmt: skip
+            "parse_s": round(parsing, 3),
+            "parse_and_check_s": round(both, 3),
+            "ms_per_line": round(both / actual * 1e3, 4),
+        }
     zoo = Path(__file__).resolve().parents[1] / "specs" / "zoo" / "vit.tess"
     commands = {"check zoo/vit.tess": round(command("check", str(zoo)), 3), "--help": round(command("--help"), 3)}
     write("frontend", {"lines": rows, "command_s": commands})
