@@ -42,14 +42,14 @@ def show(
     Without --pass, --after and --each nothing is run; --after and --each run the passes of the file's compile block.
     """
     module = load_module(file, model, params, dtype)
-    if why is not None:
-        _why(module, why, as_json)
-        return
     steps = parse_passes(passes)
     if not steps and (after or each):
         steps = list(module.compile.passes) if module.compile is not None else []
     if after is not None:
         steps = _until(steps, after)
+    if why is not None:
+        _why(module, steps, why, as_json)
+        return
     stages = _run(module, steps, verify_each)
     if each:
         _print_stages(stages, as_json)
@@ -101,12 +101,22 @@ def _print_stages(stages: list[dict[str, Any]], as_json: bool) -> None:
         click.echo(f"{stage['source'].rstrip()}\n")
 
 
-def _why(module: Module, rule: str, as_json: bool) -> None:
-    from ..passes.rules import explain_rule
+def _why(module: Module, steps: list[PassSpec], name: str, as_json: bool) -> None:
+    """Where a rule matches after the steps; if nowhere, what came closest."""
+    from ..compile import apply_passes
+    from ..ir.library import rule
+    from ..passes.matcher import why
 
-    matches = explain_rule(module, rule)
-    if as_json:
-        print_json([m.to_dict() for m in matches])
+    found = why(apply_passes(module, steps)[0].graph, rule(name, module))
+    if not as_json:
+        click.echo(str(found))
         return
-    for match in matches:
-        click.echo(str(match))
+    near = found.nearest
+    print_json(
+        {
+            "rule": found.rule,
+            "matches": [None if span is None else str(span) for span in found.matches],
+            "nearest": near
+            and {"matched": near.matched, "of": near.size, "span": str(near.span), "reason": near.reason},
+        }
+    )

@@ -302,7 +302,8 @@ def _broken_files(folder: Path) -> dict[str, bytes]:
         z.writestr("x.npy", whole.getvalue()[:-50])
     return {
         "cut.npy": whole.getvalue()[:-50], "lie.npy": lying, "empty.npy": b"", "text.npy": b"hello",
-        "pickle.npy": pickled.getvalue(), "pickle.npz": archive.getvalue(), "short.npz": short.getvalue(), "text.npz": b"hello", "cut.npz": archive.getvalue()[:-40],
+        "pickle.npy": pickled.getvalue(), "pickle.npz": archive.getvalue(), "short.npz": short.getvalue(),
+        "text.npz": b"hello", "cut.npz": archive.getvalue()[:-40],
         "text.png": b"hello", "x.pt": b"hello", "noending": b"hello",
     }  # fmt: skip
 

@@ -124,6 +124,29 @@ def test_show_each_as_json(cli: Cli, tiny: Path) -> None:
     assert stages[1]["report"]["pass"] == "fold_constants"
 
 
+RULES = """\
+rewrite exact twice(x: float[...]) { neg(neg(x)) => x }
+model m(x: float[B]) -> float[B] {
+    y = exp(-x)
+    return -(y + 1.0)
+}
+"""
+
+
+def test_why_a_rule_does_not_fire(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "rules.tess"
+    spec.write_text(RULES)
+    text = cli("show", spec, "--why", "twice").out
+    assert text.startswith("`twice` matches nowhere; 1 of 2 calls matched at ")
+    facts = json.loads(cli("show", spec, "--why", "twice", "--json").out)
+    assert (facts["matches"], facts["nearest"]["matched"], facts["nearest"]["of"]) == ([], 1, 2)
+    spec.write_text(RULES.replace("-(y + 1.0)", "-(-y)"))
+    assert cli("show", spec, "--why", "twice").out.startswith(f"`twice` matches 1 time(s): {spec}:4:")
+    wrong = cli("show", spec, "--why", "thrice")
+    assert wrong.code == 1
+    assert "error[E0711]" in wrong.err
+
+
 def test_a_wrong_pass_or_option(cli: Cli, tiny: Path) -> None:
     assert "error[E0701]" in cli("show", tiny, "--pass", "merge_tokenz(r=8)").err
     assert "error[E0702]" in cli("show", tiny, "--pass", "fold_constants(limits=8)").err
