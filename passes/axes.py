@@ -184,7 +184,7 @@ def _slice(axes: Axes, node: Node) -> None:
     if node.attrs["stop"] is None and node.attrs["step"] == 1 and isinstance(start, int) and node.inputs[0] is not None:
         if start == 0:
             axes.link(node.inputs[0], axis, node.output, axis)
-        else:
+        elif start > 0:
             axes.cuts.append(Cut((node.inputs[0], axis), (node.output, axis), start))
 
 

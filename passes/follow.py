@@ -204,22 +204,17 @@ class Follower(Carrier):
         start, stop, step = (node.attrs[name] for name in ("start", "stop", "step"))
         kept = self.protect - first
         reach = start if stop is None else stop
-        if step == 1 and isinstance(start, int) and isinstance(reach, int) and reach <= kept:
+        if step == 1 and isinstance(start, int) and isinstance(reach, int) and start >= 0 and 0 <= reach <= kept:
             return
-        taken = (
-            f"[{start}:{'' if stop is None else stop}]"
-            if stop is None or as_dim(stop) != as_dim(start) + 1
-            else f"number {start}"
-        )
-        fixed = {0: "no token keeps its place", 1: "only the first token keeps its place"}.get(
-            kept, "only the first two keep theirs"
-        )
-        wanted = 1 if start in (0, 1) and self.protect == 0 else 2 if start in (1, 2) and self.protect == 1 else None
-        help = (
-            f"protect={wanted} keeps the {'class token' if wanted == 1 else 'class and distillation tokens'} in front"
-            if wanted
-            else None
-        )
+        ends = ["" if at is None or at == 0 else str(at) for at in (start, stop)]
+        one = stop is not None and as_dim(stop) == as_dim(start) + 1
+        taken = f"number {start}" if one else f"[{':'.join(ends)}]"
+        fixed = ("no token keeps its place", "only the first token keeps its place", "only the first two keep theirs")[
+            kept
+        ]
+        tokens = ("class token", "class and distillation tokens", "")[self.protect]
+        near = tokens and start in (self.protect, self.protect + 1)
+        help = f"protect={self.protect + 1} keeps the {tokens} in front" if near else None
         raise CannotFollow(
             f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={self.protect}", help
         )

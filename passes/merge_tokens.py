@@ -86,7 +86,7 @@ class MergeTokens(Pass):
             return report
         # Masks that are now in the sizes, and maps that nobody reads.
         remove_dead(graph)
-        report.facts["tokens"] = [str(c) for s in merger.streams.values() for c in s.counts]
+        report.facts["tokens"] = [[str(c) for c in s.counts] for s in merger.streams.values()]
         report.facts["blocks"] = [b.index for b in chosen]
         for info, old, value in zip(graph.output_info, old_types, graph.outputs, strict=False):
             if value.type != old:

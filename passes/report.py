@@ -95,7 +95,8 @@ def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{k} {_fact(v)}" for k, v in value.items()) or "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(map(_fact, value)) or "none"
+        nested = any(isinstance(item, (list, tuple)) for item in value)
+        return ("; " if nested else " ").join(map(_fact, value)) or "none"
     return human(value)
 
 

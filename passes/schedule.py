@@ -35,15 +35,15 @@ class Schedule:
             gone = 1 - exact(self.keep)
             wanted = first - (first * (index + 1) * gone.numerator) // (self.count * gone.denominator)
             # Never more than are present: each block before left at least what it wanted, which was more.
-            return dim_max(wanted, present - cap)
+            return _larger(wanted, present - cap)
         if isinstance(self.r, float):
             share = exact(self.r)
-            return present - dim_min((present * share.numerator) // share.denominator, cap)
+            return present - _smaller((present * share.numerator) // share.denominator, cap)
         assert self.r is not None
         r = as_dim(self.r[index])
         if self.strict and prove_ge(r, cap + 1):
             raise TooMany(int(r), present, cap)
-        return present - dim_min(r, cap)
+        return present - _smaller(r, cap)
 
 
 class TooMany(Exception):
@@ -52,6 +52,15 @@ class TooMany(Exception):
     def __init__(self, r: int, present: Dim, cap: Dim) -> None:
         super().__init__(f"{r} of {present} tokens, at most {cap}")
         self.r, self.present, self.cap = r, present, cap
+
+
+def _smaller(a: Dim, b: Dim) -> Dim:
+    """``min(a, b)``, decided where sizes of at least 1 decide it."""
+    return b if prove_ge(a, b) else a if prove_ge(b, a) else dim_min(a, b)
+
+
+def _larger(a: Dim, b: Dim) -> Dim:
+    return a if prove_ge(a, b) else b if prove_ge(b, a) else dim_max(a, b)
 
 
 def exact(share: float) -> Fraction:

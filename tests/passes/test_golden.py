@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 import tessera  # noqa: F401  (lets passes find composites)
 from tessera.frontends.source import load, loads, print_module
 from tessera.passes.engine import run_pipeline
