@@ -1,7 +1,7 @@
 """Running an ONNX artifact on NumPy arrays: what goes in is checked first, and named in every message.
 
-    session = Session("vit.onnx")
-    logits = session({"image": image})["logits"]
+session = Session("vit.onnx")
+logits = session({"image": image})["logits"]
 """
 
 from __future__ import annotations
@@ -85,13 +85,17 @@ class Session:
             return json.loads(self.metadata[key]) if key in self.metadata else default
 
         rows = entry("tessera.inputs", None)
-        self._inputs = [_foreign(i) for i in self._session.get_inputs()] if rows is None else [_declared(r) for r in rows]
+        self._inputs = (
+            [_foreign(i) for i in self._session.get_inputs()] if rows is None else [_declared(r) for r in rows]
+        )
         values = [o.name for o in self._session.get_outputs()]
         outputs = entry("tessera.outputs", [{"name": name, "value": name} for name in values])
         self._values = [row["value"] for row in outputs]
         self.outputs: list[str] = [row["name"] for row in outputs]
         self.selects: bool = entry("tessera.selects", False)
-        self.requires = [Require(decode_dim(a), op, decode_dim(b), text) for a, op, b, text in entry("tessera.requires", [])]
+        self.requires = [
+            Require(decode_dim(a), op, decode_dim(b), text) for a, op, b, text in entry("tessera.requires", [])
+        ]
         self.lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
         self.inputs = [i.spec for i in self._inputs if i.role == "input"]
         self.optional = [i.spec for i in self._inputs if i.role != "input"]
@@ -129,7 +133,9 @@ class Session:
             for axis, (dim, size) in enumerate(zip(shape, shapes[name], strict=True)):
                 if dim.symbols <= sizes.keys() and dim.evaluate(sizes) != size:
                     wanted = str(dim) if dim.value is not None else f"{dim} = {dim.evaluate(sizes)}"
-                    notes = [Note(f"{s} is {sizes[s]}, from `{solved[s]}`") for s in sorted(dim.symbols & solved.keys())]
+                    notes = [
+                        Note(f"{s} is {sizes[s]}, from `{solved[s]}`") for s in sorted(dim.symbols & solved.keys())
+                    ]
                     message = f"axis {axis} of `{name}` must be {wanted}, but is {size}: {list(shapes[name])}"
                     raise Diagnostic("E0902", message, notes=notes)
         return sizes
@@ -167,7 +173,9 @@ class Session:
                 raise Diagnostic("E0904", message, notes=notes)
 
 
-def _open(model: str | os.PathLike[str] | bytes, threads: int | None, options: Mapping[str, str], profile: str | None) -> Any:
+def _open(
+    model: str | os.PathLike[str] | bytes, threads: int | None, options: Mapping[str, str], profile: str | None
+) -> Any:
     import onnxruntime as ort
 
     settings = ort.SessionOptions()

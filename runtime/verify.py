@@ -150,7 +150,9 @@ def _mismatch(
     span = value.node.span if value.node else None
     if a.shape != b.shape or a.dtype != b.dtype:
         ours, theirs = (f"{x.dtype}{list(x.shape)}" for x in (a, b))
-        return Diagnostic("E0809", f"the output `{name}` is {ours} in the artifact, but {theirs} in the reference{at}", span)
+        return Diagnostic(
+            "E0809", f"the output `{name}` is {ours} in the artifact, but {theirs} in the reference{at}", span
+        )
     with np.errstate(invalid="ignore"):
         difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     place = np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), a.shape)

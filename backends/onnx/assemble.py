@@ -11,7 +11,7 @@ import onnx_ir as ox
 from ...ir.binding import axis_symbol, encode_dim, solve_symbols
 from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Graph, Input, Module, Parameter, Value
-from .emit import Emitter, known_type
+from .lowering import Lowerer, known_type
 from .sizes import Sizes
 from .weights import Weight
 
@@ -33,7 +33,7 @@ def build_model(
             help="write `target onnx(opset=24)`",
         )  # fmt: skip
     graph = module.graph
-    e = Emitter(opset, claims)
+    e = Lowerer(opset, claims)
     env: dict[Value, ox.Value] = {}
     inputs: list[ox.Value] = []
     for source in graph.inputs:
@@ -61,7 +61,7 @@ def build_model(
     )  # fmt: skip
 
 
-def _parameter(e: Emitter, param: Parameter, tensor: LazyTensor) -> ox.Value:
+def _parameter(e: Lowerer, param: Parameter, tensor: LazyTensor) -> ox.Value:
     def initializer(perm: tuple[int, ...] | None) -> ox.Value:
         weight = Weight(tensor, perm)
         suffix = "" if perm is None else ".T" if perm == (1, 0) else f".{''.join(map(str, perm))}"
@@ -82,7 +82,7 @@ def _parameter(e: Emitter, param: Parameter, tensor: LazyTensor) -> ox.Value:
     return plain
 
 
-def _outputs(e: Emitter, graph: Graph, env: Mapping[Value, ox.Value]) -> tuple[list[ox.Value], list[str]]:
+def _outputs(e: Lowerer, graph: Graph, env: Mapping[Value, ox.Value]) -> tuple[list[ox.Value], list[str]]:
     """The model's outputs and their names. Each is a value of its own: not an input, a weight, nor another output."""
     outputs: list[ox.Value] = []
     names: list[str] = []
@@ -116,7 +116,7 @@ def _drop_types(graph: ox.Graph) -> None:
                 value.type = None
 
 
-def _metadata(module: Module, names: list[str], e: Emitter) -> dict[str, str]:
+def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:
     from importlib.metadata import version
 
     graph = module.graph
@@ -131,9 +131,12 @@ def _metadata(module: Module, names: list[str], e: Emitter) -> dict[str, str]:
         return entry
 
     outputs = [
-        {"name": info.name, "role": info.role, "value": name} for info, name in zip(graph.output_info, names, strict=True)
+        {"name": info.name, "role": info.role, "value": name}
+        for info, name in zip(graph.output_info, names, strict=True)
     ]
-    requires = [[encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in e.requires.values() if r is not None]
+    requires = [
+        [encode_dim(r.left), r.op, encode_dim(r.right), r.message] for r in e.requires.values() if r is not None
+    ]
     lets = {name: encode_dim(d) for name, d in graph.lets.items()}
     passes = module.compile.passes if module.compile else ()
     return {

@@ -61,9 +61,7 @@ def _sum_out(e: Emitter, x: ox.Value, axes: list[str], keep: Collection[str]) ->
     return e.op("ReduceSum", x, e.ints(gone), keepdims=0), [name for name in axes if name in keep]
 
 
-def _pair(
-    e: Emitter, left: Term, right: Term, keep: Collection[str], out: list[str], dims: dict[str, Dim]
-) -> Term:
+def _pair(e: Emitter, left: Term, right: Term, keep: Collection[str], out: list[str], dims: dict[str, Dim]) -> Term:
     """The product of two operands, summed over the axes that both have and nothing else needs."""
     shared = [name for name in left[1] if name in right[1]]
     summed = [name for name in shared if name not in keep]

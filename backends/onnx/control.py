@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     import onnx_ir as ox
 
     from ...ir.graph import Graph, Node, Value
-    from .emit import Emitter
+    from .lowering import Lowerer
 
-Combine = Callable[["Emitter", "list[ox.Value]", "list[ox.Value]"], "list[ox.Value]"]
+Combine = Callable[["Lowerer", "list[ox.Value]", "list[ox.Value]"], "list[ox.Value]"]
 
 
 @lower("cumsum")
-def cumsum(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+def cumsum(e: Lowerer, node: Node, x: ox.Value) -> ox.Value:
     a = node.attrs
     axis = e.constant(a["axis"], i64)
     return e.op("CumSum", x, axis, exclusive=int(a["exclusive"]), reverse=int(a["reverse"]))
 
 
 @lower("cummax")
-def cummax(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+def cummax(e: Lowerer, node: Node, x: ox.Value) -> ox.Value:
     axis = node.attrs["axis"]
     return running(e, [x], axis, operand(node).shape, lambda e, a, b: [e.op("Max", a[0], b[0])])[0]
 
 
 @lower("linear_recurrence")
-def linear_recurrence(e: Emitter, node: Node, a: ox.Value, b: ox.Value) -> ox.Value:
-    def compose(e: Emitter, first: list[ox.Value], then: list[ox.Value]) -> list[ox.Value]:
+def linear_recurrence(e: Lowerer, node: Node, a: ox.Value, b: ox.Value) -> ox.Value:
+    def compose(e: Lowerer, first: list[ox.Value], then: list[ox.Value]) -> list[ox.Value]:
         # h -> a1 h + b1, then h -> a2 h + b2.
         return [e.op("Mul", first[0], then[0]), e.op("Add", e.op("Mul", then[0], first[1]), then[1])]
 
     return running(e, [a, b], node.attrs["axis"], operand(node).shape, compose)[1]
 
 
-def running(e: Emitter, xs: list[ox.Value], axis: int, shape: Sequence[Dim], combine: Combine) -> list[ox.Value]:
+def running(e: Lowerer, xs: list[ox.Value], axis: int, shape: Sequence[Dim], combine: Combine) -> list[ox.Value]:
     """Running results of an associative ``combine`` along ``axis``, in log2 n steps over whole tensors (Hillis & Steele 1986).
 
     After the step of distance d each place holds the result of the 2 d elements up to it. A known length is unrolled; else
@@ -49,7 +49,7 @@ def running(e: Emitter, xs: list[ox.Value], axis: int, shape: Sequence[Dim], com
     """
     n = shape[axis]
 
-    def step(e: Emitter, xs: list[ox.Value], d: ox.Value) -> list[ox.Value]:
+    def step(e: Lowerer, xs: list[ox.Value], d: ox.Value) -> list[ox.Value]:
         start, end, axes = e.ints([0]), e.ints([2**62]), e.ints([axis])
         late = [e.op("Slice", x, d, end, axes) for x in xs]
         early = [e.op("Slice", x, start, e.op("Neg", d), axes) for x in xs]
@@ -64,7 +64,7 @@ def running(e: Emitter, xs: list[ox.Value], axis: int, shape: Sequence[Dim], com
         return xs
     size = e.scalar(n)
 
-    def body(inner: Emitter, values: list[ox.Value]) -> list[ox.Value]:
+    def body(inner: Lowerer, values: list[ox.Value]) -> list[ox.Value]:
         _, _, d, *xs = values
         doubled = inner.op("Add", d, d)
         more = inner.op("Less", inner.squeeze(doubled, 0), size)
@@ -81,12 +81,12 @@ def running(e: Emitter, xs: list[ox.Value], axis: int, shape: Sequence[Dim], com
 
 
 @lower("fold")
-def fold(e: Emitter, node: Node, *xs: ox.Value) -> list[ox.Value]:
+def fold(e: Lowerer, node: Node, *xs: ox.Value) -> list[ox.Value]:
     graph: Graph = node.attrs["body"]
     count = node.attrs["carried"]
     types = [v.type for v in node.outputs]
 
-    def body(inner: Emitter, values: list[ox.Value]) -> list[ox.Value]:
+    def body(inner: Lowerer, values: list[ox.Value]) -> list[ox.Value]:
         i, go, *carried = values
         return [go, *inner.inline(graph, [i, *carried, *xs[count:]])]
 
@@ -98,7 +98,7 @@ def fold(e: Emitter, node: Node, *xs: ox.Value) -> list[ox.Value]:
 
 
 @lower("scan")
-def scan(e: Emitter, node: Node, *xs: ox.Value) -> list[ox.Value]:
+def scan(e: Lowerer, node: Node, *xs: ox.Value) -> list[ox.Value]:
     graph: Graph = node.attrs["body"]
     count, axis = node.attrs["carried"], node.attrs["axis"]
     scanned, captured = list(xs[:count]), list(xs[count:])
@@ -108,14 +108,14 @@ def scan(e: Emitter, node: Node, *xs: ox.Value) -> list[ox.Value]:
 
 
 def _parallel_scan(
-    e: Emitter, node: Node, graph: Graph, scanned: list[ox.Value], captured: list[ox.Value], axis: int
+    e: Lowerer, node: Node, graph: Graph, scanned: list[ox.Value], captured: list[ox.Value], axis: int
 ) -> list[ox.Value]:
     """With the scanned axis in front, an elementwise body works on all places at once."""
     rank = operand(node).rank
     front = [axis, *(i for i in range(rank) if i != axis)]
     back = [front.index(i) for i in range(rank)]
 
-    def combine(e: Emitter, left: list[ox.Value], right: list[ox.Value]) -> list[ox.Value]:
+    def combine(e: Lowerer, left: list[ox.Value], right: list[ox.Value]) -> list[ox.Value]:
         lifted: dict[Value, bool] = dict.fromkeys(graph.inputs[: len(left) + len(right)], True)
 
         def align(inner: Node, operands: list[ox.Value | None]) -> list[ox.Value | None]:
@@ -139,13 +139,13 @@ def _parallel_scan(
 
 
 def _sequential_scan(
-    e: Emitter, node: Node, graph: Graph, scanned: list[ox.Value], captured: list[ox.Value], axis: int
+    e: Lowerer, node: Node, graph: Graph, scanned: list[ox.Value], captured: list[ox.Value], axis: int
 ) -> list[ox.Value]:
     """One place after the other. There is no neutral element to start from, so that the first place is only copied."""
     rank = operand(node).rank - 1
     dtypes = [e.dtype(x) for x in scanned]
 
-    def body(inner: Emitter, values: list[ox.Value]) -> list[ox.Value]:
+    def body(inner: Lowerer, values: list[ox.Value]) -> list[ox.Value]:
         first, states, elements = values[0], values[1 : 1 + len(scanned)], values[1 + len(scanned) :]
         combined = inner.inline(graph, [*states, *elements, *captured])
         now = [inner.op("Where", first, x, y) for x, y in zip(elements, combined, strict=True)]

@@ -3,80 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnx_ir as ox
 
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.dims import Dim
-from ...ir.graph import Require
-from ...ir.op import Composite
-from ...ir.types import DTYPES, DType, TensorType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8
-from ..torch.sizes import requirements
-from .registry import claims, lowerings
+from ...ir.types import DTYPES, DType, i64
+from .schema import ONNX_TYPES, TENSOR_TYPES, WIDER, formal
 
 if TYPE_CHECKING:
-    from ...ir.graph import Graph, Node, Value
     from .sizes import Sizes
-
-# Changes a node's operands before they are lowered; a parallel scan aligns their axes.
-Prepare = Callable[["Node", "list[ox.Value | None]"], "list[ox.Value | None]"]
-
-ONNX_TYPES: dict[DType, ox.DataType] = {
-    f64: ox.DataType.DOUBLE, f32: ox.DataType.FLOAT, f16: ox.DataType.FLOAT16, bf16: ox.DataType.BFLOAT16,
-    i64: ox.DataType.INT64, i32: ox.DataType.INT32, i16: ox.DataType.INT16, i8: ox.DataType.INT8,
-    u8: ox.DataType.UINT8, boolean: ox.DataType.BOOL,
-}  # fmt: skip
-_TENSOR_TYPES = {dtype: ox.TensorType(kind) for dtype, kind in ONNX_TYPES.items()}
-_SCHEMA_NAMES = {
-    "tensor(double)": f64, "tensor(float)": f32, "tensor(float16)": f16, "tensor(bfloat16)": bf16,
-    "tensor(int64)": i64, "tensor(int32)": i32, "tensor(int16)": i16, "tensor(int8)": i8, "tensor(uint8)": u8,
-    "tensor(bool)": boolean,
-}  # fmt: skip
-
-# What an operand is computed in when an ONNX op does not take its own dtype: the first of these that the op takes.
-_WIDER: dict[DType, tuple[DType, ...]] = {
-    boolean: (u8, i32, i64, f32), u8: (i32, i64, f32), i8: (i32, i64, f32), i16: (i32, i64, f32), i32: (i64, f64),
-    i64: (f64,), f16: (f32,), bf16: (f32,), f32: (f64,), f64: (),
-}  # fmt: skip
-
-# Integer and boolean dtypes that ONNX allows but for which ONNX Runtime's CPU provider has no kernel. (Missing half
-# kernels need no entry: ONNX Runtime itself computes them in f32.)
-_NO_KERNEL: dict[str, frozenset[DType]] = {
-    "Min": frozenset({i16}), "Max": frozenset({i16}), "Where": frozenset({i16, boolean}), "Pad": frozenset({i16}),
-    "ArgMax": frozenset({i16}), "ArgMin": frozenset({i16}), "Einsum": frozenset({i16, i8, u8}),
-}  # fmt: skip
-
-
-class Formal(NamedTuple):
-    """What a schema says: type variables of inputs and outputs, and the dtypes each may have."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    allowed: dict[str, frozenset[DType]]
-
-
-@lru_cache(maxsize=1024)
-def formal(op_type: str, opset: int) -> Formal | None:
-    """The schema of a standard op, or None when that opset does not have it."""
-    import onnx.defs
-
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return None
-    allowed: dict[str, frozenset[DType]] = {}
-    for c in schema.type_constraints:
-        types = frozenset(_SCHEMA_NAMES[t] for t in c.allowed_type_strs if t in _SCHEMA_NAMES)
-        allowed[c.type_param_str] = types if len(types) == 1 else types - _NO_KERNEL.get(op_type, frozenset())
-    for formals in (schema.inputs, schema.outputs):
-        for parameter in formals:
-            if parameter.type_str in _SCHEMA_NAMES:
-                allowed[parameter.type_str] = frozenset({_SCHEMA_NAMES[parameter.type_str]})
-    return Formal(tuple(p.type_str for p in schema.inputs), tuple(p.type_str for p in schema.outputs), allowed)
 
 
 class Emitter:
@@ -104,12 +42,8 @@ class Emitter:
         self.selects = False
         self.span: Span | None = None
         self.scope = ""
-        # What the sizes of a call must satisfy, in the main graph's symbols.
-        self.requires: dict[Hashable, Require | None] = {} if parent is None else parent.requires
         self._memo: dict[Hashable, ox.Value] = {}
         self._names: dict[str, int] = {} if parent is None else parent._names
-        self._bodies: dict[Hashable, Graph] = {} if parent is None else parent._bodies
-        self._depth: int = 0 if parent is None else parent._depth
         if parent is not None:
             self.sizes, self.scope = parent.sizes, parent.scope
 
@@ -123,7 +57,7 @@ class Emitter:
 
     def value(self, hint: str, dtype: DType, shape: Sequence[int | str | None] | None = None) -> ox.Value:
         """A fresh value of this graph."""
-        made = ox.Value(name=self.unique(hint), type=_TENSOR_TYPES[dtype])
+        made = ox.Value(name=self.unique(hint), type=TENSOR_TYPES[dtype])
         if shape is not None:
             made.shape = ox.Shape(shape)
         self.dtypes[made] = dtype
@@ -214,7 +148,7 @@ class Emitter:
     def _fit(self, op_type: str, allowed: frozenset[DType], dtype: DType) -> DType:
         if dtype in allowed:
             return dtype
-        for wider in _WIDER[dtype]:
+        for wider in WIDER[dtype]:
             if wider in allowed:
                 return wider
         takes = ", ".join(name for name, d in DTYPES.items() if d in allowed)
@@ -311,7 +245,10 @@ class Emitter:
     # Regions -----------------------------------------------------------------------------------------------------
 
     def region(
-        self, name: str, inputs: Sequence[tuple[str, DType, int]], build: Callable[[Emitter, list[ox.Value]], Sequence[ox.Value]]
+        self,
+        name: str,
+        inputs: Sequence[tuple[str, DType, int]],
+        build: Callable[[Self, list[ox.Value]], Sequence[ox.Value]],
     ) -> ox.Graph:
         """The body of a Loop or Scan.
 
@@ -319,7 +256,7 @@ class Emitter:
             inputs: a name, dtype and rank each.
             build: makes the results from an emitter for the body and its input values.
         """
-        inner = Emitter(self.opset, self.claims, self)
+        inner = type(self)(self.opset, self.claims, self)
         values = [inner.value(hint, dtype, [None] * rank) for hint, dtype, rank in inputs]
         made = build(inner, values)
         own = {v for node in inner.nodes for v in node.outputs}
@@ -330,87 +267,3 @@ class Emitter:
             results.append(value if fresh else inner.raw("Identity", [value], [self.dtypes[value]], {})[0])
         self.root.selects |= inner.selects
         return ox.Graph(values, results, nodes=inner.nodes, name=self.unique(name))
-
-
-    # The IR ------------------------------------------------------------------------------------------------------
-
-    def walk(self, graph: Graph, env: dict[Value, ox.Value], prepare: Prepare | None = None) -> None:
-        """Lower the nodes on which an output depends; ``env`` maps values to their ONNX values, and is extended."""
-        self._note_requirements(graph)
-        live = _live(graph)
-        for node in graph.nodes():
-            if node not in live:
-                continue
-            if self._depth == 0:
-                # Within a composite's body the user's line stays to blame.
-                self.root.span, self.scope = node.span, node.scope
-            operands = [None if v is None else env[v] for v in node.inputs]
-            results = self._lower(node, prepare(node, operands) if prepare else operands)
-            for value, made in zip(node.outputs, results, strict=True):
-                env[value] = made
-                if made.shape is None and prepare is None:
-                    self._describe(made, value)
-
-    def inline(self, graph: Graph, xs: Sequence[ox.Value], prepare: Prepare | None = None) -> list[ox.Value]:
-        """The results of a body for given operands."""
-        saved = self.sizes
-        self.sizes = saved.nested(graph)
-        env = dict(zip(graph.inputs, xs, strict=True))
-        self.walk(graph, env, prepare)
-        self.sizes = saved
-        return [env[v] for v in graph.outputs]
-
-    def _lower(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value]:
-        if not isinstance(node.op, Composite):
-            return _several(lowerings()[node.op.name](self, node, *operands) or ())
-        claim = claims().get(node.op.qualified) if self.claims else None
-        claimed = claim(self, node, *operands) if claim is not None else None
-        if claimed is not None:
-            return _several(claimed)
-        self._depth += 1
-        results = self.inline(self._body(node), [x for x in operands if x is not None])
-        self._depth -= 1
-        return results
-
-    def _note_requirements(self, graph: Graph) -> None:
-        for require in requirements(graph):
-            left, right = self.sizes.outer(require.left), self.sizes.outer(require.right)
-            if left is None or right is None:
-                continue
-            key = (left, require.op, right)
-            if key not in self.requires:
-                # What `let` names hide may still be proved: then nothing is left to check.
-                proved = self.sizes.proved(left, require.op, right)
-                self.requires[key] = None if proved else replace(require, left=left, right=right)
-
-    def _body(self, node: Node) -> Graph:
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (node.op, types, tuple(node.attrs.items()))
-        body = self._bodies.get(key)
-        if body is None:
-            body = self._bodies[key] = node.op.instantiate(types, dict(node.attrs))  # type: ignore[union-attr]
-        return body
-
-    def _describe(self, made: ox.Value, value: Value) -> None:
-        """The source's name, and the shape where its symbols mean the same in the whole graph."""
-        if value.name and self._depth == 0:
-            made.name = self.unique(f"{self.scope}/{value.name}" if self.scope else value.name)
-        if self.sizes.public:
-            made.shape = ox.Shape(known_type(value.type))
-
-
-def _several(results: ox.Value | Sequence[ox.Value]) -> Sequence[ox.Value]:
-    return [results] if isinstance(results, ox.Value) else results
-
-
-def _live(graph: Graph) -> set[Node]:
-    live: set[Node] = {graph.end}
-    for node in graph.reversed_nodes():
-        if any(user in live for value in node.outputs for user, _ in value.uses):
-            live.add(node)
-    return live
-
-
-def known_type(type: TensorType) -> list[int | str]:
-    """A tensor type's shape as ONNX dims: integers, and the printed expression of everything else."""
-    return [str(d) if d.value is None else d.value for d in type.shape]

@@ -66,6 +66,8 @@ def _rows(e: Emitter, index: ox.Value, shape: Sequence[Dim], batch: int, n: Dim)
 def scatter_set(e: Emitter, node: Node, x: ox.Value, index: ox.Value, updates: ox.Value) -> ox.Value:
     batch, target, places = node.attrs["batch"], operand(node), operand(node, 1).shape
     n, rest = target.shape[batch], target.shape[batch + 1 :]
+    if not rest and len(places) == batch + 1:
+        return e.op("ScatterElements", x, index, updates, axis=batch)
     rows = e.unsqueeze(_rows(e, index, places, batch, n), -1)
     flat = (product(target.shape[: batch + 1]), *rest)
     x = e.reshape(x, target.shape, flat)
@@ -90,7 +92,13 @@ def combine(
     count, k, width = product(lead), product(places[batch:]), product(rest)
     wide = f32 if dtype in (f16, bf16) else dtype
     index = e.reshape(e.cast(index, i64), places, (*lead, k))
-    if how == "add" and dtype in (f16, bf16, f32, f64) and n.value is not None and n.value <= ONE_HOT_ROWS and width != 1:
+    if (
+        how == "add"
+        and dtype in (f16, bf16, f32, f64)
+        and n.value is not None
+        and n.value <= ONE_HOT_ROWS
+        and width != 1
+    ):
         flat = e.reshape(e.cast(updates, wide), (*places, *rest), (*lead, k, width))
         here = e.op("Equal", e.unsqueeze(index, batch), e.unsqueeze(e.iota(n), -1))
         sums = e.op("MatMul", e.cast(here, wide), flat)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ox
 
-from .emit import ONNX_TYPES
+from .schema import ONNX_TYPES
 
 if TYPE_CHECKING:
     from ...runtime.weights import LazyTensor

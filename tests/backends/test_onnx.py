@@ -65,7 +65,9 @@ def of_composite(name: str, arrays: list[Any], attrs: dict[str, Any], symbols: b
     b = Builder(Graph("m"))
     names = {2: "B", 5: "T", 7: "S"} if symbols else {}
     inputs = [
-        None if a is None else b.input(f"x{i}", TensorType.of(DType.from_numpy(a.dtype), [names.get(d, d) for d in a.shape]))
+        None
+        if a is None
+        else b.input(f"x{i}", TensorType.of(DType.from_numpy(a.dtype), [names.get(d, d) for d in a.shape]))
         for i, a in enumerate(arrays)
     ]
     results = b.multi(resolve(name), *inputs, **attrs)
@@ -95,7 +97,12 @@ def claim_cases() -> list[Any]:
         ("std.nn.layer_normalize", [x, None, None], {"eps": 1e-3}, "LayerNormalization"),
         ("std.nn.rms_normalize", [x, row], {}, "RMSNormalization"),
         ("std.nn.rms_normalize", [x, None], {}, "RMSNormalization"),
-        ("std.nn.batch_normalize", [image, per_channel[0], abs(per_channel[1]), *per_channel[2:]], {}, "BatchNormalization"),
+        (
+            "std.nn.batch_normalize",
+            [image, per_channel[0], abs(per_channel[1]), *per_channel[2:]],
+            {},
+            "BatchNormalization",
+        ),
         (attention, [q, k, v, None, None], {}, "Attention"),
         (attention, [q, k, v, padding, None], {}, "Attention"),
         (attention, [q, k, v, None, randn(1, 4, 5, 5)], {}, "Attention"),
@@ -142,13 +149,17 @@ def test_every_claim_is_compared_with_its_body() -> None:
         ("std.nn.batch_normalize", [randn(2, 4, 3), randn(4), abs(randn(4)), None, None], {}),
     ],
 )
-def test_what_an_op_does_not_do_is_lowered_through_the_body(name: str, arrays: list[Any], attrs: dict[str, Any]) -> None:
+def test_what_an_op_does_not_do_is_lowered_through_the_body(
+    name: str, arrays: list[Any], attrs: dict[str, Any]
+) -> None:
     made = of_composite(name, arrays, attrs, True)
     assert ops(build(made)) == ops(build(made, claims=False))
     assert session(made)({f"x{i}": a for i, a in enumerate(arrays) if a is not None})
 
 
-@pytest.mark.parametrize(("opset", "single"), [(18, set()), (20, {"Gelu"}), (23, {"Gelu", "Attention", "RMSNormalization"})])
+@pytest.mark.parametrize(
+    ("opset", "single"), [(18, set()), (20, {"Gelu"}), (23, {"Gelu", "Attention", "RMSNormalization"})]
+)
 def test_an_old_opset_uses_the_bodies(opset: int, single: set[str]) -> None:
     text = """
         use std.nn (gelu, rms_normalize)
@@ -492,7 +503,9 @@ def test_a_weight_is_stored_transposed_when_nothing_else_reads_it() -> None:
     assert ops(model) == ["MatMul", "Add"]
     b = Builder(Graph("m"))
     x, w = b.input("x", of("f32", "B", 4)), b.param("w", of("f32", 6, 4))
-    shared = build(module(b, y=b.op(resolve("std.nn.affine"), x, w, None), z=b.op("take", w, b.input("ids", of("i64", "B")))))
+    shared = build(
+        module(b, y=b.op(resolve("std.nn.affine"), x, w, None), z=b.op("take", w, b.input("ids", of("i64", "B"))))
+    )
     assert list(shared.graph.initializers) == ["w"]
     assert ops(shared) == ["Transpose", "MatMul", "Gather"]
 
@@ -509,7 +522,9 @@ def test_a_saved_file_computes_with_the_given_weights(tmp_path: Path, dtype: str
     loaded = onnx.load(path)
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in loaded.graph.initializer}
     np.testing.assert_array_equal(stored["layers.0.weight.T"], w.T)
-    np.testing.assert_allclose(Session(path)({"x": x})["y"], x @ w.T + bias, rtol=2e-3, atol=2e-2 if dtype == "f16" else 1e-5)
+    np.testing.assert_allclose(
+        Session(path)({"x": x})["y"], x @ w.T + bias, rtol=2e-3, atol=2e-2 if dtype == "f16" else 1e-5
+    )
     if not external:
         assert serialize(model) == path.read_bytes()
 
@@ -667,7 +682,11 @@ def test_dtypes_without_kernels_are_computed_in_wider_ones(dtype: str, values: l
     c = b.input("c", of("bool", 3))
     outputs = {"picked": b.op("where", c, x, b.op("flip", x, axis=0))}
     if dtype != "bool":
-        outputs |= {"low": b.op("minimum", x, b.op("flip", x, axis=0)), "total": b.op("sum", x), "negative": b.op("neg", x)}
+        outputs |= {
+            "low": b.op("minimum", x, b.op("flip", x, axis=0)),
+            "total": b.op("sum", x),
+            "negative": b.op("neg", x),
+        }
         outputs |= {"best": b.op("argmax", x), "padded": b.op("pad", x, axis=0, before=1)}
     array = np.array(values).astype(DTYPES[dtype].numpy)
     found = session(module(b, **outputs))({"x": array, "c": np.array([True, False, False])})
@@ -704,7 +723,9 @@ def test_a_dtype_that_no_wider_one_replaces() -> None:
 
 
 def test_a_size_that_no_input_determines() -> None:
-    made = loads("model m(x: float[B * T]) -> float[B * T] { return x + cast(full([], B, dtype=i64), x.dtype) }", "m.tess")
+    made = loads(
+        "model m(x: float[B * T]) -> float[B * T] { return x + cast(full([], B, dtype=i64), x.dtype) }", "m.tess"
+    )
     with pytest.raises(Diagnostic) as caught:
         build(made)
     assert caught.value.code == "E0803"

@@ -62,7 +62,11 @@ def test_a_width_of_the_same_kind_is_converted() -> None:
 def test_names() -> None:
     runs = session(SUM)
     error = refused(runs, {"x": X, "bais": BIAS})
-    assert (error.code, error.message, error.help) == ("E0901", "the artifact has no input `bais`", "did you mean `bias`?")
+    assert (error.code, error.message, error.help) == (
+        "E0901",
+        "the artifact has no input `bais`",
+        "did you mean `bias`?",
+    )
     error = refused(runs, {"x": X})
     assert (error.code, error.message) == ("E0901", "no value for `bias: f32[T, 2]`")
 
