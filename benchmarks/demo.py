@@ -26,7 +26,7 @@ QUESTIONS = (
     "How do I search for a word in many files?",
     "compress a file to make it smaller",
     "show which processes use the most memory",
-    "Which program compiles C source code?",
+    "count the lines and words of a text",
     "compare two files line by line",
 )
 
@@ -56,7 +56,7 @@ def embed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=150)
+    parser.add_argument("--documents", type=int, default=428)
     parser.add_argument("--keep", type=float, default=0.7)
     options = parser.parse_args()
     console = Console(width=110)
