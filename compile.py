@@ -141,7 +141,6 @@ def compile(
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
         module, report.passes = apply_passes(module, list(steps), verify_each=verify_each)
-        report.notes += [n for r in report.passes for n in r.notes]
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
     with clock("reading the weights"):
@@ -327,7 +326,7 @@ def open_artifact(path: str | os.PathLike[str]) -> Runner:
         Diagnostic: E0001 no such file, E0014 not an artifact, and what the session finds wrong with it.
     """
     file = Path(path)
-    if not file.exists():
+    if not os.path.exists(file):
         raise Diagnostic("E0001", f"there is no file `{file}`")
     if file.suffix == ".onnx":
         return _open_onnx(file)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..ir.graph import Graph, Module
 
 _LARGEST = 5
+# What the file says to programs; people get the same from the source that it carries.
+_FOR_PROGRAMS = frozenset(
+    f"tessera.{key}" for key in ("source", "passes", "inputs", "outputs", "lets", "requires", "selects")
+)
 
 
 def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | No
     from .torch_file import SOURCE, read_metadata
 
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise Diagnostic("E0001", f"there is no file `{file}`")
     if file.suffix == ".onnx":
         facts = _explain_onnx(file)
@@ -90,7 +94,7 @@ def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | No
         program = explain_module(source.loads(metadata[SOURCE], f"{file.name}:source"), sizes)
         del program["compile"]
     passes = _json(metadata.get("tessera.passes", "[]"))
-    shown = {k: v for k, v in metadata.items() if k not in (SOURCE, "tessera.passes")}
+    shown = {k: v for k, v in metadata.items() if k not in _FOR_PROGRAMS}
     return {"file": str(file), **facts, **program, "passes": passes, "metadata": shown}
 
 

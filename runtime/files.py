@@ -63,11 +63,15 @@ def unwritable(path: str | os.PathLike[str], error: BaseException) -> Diagnostic
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
     """Where ``path`` really is, if it can be written to as far as one can tell. Raises E0010 when it cannot."""
-    target = Path(os.path.realpath(path))
     shown = os.fspath(path)
+    try:
+        target = Path(os.path.realpath(path))
+        exists = target.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise unwritable(path, error) from None
     if target.is_dir():
         raise Diagnostic("E0010", f"cannot write `{shown}`: it is a folder", help="name a file in it")
-    if target.exists() and not target.is_file():
+    if exists and not target.is_file():
         raise Diagnostic("E0010", f"cannot write `{shown}`: it is not an ordinary file", help="name a file")
     if not target.parent.is_dir():
         help = f"create the folder first: mkdir -p {target.parent}"

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +172,7 @@ def _read_group(
     import numpy as np
 
     for file in files:
-        if not Path(file).is_file():
+        if not os.path.isfile(file):
             raise Diagnostic("E0001", f"there is no file `{file}`")
     suffixes = {Path(f).suffix.lower() for f in files}
     if suffixes == {".txt"}:
@@ -228,7 +229,7 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
 
     import numpy as np
 
-    if not Path(file).is_file():
+    if not os.path.isfile(file):
         raise Diagnostic("E0001", f"there is no file `{file}`")
     try:
         with zipfile.ZipFile(file) as archive:

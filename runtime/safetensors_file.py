@@ -107,9 +107,9 @@ def _read_header(path: Path, span: Span | None) -> tuple[dict[str, Entry], int]:
 
     refuse_pickle(path, span)
     try:
-        if not path.exists():
+        if not os.path.exists(path):
             raise Diagnostic("E0001", f"there is no weights file {path}", span)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise Diagnostic("E0002", f"{path} is not a file", span)
         with path.open("rb") as file:
             total = os.fstat(file.fileno()).st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +58,9 @@ def read_texts(
 def load_tokenizer(options: Options) -> Any:
     """A ``tokenizers.Tokenizer`` from ``options.tokenizer`` or from beside the artifact. Raises E0015, E0924."""
     path = Path(options.tokenizer) if options.tokenizer else (options.beside or Path()) / "tokenizer.json"
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "tokenizer.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise Diagnostic(
             "E0924",
             f"there is no tokenizer at `{path}`",

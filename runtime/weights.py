@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def open_weights(
 
 
 def _files(path: Path, span: Span | None) -> Iterator[tuple[SafetensorsFile, Iterable[str]]]:
-    if path.is_dir():
+    if os.path.isdir(path):
         found = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
         if not found:
             for other in sorted(path.iterdir()):

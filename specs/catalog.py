@@ -43,8 +43,10 @@ def find(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
         Diagnostic: E0001 when there is neither a file nor a spec nor a model of that name.
     """
     text = os.fspath(name)
+    if "\0" in text:
+        raise Diagnostic("E0001", f"there is no file {text!r}: no name holds a zero byte")
     path = Path(text)
-    if path.exists() or path.suffix == ".tess":
+    if os.path.exists(path) or path.suffix == ".tess":
         return path, None
     known = names()
     for candidate in (text, text.replace(".", "/"), f"zoo/{text}"):

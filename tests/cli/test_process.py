@@ -141,3 +141,29 @@ def test_errors_as_json(cli: Cli, tmp_path: Path) -> None:
     assert result.code == 1
     assert json.loads(result.out)["error"]["code"] == "E0001"
     assert "error[E0001]" in result.err
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + "{}", "\0{}", "{}", ".{}", "/{}"], ids=["long", "zero", "nothing", "dot", "root"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", ".tess"], ["fmt", ".tess"], ["show", ""], ["compile", ".tess"], ["explain", ".onnx"], ["explain", ""],
+        ["run", ".onnx"], ["run", ".safetensors"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_impossible_paths(cli: Cli, command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    verb, suffix = command
+    result = cli(verb, name.format(suffix))
+    assert result.code == 1
+    assert "error[E0" in result.err
+    assert len(result.err) < 10_000
+
+
+@pytest.mark.parametrize("option", ["-w", "-o"])
+def test_impossible_paths_as_options(cli: Cli, tiny: Path, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x" * 5000 + ".onnx", "\0.onnx", ".", "/"):
+        result = cli("compile", tiny, option, name)
+        assert (result.code, result.err.count("error[E0")) == (1, 1), name[:20]

@@ -1,0 +1,82 @@
+"""Writing aside: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from tessera.ir.diagnostics import Diagnostic
+from tessera.runtime.files import check_writable, written_aside
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_the_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    with written_aside(target) as aside:
+        aside.write_text("new")
+        assert aside.name == target.name
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert names(tmp_path) == {"model.onnx"}
+
+
+def test_files_beside_come_along(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "model.onnx") as aside:
+        aside.write_text("model")
+        aside.with_name("model.onnx.data").write_text("weights")
+    assert names(tmp_path) == {"model.onnx", "model.onnx.data"}
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_text("old")
+    with pytest.raises(KeyError), written_aside(target) as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert target.read_text() == "old"
+    assert names(tmp_path) == {"model.onnx"}
+
+
+def test_a_body_that_writes_nothing_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), written_aside(tmp_path / "model.onnx"):
+        pass
+    assert names(tmp_path) == set()
+
+
+def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
+    target, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    target.chmod(0o604)
+    link.symlink_to(target)
+    with written_aside(link) as aside:
+        aside.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o604
+
+
+def test_the_systems_reason_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Diagnostic) as error, written_aside(tmp_path / "model.onnx"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.code == "E0010"
+    assert "No space left on device" in error.value.message
+    assert "free some space" in (error.value.help or "")
+
+
+@pytest.mark.parametrize("place", ["", "none/x.onnx", "file/x.onnx", "\0.onnx", "x" * 300 + ".onnx"])
+def test_places_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Diagnostic) as error, written_aside(f"{tmp_path}/{place}") as aside:
+        aside.write_text("x")
+    assert error.value.code == "E0010"
+    assert names(tmp_path) == {"file"}
+
+
+def test_devices_are_refused() -> None:
+    with pytest.raises(Diagnostic, match="not an ordinary file"):
+        check_writable("/dev/null")
