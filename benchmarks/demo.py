@@ -84,7 +84,7 @@ def main() -> None:
             console.print(f"   {path.name}: {size:.0f} MB in {time.perf_counter() - start:.1f} s")
 
         pages = documents(options.documents)
-        rows = tokenized([f"{name}: {text}" for name, text in pages])
+        rows = [row[:, :128] for row in tokenized([f"{name}: {text}" for name, text in pages])]
         questions = tokenized(list(QUESTIONS))
         tokens = sum(row.shape[1] for row in rows)
         console.print(f"[bold]3. Real input[/bold]: {len(pages)} documents, {tokens} tokens")
