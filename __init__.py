@@ -29,7 +29,7 @@ from .ir.diagnostics import Diagnostic
 from .ir.graph import Module
 
 if TYPE_CHECKING:
-    from .frontends.python import Model, Namespace, model, use
+    from .frontends.python import Model, Namespace, Record, Tensor, model, use
     from .ir.op import Composite
     from .ir.pattern import Rule
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "apply", "check", "compile", "load", "loads", "model",
-    "models", "open", "ops", "print", "source", "std", "use", "zoo",
+    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Record", "Tensor", "apply", "check", "compile", "load",
+    "loads", "model", "models", "open", "ops", "print", "source", "std", "use", "zoo",
 ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _resolve_rule(name: str, module: Module) -> Rule:
 _library.set_resolver(_resolve)
 _library.set_rule_resolver(_resolve_rule)
 
-_LAZY = {"model", "use", "Model"}
+_LAZY = {"model", "use", "Model", "Record", "Tensor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -52,14 +52,14 @@ def _assignments(code: CodeType) -> dict[int, tuple[str, ...]]:
     for at, step in enumerate(steps[:-1]):
         following = steps[at + 1]
         if following.opname == "UNPACK_SEQUENCE":
-            names: list[str] = []
             count = int(following.arg or 0)
-            for store in steps[at + 2 : at + 2 + count]:
-                names += _stored(store)
-            if len(names) >= count:
-                table[step.offset] = tuple(names[:count])
-        elif stored := _stored(following):
-            table[step.offset] = stored[:1]
+            names = tuple(name for store in steps[at + 2 : at + 2 + count] for name in _stored(store))[:count]
+            names = names if len(names) == count else ()
+        else:
+            names = _stored(following)[:1]
+        if names:
+            # During a call some versions stand at the last of the instruction's cache entries, behind it.
+            table.update((offset, names) for offset in range(step.offset, following.offset, 2))
     return table
 
 

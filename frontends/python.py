@@ -179,24 +179,26 @@ class Model:
         outer, (span, names) = self._open(), call_site()
         assert outer.builder is not None
         starts = [outer.local(self._unwrap(value, span)) for value in start]
+        if len(names) != len(starts):
+            names = tuple(v.name or f"carried{k}" for k, v in enumerate(starts))
         region = Region("fold", outer.builder, outer.region)
         self._frame = inner = outer.nested(region)
         try:
             step = Tensor(self, region.argument("i", TensorType.of("i64")))
-            carried = [Tensor(self, region.argument(v.name or f"carried{k}", v.type)) for k, v in enumerate(starts)]
+            carried = [Tensor(self, region.argument(name, v.type)) for name, v in zip(names, starts, strict=True)]
             returned = body(step, *carried)
             results = [returned] if isinstance(returned, Tensor) else list(returned)
             if len(results) != len(starts):
                 raise Diagnostic(
                     "E0016", f"the loop carries {len(starts)} value(s), but its body returns {len(results)}", span
                 )
-            for k, value in enumerate(results):
-                region.graph.add_output(inner.local(self._unwrap(value, span)), starts[k].name or f"carried{k}")
+            for name, value in zip(names, results, strict=True):
+                region.graph.add_output(inner.local(self._unwrap(value, span)), name)
         finally:
             self._frame = outer
         attrs = {"n": count, "carried": len(starts), "body": region.graph}
         outputs = outer.emit(OPS["fold"], [*starts, *region.captured], attrs, span)
-        return tuple(self._wrap(v, names[k : k + 1]) for k, v in enumerate(outputs))
+        return tuple(self._wrap(v, (name,)) for v, name in zip(outputs, names, strict=True))
 
     # Evaluating ------------------------------------------------------------------------------------------------------
 
