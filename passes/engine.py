@@ -175,7 +175,8 @@ def run_pipeline(
                 _same_interface(before, module)
                 step.ensures(before, module)
         except Diagnostic as error:
-            note = Note(f"while running the pass `{step.name}`{f', after {chr(44).join(ran)}' if ran else ''}", span)
+            before_it = f", after {', '.join(ran)}" if ran else ""
+            note = Note(f"while running the pass `{step.name}`{before_it}", span)
             if not any(n.message == note.message for n in error.notes):
                 error.notes.append(note)
             raise

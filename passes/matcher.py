@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..ir.builder import Builder, freeze
 from ..ir.diagnostics import Diagnostic, Span
@@ -13,7 +13,14 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.pattern import Call, Match, Number, Pattern, Rule, Static, Var
 from .cse import COMMUTATIVE
 
-_State = tuple[dict[str, Value], dict[str, Any], tuple[Node, ...]]
+
+class _State(NamedTuple):
+    """A partial match: what is bound, the nodes of the calls so far, and how many leaves fitted."""
+
+    tensors: dict[str, Value]
+    statics: dict[str, Any]
+    nodes: tuple[Node, ...]
+    leaves: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,13 @@ class Matcher:
         self.rule = rule
         self.size = _size(rule.pattern)
         self.nearest: NearMiss | None = None
+        self._rank = (-1, False, -1)
 
     def match(self, node: Node) -> Match | None:
         """The first way in which ``node`` is the root of the pattern."""
-        for tensors, statics, nodes in self._call(self.rule.pattern, node, ({}, {}, ())):
-            found = Match(tensors, statics, list(nodes))
-            if self._escapes(found) or not self._declared(found) or not self._admitted(found):
+        for state in self._call(self.rule.pattern, node, _State({}, {}, ())):
+            found = Match(state.tensors, state.statics, list(state.nodes))
+            if self._escapes(state) or not self._declared(state, found) or not self._admitted(state, found):
                 continue
             return found
         return None
@@ -56,18 +64,21 @@ class Matcher:
             else:
                 self._fail(state, reader, "an optional operand is passed in one and not in the other")
         elif isinstance(pattern, Var):
-            bound = state[0].get(pattern.name, value)
+            bound = state.tensors.get(pattern.name, value)
             if bound is value:
-                yield {**state[0], pattern.name: value}, state[1], state[2]
+                tensors = {**state.tensors, pattern.name: value}
+                yield state._replace(tensors=tensors, leaves=state.leaves + 1)
             else:
-                self._fail(state, reader, f"`{pattern.name}` occurs twice in the pattern, but these are two values")
+                message = f"`{pattern.name}` occurs twice in the pattern, but these are two values"
+                self._fail(state, reader, message)
         elif isinstance(pattern, Number):
             number = _number(value)
             if number == pattern.value:
-                yield state
+                yield state._replace(leaves=state.leaves + 1)
             else:
                 found = "no constant" if number is None else f"{number:g}"
-                self._fail(state, reader, f"the pattern has {pattern.value:g} where this is {found}")
+                message = f"the pattern has {pattern.value:g} where this is {found}"
+                self._fail(state, reader, message, close=number is not None)
         elif value.node is None or value.node.op is None:
             self._fail(state, reader, f"the pattern calls `{pattern.op}` where `{value.name}` is an input or a weight")
         elif value.index != pattern.result:
@@ -89,7 +100,7 @@ class Matcher:
         statics = self._attributes(pattern, node, state)
         if statics is None:
             return
-        state = (state[0], statics, (*state[2], node))
+        state = state._replace(statics=statics, nodes=(*state.nodes, node))
         yield from self._operands(pattern.inputs, node.inputs, state, node)
         if pattern.op in COMMUTATIVE and pattern.inputs[0] != pattern.inputs[1]:
             yield from self._operands(pattern.inputs[::-1], node.inputs, state, node)
@@ -105,45 +116,48 @@ class Matcher:
 
     def _attributes(self, pattern: Call, node: Node, state: _State) -> dict[str, Any] | None:
         """Static parameters with those that this node binds; None when its attributes are others."""
-        statics = dict(state[1])
+        statics = dict(state.statics)
         mentioned: dict[str, Any] = {}
         for name, wanted in pattern.attrs:
-            if isinstance(wanted, Static):
-                value = node.attrs.get(name)
-                if statics.setdefault(wanted.name, value) != value:
-                    self._fail(
-                        state, node, f"`{name}` is {value}, but `{wanted.name}` is {statics[wanted.name]} elsewhere"
-                    )
-                    return None
-                mentioned[name] = value
-            else:
+            if not isinstance(wanted, Static):
                 mentioned[name] = freeze(wanted)
+                continue
+            value = self._as_declared(wanted.name, node.attrs.get(name))
+            if statics.setdefault(wanted.name, value) != value:
+                message = f"`{name}` is {value}, but `{wanted.name}` is {statics[wanted.name]} elsewhere"
+                self._fail(state, node, message, close=True)
+                return None
+            mentioned[name] = value
         # What the pattern does not mention has its default. Inference fills that in, and counts axes from the front.
         try:
             node.op.infer([None if v is None else v.type for v in node.inputs], mentioned, span=node.span)
         except Diagnostic as error:
-            self._fail(state, node, error.message)
+            self._fail(state, node, error.message, close=True)
             return None
         for name, value in mentioned.items():
             if node.attrs.get(name) != value:
-                self._fail(state, node, f"`{name}` is {node.attrs.get(name)}, in the pattern {value}")
+                self._fail(state, node, f"`{name}` is {node.attrs.get(name)}, in the pattern {value}", close=True)
                 return None
         return statics
 
+    def _as_declared(self, name: str, value: Any) -> Any:
+        """A list of one axis is that axis, to a rule that declares ``axis: int``."""
+        declared = self.rule.signature.static(name) if self.rule.signature is not None else None
+        single = isinstance(value, tuple) and len(value) == 1 and declared is not None and declared.kind == "int"
+        return value[0] if single else value
+
     # The whole ---------------------------------------------------------------------------------------------------
 
-    def _escapes(self, match: Match) -> bool:
+    def _escapes(self, state: _State) -> bool:
         """Whether a result inside the match is read elsewhere too, so that it has to be computed anyway."""
-        inside = set(match.nodes)
-        for node in match.nodes[1:]:
-            if node is not match.root and any(user not in inside for value in node.outputs for user in value.users):
-                self._fail(
-                    (match.tensors, match.statics, tuple(match.nodes)), node, f"`{node.op.name}` is read elsewhere too"
-                )
+        root, inside = state.nodes[0], set(state.nodes)
+        for node in inside - {root}:
+            if any(user not in inside for value in node.outputs for user in value.users):
+                self._fail(state, node, f"`{node.op.name}` is read elsewhere too")
                 return True
         return False
 
-    def _declared(self, match: Match) -> bool:
+    def _declared(self, state: _State, match: Match) -> bool:
         signature = self.rule.signature
         if signature is None:
             return True
@@ -151,22 +165,23 @@ class Matcher:
         try:
             match.bindings = signature.unify(types, dict(match.statics), span=match.root.span)
         except Diagnostic as error:
-            self._fail((match.tensors, match.statics, tuple(match.nodes)), match.root, error.message)
+            self._fail(state, match.root, error.message)
             return False
         return True
 
-    def _admitted(self, match: Match) -> bool:
+    def _admitted(self, state: _State, match: Match) -> bool:
         answer = True if self.rule.where is None else self.rule.where(match)
         if answer is True:
             return True
-        reason = answer if isinstance(answer, str) else "its `where` does not hold"
-        self._fail((match.tensors, match.statics, tuple(match.nodes)), match.root, reason)
+        self._fail(state, match.root, answer if isinstance(answer, str) else "its `where` does not hold")
         return False
 
-    def _fail(self, state: _State, node: Node, reason: str) -> None:
-        matched = len(state[2])
-        if self.nearest is None or matched > self.nearest.matched:
-            self.nearest = NearMiss(matched, self.size, node.span, reason)
+    def _fail(self, state: _State, node: Node, reason: str, close: bool = False) -> None:
+        """Keep the failure that came furthest; among equals one that found the right op with something wrong about it."""
+        rank = (len(state.nodes), close, state.leaves)
+        if rank > self._rank:
+            self._rank = rank
+            self.nearest = NearMiss(len(state.nodes), self.size, node.span, reason)
 
 
 def _size(pattern: Pattern | None) -> int:
