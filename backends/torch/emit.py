@@ -117,6 +117,7 @@ class Writer:
         self.lines: list[str] = []
         self.live = _live(graph)
         self.readers: dict[Value, int] = {}
+        self.origin: dict[Value, Value] = {}  # of a value that shares another one's name
 
     # Whole functions ---------------------------------------------------------------------------------------------
 
@@ -183,12 +184,16 @@ class Writer:
     def node(self, node: Node) -> None:
         call = Call(self, node)
         text = self.lower(call)
+        same = next((v for v, arg in zip(node.inputs, call.args, strict=True) if v is not None and arg == text), None)
+        if same is not None:  # a cast to the dtype it has, a rearrangement that moves nothing
+            self.share(node.output, same, text)
         for value in node.inputs:
             if value is not None:
                 self.release(value)
-        targets = [self.name(v, v.name) if self.count(v) else "_" for v in node.outputs]
-        comma = "," if len(targets) == 1 and node.op.name in CONTROL else ""
-        self.lines.append(f"{', '.join(targets)}{comma} = {text}")
+        if same is None:
+            targets = [self.name(v, v.name) if self.count(v) else "_" for v in node.outputs]
+            comma = "," if len(targets) == 1 and node.op.name in CONTROL else ""
+            self.lines.append(f"{', '.join(targets)}{comma} = {text}")
 
     def lower(self, call: Call) -> str:
         op = call.node.op
@@ -218,14 +223,23 @@ class Writer:
         self.names[value] = found
         return found
 
+    def share(self, value: Value, other: Value, text: str) -> None:
+        """Let ``value`` go by the name of ``other``, which it equals."""
+        self.names[value] = text
+        origin = self.origin.get(other, other)
+        self.readers[origin] = self.count(other) + self.count(value)
+        self.origin[value] = origin
+
     def count(self, value: Value) -> int:
-        """How many reads of ``value`` are still to be written."""
+        """How many reads of ``value``, and of others by its name, are still to be written."""
+        value = self.origin.get(value, value)
         if value not in self.readers:
             end = self.graph.end
             self.readers[value] = sum(node in self.live or node is end for node, _ in value.uses)
         return self.readers[value]
 
     def release(self, value: Value) -> None:
+        value = self.origin.get(value, value)
         self.readers[value] = self.count(value) - 1
         if not self.readers[value] and value in self.names:
             self.taken.discard(self.names[value])

@@ -85,6 +85,23 @@ def test_a_value_that_nobody_reads_is_not_computed() -> None:
     )
 
 
+def test_what_changes_nothing_is_not_written() -> None:
+    b = Builder(Graph("f"))
+    x = b.input("x", of("f32", "B", 4))
+    y = b.op("cast", b.op("exp", x), dtype=f32)
+    z = b.op("rearrange", y, pattern="b d -> b d", axes=())
+    w = b.op("mul", b.op("neg", z), y)  # y and z go by one name, which is free when both are read
+    assert build(finish(b, w=w, x=b.op("reshape", b.op("cast", x, dtype=f32), shape=(-1,)))).source == (
+        "def forward(self, x):\n"
+        "    B = x.shape[0]\n"
+        "    t = torch.exp(x)\n"
+        "    t_1 = -t\n"
+        "    t = t_1 * t\n"
+        "    t_1 = x.reshape((4 * B,))\n"
+        "    return {'w': t, 'x': t_1}\n"
+    )
+
+
 def test_names_of_values_and_sizes_never_clash_with_python() -> None:
     b = Builder(Graph("f"))
     names = ["lambda", "torch", "F", "ops", "self", "device", "min", "T_1"]
