@@ -51,6 +51,7 @@ def build_model(
     model_graph = ox.Graph(
         inputs, outputs, nodes=e.nodes, opset_imports={"": opset}, name=module.name, doc_string=module.doc or None
     )
+    _drop_unused(model_graph)
     for value in _initializers(model_graph):
         model_graph.register_initializer(value)
     _drop_types(model_graph)
@@ -96,6 +97,13 @@ def _outputs(e: Lowerer, graph: Graph, env: Mapping[Value, ox.Value]) -> tuple[l
         outputs.append(made)
         names.append(made.name)
     return outputs, names
+
+
+def _drop_unused(graph: ox.Graph) -> None:
+    """Remove the nodes that a claim or a peephole has made superfluous."""
+    for node in reversed(graph):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _initializers(graph: ox.Graph) -> list[ox.Value]:

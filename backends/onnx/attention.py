@@ -40,7 +40,28 @@ def attention(
         one = const(1)
         shape = e.shape((one, one, tokens, one))
         scores = e.remember(("expand", scores, shape), lambda: e.op("Expand", scores, shape))
-    return e.op("Attention", q, k, v, scores, scale=float(a["scale"]), is_causal=int(a["causal"] and aligned))
+    options = {"scale": float(a["scale"]), "is_causal": int(a["causal"] and aligned)}
+    joined = [_joined(e, node, i, x) for i, x in enumerate((q, k, v))]
+    if any(x is None for x in joined):
+        return e.op("Attention", q, k, v, scores, **options)
+    # Heads that were only just split are better left to the op, which splits and joins them itself.
+    batch, heads, _, width = node.output.type.shape
+    groups = operand(node, 1).shape[1]
+    if heads.value is None or groups.value is None:
+        return e.op("Attention", q, k, v, scores, **options)
+    y = e.op("Attention", *joined, scores, q_num_heads=heads.value, kv_num_heads=groups.value, **options)
+    flat, split = (batch, tokens, heads * width), (batch, tokens, heads, width)
+    return e.transpose(e.reshape(y, flat, split), (0, 2, 1, 3))
+
+
+def _joined(e: Emitter, node: Node, position: int, x: ox.Value) -> ox.Value | None:
+    """The ``[B, T, heads * K]`` that ``x`` [B, heads, T, K] was made from by splitting its heads, or None."""
+    source, perm = e.transposed.get(x, (x, ()))
+    if perm != (0, 2, 1, 3) or source not in e.reshaped:
+        return None
+    origin, shape = e.reshaped[source]
+    batch, heads, tokens, width = operand(node, position).shape
+    return origin if shape == (batch, tokens, heads * width) and e.sizes.public(shape) else None
 
 
 def _causal(e: Emitter, tokens: Dim, keys: Dim) -> ox.Value:

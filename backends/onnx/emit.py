@@ -36,6 +36,9 @@ class Emitter:
         self.nodes: list[ox.Node] = []
         self.dtypes: dict[ox.Value, DType] = {} if parent is None else parent.dtypes
         self.constants: dict[Hashable, ox.Value] = {}
+        # What was moved about, so that moving it back costs nothing: result -> what it was made from.
+        self.reshaped: dict[ox.Value, tuple[ox.Value, tuple[Dim, ...]]] = {} if parent is None else parent.reshaped
+        self.transposed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.transposed
         # Values whose readers are counted: a weight that is read once may be stored transposed.
         self.weights: dict[ox.Value, Callable[[tuple[int, ...]], ox.Value | None]] = {}
         # Whether something is ordered or selected: NaN would then make the result depend on the machine.
@@ -183,6 +186,15 @@ class Emitter:
         source, target = tuple(source), tuple(target)
         if source == target:
             return x
+        origin, shape = self.reshaped.get(x, (x, source))
+        if shape == target and self.sizes.public(target):
+            return origin
+        y = self._reshape(x, source, target)
+        if self.sizes.public(source):
+            self.reshaped[y] = x, source
+        return y
+
+    def _reshape(self, x: ox.Value, source: tuple[Dim, ...], target: tuple[Dim, ...]) -> ox.Value:
         entries: list[int | None] = []
         for i, dim in enumerate(target):
             same = i < len(source) and source[i] == dim
@@ -200,13 +212,18 @@ class Emitter:
     def transpose(self, x: ox.Value, perm: Sequence[int]) -> ox.Value:
         """Axes in another order. A weight that nothing else reads is stored in that order."""
         perm = tuple(perm)
+        if x in self.transposed:
+            x, first = self.transposed[x]
+            perm = tuple(first[i] for i in perm)
         if perm == tuple(range(len(perm))):
             return x
         stored = self.root.weights.get(x)
         turned = stored(perm) if stored is not None else None
         if turned is not None:
             return turned
-        return self.remember(("transpose", x, perm), lambda: self.op("Transpose", x, perm=list(perm)))
+        y = self.remember(("transpose", x, perm), lambda: self.op("Transpose", x, perm=list(perm)))
+        self.transposed[y] = x, perm
+        return y
 
     def expand(self, x: ox.Value, source: Sequence[Dim], target: Sequence[Dim]) -> ox.Value:
         """Broadcast to a shape."""

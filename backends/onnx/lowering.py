@@ -137,7 +137,7 @@ class Lowerer(Emitter):
         """The source's name, and the shape where its symbols mean the same in the whole graph."""
         if value.name and self._depth == 0:
             made.name = self.unique(f"{self.scope}/{value.name}" if self.scope else value.name)
-        if self.sizes.public:
+        if self.sizes.public(value.type.shape):
             made.shape = ox.Shape(known_type(value.type))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic
@@ -51,10 +51,9 @@ class Sizes:
         """The scope of a composite's or a loop's body."""
         return Sizes(self.root, body, self.symbols, self.axes, self) if body.lets else self
 
-    @property
-    def public(self) -> bool:
-        """Whether names of dimensions mean the same as in the main graph."""
-        return self.parent is None
+    def public(self, dims: Iterable[Dim]) -> bool:
+        """Whether these dimensions mean the same in the main graph."""
+        return self._owner(*dims).parent is None
 
     def _owner(self, *dims: Dim) -> Sizes:
         """The outermost scope in which these dimensions mean the same."""

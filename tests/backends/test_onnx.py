@@ -203,10 +203,34 @@ def test_heads_need_no_computed_shape() -> None:
     b = Builder(Graph("m"))
     x = b.input("x", of("f32", "B", "T", 12))
     heads = b.op("rearrange", x, pattern="b t (h k) -> b h t k", axes=(("h", 3),))
-    made = module(b, y=b.op("rearrange", heads, pattern="b h t k -> b t (h k)"))
-    assert ops(build(made)) == ["Reshape", "Transpose", "Transpose", "Reshape"]
+    back = b.op("rearrange", b.op("neg", heads), pattern="b h t k -> b t (h k)")
+    made = module(b, y=back, same=b.op("rearrange", heads, pattern="b h t k -> b t (h k)"))
+    assert ops(build(made)) == ["Reshape", "Transpose", "Neg", "Transpose", "Reshape", "Identity"]
     x_ = randn(2, 5, 12)
-    np.testing.assert_array_equal(session(made)({"x": x_})["y"], x_)
+    np.testing.assert_array_equal(session(made)({"x": x_})["y"], -x_)
+    np.testing.assert_array_equal(session(made)({"x": x_})["same"], x_)
+
+
+@pytest.mark.parametrize("causal", ["true", "false"])
+def test_attention_splits_and_joins_the_heads_itself(causal: str) -> None:
+    text = f"""
+        use std.attention (multi_head)
+        model m(x: float[B, T, 24], valid: bool[B, T]) -> (float[B, T, 24], float[B, 2, T, 4]) {{
+            k = x[..., 8:16]
+            mask = unsqueeze(valid, [1, 2])
+            y = multi_head(x, k, x[..., :6], mask, heads=6, kv_heads=2, causal={causal}, scale=0.4)
+            y = concat(y, x[..., :6], axis=-1)
+            return y, rearrange(k, "b t (h k) -> b h t k", h=2) * 2.0
+        }}
+    """
+    made = loads(text)
+    model = build(made)
+    assert [n for n in ops(model) if n in ("Attention", "Transpose")] == ["Attention", "Transpose"]
+    x = randn(2, 7, 24)
+    feeds = {"x": x, "valid": np.arange(7) < np.array([[4], [7]])}
+    claimed, wanted = session(made)(feeds), session(made, claims=False)(feeds)
+    for name in wanted:
+        np.testing.assert_allclose(claimed[name], wanted[name], rtol=1e-5, atol=1e-5)
 
 
 DIMENSIONS: list[tuple[str, Any]] = [
