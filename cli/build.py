@@ -54,7 +54,9 @@ def compile(
     weights: tuple[str, ...], opset: int | None, dtype: str, no_verify: bool, verify_each: bool, token_map: bool,
     meta: tuple[str, ...], seed: int, output: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compile a model to an ONNX file, or to the torch target's safetensors file.
+    """Compile a model to a file.
+
+    An ONNX file, or for the target torch a safetensors file that carries its program as source.
 
     The result is compared with the torch reference at two sizes before it is written.
     """

@@ -36,7 +36,10 @@ def explain(
     at: str | None,
     as_json: bool,
 ) -> None:
-    """Say what a spec or an artifact takes and gives, what it costs, and how it was made."""
+    """Say what is in a spec or an artifact.
+
+    What it takes and gives, what it costs block by block, and how it was made.
+    """
     from ..compile import apply_passes
     from ..runtime.explain import explain_artifact, explain_module
 

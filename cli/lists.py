@@ -14,7 +14,10 @@ from .common import columns, first_sentence, json_option, print_json
 @click.argument("name", required=False)
 @json_option
 def ops(name: str | None, as_json: bool) -> None:
-    """List the core ops, or show one (or one composite, as in `std.nn.gelu`)."""
+    """List the core ops, or show one.
+
+    A composite has a dotted name, as in `std.nn.gelu`.
+    """
     from ..ir.ops import OPS
 
     if name is None:
@@ -113,7 +116,7 @@ def passes(name: str | None, as_json: bool) -> None:
 @click.argument("name", required=False)
 @json_option
 def specs(name: str | None, as_json: bool) -> None:
-    """List the shipped specs and their models, or print one."""
+    """List the shipped specs, or print one."""
     from ..specs import catalog
 
     known = catalog.names()

@@ -51,7 +51,9 @@ def run(
     fit: str, mean: str | None, std: str | None, tokenizer: str | None, max_length: int | None, lines: bool, seed: int,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a compiled model on files, and print, save or draw what comes out.
+    """Run a compiled model on files.
+
+    Prints, saves or draws what comes out.
 
     Images are RGB, scaled to 0…1, then normalised with --mean and --std.
     """

@@ -37,7 +37,7 @@ def show(
     file: str, model: str | None, params: tuple[str, ...], dtype: str, passes: tuple[str, ...], after: str | None,
     each: bool, why: str | None, verify_each: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print a model as source, before or after passes.
+    """Print a model as source.
 
     Without --pass, --after and --each nothing is run; --after and --each run the passes of the file's compile block.
     """

@@ -15,7 +15,10 @@ from .common import diagnostic_json, json_option, paint, print_json
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @json_option
 def check(files: tuple[str, ...], as_json: bool) -> None:
-    """Type-check files: shapes, dtypes, names, every model and declaration."""
+    """Type-check files.
+
+    Names, shapes, dtypes and static parameters of every model and declaration.
+    """
     from ..frontends import source
     from ..specs.catalog import find
 
@@ -43,7 +46,10 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
 @click.option("--check", "check_only", is_flag=True, help="Change nothing; exit with 1 when a file is not formatted.")
 @click.option("--diff", is_flag=True, help="Change nothing; print what would change.")
 def fmt(files: tuple[str, ...], check_only: bool, diff: bool) -> None:
-    """Format files in place, in the one style there is. `-` reads stdin and writes stdout."""
+    """Format files in place.
+
+    There is one style. `-` reads stdin and writes stdout.
+    """
     from ..frontends.source.parser import read_source
 
     failed = changed = False

@@ -93,20 +93,20 @@ def test_an_interrupt_leaves_nothing(tiny: Path, tmp_path: Path, number: signal.
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "code", "text"),
     [
-        ("long line", "model m(x: float[B]) -> float[B] { return x " + "+ x " * 250_000 + "$ }"),
-        ("nesting", "model m(x: float[B]) -> float[B] { return " + "(" * 10_000 + "x" + ")" * 10_000 + " }"),
-        ("brackets never closed", "model m(x: float[B]) -> float[B] { return " + "[" * 100_000),
-        ("one token of a megabyte", "model m(x: float[B]) -> float[B] { return " + "a" * 1_000_000 + " }"),
-        ("zero bytes", "model m(x: float[B]) -> float[B] { return x \0 }"),
-        ("include outside", 'use "../outside.tess" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
-        ("include of itself", 'use "program.tess" (m)\nmodel m(x: float[B]) -> float[B] { return x }'),
-        ("include of nothing", 'use "none.tess" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
-        ("empty include", 'use "" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
+        ("long line", "E01", "model m(x: float[B]) -> float[B] { return x " + "+ x " * 250_000 + "$ }"),
+        ("nesting", "E01", "model m(x: float[B]) -> float[B] { return " + "(" * 10_000 + "x" + ")" * 10_000 + " }"),
+        ("brackets never closed", "E01", "model m(x: float[B]) -> float[B] { return " + "[" * 100_000),
+        ("one token of a megabyte", "E0201", "model m(x: float[B]) -> float[B] { return " + "a" * 1_000_000 + " }"),
+        ("zero bytes", "E01", "model m(x: float[B]) -> float[B] { return x \0 }"),
+        ("include outside", "E0005", 'use "../outside.tess" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
+        ("include of itself", "E0006", 'use "program.tess" (m)\nmodel m(x: float[B]) -> float[B] { return x }'),
+        ("include of nothing", "E0001", 'use "none.tess" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
+        ("empty include", "E0", 'use "" (f)\nmodel m(x: float[B]) -> float[B] { return f(x) }'),
     ],
 )
-def test_hostile_programs(cli: Cli, tmp_path: Path, name: str, text: str) -> None:
+def test_hostile_programs(cli: Cli, tmp_path: Path, name: str, code: str, text: str) -> None:
     (tmp_path / "outside.tess").write_text("fn f(x: float[B]) -> float[B] { return x }")
     folder = tmp_path / "project"
     folder.mkdir()
@@ -116,6 +116,7 @@ def test_hostile_programs(cli: Cli, tmp_path: Path, name: str, text: str) -> Non
         result = cli(*command)
         assert result.code == 1, name
         assert result.err.count("error[") == 1
+        assert f"error[{code}" in result.err
         assert len(result.err) < 5_000
     assert {p.name for p in folder.iterdir()} == {"program.tess"}
 
@@ -143,7 +144,9 @@ def test_errors_as_json(cli: Cli, tmp_path: Path) -> None:
     assert "error[E0001]" in result.err
 
 
-@pytest.mark.parametrize("name", ["x" * 5000 + "{}", "\0{}", "{}", ".{}", "/{}"], ids=["long", "zero", "nothing", "dot", "root"])
+@pytest.mark.parametrize(
+    "name", ["x" * 5000 + "{}", "\0{}", "{}", ".{}", "/{}"], ids=["long", "zero", "nothing", "dot", "root"]
+)
 @pytest.mark.parametrize(
     "command",
     [
@@ -152,7 +155,9 @@ def test_errors_as_json(cli: Cli, tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_impossible_paths(cli: Cli, command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_paths(
+    cli: Cli, command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     verb, suffix = command
     result = cli(verb, name.format(suffix))
@@ -162,7 +167,9 @@ def test_impossible_paths(cli: Cli, command: list[str], name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("option", ["-w", "-o"])
-def test_impossible_paths_as_options(cli: Cli, tiny: Path, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_paths_as_options(
+    cli: Cli, tiny: Path, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("x" * 5000 + ".onnx", "\0.onnx", ".", "/"):
         result = cli("compile", tiny, option, name)

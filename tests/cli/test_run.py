@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -252,6 +253,17 @@ def test_text_that_cannot_be_used(cli: Cli, artifacts: Path, tokenizer: Path, tm
     assert "error[E0920]" in cli(*base, "--tokenizer", tokenizer).err
     page.write_text(" \n")
     assert "holds no text" in cli(*base, "--tokenizer", tokenizer).err
+
+
+def test_text_without_the_package(
+    cli: Cli, artifacts: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.txt"
+    page.write_text("to be")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    result = cli("run", artifacts / "bert.onnx", "-i", f"input_ids={page}", "--tokenizer", tokenizer)
+    assert "error[E0015]" in result.err
+    assert "pip install" in result.err
 
 
 # Refusals --------------------------------------------------------------------------------------------------------------
