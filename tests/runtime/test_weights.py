@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+
 from tessera.ir.builder import Builder
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic, Span
