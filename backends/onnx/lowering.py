@@ -9,8 +9,8 @@ import onnx_ir as ox
 
 from ...ir.graph import Graph, Node, Require, Value
 from ...ir.op import Composite
+from ...ir.requirements import requirements
 from ...ir.types import TensorType
-from ..torch.sizes import requirements
 from .emit import Emitter
 from .registry import claims, lowerings
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims import sym
 from ...ir.graph import Graph, Input, Require
+from ...ir.requirements import requirements
 from ...runtime.initialise import fill
 from .emit import torch_dtype
-from .sizes import Solution, requirements, sizes_of, solve_symbols, where_from
+from .sizes import Solution, sizes_of, solve_symbols, where_from
 
 # Ops whose result depends on an order, in which NaN has no place.
 _SELECTIONS = frozenset({"sort", "topk", "argmax", "argmin", "searchsorted"})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...ir.diagnostics import Diagnostic, Span
-from ...ir.dims import Dim, as_dim, const, prove_ge, sym
-from ...ir.graph import Graph, Node, Require
+from ...ir.dims import Dim, const, sym
+from ...ir.graph import Graph
 
 
 class Solution(NamedTuple):
@@ -55,49 +55,6 @@ def solve_symbols(graph: Graph) -> dict[str, Solution]:
                 )
                 raise Diagnostic("E0907", message, value.span, help=f"give one input an axis that is just `{name}`")
     return solved
-
-
-def requirements(graph: Graph) -> list[Require]:
-    """What must hold for the sizes of a call: what the program states, and what its selections and shapes need.
-
-    Only what could not be proved is in the list.
-    """
-    found = dict.fromkeys(graph.requires)
-    for node in graph.nodes():
-        for left, right, message in _needs(node):
-            if not prove_ge(left, right, graph.proof_facts()):
-                found.setdefault(Require(left, ">=", right, message, node.span))
-    return list(found)
-
-
-def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
-    for value in node.outputs:
-        for dim in value.type.shape:
-            if dim.value is None:
-                yield dim, const(0), f"`{node.op.name}` would make an axis of a negative size"
-    if node.op.qualified == "topk":
-        first = node.inputs[0]
-        assert first is not None
-        yield first.type.shape[-1], as_dim(node.attrs["k"]), "`topk` cannot select more elements than there are"
-    if node.op.qualified == "slice":
-        first = node.inputs[0]
-        assert first is not None
-        size = first.type.shape[node.attrs["axis"]]
-        start, stop = (
-            _from_front(node.attrs[name], size, default) for name, default in (("start", const(0)), ("stop", size))
-        )
-        message = f"the slice {start}:{stop} reaches outside its axis"
-        yield start, const(0), message
-        yield stop, start, message
-        yield size, stop, message
-
-
-def _from_front(bound: Dim | int | None, size: Dim, default: Dim) -> Dim:
-    """A slice's bound; what is counted from the end is counted from the front."""
-    if bound is None:
-        return default
-    at = as_dim(bound)
-    return size + at if at.value is not None and at.value < 0 else at
 
 
 def sizes_of(graph: Graph, solved: dict[str, Solution], shapes: Sequence[Sequence[int] | None]) -> dict[str, int]:
