@@ -22,7 +22,7 @@ test-slow: $(INSTALLED)
 # mypy sees the checkout under the package's own name, whatever the folder is called.
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
-	mkdir -p $(SOURCES) && ln -sfn $(CURDIR) $(SOURCES)/tessera
+	mkdir -p $(SOURCES) && ln -sfn "$(CURDIR)" $(SOURCES)/tessera
 	MYPYPATH=$(SOURCES) $(PY) -m mypy -p tessera
 
 bench: $(INSTALLED)
