@@ -53,6 +53,8 @@ class Session:
         threads: of one operator; None leaves it to ONNX Runtime (one for each core).
         options: further session options, ``{"session.intra_op.allow_spinning": "0"}``.
         profile: write ONNX Runtime's profile to files that begin so.
+        prepack: let ONNX Runtime copy weights into the layout its kernels like best: faster, but in private memory. None: only
+            when they are in the model file itself; what lies in a data file beside it stays mapped.
 
     Attributes:
         inputs: what a call must give.
@@ -71,14 +73,15 @@ class Session:
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
         profile: str | None = None,
+        prepack: bool | None = None,
     ) -> None:
-        self._session = _open(model, threads, options or {}, profile)
+        self._session = _open(model, threads, options or {}, profile, prepack)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         shown = "the artifact" if isinstance(model, bytes) else f"`{Path(model).name}`"
         try:
             self._read_metadata()
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise Diagnostic("E0910", f"the metadata of {shown} is damaged: {error}") from error
+            raise Diagnostic("E0910", f"what {shown} says of its inputs cannot be used: {error}") from error
 
     def _read_metadata(self) -> None:
         def entry(key: str, default: Any) -> Any:
@@ -174,7 +177,11 @@ class Session:
 
 
 def _open(
-    model: str | os.PathLike[str] | bytes, threads: int | None, options: Mapping[str, str], profile: str | None
+    model: str | os.PathLike[str] | bytes,
+    threads: int | None,
+    options: Mapping[str, str],
+    profile: str | None,
+    prepack: bool | None,
 ) -> Any:
     import onnxruntime as ort
 
@@ -189,9 +196,10 @@ def _open(
         model = os.fspath(model)
         if not os.path.isfile(model):
             raise Diagnostic("E0910", f"there is no file `{model}`")
-        if os.path.exists(model + ".data"):
-            # Weights that are mapped from the data file would be copied in order to be packed.
-            settings.add_session_config_entry("session.disable_prepacking", "1")
+        if prepack is None:
+            prepack = not os.path.exists(model + ".data")
+    if prepack is False:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
     for key, value in options.items():
         settings.add_session_config_entry(key, value)
     try:
@@ -214,6 +222,8 @@ def _foreign(value: Any) -> _Input:
     shape = tuple(
         const(d) if isinstance(d, int) else sym(d or f"{value.name}.{axis}") for axis, d in enumerate(value.shape)
     )
+    if value.type not in _ORT_TYPES:
+        raise ValueError(f"`{value.name}` is a {value.type}")
     return _Input(value.name, DTYPES[_ORT_TYPES[value.type]], shape)
 
 

@@ -69,14 +69,15 @@ def save(
     external: bool | None = None,
     before: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a model: aside first, then renamed, so that a failure leaves nothing behind and an earlier file as it was.
+    """Check and write a model: aside first, then renamed, so that a failure leaves nothing behind and an earlier file as it was.
 
     Args:
         external: whether the weights go to ``<path>.data`` beside it; None: when they exceed 1.5 GiB.
         before: called with the finished file before it is renamed; what it raises stops the writing.
 
     Raises:
-        Diagnostic: E0010 when it cannot be written, E0804 when it is too large for one file.
+        Diagnostic: E0010 when it cannot be written, E0804 when it is too large for one file, E0805 when onnx.checker refuses
+            it, which would be a bug in Tessera.
     """
     from .write import save_model
 

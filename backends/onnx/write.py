@@ -36,6 +36,7 @@ def save_model(
     """See :func:`tessera.backends.onnx.save`."""
     from ...runtime.files import written_aside
 
+    check_model(model)
     target = Path(fspath(path))
     if external is None:
         external = weight_bytes(model) > EXTERNAL_FROM

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +165,7 @@ def test_damaged_metadata() -> None:
     model = build(loads(SUM), metadata={"tessera.inputs": '[{"name": 3}]'})
     error = refused(Session, serialize(model))
     assert error.code == "E0910"
-    assert "metadata" in error.message
+    assert "says of its inputs" in error.message
 
 
 def test_a_dtype_that_onnx_runtime_does_not_execute() -> None:
@@ -194,6 +196,35 @@ def test_options_reach_onnx_runtime(tmp_path: Path) -> None:
     runs({"x": X, "bias": BIAS})
     del runs
     assert list(tmp_path.glob("profile*.json"))
+
+
+MEMORY = """
+import sys
+from tessera.runtime.session import Session
+import numpy as np
+
+def private():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) >> 10
+
+import onnxruntime
+before = private()
+session = Session(sys.argv[1], **eval(sys.argv[2]))
+session({"x": np.ones((1, 4096), np.float32)})
+print(private() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_weights_in_a_data_file_stay_mapped(tmp_path: Path) -> None:
+    text = "use std.nn (linear)\nmodel m(x: float[B, 4096]) -> float[B, 4096] { return linear(x, out=4096) as l }"
+    path = save(build(loads(text)), tmp_path / "m.onnx", external=True)  # 64 MiB
+
+    def grown(**options: Any) -> int:
+        command = [sys.executable, "-c", MEMORY, str(path), repr(options)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert grown() < 24
+    assert grown(prepack=True) > 48
 
 
 # Symbols -------------------------------------------------------------------------------------------------------------
