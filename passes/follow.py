@@ -57,11 +57,16 @@ class Follower(Carrier):
         targets = self._targets(node)
         if not targets:
             return
+        operands, attrs = list(node.inputs), dict(node.attrs)
         try:
             self._follow(node, targets)
         except CannotFollow as problem:
-            if not self.restore or node.op.qualified == ATTENTION:
+            if not self.restore:
                 raise self._error(node, problem, targets) from None
+            # What was carried before it failed would be restored less exactly than what it was carried from.
+            node.attrs = attrs
+            for i, value in enumerate(operands):
+                node.set_input(i, value)
             self._unmerge_operands(node)
 
     def _targets(self, node: Node) -> Targets:

@@ -6,6 +6,7 @@ program must give what it gave before.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,17 @@ PROGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "(f32[B, 2, 4], f32[B, 2])", {},
     ),
     "restored for neighbours": (
-        "param w: f32[8, 8, 3]\n" + BLOCK + MLP + 'y = conv(rearrange(x, "b t d -> b d t"), w)\n'
-        "return y, cumsum(x, axis=1), x[:, 5]", "(f32[B, 8, 10], f32[B, 12, 8], f32[B, 8])", {"restore": True},
+        "param w: f32[8, 8, 3]\n" + BLOCK + MLP + 'y = conv(rearrange(x, "b t d -> b d t"), w, padding=1)\n'
+        "return y, cumsum(x, axis=1), x[:, 5]", "(f32[B, 8, 12], f32[B, 12, 8], f32[B, 8])", {"restore": True},
+    ),
+    "restored for a position bias": (
+        "mask = unsqueeze(keep != 0, [1, 2])\n param table: f32[1, 2, 12, 12]\n x = x + self_attention(x, mask, heads=2) as a1\n"
+        "x = x + self_attention(x, mask, table, heads=2) as a2\n return mean_pool(x, cast(keep, f32))", "f32[B, 8]",
+        {"restore": True, "blocks": (0,)},
+    ),
+    "restored for causal attention": (
+        BLOCK + "y = self_attention(x, heads=2, causal=true) as later\n return y[:, -1]", "f32[B, 8]",
+        {"restore": True, "blocks": (0,)},
     ),
     "restored where it is the result": (BLOCK + MLP + AGAIN + "return x", "f32[B, 12, 8]", {"restore": True}),
 }  # fmt: skip
@@ -123,31 +133,38 @@ def pairs(rng: np.random.Generator) -> np.ndarray:
     return np.repeat(rng.standard_normal((2, 6, 8)), 2, axis=1).astype(np.float32)
 
 
+# How the sizes are known: the batch free, everything fixed (a batch of 1), everything free.
+SIZES = {"batch": {}, "fixed": {"B": "1"}, "free": {"12": "T"}}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_equal_tokens_merge_without_a_trace(name: str) -> None:
+def test_equal_tokens_merge_without_a_trace(name: str, sizes: str) -> None:
     body, results, options = PROGRAMS[name]
-    module = loads(f"{HEADER}model program(x: f32[B, 12, 8], keep: i64[B, 12]) -> {results} {{\n{body}\n}}")
+    text = f"model program(x: f32[B, 12, 8], keep: i64[B, 12]) -> {results} {{\n{body}\n}}"
+    for old, new in SIZES[sizes].items():
+        text = re.sub(rf"\b{old}\b", new, text)
+    if sizes == "free" and "param table" in text:
+        pytest.skip("a table of positions has a fixed size")
+    module = loads(HEADER + text)
     rng = np.random.default_rng(len(name))
     x = pairs(rng)
     keep = np.ones((2, 12), np.int64)
-    if "mask" in name:
+    if "mask" in body:
         # Padding has any content, which must not matter; four of its tokens merge, and two pairs of real ones.
         keep[1, 8:] = 0
         x[1, 8:] = 99.0
+    if sizes == "fixed":
+        x, keep = x[1:], keep[1:]
     weights = weights_of(module)
-    r = 4 if "blocks" not in options else 6
-    merged, (report,) = passed(
-        module, MergeTokens(r=(r,) if options.get("blocks") else (r, 0, 0)[: _blocks(body)], **options)
-    )
+    r = 4 if options.get("blocks") is None else 6
+    merges = (r,) if options.get("blocks") else (r, 0, 0)[: body.count("self_attention(")]
+    merged, (report,) = passed(module, MergeTokens(r=merges, **options))
     assert report.modified == 1
     before, after = run(module, weights, x=x, keep=keep), run(merged, weights, x=x, keep=keep)
     assert before.keys() == after.keys()
     for key, value in before.items():
         np.testing.assert_allclose(after[key], value, rtol=2e-4, atol=2e-5, err_msg=key)
-
-
-def _blocks(body: str) -> int:
-    return body.count("self_attention(")
 
 
 def test_the_pairs_do_merge() -> None:
