@@ -472,11 +472,6 @@ def prove_ge(a: DimLike, b: DimLike, facts: Facts | None = None) -> bool:
     return nonnegative(as_dim(a) - as_dim(b), {} if facts is None else facts)
 
 
-def equal(a: DimLike, b: DimLike) -> bool:
-    """Exact equality of the canonical forms."""
-    return as_dim(a) is as_dim(b)
-
-
 def product(dims: Iterable[DimLike]) -> Dim:
     """The number of elements of a shape."""
     result = const(1)

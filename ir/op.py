@@ -12,7 +12,7 @@ from .signature import Signature
 from .types import TensorType
 
 if TYPE_CHECKING:
-    from .graph import Graph, Node
+    from .graph import Graph
 
 Attrs = dict[str, Any]
 # (operand types, attributes, where) -> result types. May bring attributes to their canonical form, in place.
@@ -153,11 +153,6 @@ class FuncRef:
 
     def __str__(self) -> str:
         return self.name
-
-
-def is_op(node: Node, name: str) -> bool:
-    """Whether ``node`` applies the core op ``name``, or the composite whose qualified name (``std.nn.gelu``) it is."""
-    return node.op.qualified == name
 
 
 def fail(code: str, message: str, span: Span | None, help: str | None = None) -> Diagnostic:
