@@ -115,7 +115,11 @@ TABLE: dict[str, Evaluator] = {
 
 def can_evaluate(node: Node) -> bool:
     """Whether :func:`evaluate` knows the op and every dimension in its result is an integer."""
-    return node.op.qualified in TABLE and len(node.outputs) == 1 and all(d.is_const for d in node.output.type.shape)
+    return (
+        node.op.qualified in TABLE
+        and len(node.outputs) == 1
+        and all(d.value is not None for d in node.output.type.shape)
+    )
 
 
 def evaluate(node: Node, inputs: list[Array]) -> Array:

@@ -80,7 +80,7 @@ def _constant_result(node: Node, known: dict[Value, Any], limit: int) -> Any | N
 
 def as_dim_like(value: Any) -> bool:
     """Whether an attribute is a number, not an expression of symbols."""
-    return isinstance(value, float) or as_dim(value).is_const
+    return isinstance(value, float) or as_dim(value).value is not None
 
 
 def _emit(node: Node, array: Any, known: dict[Value, Any]) -> Value:

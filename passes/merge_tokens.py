@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from ..ir.builder import Builder
 from ..ir.diagnostics import Diagnostic, Note
-from ..ir.dims import Dim
-from ..ir.graph import Graph, Module, Node, Output, Value
+from ..ir.dims import Dim, as_dim, prove_ge
+from ..ir.graph import Graph, Module, Node, Output, Require, Value
 from ..ir.library import composite
 from . import streams as flow
 from .axes import Axes, Axis
@@ -20,7 +20,7 @@ from .engine import BrokenContract, Pass
 from .follow import Follower
 from .options import option
 from .report import Report, Table
-from .schedule import Schedule, TooMany, linear, padded
+from .schedule import FEWEST, Schedule, TooMany, linear, padded
 from .streams import Origins, Stream
 
 ROPE = "std.attention.rope"
@@ -208,6 +208,7 @@ class _Merger:
             mask = block.attention.inputs[3]
             usable = mask is not None and flow.is_padding_mask(mask, stream, self.axes)
             flow.start(stream, mask if usable else None, self.origins, builder)
+            self._need_two(stream, block)
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{len(stream.maps)}", left, least=1)
         metric = x if self.options.metric == "tokens" else self._keys(block, builder)
         fields = stream.maps[-1].fields
@@ -223,6 +224,12 @@ class _Merger:
         stream.merged_at.append(block.attention)
         self.follower.adopt_merged(x, y, stream)
         self.merged += 1
+
+    def _need_two(self, stream: Stream, block: AttentionBlock) -> None:
+        if stream.length.value is None and not prove_ge(stream.length, FEWEST, self.graph.facts):
+            message = f"merging needs at least {FEWEST} tokens"
+            need = Require(stream.length, ">=", as_dim(FEWEST), message, block.attention.span)
+            self.graph.requires.append(need)
 
     def _left(self, block: AttentionBlock, stream: Stream, present: Dim) -> Dim:
         schedule, index = self.schedules[block]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..ir.dims import Dim, as_dim, dim_max, dim_min, prove_ge
+from ..ir.dims import Dim, as_dim, const, dim_max, dim_min, prove_ge
+
+# The fewest tokens that can be matched.
+FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,15 @@ class Schedule:
     def left(self, index: int, present: Dim, first: Dim, protect: int) -> Dim:
         """How many of ``present`` tokens block ``index`` leaves; ``first`` is how many there were before any block.
 
+        Of a number that only run time knows at least :data:`FEWEST` are left, since one token has none to be compared with.
+
         Raises:
             TooMany: when the entry is certainly larger than the tokens allow.
         """
+        left = self._left(index, present, first, protect)
+        return left if left is present or left.value is not None else _larger(left, const(FEWEST))
+
+    def _left(self, index: int, present: Dim, first: Dim, protect: int) -> Dim:
         cap = (present - protect) // 2
         if self.keep is not None:
             gone = 1 - exact(self.keep)

@@ -162,6 +162,21 @@ def test_nothing_to_merge_is_the_identity() -> None:
         assert report.modified == 0
 
 
+@pytest.mark.parametrize("options", [{"r": 3}, {"r": 0.5}, {"keep": 0.2}, {"r": 3, "protect": 1}])
+def test_short_inputs(options: dict[str, Any]) -> None:
+    """One artifact for every length down to two tokens; one token alone is refused with a reason."""
+    module = loads(PADDED)
+    merged, _ = passed(module, MergeTokens(map=True, **options))
+    weights = weights_of(module)
+    for tokens in (2, 3, 4, 5):
+        x = np.random.default_rng(tokens).standard_normal((2, tokens, 8)).astype(np.float32)
+        out = run(merged, weights, x=x, keep=np.ones((2, tokens), np.int64))
+        assert np.isfinite(out["output"]).all()
+        np.testing.assert_array_equal(out["token_size"].sum(1), tokens)
+    with pytest.raises(Diagnostic, match="T is 1"):
+        run(merged, weights, x=x[:, :1], keep=np.ones((2, 1), np.int64))
+
+
 def test_restored_tokens_are_copies_of_merged_ones() -> None:
     module = loads(PADDED)
     weights = weights_of(module)
