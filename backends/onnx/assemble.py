@@ -40,6 +40,9 @@ def build_model(
         made = e.value(source.name, source.type.dtype, known_type(source.type))
         inputs.append(made)
         env[source] = made
+    # Taken first, so that no inner value has the name of an output. A state is an input and an output of one name, but ONNX
+    # has one name space for both.
+    names = [e.unique(info.name) for info in graph.output_info]
     # States and random inputs come last: they need not be given.
     shapes = {v.name: v.type.shape for v in sorted(graph.inputs, key=lambda v: v.role != "input")}
     axes = {axis_symbol(v.name, i): (env[v], i) for v in graph.inputs for i in range(v.type.rank)}
@@ -47,7 +50,7 @@ def build_model(
     for param in graph.params.values():
         env[param] = _parameter(e, param, weights[param.full_name])
     e.walk(graph, env)
-    outputs, names = _outputs(e, graph, env)
+    outputs = _outputs(e, graph, env, names)
     model_graph = ox.Graph(
         inputs, outputs, nodes=e.nodes, opset_imports={"": opset}, name=module.name, doc_string=module.doc or None
     )
@@ -83,20 +86,17 @@ def _parameter(e: Lowerer, param: Parameter, tensor: LazyTensor) -> ox.Value:
     return plain
 
 
-def _outputs(e: Lowerer, graph: Graph, env: Mapping[Value, ox.Value]) -> tuple[list[ox.Value], list[str]]:
-    """The model's outputs and their names. Each is a value of its own: not an input, a weight, nor another output."""
+def _outputs(e: Lowerer, graph: Graph, env: Mapping[Value, ox.Value], names: list[str]) -> list[ox.Value]:
+    """The model's outputs. Each is a value of its own: not an input, a weight, nor another output."""
     outputs: list[ox.Value] = []
-    names: list[str] = []
-    for source, info in zip(graph.outputs, graph.output_info, strict=True):
+    for source, name in zip(graph.outputs, names, strict=True):
         made = env[source]
         if made.producer() is None or made in outputs:
             made = e.raw("Identity", [made], [source.type.dtype], {})[0]
-        # A state is an input and an output of one name; ONNX has one name space for both.
-        made.name = e.unique(info.name)
+        made.name = name
         made.shape = ox.Shape(known_type(source.type))
         outputs.append(made)
-        names.append(made.name)
-    return outputs, names
+    return outputs
 
 
 def _drop_unused(graph: ox.Graph) -> None:

@@ -485,6 +485,18 @@ def test_outputs_states_and_random_inputs() -> None:
     assert not np.array_equal(first["noisy"], runs({"x": x_}, seed=2)["noisy"])
 
 
+def test_outputs_have_their_names_in_the_file() -> None:
+    text = """
+        model m(x: float[B, 4]) -> (total: float[B], x: float[B, 4], exp: float[B, 4]) {
+            total = sum(x, axis=1)
+            return total, x, x + 1.0
+        }
+    """
+    made = loads(text)
+    assert [v.name for v in build(made).graph.outputs] == ["total", "x_1", "exp"]
+    assert session(made).outputs == ["total", "x", "exp"]
+
+
 def test_metadata_says_how_the_artifact_was_made() -> None:
     text = """
         use std.nn (linear)
