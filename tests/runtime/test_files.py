@@ -35,9 +35,13 @@ def test_files_beside_come_along(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_text("old")
-    with pytest.raises(KeyError), written_aside(target) as aside:
-        aside.write_text("half")
-        raise KeyError
+    def fail() -> None:
+        with written_aside(target) as aside:
+            aside.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert target.read_text() == "old"
     assert names(tmp_path) == {"model.onnx"}
 
