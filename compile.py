@@ -41,10 +41,10 @@ Progress = Callable[[str, int | None, int | None], None]
 def load(
     name: str | os.PathLike[str], model: str | None = None, params: Mapping[str, Any] | None = None, dtype: str = "f32"
 ) -> Module:
-    """A model from a ``.tess`` file, or a shipped one by its name.
+    """A model from a ``.tess`` file, a shipped one by its name, or one of the zoo's families from a Hugging Face folder.
 
     Args:
-        name: a path, ``zoo/vit``, or the name of a shipped model, ``vit_s16``.
+        name: a path, ``zoo/vit``, or the name of a shipped model, ``vit_s16``; or a folder with ``config.json``.
         model: which model, where the file holds several.
         params: values of its static parameters.
         dtype: what ``float`` means in its signature: ``f32``, ``f16``, ``bf16`` or ``f64``.
@@ -56,6 +56,10 @@ def load(
     from .specs.catalog import find
 
     path, found = find(name)
+    if os.path.isdir(path):
+        from .frontends import huggingface
+
+        return huggingface.load(path, model, params, dtype).module
     return source.load(path, model or found, dict(params or {}), dtype)
 
 
