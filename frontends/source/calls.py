@@ -15,6 +15,7 @@ from . import ast
 from .builtin import STATIC_FUNCTIONS
 from .evaluate import join
 from .frame import Frame
+from .records import construct
 from .regions import Region
 from .signatures import environment
 from .values import (
@@ -305,10 +306,10 @@ class Calls:
     ) -> Any:
         node = declared.node
         if isinstance(node, ast.Record):
-            return self._construct(frame, declared, arguments, span)
+            return construct(self, frame, declared, arguments, span)
         if not isinstance(node, ast.Function):
             raise Diagnostic("E0208", f"`{node.name}` is not a function", span)
-        self.elaborator.check_cycles(declared, span)
+        self.elaborator.check_cycles(declared)
         self.elaborator.called.add(id(node))
         signature = self.elaborator.signatures.of(declared)
         operands, statics, spans = self.bind(frame, signature, arguments, span)
@@ -388,33 +389,3 @@ class Calls:
             else:
                 items.append(next(flat))
         return items[0] if len(items) == 1 else Multi(tuple(items))
-
-    def _construct(self, frame: Frame, declared: Declared, arguments: list[Argument], span: Span | None) -> Bundle:
-        record = self.elaborator.signatures.record(declared)
-        names = [n for n, _ in record.fields] + [n for n, _ in record.statics]
-        given: dict[str, tuple[Any, Span | None]] = {}
-        positional = iter(names)
-        for name, value, where in arguments:
-            name = name or next(positional, None)
-            if name is None or name not in names:
-                raise Diagnostic(
-                    "E0203", f"the record {record.name} has no field `{name}`", where,
-                    help=did_you_mean(str(name), names) or f"its fields are {', '.join(names)}",
-                )  # fmt: skip
-            if name in given:
-                raise Diagnostic("E0406", f"the field `{name}` is given twice", where)
-            given[name] = (value, where)
-        missing = [n for n in names if n not in given]
-        if missing:
-            raise Diagnostic("E0404", f"the record {record.name} needs a value for `{missing[0]}`", span)
-        operands = tuple(Operand(n, p) for n, p in record.fields)
-        check = Signature(record.name, operands, (), ())
-        fields = {}
-        for name, _ in record.fields:
-            value, where = given[name]
-            if not is_tensor(value):
-                raise Diagnostic("E0506", f"the field `{name}` must be a tensor, not {describe(value)}", where)
-            fields[name] = frame.local(value)
-        check.unify([v.type for v in fields.values()], {}, span=span, spans=[given[n][1] for n in fields])
-        statics = {n: self.static_value(k, False, given[n][0], record.name, n, given[n][1]) for n, k in record.statics}
-        return Bundle(record, fields, statics)

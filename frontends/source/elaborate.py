@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...ir.builder import Builder
@@ -16,6 +16,7 @@ from ...ir.types import DTYPES, DType, TensorType
 from . import ast
 from .builtin import STATIC_FUNCTIONS
 from .calls import Calls
+from .cycles import check_acyclic, names_in
 from .evaluate import decide
 from .frame import Frame
 from .library import LOCAL, Declared, Library, Unit
@@ -104,33 +105,9 @@ class Elaborator:
                 return f"did you forget `use std.{path.stem} ({name})`?"
         return None
 
-    def check_cycles(self, declared: Declared, span: Span | None) -> None:
+    def check_cycles(self, declared: Declared) -> None:
         """Raises E0503 when a function calls itself, directly or not."""
-        if id(declared.node) in self._acyclic:
-            return
-        path: list[Declared] = []
-
-        def visit(at: Declared) -> None:
-            node = at.node
-            if id(node) in self._acyclic or not isinstance(node, ast.Function):
-                return
-            if any(p.node is node for p in path):
-                first = next(i for i, p in enumerate(path) if p.node is node)
-                names = " -> ".join(p.node.name for p in [*path[first:], at])
-                raise Diagnostic(
-                    "E0503", f"`{node.name}` calls itself: {names}", node.name_span or node.span,
-                    help="the language has no recursion; `repeat` and `fold` are its loops",
-                )  # fmt: skip
-            path.append(at)
-            shadowed = {p.name for p in [*node.params, *node.statics]}
-            for name in called_names(node.body):
-                target = at.unit.names.get(name) if name not in shadowed else None
-                if target is not None:
-                    visit(target)
-            path.pop()
-            self._acyclic.add(id(node))
-
-        visit(declared)
+        check_acyclic(declared, self._acyclic)
 
     # Composites --------------------------------------------------------------------------------------------------
 
@@ -158,7 +135,7 @@ class Elaborator:
         key = (id(node), tuple(types), tuple(sorted(attrs.items(), key=lambda row: row[0])))
         found = self._bodies.get(key)
         if found is None:
-            self.check_cycles(declared, None)
+            self.check_cycles(declared)
             found = self._bodies[key] = self._body(declared, node, types, dict(attrs))
         return found
 
@@ -271,7 +248,7 @@ class Elaborator:
         """
         node = unit.models[name]
         declared = Declared(unit, node)
-        self.check_cycles(declared, node.name_span)
+        self.check_cycles(declared)
         self.called.add(id(node))
         signature = self.signatures.of(declared)
         statics: dict[str, Any] = {}
@@ -424,23 +401,3 @@ def _expanded(graph: Graph, type: TensorType) -> TensorType:
 def shipped(module: str) -> bool:
     """Whether a unit's module name is that of a file in the package."""
     return module != LOCAL
-
-
-def names_in(node: Any) -> Iterator[str]:
-    """Every identifier in a syntax tree: names, and the names of types."""
-    if isinstance(node, ast.Name):
-        yield node.id
-    elif isinstance(node, ast.TypeExpr):
-        yield node.name
-    if isinstance(node, ast.Node):
-        for slot in type(node).__dataclass_fields__:
-            if slot not in ("span", "name_span", "target_spans"):
-                yield from names_in(getattr(node, slot))
-    elif isinstance(node, (list, tuple)):
-        for item in node:
-            yield from names_in(item)
-
-
-def called_names(body: list[ast.Stmt]) -> Iterator[str]:
-    """Names that a body mentions: a function passed as a parameter counts as called."""
-    yield from dict.fromkeys(names_in(body))

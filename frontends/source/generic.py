@@ -35,7 +35,7 @@ def check_declarations(elaborator: Elaborator, unit: Unit) -> None:
         elif isinstance(node, ast.Record):
             elaborator.signatures.record(declared)
         elif isinstance(node, ast.Function):
-            elaborator.check_cycles(declared, node.name_span)
+            elaborator.check_cycles(declared)
             elaborator.signatures.of(declared)
             if node.kind != "model" and id(node) not in elaborator.called:
                 _check_function(elaborator, declared, node)
