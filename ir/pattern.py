@@ -23,16 +23,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Var:
-    """A parameter of the rule: any tensor. The same name twice must be the same value."""
+    """A parameter of the rule: any tensor. The same name twice must be the same value.
+
+    An ``optional`` one may stand for an optional operand that was not passed; it is then left unbound.
+    """
 
     name: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Number:
-    """A literal: a scalar constant of this value, of any dtype."""
+    """A literal: a constant whose elements all have this value, up to the rounding of its dtype."""
 
     value: float
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A static parameter of the rule as an operand: a constant whose elements are all the same; binds that number."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Call:
     span: Span | None = field(default=None, compare=False)
 
 
-Pattern = Var | Number | Call
+Pattern = Var | Number | Scalar | Call
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,20 @@ from typing import Any, NamedTuple
 
 from ..ir.builder import Builder, freeze
 from ..ir.diagnostics import Diagnostic, Span
+from ..ir.dims import Dim
 from ..ir.graph import Graph, Node, Value
-from ..ir.pattern import Call, Match, Number, Pattern, Rule, Static, Var
+from ..ir.ops.contraction import parse_einsum
+from ..ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
+from ..ir.types import DType
 from .cse import COMMUTATIVE
+
+# What only moves elements may be read elsewhere too: leaving it where it is costs nothing twice.
+_MOVES = frozenset(
+    {"constant", "full", "iota", "cast", "transpose", "reshape", "rearrange", "unsqueeze", "squeeze", "expand", "slice",
+     "concat"}
+)  # fmt: skip
+# How far a constant may be from the number in the pattern, relative to it: the rounding of its dtype.
+_ROUNDING = {"f16": 1e-3, "bf16": 8e-3, "f32": 1.2e-7}
 
 
 class _State(NamedTuple):
@@ -59,7 +71,8 @@ class Matcher:
 
     def _pattern(self, pattern: Pattern | None, value: Value | None, state: _State, reader: Node) -> Iterator[_State]:
         if pattern is None or value is None:
-            if pattern is None and value is None:
+            omitted = isinstance(pattern, Var) and pattern.optional and pattern.name not in state.tensors
+            if value is None and (pattern is None or omitted):
                 yield state
             else:
                 self._fail(state, reader, "an optional operand is passed in one and not in the other")
@@ -71,14 +84,8 @@ class Matcher:
             else:
                 message = f"`{pattern.name}` occurs twice in the pattern, but these are two values"
                 self._fail(state, reader, message)
-        elif isinstance(pattern, Number):
-            number = _number(value)
-            if number == pattern.value:
-                yield state._replace(leaves=state.leaves + 1)
-            else:
-                found = "no constant" if number is None else f"{number:g}"
-                message = f"the pattern has {pattern.value:g} where this is {found}"
-                self._fail(state, reader, message, close=number is not None)
+        elif isinstance(pattern, (Number, Scalar)):
+            yield from self._scalar(pattern, value, state, reader)
         elif value.node is None or value.node.op is None:
             self._fail(state, reader, f"the pattern calls `{pattern.op}` where `{value.name}` is an input or a weight")
         elif value.index != pattern.result:
@@ -87,6 +94,25 @@ class Matcher:
             )
         else:
             yield from self._call(pattern, value.node, state)
+
+    def _scalar(self, pattern: Number | Scalar, value: Value, state: _State, reader: Node) -> Iterator[_State]:
+        number = _number(value)
+        same_shape = any(
+            v is not value and v is not None and v.type.shape == reader.output.type.shape for v in reader.inputs
+        )
+        if number is None or (value.type.rank and not same_shape):
+            wanted = f"`{pattern.name}`, a number," if isinstance(pattern, Scalar) else f"{pattern.value:g}"
+            self._fail(state, reader, f"the pattern has {wanted} where this is no constant")
+        elif isinstance(pattern, Scalar):
+            bound = state.statics.get(pattern.name, number)
+            if _close(number, bound, value.type.dtype):
+                yield state._replace(statics={**state.statics, pattern.name: bound}, leaves=state.leaves + 1)
+            else:
+                self._fail(state, reader, f"`{pattern.name}` is {bound:g}, but {number:g} here", close=True)
+        elif _close(number, pattern.value, value.type.dtype):
+            yield state._replace(leaves=state.leaves + 1)
+        else:
+            self._fail(state, reader, f"the pattern has {pattern.value:g} where this is {number:g}", close=True)
 
     def _call(self, pattern: Call, node: Node, state: _State) -> Iterator[_State]:
         if node.op.qualified != pattern.op:
@@ -135,7 +161,7 @@ class Matcher:
             self._fail(state, node, error.message, close=True)
             return None
         for name, value in mentioned.items():
-            if node.attrs.get(name) != value:
+            if node.attrs.get(name) != value and not (name == "equation" and _same_equation(node.attrs[name], value)):
                 self._fail(state, node, f"`{name}` is {node.attrs.get(name)}, in the pattern {value}", close=True)
                 return None
         return statics
@@ -152,6 +178,8 @@ class Matcher:
         """Whether a result inside the match is read elsewhere too, so that it has to be computed anyway."""
         root, inside = state.nodes[0], set(state.nodes)
         for node in inside - {root}:
+            if node.op.qualified in _MOVES:
+                continue
             if any(user not in inside for value in node.outputs for user in value.users):
                 self._fail(state, node, f"`{node.op.name}` is read elsewhere too")
                 return True
@@ -193,10 +221,36 @@ def _depth(pattern: Pattern | None) -> int:
 
 
 def _number(value: Value) -> float | None:
+    """The number that every element of a value is, when it is written in the model; else None."""
     node = value.node
-    if node is None or node.op is None or node.op.qualified != "constant" or isinstance(node.attrs["value"], tuple):
+    if node is None or node.op is None:
         return None
-    return float(node.attrs["value"])
+    name, source = node.op.qualified, node.inputs[0] if node.inputs else None
+    if source is not None and name in ("cast", "reshape", "unsqueeze", "squeeze", "expand", "transpose"):
+        return None if source.type.dtype.kind != value.type.dtype.kind else _number(source)
+    if name not in ("constant", "full"):
+        return None
+    number = node.attrs["value"]
+    while isinstance(number, tuple):
+        if not number or any(item != number[0] for item in number):
+            return None
+        number = number[0]
+    return None if isinstance(number, Dim) else float(number)
+
+
+def _close(number: float, wanted: float, dtype: DType) -> bool:
+    return number == wanted or abs(number - wanted) <= _ROUNDING.get(dtype.name, 0.0) * abs(wanted) < math.inf
+
+
+def _same_equation(a: str, b: str) -> bool:
+    """Whether two einsum equations differ in the names of the axes only."""
+
+    def numbered(equation: str) -> list[list[int]]:
+        terms, out = parse_einsum(equation)
+        names = list(dict.fromkeys(name for term in terms for name in term))
+        return [[names.index(name) for name in term] for term in (*terms, out)]
+
+    return numbered(a) == numbered(b)
 
 
 # Applying ------------------------------------------------------------------------------------------------------------

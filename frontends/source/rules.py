@@ -10,7 +10,7 @@ from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.graph import Value
 from ...ir.op import Op
 from ...ir.ops import OPS
-from ...ir.pattern import Call, Match, Number, Pattern, Rule, Static, Var
+from ...ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
 from ...ir.signature import REQUIRED, Bindings, RecordPattern, Signature
 from . import ast
 from .builtin import BINARY
@@ -35,11 +35,12 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
     # Not `of`, which remembers signatures by the identity of a declaration; this one is made here.
     signature = elaborator.signatures.function(declared.unit, function)
     pattern = _PatternReader(elaborator, declared, signature).call(node.pattern)
+    optional = [o.name for o in signature.operands if o.optional]
 
     def environment_of(match: Match) -> dict[str, Any]:
         bound = match.bindings or Bindings()
         env = {k: v for k, v in environment(bound).items() if not k.startswith("given ")}
-        return {**env, **match.statics, **match.tensors}
+        return {**env, **dict.fromkeys(optional), **match.statics, **match.tensors}
 
     def replace(builder: Builder, match: Match) -> Sequence[Value]:
         dtypes = dict(match.bindings.dtypes) if match.bindings else {}
@@ -79,7 +80,7 @@ class _PatternReader:
     def __init__(self, elaborator: Elaborator, declared: Declared, signature: Signature) -> None:
         self.elaborator = elaborator
         self.declared = declared
-        self.tensors = {o.name for o in signature.operands}
+        self.tensors = {o.name: o.optional for o in signature.operands}
         self.statics = {s.name for s in signature.statics}
         self.frame = Frame(elaborator, declared.unit, {})
 
@@ -92,7 +93,9 @@ class _PatternReader:
 
     def pattern(self, expr: ast.Expr) -> Pattern:
         if isinstance(expr, ast.Name) and expr.id in self.tensors:
-            return Var(expr.id)
+            return Var(expr.id, self.tensors[expr.id])
+        if isinstance(expr, ast.Name) and expr.id in self.statics:
+            return Scalar(expr.id)
         number = _number(expr)
         if number is not None:
             return Number(number)
@@ -148,17 +151,20 @@ class _PatternReader:
         variadic = bool(signature.operands) and signature.operands[-1].variadic
         for arg in expr.args:
             name = arg.name
-            if name is None and self._is_static(arg.value):
-                name = next((s for s in free_statics if s not in attrs), None)
+            static = next((s for s in free_statics if s not in attrs), None)
+            # A static parameter of the rule may also stand for a number among the operands: `maximum(x, c)`.
+            scalar = isinstance(arg.value, ast.Name) and static is None
+            if name is None and self._is_static(arg.value) and not scalar:
+                name = static
             elif name is None and free:
                 name = free[0]
             elif name is None and variadic:
                 rest.append(self.pattern(arg.value))
                 continue
-            if name in free:
+            if name is not None and name in free:
                 free.remove(name)
                 operands[name] = self.pattern(arg.value)
-            elif name in free_statics and name not in attrs:
+            elif name is not None and name in free_statics and name not in attrs:
                 attrs[name] = self._static(arg.value)
             else:
                 shown = f"has no parameter `{name}`" if name else "takes fewer arguments"
