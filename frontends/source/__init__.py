@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from ...ir.types import DTYPES
+from .depth import deep_recursion
 
 if TYPE_CHECKING:
     from ...ir.graph import CompileSpec, Module
@@ -55,12 +56,12 @@ def check(path: str | Path) -> list[Module]:
     Raises:
         Diagnostic: the first mistake.
     """
-    return _check(_library().file(path))
+    return _check(lambda library: library.file(path))
 
 
 def check_text(text: str, path: str = "<string>") -> list[Module]:
     """As :func:`check`, from text."""
-    return _check(_library().text(text, path))
+    return _check(lambda library: library.text(text, path))
 
 
 def print_module(module: Module) -> str:
@@ -117,6 +118,7 @@ def _library() -> Library:
     return Library()
 
 
+@deep_recursion()
 def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[str, Any] | None, dtype: str) -> Module:
     from .elaborate import Elaborator
 
@@ -141,11 +143,14 @@ def _rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:
     return {n: rule_of(elaborator, d) for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
 
 
-def _check(unit: Unit) -> list[Module]:
+@deep_recursion()
+def _check(unit_of: Callable[[Library], Unit]) -> list[Module]:
     from .elaborate import Elaborator
     from .generic import check_declarations
 
-    elaborator = Elaborator(_library())
+    library = _library()
+    unit = unit_of(library)
+    elaborator = Elaborator(library)
     modules = []
     for name, node in unit.models.items():
         blocks = [c for c in _compiles(unit) if c.model == name]
