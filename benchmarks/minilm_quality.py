@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 import tessera as ts
-from tessera.ir.builder import Builder
-from tessera.ir.graph import Initializer, Module
-from tessera.ir.library import composite
-from tessera.ir.types import DTYPES, TensorType
+from tessera.ir.graph import Module
+from tessera.passes.baselines import random_dropping
 
 from .common import write
 from .peers import minilm_folder
@@ -34,28 +32,6 @@ def tokenized(texts: list[str]) -> list[np.ndarray]:
     tokenizer.no_padding()
     tokenizer.enable_truncation(TOKENS)
     return [np.array([tokenizer.encode(text).ids], dtype=np.int64) for text in texts]
-
-
-def random_dropping(merged: Module) -> Module:
-    """The merged model with every merge replaced by keeping as many tokens at random, the class token among them."""
-    module = merged.clone()
-    for index, node in enumerate(list(module.graph.nodes())):
-        if node.op.qualified != "std.token.bipartite_merge":
-            continue
-        builder = Builder(module.graph).before(node)
-        x, source, size, position = (v for v in node.inputs[:4] if v is not None)
-        batch, tokens = x.type.shape[:2]
-        noise = builder.input(
-            f"noise{index}", TensorType(DTYPES["f32"], (batch, tokens)), "random", Initializer("uniform", (0.0, 1.0))
-        )
-        first = builder.op("eq", builder.op("iota", n=tokens), builder.constant(0, DTYPES["i64"]))
-        score = builder.op("where", first, builder.constant(2.0, DTYPES["f32"]), noise)
-        kept = builder.op(composite("std.token.select_top"), score, k=tokens - node.attrs["r"])
-        new = [builder.op("take", v, kept, axis=1, batch=1) for v in (x, size, position)]
-        for old, value in zip(node.outputs, (new[0], source, new[1], new[2]), strict=True):
-            old.replace_uses(value)
-        module.graph.remove(node)
-    return module
 
 
 def embeddings(module: Module, ids: list[np.ndarray], target: str) -> np.ndarray:

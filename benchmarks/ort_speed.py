@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 import tessera as ts
-from tessera.ir.builder import Builder
 from tessera.ir.graph import Module
+from tessera.passes.baselines import fixed_indices
 
 from . import peers
 from .common import interleaved, summary, write
@@ -35,22 +35,6 @@ def runner(path: Path, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
     run = session(path)
     named = dict(zip([i.name for i in run.get_inputs()], feeds.values(), strict=True))
     return lambda: run.run(None, named)
-
-
-def fixed_indices(module: Module) -> Module:
-    """The merged model without matching and scattering: each merge keeps the last T - r tokens and their sizes."""
-    module = module.clone()
-    for node in list(module.graph.nodes()):
-        if node.op.qualified != "std.token.bipartite_merge":
-            continue
-        builder = Builder(module.graph).before(node)
-        r = node.attrs["r"]
-        x, source, size, position = (node.inputs[i] for i in range(4))
-        kept = [builder.op("slice", v, axis=1, start=r) for v in (x, size, position)]
-        for old, new in zip(node.outputs, (kept[0], source, kept[1], kept[2]), strict=True):
-            old.replace_uses(new)
-        module.graph.remove(node)
-    return module
 
 
 def compiled(module: Module, path: Path, weights: Path) -> Path:
