@@ -114,17 +114,30 @@ class Session:
             Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement of the model, E0922 NaN where tokens are
                 selected, E0912 when ONNX Runtime fails.
         """
+        return dict(zip(self.outputs, self.run(self.feeds(arrays, seed=seed)), strict=True))
+
+    def feeds(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+        """Everything that ONNX Runtime is given for these arrays: checked, states and random inputs filled. Raises as a call."""
         feeds = self._match(arrays)
         sizes = self.sizes({name: array.shape for name, array in feeds.items()})
         self._check_requires(sizes)
         for declared in self._inputs:
             if declared.name not in feeds:
                 feeds[declared.name] = _filled(declared, sizes, seed)
+        return feeds
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs in order for what :meth:`feeds` gave; nothing is checked again. Raises E0912."""
         try:
-            results = self._session.run(self._values, feeds)
+            results: list[np.ndarray] = self._session.run(self._values, feeds)
         except Exception as error:  # ONNX Runtime has no common exception class
             raise Diagnostic("E0912", f"ONNX Runtime failed: {_reason(error)}") from error
-        return dict(zip(self.outputs, results, strict=True))
+        return results
+
+    @property
+    def shapes(self) -> dict[str, tuple[Dim, ...]]:
+        """Of the inputs that a call must give, as dimensions."""
+        return {i.name: i.shape for i in self._inputs if i.role == "input"}
 
     def sizes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """The size of every dimension symbol, ``let`` names included, for given input shapes. Raises E0902."""
