@@ -85,7 +85,7 @@ CASES: list[tuple[str, str, dict[str, Any], Callable[[], dict[str, np.ndarray]],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "config", "sizes", "inputs", "pixels"), CASES, ids=lambda v: str(v)[:24])
+@pytest.mark.parametrize(("kind", "config", "sizes", "inputs", "pixels"), CASES, ids=[case[0] for case in CASES])
 def test_agrees_with_transformers(
     tmp_path: Path, kind: str, config: str, sizes: dict[str, Any], inputs: Callable[[], Any], pixels: str | None
 ) -> None:
