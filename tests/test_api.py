@@ -47,7 +47,7 @@ def test_load_by_path_by_name_and_from_text(tmp_path: Path) -> None:
     assert ts.load(str(path), params={"classes": 4}).graph.outputs[0].type.shape[2] == 4
     assert ts.load("vit_s16").name == "vit_s16"
     assert ts.load("zoo/vit", "vit_b16").name == "vit_b16"
-    assert ts.models("vit") == ["vit", "vit_s16", "vit_b16", "vit_l16"]
+    assert ts.models("vit") == ["vit", "vit_s16", "vit_b16", "vit_l16", "vit_classifier"]
     assert [m.name for m in ts.check(path)] == ["tiny"]
     assert str(ts.loads(SOURCE, dtype="f16").graph.inputs[0].type) == "f16[B, T, 8]"
 

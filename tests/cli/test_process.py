@@ -66,7 +66,9 @@ def test_a_reader_that_goes_away() -> None:
 
 
 _SLOW = """
-import sys, time
+import signal, sys, time
+# A job in the background of a shell starts with SIGINT ignored, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tessera.backends import onnx
 from tessera.cli import main
 def slow(model, path):
