@@ -1,0 +1,186 @@
+"""What programs mean: small programs run on PyTorch and on ONNX Runtime, against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera as ts
+
+
+@dataclass
+class Case:
+    """A program, its inputs, and what its outputs must be, in order."""
+
+    source: str
+    inputs: dict[str, np.ndarray]
+    expected: Callable[..., Any]
+    tolerance: float = 1e-6
+
+
+def _x(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+CASES = {
+    "precedence": Case(
+        "model m(a: f32[B], b: f32[B]) -> f32[B] { return -a ** 2 + b * 3.0 - a / 2.0 }",
+        {"a": _x(4), "b": _x(4, seed=1)},
+        lambda a, b: -(a**2) + b * 3 - a / 2,
+    ),
+    "integer division rounds down": Case(
+        "model m(i: i64[N]) -> (i64[N], i64[N]) { return i // 3, i % 3 }",
+        {"i": np.arange(-7, 8)},
+        lambda i: (i // 3, i % 3),
+    ),
+    "logic": Case(
+        "model m(i: i64[N]) -> bool[N] { return not (i > 2 and i != 4) or i == -1 }",
+        {"i": np.arange(-3, 7)},
+        lambda i: ~((i > 2) & (i != 4)) | (i == -1),
+    ),
+    "pipes and defaults": Case(
+        "fn scale(x: float[...], *, by: real = 2.0) -> float[...] { return x * by }\n"
+        "model m(x: f32[B]) -> f32[B] { return x |> scale |> scale(by=0.25) |> exp }",
+        {"x": _x(3)},
+        lambda x: np.exp(x * 0.5),
+    ),
+    "indexing": Case(
+        "model m(x: f32[B, T, 6]) -> (f32[B, 6], f32[B, T, 3], f32[B, T], f32[T, 6]) {\n"
+        "    return x[:, -1], x[..., ::2], x[:, :, 4], x[0]\n}",
+        {"x": _x(2, 5, 6)},
+        lambda x: (x[:, -1], x[..., ::2], x[:, :, 4], x[0]),
+    ),
+    "a dimension as a number": Case(
+        "model m(x: f32[B, T]) -> (f32[B], i64[]) { return sum(x, axis=1) / T, full([], T * 2 - B, dtype=i64) }",
+        {"x": _x(3, 5)},
+        lambda x: (x.sum(1) / 5, np.array(7)),
+    ),
+    "a static condition, a constant, a list": Case(
+        "const WEIGHTS = [1.0, 10.0, 100.0]\n"
+        "fn pick(x: float[...], *, twice: bool) -> float[...] {\n    if twice {\n        return x * 2.0\n    }\n    return x\n}\n"
+        "model m(x: f32[B]) -> f32[B] {\n    y = x * 0.0\n    repeat w in WEIGHTS {\n"
+        "        y = y + pick(x, twice=w > 5.0) * w\n    }\n    return y\n}",
+        {"x": _x(3)},
+        lambda x: x * (1 + 20 + 200),
+        1e-4,
+    ),
+    "a repeat whose count shrinks": Case(
+        "model m(x: f32[B, T]) -> f32[B, T - 3] {\n    repeat i in 3 {\n        x = x[:, 1:] + x[:, :-1]\n    }\n    return x\n}",
+        {"x": _x(2, 7)},
+        lambda x: x[:, 3:] + 3 * x[:, 2:-1] + 3 * x[:, 1:-2] + x[:, :-3],
+    ),
+    "fold with its index and an outer value": Case(
+        "model m(x: f32[B, 4], y: f32[B, 4], n: f32[T]) -> f32[B, 4] {\n"
+        "    fold i in T from (x) {\n        x = x * 0.5 + y * cast(i, f32) + n[0:1]\n    }\n    return x\n}",
+        {"x": _x(2, 4), "y": _x(2, 4, seed=1), "n": _x(3, seed=2)},
+        lambda x, y, n: ((x * 0.5 + n[0]) * 0.5 + y + n[0]) * 0.5 + y * 2 + n[0],
+        1e-5,
+    ),
+    "scan of a linear recurrence": Case(
+        "fn combine(a: f32[...], b: f32[...], c: f32[...], d: f32[...]) -> (f32[...], f32[...]) {\n"
+        "    return a * c, b * c + d\n}\n"
+        "model m(a: f32[B, T], b: f32[B, T]) -> f32[B, T] {\n    p, h = scan(combine, a, b, axis=1)\n    return h + p * 0.0\n}",
+        {"a": np.abs(_x(2, 6)) % 1, "b": _x(2, 6, seed=1)},
+        lambda a, b: np.stack(
+            [sum(b[:, s] * np.prod(a[:, s + 1 : t + 1], axis=1) for s in range(t + 1)) for t in range(6)], axis=1
+        ),
+        1e-5,
+    ),
+    "records, and a dimension that a let names": Case(
+        "record Kept[B, T] { value: f32[B, T]  index: i64[B, T] }\n"
+        "op best(x: f32[B, T], *, k: int) -> Kept[B, k] {\n"
+        "    v, i = topk(x, k=k)\n    return Kept(value=v, index=i)\n}\n"
+        "model m(x: f32[B, T]) -> (value: f32[B, T // 2], index: i64[B, T // 2]) {\n"
+        "    let half = T // 2\n    kept = best(x, k=half)\n    return kept.value, kept.index\n}",
+        {"x": np.round(_x(3, 9), 0)},
+        lambda x: (-np.sort(-x, axis=1)[:, :4], np.argsort(-x, axis=1, kind="stable")[:, :4]),
+    ),
+    "an optional operand": Case(
+        "fn shift(x: float[B, D], by: float[D]? = none) -> float[B, D] {\n"
+        "    if given(by) {\n        return x + by\n    }\n    return x\n}\n"
+        "model m(x: f32[B, 4], b: f32[4]) -> f32[B, 4] { return shift(x) * shift(x, b) }",
+        {"x": _x(2, 4), "b": _x(4, seed=1)},
+        lambda x, b: x * (x + b),
+    ),
+    "a function as a parameter": Case(
+        "use std.nn (silu)\n"
+        "op twice(x: float[...], *, f: fn = silu) -> float[...] { return f(f(x)) }\n"
+        "model m(x: f32[B]) -> (f32[B], f32[B]) { return twice(x), twice(x, f=tanh) }",
+        {"x": _x(5)},
+        lambda x: (
+            (x / (1 + np.exp(-x))) / (1 + np.exp(-x / (1 + np.exp(-x)))),
+            np.tanh(np.tanh(x)),
+        ),
+        1e-5,
+    ),
+    "attention with everything": Case(
+        "use std.attention (attention)\n"
+        "model m(q: f32[B, 4, T, 8], k: f32[B, 2, S, 8], mask: bool[B, 1, 1, S]) -> (f32[B, 4, T, 8], f32[B, S]) {\n"
+        "    return attention(q, k, k, mask, scale=0.5, column_mass=true)\n}",
+        {
+            "q": _x(2, 4, 3, 8),
+            "k": _x(2, 2, 5, 8, seed=1),
+            "mask": np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]], bool)[:, None, None],
+        },
+        lambda q, k, mask: _attention(q, np.repeat(k, 2, axis=1), mask),
+        1e-5,
+    ),
+}
+
+
+def _attention(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    p = _softmax(np.where(mask, q @ k.swapaxes(-1, -2) * 0.5, -np.inf))
+    return p @ k, p.mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+@pytest.mark.parametrize("name", CASES)
+def test_program(name: str, target: str) -> None:
+    case = CASES[name]
+    artifact = ts.compile(ts.loads(case.source), target=target, verify=False)
+    found = [np.asarray(v) for v in artifact(**case.inputs).values()]
+    expected = case.expected(**case.inputs)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == np.shape(b)
+        if a.dtype.kind in "ib":
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, atol=case.tolerance, rtol=case.tolerance)
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_state_random_and_taps(target: str) -> None:
+    module = ts.loads(
+        "model m(x: f32[B, 2]) -> f32[B, 2] {\n    state total: f32[B, 2] = zeros\n"
+        "    random noise: f32[B, 2] = uniform(1.0, 2.0)\n    total = total + x\n    tap seen = total * 2.0\n"
+        "    return total + noise * 0.0\n}"
+    )
+    artifact = ts.compile(module, target=target, verify=False)
+    x = _x(3, 2)
+    first = artifact(x=x)
+    second = artifact(x=x, total=first["total"])
+    np.testing.assert_allclose(first["output"], x, atol=1e-6)
+    np.testing.assert_allclose(second["total"], 2 * x, atol=1e-6)
+    np.testing.assert_allclose(second["seen"], 4 * x, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_a_requirement_is_checked_when_sizes_are_known(target: str) -> None:
+    module = ts.loads(
+        'model m(x: f32[B, T]) -> f32[B, T] {\n    require T % 4 == 0, "T must be a multiple of 4"\n    return x * 2.0\n}'
+    )
+    artifact = ts.compile(module, target=target, verify=False)
+    artifact(x=_x(1, 8))
+    with pytest.raises(ts.Diagnostic, match="T must be a multiple of 4"):
+        artifact(x=_x(1, 6))
