@@ -19,6 +19,7 @@ from ..ir.diagnostics import Diagnostic
 
 _COMMANDS = {
     "check": "sources", "fmt": "sources", "show": "show", "compile": "build", "run": "run", "explain": "explain",
+    "optimize": "optimize", "bench": "bench",
     "ops": "lists", "passes": "lists", "specs": "lists", "help": "lists",
 }  # fmt: skip
 

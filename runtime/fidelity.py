@@ -1,0 +1,176 @@
+"""How much of a model's outputs survives: what is compared, with which measures, and what is not and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Outputs = Mapping[str, "np.ndarray"]
+
+_SCORES = re.compile(r"logit|score|prob|class|lm_head", re.IGNORECASE)
+_FEATURES = re.compile(r"embed|hidden|feature|pool|state|token", re.IGNORECASE)
+# Inputs that say which tokens are padding.
+_MASKS = ("attention_mask", "mask")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an output is taken for, and why."""
+
+    scores: bool
+    why: str
+
+
+@dataclass
+class Tally:
+    """Sums over examples for one output and one candidate."""
+
+    rows: int = 0
+    cosine: float = 0.0
+    worst: float = 1.0
+    difference: float = 0.0
+    magnitude: float = 0.0
+    top1: int = 0
+    kl: float = 0.0
+
+    def add(self, ours: np.ndarray, theirs: np.ndarray, scores: bool) -> None:
+        """Rows [N, D]; ``theirs`` is the original."""
+        import numpy as np
+
+        a, b = ours.astype(np.float64), theirs.astype(np.float64)
+        length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.where(length > 0, np.sum(a * b, axis=1) / np.where(length > 0, length, 1.0), (a == b).all(axis=1))
+        self.rows += len(a)
+        self.cosine += float(cosine.sum())
+        self.worst = min(self.worst, float(cosine.min(initial=1.0)))
+        self.difference += float(np.sum((a - b) ** 2))
+        self.magnitude += float(np.sum(b**2))
+        if scores:
+            self.top1 += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+            p, q = _log_probabilities(b), _log_probabilities(a)
+            self.kl += float(np.sum(np.exp(p) * (p - q)))
+
+    def result(self, scores: bool) -> dict[str, float]:
+        """Means over all rows; the relative error is that of everything together."""
+        n = max(self.rows, 1)
+        found = {
+            "cosine": self.cosine / n,
+            "worst_cosine": self.worst,
+            "relative_error": (self.difference / self.magnitude) ** 0.5 if self.magnitude else self.difference**0.5,
+        }
+        return {**found, "top1": self.top1 / n, "kl": max(self.kl / n, 0.0)} if scores else found
+
+
+@dataclass
+class OutputFidelity:
+    """One output: ``skipped`` says why nothing was compared, ``rows`` holds the measures of each candidate."""
+
+    name: str
+    shape: str
+    kind: Kind
+    skipped: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "output": self.name,
+            "shape": self.shape,
+            "kind": "scores" if self.kind.scores else "features",
+            "why": self.kind.why,
+            "rows": self.rows,
+            "skipped": self.skipped,
+        }
+
+
+def kind_of(name: str, rank: int) -> Kind:
+    """Scores get top-1 agreement and KL besides cosine and relative error, which everything gets."""
+    if _SCORES.search(name):
+        return Kind(True, "scores, by its name")
+    if _FEATURES.search(name):
+        return Kind(False, "features, by its name")
+    if rank == 2:
+        return Kind(True, "taken for class scores, because it is [batch, n]")
+    return Kind(False, "taken for features, because of its shape")
+
+
+def compare(
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    original: Sequence[Outputs],
+    candidates: Mapping[str, Sequence[Sequence[Outputs]]],
+) -> list[OutputFidelity]:
+    """Compare candidates with the original, output by output in the original's order.
+
+    Args:
+        feeds: what each example was; a mask among it excludes padding from outputs that have a row a token.
+        original: the outputs of each example.
+        candidates: name -> runs (one, or one a seed) -> outputs of each example. Outputs go by name, or else by place.
+    """
+    found = []
+    for place, (name, first) in enumerate(original[0].items()):
+        if first.dtype.kind not in "fV":
+            continue
+        shape = f"{first.dtype}{list(first.shape)}"
+        row = OutputFidelity(name, shape, kind_of(name, first.ndim))
+        found.append(row)
+        for candidate, runs in candidates.items():
+            tally = Tally()
+            for outputs in runs:
+                reason = _add(tally, row.kind, feeds, original, outputs, name, place)
+                if reason is not None:
+                    row.skipped[candidate] = reason
+                    break
+            else:
+                row.rows[candidate] = tally.result(row.kind.scores)
+    return found
+
+
+def _add(
+    tally: Tally,
+    kind: Kind,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    original: Sequence[Outputs],
+    outputs: Sequence[Outputs],
+    name: str,
+    place: int,
+) -> str | None:
+    for feed, want, got in zip(feeds, original, outputs, strict=True):
+        values = list(got.values())
+        ours = got[name] if name in got else values[place] if place < len(values) else None
+        theirs = want[name]
+        if ours is None:
+            return "it has no such output"
+        if ours.shape != theirs.shape:
+            return (
+                f"its shape became {list(ours.shape)}, from {list(theirs.shape)}: add `restore=true` to compare tokens"
+            )
+        a, b = (x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1) for x in (ours, theirs))
+        valid = _valid(feed, theirs.shape)
+        if valid is not None:
+            a, b = a[valid], b[valid]
+        tally.add(a, b, kind.scores)
+    return None
+
+
+def _valid(feed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which rows of an output [batch, tokens, D] are not padding; None: all are, or nobody says."""
+    mask = next((feed[n] for n in _MASKS if n in feed), None)
+    if mask is None or len(shape) != 3 or mask.shape != shape[:2]:
+        return None
+    found: np.ndarray = mask.reshape(-1) != 0
+    return found
+
+
+def _log_probabilities(rows: np.ndarray) -> np.ndarray:
+    """The logarithm of softmax, or of rows that are probabilities already."""
+    import numpy as np
+
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3):
+        return np.log(np.maximum(rows, 1e-30))
+    shifted = rows - rows.max(axis=1, keepdims=True)
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found

@@ -1,0 +1,265 @@
+"""The report of ``tessera optimize``: what it says in plain words, and how it looks in a terminal.
+
+A report is plain data (``optimize.optimize`` makes it, ``--json`` prints it); :func:`verdict` adds the sentences, :func:`render`
+prints tables of at most 100 columns, and ``report_html`` makes a page of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Report = Mapping[str, Any]
+
+WIDTH = 100
+# A ratio nearer to 1 than this is no difference that anybody would notice.
+_NOTICED = 0.02
+# What a cosine must differ by to be called better or worse than a baseline.
+_BETTER = 0.001
+
+_MEASURES = {
+    "cosine": "cosine",
+    "worst_cosine": "worst",
+    "relative_error": "relative error",
+    "top1": "top-1 same",
+    "kl": "KL",
+}
+
+
+# In words --------------------------------------------------------------------------------------------------------------
+
+
+def verdict(report: Report) -> dict[str, dict[str, Any]]:
+    """``speed`` and ``fidelity``: each with ``pays`` (true, false, or null where nobody can tell) and a ``text``."""
+    return {"speed": _speed(report), "fidelity": _fidelity(report)}
+
+
+def at(sizes: Mapping[str, int]) -> str:
+    """``B = 1, T = 128``."""
+    return ", ".join(f"{k} = {v}" for k, v in sizes.items())
+
+
+def _speed(report: Report) -> dict[str, Any]:
+    latency = report["latency"]
+    gain = latency["rows"]["optimized"]["speedup"]
+    where = at(report["sizes"]) or "the model's fixed sizes"
+    shown = f"{gain['median']:.2f}x ({gain['low']:.2f} … {gain['high']:.2f}) at {where}"
+    promised = report["cost"]["ratio"]
+    if gain["low"] > 1 and gain["median"] >= 1 + _NOTICED:
+        pays, text = True, f"pays here: {shown}"
+    elif gain["high"] < 1 or gain["median"] < 1 - _NOTICED:
+        pays, text = False, f"does not pay here: {shown}"
+    else:
+        pays, text = False, f"makes no clear difference here: {shown}"
+    if promised is not None:
+        text += f"; counting FLOPs promises {promised:.2f}x"
+    matching = latency.get("matching")
+    if matching:
+        ceiling = latency["rows"]["fixed indices"]["speedup"]["median"]
+        if matching["ms"]["low"] > 0:
+            cost = f"{matching['ms']['median']:.1f} ms, {matching['share']:.0%} of the time"
+            text += f". Matching takes {cost}: without it, it would be {ceiling:.2f}x"
+        else:
+            text += ". Matching takes too little to be told from noise"
+    stacked = latency.get("stacked")
+    if stacked:
+        text += f". int8 alone gives {latency['rows']['int8']['speedup']['median']:.2f}x; fewer tokens on top of it"
+        text += f" are worth {stacked['median']:.2f}x"
+    if not pays:
+        text += ". A larger batch or longer inputs may pay: try `--size`"
+    return {"pays": pays, "text": text}
+
+
+def _fidelity(report: Report) -> dict[str, Any]:
+    fidelity = report["fidelity"]
+    compared = [o for o in fidelity["outputs"] if "optimized" in o["rows"]]
+    if not compared:
+        reasons = {o["skipped"].get("optimized") for o in fidelity["outputs"]}
+        why = f": {'; '.join(sorted(r for r in reasons if r))}" if any(reasons) else ""
+        return {"pays": None, "text": f"no output could be compared{why}"}
+    # The output that says most about what the model is for: scores before features.
+    output = next((o for o in compared if o["kind"] == "scores"), compared[0])
+    ours = output["rows"]["optimized"]
+    text = f"`{output['output']}` keeps a cosine of {ours['cosine']:.3f}"
+    if "top1" in ours:
+        text += f", the same top-1 in {ours['top1']:.0%}"
+    better = None
+    for name in fidelity["baselines"]:
+        theirs = output["rows"].get(name)
+        if theirs is None:
+            continue
+        gap = ours["cosine"] - theirs["cosine"]
+        word = "more than" if gap > _BETTER else "less than" if gap < -_BETTER else "no more than"
+        better = (better is not False) and gap > _BETTER
+        text += f"; {word} {name} ({theirs['cosine']:.3f})"
+    if fidelity["random_inputs"]:
+        return {"pays": None, "text": f"on random inputs, which says nothing about real ones: {text}"}
+    return {"pays": better, "text": text}
+
+
+def warnings(report: Report) -> list[str]:
+    """What a reader must know before believing the figures."""
+    found = []
+    if report["fidelity"]["random_inputs"]:
+        found.append("fidelity was measured on random inputs: that says nothing. Give real data with `--calib`")
+    if report["random_weights"]:
+        found.append("no weights were given: they are random, and what is said of fidelity holds for no trained model")
+    if not any(b["tokens"] != b["tokens_after"] for b in report["cost"]["blocks"]):
+        found.append("no pass removed tokens: every block has as many as before")
+    return found
+
+
+# Figures ---------------------------------------------------------------------------------------------------------------
+
+
+def measures(report: Report, output: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of one output's table of fidelity."""
+    used = [m for m in _MEASURES if any(m in row for row in output["rows"].values())]
+    rows = [[name, *(_figure(m, row[m]) for m in used)] for name, row in output["rows"].items()]
+    return ["", *(_MEASURES[m] for m in used)], rows
+
+
+def _figure(measure: str, value: float) -> str:
+    return f"{value:.1%}" if measure == "top1" else f"{value:.2e}" if measure == "kl" else f"{value:.4f}"
+
+
+def megabytes(value: int | None) -> str:
+    """``123.4 MB``, or nothing where it is not known."""
+    return "" if value is None else f"{value / 1e6:.1f} MB"
+
+
+def latency_rows(report: Report) -> list[list[str]]:
+    """Candidate, milliseconds, quartiles, speed-up, its quartiles."""
+    rows = []
+    for name, row in report["latency"]["rows"].items():
+        ms, gain = row["ms"], row["speedup"]
+        spread = f"{gain['low']:.2f} … {gain['high']:.2f}" if name != "original" else ""
+        rows.append(
+            [name, f"{ms['median']:.2f}", f"{ms['low']:.2f} … {ms['high']:.2f}", f"{gain['median']:.2f}x", spread]
+        )
+    return rows
+
+
+def memory_rows(report: Report) -> list[list[str]]:
+    """Candidate, size of the file, private and resident bytes."""
+    memory = report["memory"] or {}
+    return [
+        [
+            name,
+            megabytes(report["files"].get(name)),
+            megabytes(row["private_bytes"]),
+            megabytes(row["peak_bytes"]),
+        ]
+        for name, row in memory.items()
+    ]
+
+
+def block_rows(report: Report) -> list[list[str]]:
+    """Block, tokens before and after, FLOPs before and after, and the share that is left; the last row is the total."""
+    cost = report["cost"]
+    divisor, unit = next(
+        u for u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")) if cost["flops"] >= u[0] or u[0] == 1
+    )
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        flops = [f"{row[key] / divisor:.3f} {unit}" for key in ("flops", "flops_after")]
+        return [*flops, f"{row['flops_after'] / row['flops']:.0%}" if row["flops"] else ""]
+
+    def count(tokens: int | None) -> str:
+        return "" if tokens is None else str(tokens)
+
+    rows = [[b["block"], count(b["tokens"]), count(b["tokens_after"]), *cells(b)] for b in cost["blocks"]]
+    return [*rows, ["total", "", "", *cells(cost)]]
+
+
+# In a terminal ---------------------------------------------------------------------------------------------------------
+
+
+def render(report: Report, width: int = WIDTH, color: bool = False) -> str:
+    """The report as text of at most ``width`` columns."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    stream = StringIO()
+    console = Console(
+        file=stream, width=min(width, WIDTH), force_terminal=color, highlight=False, emoji=False, markup=False
+    )
+    for part in _parts(report):
+        console.print(part)
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    # A table ends with an empty line, and so does the space in front of a title.
+    return "\n".join(line for i, line in enumerate(lines) if line or (i and lines[i - 1]))
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    yield Text(f"{report['model']}: {report['source']} -> {report['output']}", style="bold")
+    machine = report["machine"]
+    yield Text(f"on {machine['cpu']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']}\n")
+    yield _sentences(report)
+    where = f" at {at(report['sizes'])}" if report["sizes"] else ""
+    yield Text(f"\nTokens and FLOPs{where}", style="bold")
+    yield _table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
+    rounds = report["latency"]["rounds"]
+    yield Text(f"\nLatency{where}: medians and quartiles of {rounds} interleaved rounds", style="bold")
+    yield _table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report))
+    if report["memory"]:
+        yield Text("\nLargest memory above an idle process", style="bold")
+        yield _table(["", "file", "private", "resident"], memory_rows(report))
+    fidelity = report["fidelity"]
+    yield Text(f"\nFidelity to the original on {fidelity['what']}", style="bold")
+    for output in fidelity["outputs"]:
+        yield Text(f"`{output['output']}` {output['shape']}: {output['why']}")
+        heads, rows = measures(report, output)
+        if rows:
+            yield _table(heads, rows)
+        for reason, names in skipped(output).items():
+            yield Text(f"{', '.join(names)} not compared: {reason}\n")
+    for name, text in fidelity["baselines"].items():
+        yield Text(f"{name}: {text}")
+
+
+def skipped(output: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Why candidates were not compared -> their names."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in output["skipped"].items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
+def _sentences(report: Report) -> RenderableType:
+    """What is said in words, each sentence beside what it is about."""
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {True: "green", False: "yellow", None: ""}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, said in report["verdict"].items():
+        table.add_row(name, Text(said["text"], style=styles[said["pays"]]))
+    for text in warnings(report):
+        table.add_row("warning", Text(text, style="yellow"))
+    for text in report["notes"]:
+        table.add_row("note", Text(text))
+    for row in report["passes"]:
+        table.add_row("pass", Text(f"{row['pass']} ({row['contract']}): {row['modified']} modified"))
+    return table
+
+
+def _table(heads: list[str], rows: list[list[str]], last: bool = False) -> RenderableType:
+    """A table, with a line above its last row where that is a total."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
+    for i, row in enumerate(rows):
+        table.add_row(*row, end_section=last and i == len(rows) - 2)
+    return table
