@@ -1,0 +1,50 @@
+"""ONNX files as programs: ``load("model.onnx")`` gives a module that prints as source, and its weights.
+
+Sizes are computed while importing: ``Shape``, ``Gather`` and ``Concat`` on small integers become dimensions, not tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...ir.dims import Dim, as_dim
+from ...ir.imported import Imported
+
+
+def load(
+    path: str | os.PathLike[str], *, name: str | None = None, sizes: Mapping[str, int] | None = None
+) -> Imported:
+    """Import an ONNX file of opset 13 to 24.
+
+    Args:
+        path: the file. External data must lie in its folder; it is mapped, and read when a weight is asked for.
+        name: of the model; the file's name by default.
+        sizes: numbers for sizes that the file leaves free, by their names: ``{"height": 224}``.
+
+    Raises:
+        Diagnostic: E0001, E0002 and E0751 to E0762; one for each file, whatever is wrong with it.
+    """
+    from ...runtime.weights import LazyTensor
+    from .equal import Unify
+    from .importer import Importer
+    from .reader import read
+
+    file = read(Path(path))
+    values: dict[str, Dim] = {symbol: as_dim(size) for symbol, size in (sizes or {}).items()}
+    notes: list[str] = []
+    while True:
+        importer = Importer(file, name or file.path.stem, values)
+        try:
+            module = importer.module()
+            break
+        except Unify as found:
+            # Each attempt replaces a symbol by others, so that there are at most as many as there are symbols.
+            values.update(found.values)
+            notes += [f"`{symbol}` is {value}: {found.reason}" for symbol, value in found.values.items()]
+    weights = {
+        full_name: LazyTensor(full_name, weight.dtype, weight.shape, weight.load)
+        for full_name, weight in importer.weights.items()
+    }
+    return Imported(module, weights, notes)

@@ -1,0 +1,57 @@
+"""Sizes that a file leaves free and that must be equal: which symbol stands for which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...ir.dims import Dim, const, prove_ge, sym
+
+# The largest size tried for images whose sides the file leaves free.
+_LARGEST_SIDE = 1024
+
+
+class Unify(Exception):
+    """Raised while importing: with ``values`` put for symbols, the import starts again."""
+
+    def __init__(self, values: dict[str, Dim], reason: str) -> None:
+        super().__init__(reason)
+        self.values = values
+        self.reason = reason
+
+
+def solve(a: Dim, b: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
+    """Values for symbols that make ``a`` and ``b`` equal, or None. ``order``: the symbols that may be replaced, by rank;
+    the last of them is."""
+    difference = a - b
+    for symbol in sorted(difference.symbols & order.keys(), key=lambda s: -order[s]):
+        coefficient = next((c for m, c in difference.terms if m == ((symbol, 1),)), 0)
+        rest = difference - sym(symbol) * coefficient
+        if not coefficient or symbol in rest.symbols or any(c % coefficient for _, c in rest.terms):
+            continue
+        value = -rest // coefficient
+        if not prove_ge(0, value):
+            return {symbol: value}
+    return _factored(difference, order) or _square(difference, order)
+
+
+def _factored(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
+    """``B * (T - 5)`` is 0 when ``T`` is 5."""
+    for symbol in difference.symbols:
+        quotient = difference // sym(symbol)
+        if quotient * sym(symbol) == difference and quotient != difference:
+            return solve(quotient, const(0), order)
+    return None
+
+
+def _square(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
+    """Both sides of an image left free, while the number of its patches is fixed: the smallest square that has it."""
+    symbols = difference.symbols
+    if not 1 <= len(symbols) <= 2 or not symbols <= order.keys() or difference.weight > 40:
+        return None
+    for side in range(1, _LARGEST_SIDE + 1):
+        try:
+            if difference.evaluate(dict.fromkeys(symbols, side)) == 0:
+                return {s: const(side) for s in symbols}
+        except ZeroDivisionError:
+            continue
+    return None

@@ -1,0 +1,333 @@
+"""From a parsed file to a graph: node by node through the tables, sizes computed on the way, functions inlined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ...ir.diagnostics import Diagnostic, Note, did_you_mean
+from ...ir.dims import Dim, const, sym
+from ...ir.graph import Graph, Module, Value
+from ...ir.types import TensorType, f32, i64
+from . import ops  # noqa: F401  # fills the tables
+from .call import Call, where
+from .dims import parse_dim
+from .equal import Unify, solve
+from .names import Names, made_up
+from .order import ordered
+from .ratio import Ratio, Unfoldable
+from .reader import File, domain
+from .registry import CONTROL, FOLDS, IMPORTS, Result
+from .scope import Frame, Scope
+from .tensors import Weight, dtype_of
+from .values import Region, Tensor, known_tensor, settle
+
+# Integers of a weight up to this many are known numbers, with which shapes are computed.
+_KNOWN_ELEMENTS = 1024
+# Functions that call functions multiply; no exporter comes near this.
+_MOST_NODES = 2_000_000
+_DEEPEST = 128
+_DEEPEST_LOOPS = 8
+_OWN_CODES = frozenset(f"E{n:04}" for n in range(751, 780))
+# Ops that only move the elements of their first operand, or convert them without loss where they are equal.
+_MOVES = frozenset({"Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "Tile"})
+# What a node with nonsense for attributes or inputs makes its importer function raise.
+_NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+class Importer:
+    """One import of a file. ``values``: sizes put for symbols, which earlier attempts or the caller found."""
+
+    def __init__(self, file: File, name: str, values: Mapping[str, Dim]) -> None:
+        self.file = file
+        self.values = dict(values)
+        self.names = Names()
+        self.weights: dict[str, Weight] = {}
+        self.graph = Graph(self.names.fresh(name, "model"))
+        # Weights whose axes `affine` wants the other way round.
+        self.turned: dict[Weight, Tensor] = {}
+        self.symbols: dict[str, int] = {}
+        self.raw_symbols: dict[str, str] = {}
+        self.count = 0
+        self.nesting = 0
+        self.root = Scope(Region(self.graph, self.names, self.weights))
+
+    # The whole -----------------------------------------------------------------------------------------------------
+
+    def module(self) -> Module:
+        """Import the graph. Raises Unify to be started again with sizes put for symbols, else Diagnostic."""
+        graph = self.file.graph
+        if not graph.output:
+            raise Diagnostic("E0754", "the graph has no outputs")
+        if graph.sparse_initializer:
+            raise Diagnostic("E0757", "sparse initializers are not imported")
+        self._initializers(graph)
+        self._inputs(graph)
+        wanted = [value.name for value in graph.output]
+        nodes = ordered(graph.node, wanted, set(self.root.names))
+        self._check_ops(nodes)
+        self.run(Frame(self.root, iter(nodes), lambda: None))
+        for name in wanted:
+            value = self.root.region.value(self._found(name, self.root, "the graph's output"))
+            self.graph.add_output(value, self.names.fresh(name, "output"))
+        self._clean()
+        return Module(self.graph.name, self.graph)
+
+    def _initializers(self, graph: Any) -> None:
+        for i, proto in enumerate(graph.initializer):
+            if proto.name in self.root.names:
+                raise Diagnostic("E0754", f"two initializers are called `{proto.name[:200]}`")
+            weight = self.file.store.weight(proto, self.file.extents[i])
+            self.root.names[proto.name] = weight_tensor(weight)
+
+    def _inputs(self, graph: Any) -> None:
+        given = [value for value in graph.input if value.name not in self.root.names]
+        names = [value.name for value in given]
+        if len(set(names)) != len(names):
+            raise Diagnostic("E0754", "two inputs of the graph have one name")
+        fresh = [self.names.fresh(name, "input") for name in names]
+        for value, name in zip(given, fresh, strict=True):
+            shape = self._input_shape(value, name)
+            dtype = dtype_of(value.type.tensor_type.elem_type, f"the input `{value.name}`")
+            made = self.root.region.builder.input(name, TensorType(dtype, shape))
+            self.root.names[value.name] = Tensor(made.type, value=made, region=self.root.region)
+        unknown = [s for s in self.values if s not in self.symbols and not any(s in d.symbols for d in self.values.values())]
+        for symbol in unknown:
+            help = did_you_mean(symbol, self.symbols) or f"there is {', '.join(self.symbols) or 'none'}"
+            raise Diagnostic("E0759", f"no input has a free size `{symbol}`", help=help)
+
+    def _input_shape(self, value: Any, name: str) -> tuple[Dim, ...]:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type" or not value.type.tensor_type.HasField("shape"):
+            what = "no known number of axes" if kind == "tensor_type" else f"the type {kind or 'of nothing'}"
+            raise Diagnostic("E0757", f"the input `{value.name[:200]}` has {what}, but must be a tensor with a shape")
+        shape: list[Dim] = []
+        for axis, entry in enumerate(value.type.tensor_type.shape.dim):
+            if entry.WhichOneof("value") == "dim_value" and entry.dim_value >= 0:
+                shape.append(const(entry.dim_value))
+                continue
+            param = entry.dim_param if entry.WhichOneof("value") == "dim_param" else ""
+            parsed = parse_dim(param, self._symbol) if param.strip() else None
+            shape.append(self._symbol(param.strip() or f"{name}_{axis}") if parsed is None else parsed)
+        for _ in range(len(self.values) + 1):
+            shape = [d.subs(self.values) for d in shape]
+        return tuple(shape)
+
+    def _symbol(self, raw: str) -> Dim:
+        if raw not in self.raw_symbols:
+            name = self.names.fresh(raw, "size")
+            self.raw_symbols[raw] = name
+            self.symbols[name] = len(self.symbols)
+        return sym(self.raw_symbols[raw])
+
+    def _check_ops(self, nodes: Iterable[Any]) -> None:
+        """Refuse all unknown ops at once."""
+        unknown: dict[str, tuple[int, str]] = {}
+        seen: set[Any] = set()
+        pending = list(nodes)[::-1]
+        while pending:
+            node = pending.pop()
+            key = (domain(node.domain), node.op_type)
+            function = self.file.functions.get((*key, node.overload))
+            if key in IMPORTS or key in CONTROL:
+                continue
+            if function is None:
+                shown = f"{key[0]}.{key[1]}" if key[0] else key[1]
+                count, first = unknown.get(shown, (0, node.name or (node.output[0] if node.output else "")))
+                unknown[shown] = count + 1, first
+            elif (*key, node.overload) not in seen:
+                seen.add((*key, node.overload))
+                pending += reversed(function.node)
+        if unknown:
+            notes = [
+                Note(f"{name[:200]}: {count} node{'s' if count > 1 else ''}, the first is `{first[:200]}`")
+                for name, (count, first) in sorted(unknown.items())
+            ]
+            total = sum(count for count, _ in unknown.values())
+            names = ", ".join(name[:100] for name in sorted(unknown))
+            raise Diagnostic("E0752", f"{total} node(s) have ops that are not imported: {names}", notes=notes)
+
+    def _clean(self) -> None:
+        """Take out what turned out not to be needed."""
+        for node in self.graph.reversed_nodes():
+            if not any(value.uses for value in node.outputs):
+                self.graph.remove(node)
+        for name, param in list(self.graph.params.items()):
+            if not param.uses:
+                del self.graph.params[name]
+                del self.weights[name]
+
+    # Node by node --------------------------------------------------------------------------------------------------
+
+    def run(self, frame: Frame) -> None:
+        """Import the nodes of a frame, and those of the functions and branches they enter."""
+        stack = [frame]
+        while stack:
+            top = stack[-1]
+            node = next(top.nodes, None)
+            if node is None:
+                stack.pop()
+                top.finish()
+                continue
+            self.count += 1
+            if self.count > _MOST_NODES or len(stack) > _DEEPEST:
+                raise Diagnostic("E0762", f"{where(node)}: functions call functions without end")
+            entered = self._step(node, top.scope)
+            if entered is not None:
+                stack.append(entered)
+
+    def _step(self, node: Any, scope: Scope) -> Frame | None:
+        key = (domain(node.domain), node.op_type)
+        inputs = [self._found(name, scope, where(node)) if name else None for name in node.input]
+        if key in CONTROL:
+            return self._control(node, inputs, scope)
+        function = IMPORTS.get(key)
+        if function is None:
+            return self._function(node, inputs, scope)
+        call = Call(self, node, inputs, scope)
+        with _naming(node):
+            folded = self._fold(call, key)
+            results = function(call) if folded is None else folded
+            if call.op_type in _MOVES and inputs and inputs[0] is not None and inputs[0].fill is not None:
+                results = _filled(results, inputs[0].fill)
+        self.assign(node, scope, results)
+        return None
+
+    def _found(self, name: str, scope: Scope, reader: str) -> Tensor:
+        found = scope.find(name)
+        if found is None:
+            message = f"{reader} reads `{name[:200]}`, which no node, input or initializer is called"
+            raise Diagnostic("E0754", message, help="an initializer may have been lost: export the model again")
+        return found
+
+    def _fold(self, call: Call, key: tuple[str, str]) -> Sequence[Tensor] | None:
+        """Compute on known numbers, where all operands are known."""
+        fold = FOLDS.get(key)
+        if fold is None or any(t is not None and t.known is None for t in call.inputs):
+            return None
+        try:
+            results = fold(call, *(None if t is None else t.known for t in call.inputs))
+        except Unfoldable:
+            return None
+        rows = results if isinstance(results, (list, tuple)) else [results]
+        return [_known(row, call) for row in rows]
+
+    def assign(self, node: Any, scope: Scope, results: Result | Sequence[Result | None]) -> None:
+        """Give a node's results their names."""
+        rows: Sequence[Result | None] = [results] if isinstance(results, (Value, Tensor)) else results
+        for name, result in zip(node.output, rows, strict=False):
+            if name and result is not None:
+                plain = isinstance(result, Value)
+                scope.names[name] = Tensor(result.type, value=result, region=scope.region) if plain else result
+        for i, name in enumerate(node.output):
+            if name and (i >= len(rows) or rows[i] is None):
+                # Absent only until somebody reads it: exporters name results that nobody wants.
+                scope.names.pop(name, None)
+
+    def _function(self, node: Any, inputs: list[Tensor | None], scope: Scope) -> Frame:
+        function = self.file.functions.get((domain(node.domain), node.op_type, node.overload))
+        if function is None:
+            self._check_ops([node])
+        assert function is not None
+        bound = {a.name: a for a in function.attribute_proto}
+        for attribute in node.attribute:
+            given = scope.resolve(attribute)
+            if given is not None:
+                bound[attribute.name] = given
+        inner = Scope(scope.region, None, bound=bound)
+        for name, tensor in zip(function.input, inputs, strict=False):
+            if tensor is not None:
+                inner.names[name] = tensor
+        return self.enter(function, inner, node, scope)
+
+    def enter(self, body: Any, inner: Scope, node: Any, scope: Scope) -> Frame:
+        """The nodes of a function or of a branch, whose results become those of ``node``."""
+        is_function = not hasattr(body, "initializer")
+        wanted = list(body.output) if is_function else [value.name for value in body.output]
+        if not is_function:
+            self.local_initializers(body, inner)
+        nodes = ordered(body.node, wanted, set(inner.names))
+        self._check_ops(nodes)
+
+        def finish() -> None:
+            self.assign(node, scope, [self._found(name, inner, where(node)) if name else None for name in wanted])
+
+        return Frame(inner, iter(nodes), finish)
+
+    def nested(self, body: Any, inner: Scope, node: Any) -> None:
+        """Import a loop's body; its results stay in ``inner``."""
+        if self.nesting >= _DEEPEST_LOOPS:
+            raise Diagnostic("E0762", f"{where(node)}: loops within {self.nesting} loops")
+        self.nesting += 1
+        self.local_initializers(body, inner)
+        nodes = ordered(body.node, [value.name for value in body.output], set(inner.names))
+        self._check_ops(nodes)
+        self.run(Frame(inner, iter(nodes), lambda: None))
+        self.nesting -= 1
+
+    def local_initializers(self, graph: Any, scope: Scope) -> None:
+        """The initializers of a subgraph."""
+        for proto in graph.initializer:
+            scope.names[proto.name] = weight_tensor(self.file.store.weight(proto))
+
+    def _control(self, node: Any, inputs: list[Tensor | None], scope: Scope) -> Frame | None:
+        call = Call(self, node, inputs, scope)
+        with _naming(node):
+            return CONTROL[(domain(node.domain), node.op_type)](call)
+
+    # Sizes ---------------------------------------------------------------------------------------------------------
+
+    def unify(self, a: Dim, b: Dim, reason: str) -> None:
+        """Start again with free sizes made equal. Raises Unify, or E0759 when they cannot be equal."""
+        values = solve(a, b, self.symbols)
+        if values is None:
+            raise Diagnostic(
+                "E0759", f"{reason}: {a} and {b} must be equal",
+                help="if sizes that are left free make it so, fix them: `load(path, sizes={…})`"
+                if a.symbols | b.symbols else None,
+            )  # fmt: skip
+        raise Unify(values, reason)
+
+
+def _filled(results: Result | Sequence[Result | None], fill: float | int | bool) -> list[Tensor]:
+    """What an op that only moves elements makes of equal ones. The nodes it added are taken out in the end."""
+    rows: Sequence[Result | None] = [results] if isinstance(results, (Value, Tensor)) else results
+    return [Tensor(row.type, fill=fill, nonnegative=fill >= 0) for row in rows if row is not None]
+
+
+def weight_tensor(weight: Weight) -> Tensor:
+    """A weight as a tensor; the numbers of small integer ones, and of made-up scalars, are known."""
+    small = weight.size <= _KNOWN_ELEMENTS and weight.dtype.kind != "float"
+    scalar = weight.size == 1 and (not weight.shape or made_up(weight.name))
+    known = weight.load() if small or scalar else None
+    return Tensor(weight.type, known=known, weight=weight)
+
+
+def _known(result: Any, call: Call) -> Tensor:
+    """What a fold returned as a tensor. Objects have the dtype of an operand of their kind."""
+    import numpy as np
+
+    if isinstance(result, Tensor):
+        return result
+    array = np.asarray(result)
+    if array.dtype != object:
+        return known_tensor(array)
+    kind, default = ("float", f32) if any(isinstance(item, Ratio) for item in array.flat) else ("int", i64)
+    dtypes = [t.type.dtype for t in call.inputs if t is not None and t.type.dtype.kind == kind]
+    type = TensorType.of(dtypes[0] if dtypes else default, array.shape)
+    return Tensor(type, known=settle(array, type))
+
+
+@contextmanager
+def _naming(node: Any) -> Iterator[None]:
+    """Errors name the node. What nonsense in a file makes an importer function raise is the file's mistake."""
+    try:
+        yield
+    except Diagnostic as error:
+        if error.code in _OWN_CODES:
+            raise
+        raise Diagnostic("E0759", f"{where(node)}: {error.message}", notes=error.notes) from error
+    except _NONSENSE as error:
+        message = f"{where(node)}: its inputs or attributes make no sense ({type(error).__name__}: {str(error)[:200]})"
+        raise Diagnostic("E0759", message) from error

@@ -1,0 +1,218 @@
+"""Attention and rotary positions as ONNX (opset 23 and 24) and Microsoft's domain have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....ir.dims import Dim, const
+from ....ir.graph import Value
+from ....ir.types import boolean, i64
+from ..call import Call
+from ..registry import MICROSOFT, imports
+
+
+def split_heads(c: Call, x: Value, heads: int) -> Value:
+    """[B, T, heads * K] to [B, heads, T, K]."""
+    return c.op("rearrange", x, pattern="b t (h k) -> b h t k", axes=(("h", heads),))
+
+
+def join_heads(c: Call, x: Value) -> Value:
+    return c.op("rearrange", x, pattern="b h t k -> b t (h k)")
+
+
+@imports("Attention")
+def attention(c: Call) -> list[Value | None]:
+    heads, kv_heads = c.attr("q_num_heads", 0), c.attr("kv_num_heads", 0)
+    if len(c.node.output) > 3 and c.node.output[3]:
+        c.refuse("the scores of Attention")
+    q, k, v = c.x(0), c.x(1), c.x(2)
+    flat = q.type.rank == 3
+    if flat:
+        if heads < 1 or kv_heads < 1:
+            c.misfit("q_num_heads and kv_num_heads must be given for operands of three axes")
+        q, k, v = split_heads(c, q, heads), split_heads(c, k, kv_heads), split_heads(c, v, kv_heads)
+    past = None
+    if c.has(4) and c.has(5):
+        past = c.shape(4)[2]
+        k, v = c.op("concat", c.x(4), k, axis=2), c.op("concat", c.x(5), v, axis=2)
+    c.equal(q.type.shape[0], k.type.shape[0], "the batch of queries and keys")
+    c.equal(k.type.shape[2], v.type.shape[2], "the tokens of keys and values")
+    mask, bias = _mask(c, c.x(3) if c.has(3) else None, q, k)
+    softcap = c.attr("softcap", 0.0)
+    if softcap and bias is not None and c.opset < 24:
+        c.refuse("softcap together with an additive mask, whose order changed with opset 24,")
+    tokens, keys = q.type.shape[2], k.type.shape[2]
+    causal = bool(c.attr("is_causal", 0))
+    offset = past if past is not None else const(0)
+    if c.has(6):
+        # Keys beyond a row's own number are padding; queries are the last of those that count.
+        mask = _both(c, mask, _within(c, keys))
+        if causal:
+            length = c.op("reshape", c.cast(c.x(6), i64), shape=(c.shape(6)[0], 1, 1, 1))
+            first = c.op("sub", length, c.number(tokens))
+            mask = _both(c, mask, _not_after(c, keys, c.op("add", first, _rows(c, tokens))))
+            causal = False
+    if causal and keys != tokens + offset:
+        mask = _both(c, mask, _not_after(c, keys, c.op("add", _rows(c, tokens), c.number(offset))))
+        causal = False
+    attrs: dict[str, Any] = {"causal": causal}
+    if c.attr("scale") is not None:
+        attrs["scale"] = c.attr("scale")
+    if softcap:
+        attrs["softcap"] = softcap
+    y = c.std("attention.attention", q, k, v, mask, bias, **attrs)
+    return [join_heads(c, y) if flat else y, k, v]
+
+
+def _rows(c: Call, tokens: Dim) -> Value:
+    return c.op("unsqueeze", c.op("iota", n=tokens), axis=-1)
+
+
+def _not_after(c: Call, keys: Dim, row: Value) -> Value:
+    """``bool[…, T, S]``: keys up to the row's own position."""
+    seen = c.op("le", c.op("unsqueeze", c.op("iota", n=keys), axis=0), row)
+    return seen if seen.type.rank == 4 else c.op("unsqueeze", seen, axis=(0, 1))
+
+
+def _within(c: Call, keys: Dim) -> Value:
+    length = c.op("reshape", c.cast(c.x(6), i64), shape=(c.shape(6)[0], 1, 1, 1))
+    return c.op("lt", c.op("reshape", c.op("iota", n=keys), shape=(1, 1, 1, keys)), length)
+
+
+def _both(c: Call, a: Value | None, b: Value) -> Value:
+    return b if a is None else c.op("logical_and", a, b)
+
+
+def _mask(c: Call, mask: Value | None, q: Value, k: Value) -> tuple[Value | None, Value | None]:
+    """A mask with four axes, as booleans or as what is added to the scores."""
+    if mask is None:
+        return None, None
+    if mask.type.rank < 4:
+        mask = c.reshape(mask, (*[1] * (4 - mask.type.rank), *mask.type.shape))
+    keys = k.type.shape[2]
+    if mask.type.shape[3] == 1 and keys != 1:
+        mask = c.expand(mask, (*mask.type.shape[:3], keys))
+    for axis, size, what in ((0, q.type.shape[0], "batch"), (2, q.type.shape[2], "queries"), (3, keys, "keys")):
+        if mask.type.shape[axis] != 1:
+            c.equal(mask.type.shape[axis], size, f"the {what} of the mask {mask.type}")
+    return (mask, None) if mask.type.dtype == boolean else (None, mask)
+
+
+@imports("RotaryEmbedding")
+def rotary(c: Call) -> Value:
+    x, heads = c.x(), c.attr("num_heads", 0)
+    flat = x.type.rank == 3
+    if flat:
+        if heads < 1:
+            c.misfit("num_heads must be given for an operand of three axes")
+        x = split_heads(c, x, heads)
+    cosine, sine = c.x(1), c.x(2)
+    if c.has(3):
+        cosine, sine = (c.op("take", table, c.x(3)) for table in (cosine, sine))
+    part = c.attr("rotary_embedding_dim", 0)
+    if part and cosine.type.shape[-1] != part // 2:
+        cosine, sine = (c.op("slice", t, axis=2, start=0, stop=part // 2) for t in (cosine, sine))
+    y = c.std("attention.rope", x, cosine, sine, interleaved=bool(c.attr("interleaved", 0)))
+    return join_heads(c, y) if flat else y
+
+
+# Microsoft's -----------------------------------------------------------------------------------------------------------
+
+
+@imports("RotaryEmbedding", domain=MICROSOFT)
+def microsoft_rotary(c: Call) -> Value:
+    x, heads = c.x(), c.attr("num_heads", 0)
+    flat = x.type.rank == 3
+    cosine, sine = c.x(2), c.x(3)
+    if flat:
+        width = x.type.shape[2]
+        heads = heads or int(width // (cosine.type.shape[1] * 2))
+        x = split_heads(c, x, heads)
+    tokens = x.type.shape[2]
+    position = c.x(1)
+    if position.type.rank == 1:  # the first position of all rows
+        position = c.op("unsqueeze", c.op("add", position, c.op("iota", n=tokens)), axis=0)
+    cosine, sine = (c.op("take", table, position) for table in (cosine, sine))
+    y = c.std("attention.rope", x, cosine, sine, interleaved=bool(c.attr("interleaved", 0)))
+    return join_heads(c, y) if flat else y
+
+
+@imports("MultiHeadAttention", domain=MICROSOFT)
+def multi_head_attention(c: Call) -> list[Value | None]:
+    heads = c.attr("num_heads", 0)
+    if any(c.has(i) for i in (6, 7)) or any(c.node.output[1:]):
+        c.refuse("a cache of MultiHeadAttention")
+    if not c.has(1) or not c.has(2) or c.rank(0) != 3:
+        c.refuse("packed operands of MultiHeadAttention")
+    q, k, v = c.x(0), c.x(1), c.x(2)
+    if c.has(3):
+        bias, at = c.x(3, "bias"), const(0)
+        parts = []
+        for value in (q, k, v):
+            width = value.type.shape[-1]
+            parts.append(c.op("add", value, c.op("slice", bias, axis=0, start=at, stop=at + width)))
+            at = at + width
+        q, k, v = parts
+    q, k, v = split_heads(c, q, heads), *(x if x.type.rank == 4 else split_heads(c, x, heads) for x in (k, v))
+    mask = _padding_mask(c, 4, k.type.shape[2])
+    bias4 = c.x(5) if c.has(5) else None
+    attrs: dict[str, Any] = {"causal": bool(c.attr("unidirectional", 0))}
+    if c.attr("scale", 0.0):
+        attrs["scale"] = c.attr("scale")
+    return [join_heads(c, c.std("attention.attention", q, k, v, mask, bias4, **attrs)), None, None]
+
+
+def _padding_mask(c: Call, index: int, keys: Dim) -> Value | None:
+    """A mask over the keys, [B, S] or with more axes, 0 where a key is padding."""
+    if not c.has(index):
+        return None
+    mask = c.x(index)
+    if mask.type.rank == 1:
+        c.refuse("a mask of lengths")
+    mask = mask if mask.type.dtype == boolean else c.op("ne", mask, c.like(0, mask))
+    if mask.type.rank == 2:
+        return c.op("unsqueeze", mask, axis=(1, 2))
+    return c.op("unsqueeze", mask, axis=1) if mask.type.rank == 3 else mask
+
+
+@imports("Attention", domain=MICROSOFT)
+def microsoft_attention(c: Call) -> list[Value | None]:
+    heads = c.attr("num_heads", 0)
+    if c.has(4) or any(c.node.output[1:]):
+        c.refuse("a cache of Attention")
+    from .contraction import product
+
+    packed = product(c, c.x(), 1)
+    if c.has(2):
+        packed = c.op("add", packed, c.x(2, "bias"))
+    sizes = c.attr("qkv_hidden_sizes") or [int(packed.type.shape[-1]) // 3] * 3
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(split_heads(c, c.op("slice", packed, axis=2, start=at, stop=at + size), heads))
+        at += size
+    q, k, v = parts
+    mask = _padding_mask(c, 3, k.type.shape[2])
+    bias = c.x(5) if c.has(5) else None
+    attrs: dict[str, Any] = {"causal": bool(c.attr("unidirectional", 0))}
+    if c.attr("scale", 0.0):
+        attrs["scale"] = c.attr("scale")
+    return [join_heads(c, c.std("attention.attention", q, k, v, mask, bias, **attrs)), None]
+
+
+@imports("TensorScatter")
+def tensor_scatter(c: Call) -> Value:
+    """Writes along one axis from each row's own position on."""
+    if c.attr("mode", "linear") != "linear":
+        c.refuse("circular TensorScatter")
+    cache, update = c.x(), c.x(1)
+    axis = c.normal_axis(c.attr("axis", -2), c.rank())
+    order = (0, axis, *(i for i in range(1, c.rank()) if i != axis))
+    back = [order.index(i) for i in range(c.rank())]
+    steps = c.op("unsqueeze", c.op("iota", n=update.type.shape[axis]), axis=0)
+    if c.has(2):
+        steps = c.op("add", steps, c.op("unsqueeze", c.cast(c.x(2), i64), axis=1))
+    index = c.expand(steps, (cache.type.shape[0], update.type.shape[axis]))
+    y = c.op("scatter_set", c.transpose(cache, order), index, c.transpose(update, order), batch=1)
+    return c.transpose(y, back)
+
+

@@ -1,0 +1,331 @@
+"""Products: MatMul, Gemm, Einsum, convolutions."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ....ir.dims import Dim, const
+from ....ir.graph import Value
+from ....ir.types import i32
+from ..call import Call
+from ..registry import MICROSOFT, imports
+from ..tensors import Weight
+from ..values import Tensor
+
+
+def linear_weight(c: Call, index: int, transposed: bool = False) -> Value | None:
+    """A constant [in, out] operand as the parameter [out, in] of ``affine``; None when it is no such operand.
+
+    ``transposed``: the node itself takes the operand as [out, in].
+    """
+    tensor = c.tensor(index)
+    weight = tensor.weight
+    if weight is None or tensor.value is not None or len(weight.shape) != 2 or weight.dtype.kind != "float":
+        return None
+    if (tensor.perm is not None) != transposed:
+        return c.region.value(Tensor(weight.type, weight=weight), c.hint("weight"))
+    return c.region.value(_turned(c, weight), c.hint("weight"))
+
+
+def _turned(c: Call, weight: Weight) -> Tensor:
+    """The weight with its axes exchanged, under its own name: one for all who ask."""
+    cache = c.importer.turned
+    found = cache.get(weight)
+    if found is None:
+        load = weight.load
+        turned = Weight(weight.name, weight.dtype, weight.shape[::-1], lambda: load().T)
+        found = cache[weight] = Tensor(turned.type, weight=turned)
+    return found
+
+
+@imports("MatMul")
+def matmul(c: Call) -> Value:
+    return product(c, c.x(0, "left"), 1)
+
+
+def product(c: Call, a: Value, index: int, transposed: bool = False) -> Value:
+    """``a @ b``, where operand ``index`` is ``b``, or ``b`` transposed."""
+    b_shape = c.shape(index)
+    inner = b_shape[-1 if transposed or len(b_shape) == 1 else -2]
+    if not a.type.rank or not b_shape:
+        c.misfit("a product with a scalar")
+    c.equal(a.type.shape[-1], inner, f"the inner sizes of {a.type} and {c.type(index)}")
+    weight = linear_weight(c, index, transposed)
+    if weight is not None and a.type.dtype == weight.type.dtype:
+        return c.std("nn.affine", a, weight)
+    b = c.x(index, "weight")
+    if transposed:
+        b = c.transpose(b, [*range(b.type.rank - 2), b.type.rank - 1, b.type.rank - 2])
+    row, column = a.type.rank == 1, b.type.rank == 1
+    a = c.op("unsqueeze", a, axis=0) if row else a
+    b = c.op("unsqueeze", b, axis=1) if column else b
+    lead_a, lead_b = a.type.shape[:-2], b.type.shape[:-2]
+    for i in range(1, min(len(lead_a), len(lead_b)) + 1):
+        if lead_a[-i] != 1 and lead_b[-i] != 1:
+            c.equal(lead_a[-i], lead_b[-i], f"the leading axes of {a.type} and {b.type}")
+    y = c.op("matmul", a, b)
+    drop = [y.type.rank - 2] * row + [y.type.rank - 1] * column
+    return c.op("squeeze", y, axis=tuple(drop)) if drop else y
+
+
+@imports("Gemm")
+def gemm(c: Call) -> Value:
+    alpha, beta = c.attr("alpha", 1.0), c.attr("beta", 1.0)
+    a = c.x()
+    if c.rank() != 2 or c.rank(1) != 2:
+        c.misfit(f"Gemm of {c.type()} and {c.type(1)}")
+    if c.attr("transA", 0):
+        a = c.transpose(a, (1, 0))
+    transposed = bool(c.attr("transB", 0))
+    b_shape = c.shape(1)
+    c.equal(a.type.shape[-1], b_shape[1 if transposed else 0], f"the inner sizes of {c.type()} and {c.type(1)}")
+    bias = c.x(2, "bias") if c.has(2) else None
+    weight = linear_weight(c, 1, transposed)
+    if weight is not None and alpha == 1.0:
+        if bias is not None and beta == 1.0 and bias.type.shape == weight.type.shape[:1]:
+            return c.std("nn.affine", a, weight, bias)
+        y = c.std("nn.affine", a, weight)
+    else:
+        y = product(c, a, 1, transposed)
+    if alpha != 1.0:
+        y = c.op("mul", y, c.like(alpha, y))
+    if bias is None:
+        return y
+    c.broadcast(c.tensor_of(y), c.tensor(2))
+    return c.op("add", y, bias if beta == 1.0 else c.op("mul", bias, c.like(beta, y)))
+
+
+@imports("FusedMatMul", domain=MICROSOFT)
+def fused_matmul(c: Call) -> Value:
+    if c.attr("transBatchA", 0) or c.attr("transBatchB", 0):
+        c.refuse("transBatchA or transBatchB")
+    a = c.x()
+    if c.attr("transA", 0):
+        a = c.transpose(a, [*range(a.type.rank - 2), a.type.rank - 1, a.type.rank - 2])
+    y = product(c, a, 1, bool(c.attr("transB", 0)))
+    alpha = c.attr("alpha", 1.0)
+    return y if alpha == 1.0 else c.op("mul", y, c.like(alpha, y))
+
+
+@imports("MatMulInteger")
+def matmul_integer(c: Call) -> Value:
+    def operand(i: int) -> Value:
+        x = c.cast(c.x(i), i32)
+        if not c.has(i + 2):
+            return x
+        zero = c.cast(c.x(i + 2), i32)
+        if i == 0 and zero.type.rank == 1:
+            zero = c.op("unsqueeze", zero, axis=1)
+        return c.op("sub", x, zero)
+
+    c.equal(c.shape()[-1], c.shape(1)[-2], f"the inner sizes of {c.type()} and {c.type(1)}")
+    return c.op("matmul", operand(0), operand(1))
+
+
+@imports("Einsum")
+def einsum(c: Call) -> Value:
+    equation = str(c.attr("equation", "")).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(c.inputs):
+        c.misfit(f"the equation `{equation[:200]}` has {len(terms)} operands")
+    wide = [c.rank(i) - len(term.replace("...", "")) if "..." in term else 0 for i, term in enumerate(terms)]
+    if not arrow:
+        letters = sorted({x for x in left if x.isalpha() and left.count(x) == 1})
+        right = ("..." if any(wide) else "") + "".join(letters)
+    names = [_axes_of(term, n) for term, n in zip(terms, wide, strict=True)]
+    out = _axes_of(right, max(wide))
+    sizes: dict[str, Dim] = {}
+    for i, term in enumerate(names):
+        if len(term) != c.rank(i):
+            c.misfit(f"operand {i} of `{equation[:200]}` is {c.type(i)}")
+        for name, dim in zip(term, c.shape(i), strict=True):
+            c.equal(sizes.setdefault(name, dim), dim, f"axis `{name}` of `{equation[:200]}`")
+    shown = ", ".join(" ".join(term) for term in names) + " -> " + " ".join(out)
+    return c.op("einsum", *(c.x(i, "weight") for i in range(len(terms))), equation=shown)
+
+
+def _axes_of(term: str, wide: int) -> list[str]:
+    """``...ij`` with two leading axes as ``e1 e0 i j``: counted from the end, as they broadcast."""
+    before, dots, after = term.partition("...")
+    middle = [f"e{i}" for i in reversed(range(wide))] if dots else []
+    return [*before, *middle, *after]
+
+
+# Convolutions --------------------------------------------------------------------------------------------------------
+
+
+def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]) -> list[tuple[int, int]]:
+    """What is padded before and after each spatial axis."""
+    mode = c.attr("auto_pad", "NOTSET")
+    n = len(kernel)
+    if mode in ("NOTSET", ""):
+        pads = c.attr("pads") or [0] * (2 * n)
+        if len(pads) != 2 * n:
+            c.misfit(f"{len(pads)} paddings for {n} axes")
+        return [(pads[i], pads[i + n]) for i in range(n)]
+    if mode == "VALID":
+        return [(0, 0)] * n
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        c.refuse(f'auto_pad="{mode}"')
+    pairs = []
+    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
+        reach = (k - 1) * d + 1
+        if size.value is None and s != 1:
+            rest = (size % s).value  # how far the last window reaches must not depend on the size
+            if rest is None:
+                c.refuse(f"{mode} with stride {s} over the free size {size}")
+        total = max(0, reach - 1 if s == 1 else reach - s if int(size % s) == 0 else reach - int(size % s))
+        small, large = total // 2, total - total // 2
+        pairs.append((small, large) if mode == "SAME_UPPER" else (large, small))
+    return pairs
+
+
+def spatial(c: Call, name: str, count: int, default: int = 1) -> list[int]:
+    values = c.attr(name) or [default] * count
+    if len(values) != count or any(v < 1 for v in values):
+        c.misfit(f"{name} = {values} for {count} spatial axes")
+    return list(values)
+
+
+def pad_axes(c: Call, x: Value, pairs: list[tuple[int, int]], value: float = 0) -> Value:
+    for i, (before, after) in enumerate(pairs):
+        if before or after:
+            x = c.op("pad", x, axis=2 + i, before=before, after=after, value=value)
+    return x
+
+
+@imports("Conv")
+def conv(c: Call) -> Value:
+    weight = c.x(1, "weight")
+    count = weight.type.rank - 2
+    if c.rank() != weight.type.rank:
+        c.misfit(f"a convolution of {c.type()} with {weight.type}")
+    strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
+    kernel = [d.value or c.refuse("a kernel of a free size") for d in weight.type.shape[2:]]
+    c.equal(c.shape()[1], weight.type.shape[1] * c.attr("group", 1), f"the channels of {c.type()} and of {weight.type}")
+    pairs = padding(c, c.shape()[2:], kernel, strides, dilations)
+    x = c.x()
+    if any(before != after for before, after in pairs):
+        x, pairs = pad_axes(c, x, pairs), [(0, 0)] * count
+    y = c.op(
+        "conv", x, weight, stride=tuple(strides), padding=tuple(p for p, _ in pairs), dilation=tuple(dilations),
+        groups=c.attr("group", 1),
+    )  # fmt: skip
+    return _biased(c, y)
+
+
+def _biased(c: Call, y: Value) -> Value:
+    if not c.has(2):
+        return y
+    axes = list(range(1, y.type.rank - 1))
+    return c.op("add", y, c.op("unsqueeze", c.x(2, "bias"), axis=axes[0] if len(axes) == 1 else tuple(axes)))
+
+
+@imports("ConvTranspose")
+def conv_transpose(c: Call) -> Value:
+    """A convolution of the input with zeros between its elements, by the mirrored kernel."""
+    x, weight = c.x(), c.x(1, "weight")
+    count, groups = weight.type.rank - 2, c.attr("group", 1)
+    if c.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or c.attr("output_shape"):
+        c.refuse("auto_pad or output_shape")
+    strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
+    pads = c.attr("pads") or [0] * (2 * count)
+    extra = c.attr("output_padding") or [0] * count
+    kernel = [d.value or c.refuse("a kernel of a free size") for d in weight.type.shape[2:]]
+    taken, made = (d.value or c.refuse("channels of a free size") for d in weight.type.shape[:2])
+    c.equal(c.shape()[1], const(taken), f"the channels of {c.type()} and of {weight.type}")
+    for i, stride in enumerate(strides):
+        if stride > 1:
+            size = x.type.shape[2 + i]
+            shape = x.type.shape
+            x = c.op("pad", c.op("unsqueeze", x, axis=3 + i), axis=3 + i, after=stride - 1)
+            x = c.reshape(x, (*shape[: 2 + i], size * stride, *shape[3 + i :]))
+            x = c.op("slice", x, axis=2 + i, start=0, stop=-(stride - 1))
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+    edges = [(r - pads[i], r - pads[i + count] + extra[i]) for i, r in enumerate(reach)]
+    for i, (before, after) in enumerate(edges):
+        if before < 0 or after < 0:
+            x = c.op("slice", x, axis=2 + i, start=max(0, -before), stop=None if after >= 0 else after)
+    x = pad_axes(c, x, [(max(0, b), max(0, a)) for b, a in edges])
+    for axis in range(2, weight.type.rank):
+        weight = c.op("flip", weight, axis=axis)
+    split = c.reshape(weight, (groups, taken // groups, made, *kernel))
+    turned = c.transpose(split, (0, 2, 1, *range(3, 3 + count)))
+    weight = c.reshape(turned, (groups * made, taken // groups, *kernel))
+    return _biased(c, c.op("conv", x, weight, dilation=tuple(dilations), groups=groups))
+
+
+# Pooling -------------------------------------------------------------------------------------------------------------
+
+# A window of more elements would be as many slices.
+_LARGEST_WINDOW = 256
+
+
+@imports("MaxPool", "AveragePool")
+def pool(c: Call) -> Value:
+    count = c.rank() - 2
+    kernel = spatial(c, "kernel_shape", count)
+    strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
+    if len(c.node.output) > 1 and c.node.output[1]:
+        c.refuse("the indices of MaxPool")
+    if prod(kernel) > _LARGEST_WINDOW:
+        c.refuse(f"a window of {prod(kernel)} elements")
+    sizes = c.shape()[2:]
+    pairs = padding(c, sizes, kernel, strides, dilations)
+    if c.attr("ceil_mode", 0):
+        pairs = [_ceiled(c, *row) for row in zip(sizes, pairs, kernel, strides, dilations, strict=True)]
+    is_max = c.op_type == "MaxPool"
+    x = c.x()
+    lowest = -np.inf if x.type.dtype.kind == "float" else int(np.iinfo(x.type.dtype.numpy).min)
+    padded = pad_axes(c, x, pairs, lowest if is_max else 0)
+    total = _windows(c, padded, kernel, strides, dilations, "maximum" if is_max else "add")
+    if is_max:
+        return total
+    padding_is_there = any(p != (0, 0) for p in pairs)
+    if not padding_is_there or (c.attr("count_include_pad", 0) and not c.attr("ceil_mode", 0)):
+        return c.op("div", total, c.like(prod(kernel), total))
+    if c.attr("count_include_pad", 0):
+        c.refuse("count_include_pad together with ceil_mode")
+    ones = c.op("full", shape=(1, 1, *sizes), value=1.0, dtype=x.type.dtype)
+    counted = _windows(c, pad_axes(c, ones, pairs), kernel, strides, dilations, "add")
+    return c.op("div", total, counted)
+
+
+def _ceiled(c: Call, size: Dim, pair: tuple[int, int], k: int, stride: int, dilation: int) -> tuple[int, int]:
+    """More padding behind, so that the last window that begins within the axis counts."""
+    reach = (k - 1) * dilation + 1
+    if size.value is None:
+        return c.refuse(f"ceil_mode over the free size {size}") if stride > 1 else pair
+    room = size.value + pair[0] + pair[1] - reach
+    windows = -(-room // stride) + 1
+    if (windows - 1) * stride >= size.value + pair[0]:
+        windows -= 1
+    return pair[0], pair[1] + max(0, (windows - 1) * stride - room)
+
+
+def _windows(c: Call, x: Value, kernel: list[int], strides: list[int], dilations: list[int], combine: str) -> Value:
+    """Each place of the window as one slice, combined; axis by axis, since maximum and sum are separable."""
+    for i, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        axis = 2 + i
+        size = x.type.shape[axis]
+        last = (size - ((k - 1) * dilation + 1)) // stride * stride
+        parts = []
+        for j in range(k):
+            start = j * dilation
+            stop = last + (start + 1)
+            parts.append(c.op("slice", x, axis=axis, start=start, stop=stop, step=stride))
+        x = parts[0]
+        for part in parts[1:]:
+            x = c.op(combine, x, part)
+    return x
+
+
+@imports("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(c: Call) -> Value:
+    name = "mean" if c.op_type == "GlobalAveragePool" else "max"
+    return c.op(name, c.x(), axis=tuple(range(2, c.rank())), keepdims=True)
+
+

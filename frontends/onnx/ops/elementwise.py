@@ -1,0 +1,368 @@
+"""Arithmetic, comparison, selection, conversion and activations, element by element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ....ir.diagnostics import Diagnostic
+from ....ir.dims import Dim
+from ....ir.graph import Value
+from ....ir.signature import broadcast_shapes
+from ....ir.types import TensorType, boolean, f32
+from ..call import Call
+from ..registry import MICROSOFT, Result, imports
+from ..tensors import dtype_of
+from ..values import Tensor, known_tensor, short
+
+_UNARY = {
+    "Abs": "abs", "Neg": "neg", "Sign": "sign", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Sin": "sin", "Cos": "cos",
+    "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round",
+    "Not": "logical_not", "IsNaN": "is_nan",
+}  # fmt: skip
+_BINARY = {
+    "Add": "add", "Sub": "sub", "Mul": "mul", "And": "logical_and", "Or": "logical_or", "Equal": "eq", "Less": "lt",
+    "Greater": "gt", "LessOrEqual": "le", "GreaterOrEqual": "ge", "Xor": "ne",
+}  # fmt: skip
+# What the parts of a layer are called whose weight has no name of its own.
+_PARTS = {"Add": "bias", "Mul": "scale", "Sub": "mean", "Div": "divisor"}
+
+
+@imports(*_UNARY)
+def unary(c: Call) -> Value:
+    x = c.x()
+    if x.type.dtype.kind != "float" and c.op_type in ("Floor", "Ceil", "Round"):
+        return x
+    return c.op(_UNARY[c.op_type], x)
+
+
+def operands(c: Call, *indices: int) -> list[Value]:
+    """Operands that broadcast together; one whose elements are equal is written as a scalar."""
+    tensors = [c.tensor(i) for i in indices]
+    shape = c.broadcast(*tensors)
+    return [c.region.value(_bare(t, shape, tensors), c.hint(_PARTS.get(c.op_type, "constant"))) for t in tensors]
+
+
+def _bare(tensor: Tensor, shape: tuple[Dim, ...], others: list[Tensor]) -> Tensor:
+    """A tensor of equal elements without its axes, where the other operands have those of the result."""
+    number = single(tensor)
+    if number is None or not tensor.type.rank:
+        return tensor
+    others = [t for t in others if t is not tensor and single(t) is None]
+    if not others or _common(others) != shape:
+        return tensor
+    return Tensor(TensorType(tensor.type.dtype, ()), known=np.array(number, tensor.type.dtype.numpy))
+
+
+def _common(tensors: list[Tensor]) -> tuple[Dim, ...] | None:
+    shape: tuple[Dim, ...] | None = ()
+    for tensor in tensors:
+        shape = None if shape is None else broadcast_shapes(shape, tensor.type.shape)
+    return shape
+
+
+def single(tensor: Tensor) -> float | int | bool | None:
+    """The number that all elements of a tensor are, or None."""
+    if tensor.fill is not None:
+        return tensor.fill
+    known = tensor.known
+    return None if known is None or known.dtype == object or known.size != 1 else short(known.reshape(-1)[0])
+
+
+# What leaves the other operand as it is.
+_NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "And": True, "Or": False}
+
+
+def neutral(c: Call) -> Tensor | None:
+    """The other operand, where one changes nothing."""
+    if c.op_type not in _NEUTRAL:
+        return None
+    a, b = c.tensor(0), c.tensor(1)
+    for x, y in ((a, b), (b, a)) if c.op_type in ("Add", "Mul", "And", "Or") else ((a, b),):
+        if single(y) == _NEUTRAL[c.op_type] and c.broadcast(x, y) == x.type.shape:
+            return x
+    return None
+
+
+@imports(*_BINARY)
+def binary(c: Call) -> Tensor:
+    unchanged = neutral(c)
+    if unchanged is not None:
+        return unchanged
+    a, b = operands(c, 0, 1)
+    nonnegative = c.op_type in ("Add", "Mul") and c.tensor(0).nonnegative and c.tensor(1).nonnegative
+    return c.tensor_of(c.op(_BINARY[c.op_type], a, b), nonnegative)
+
+
+@imports("Div")
+def div(c: Call) -> Result:
+    unchanged = neutral(c)
+    if unchanged is not None:
+        return unchanged
+    a, b = operands(c, 0, 1)
+    if a.type.dtype.kind == "float":
+        return c.op("div", a, b)
+    known = c.known(1)
+    positive = known is not None and known.dtype != object and bool((known > 0).all())
+    if positive and c.tensor(0).nonnegative:
+        return c.op("floordiv", a, b)
+    # ONNX rounds toward zero.
+    quotient = c.op("floordiv", c.op("abs", a), b if positive else c.op("abs", b))
+    sign = c.op("sign", a) if positive else c.op("mul", c.op("sign", a), c.op("sign", b))
+    return c.op("mul", quotient, sign)
+
+
+@imports("Mod")
+def mod(c: Call) -> Value:
+    a, b = operands(c, 0, 1)
+    if a.type.dtype.kind == "int" and not c.attr("fmod", 0):
+        return c.op("mod", a, b)
+    if a.type.dtype.kind == "int":
+        return c.op("mul", c.op("sign", a), c.op("mod", c.op("abs", a), c.op("abs", b)))
+    quotient = c.op("div", a, b)
+    whole = c.op("where", c.op("lt", quotient, c.like(0, quotient)), c.op("ceil", quotient), c.op("floor", quotient))
+    return c.op("sub", a, c.op("mul", whole, b))
+
+
+@imports("Pow")
+def power(c: Call) -> Value:
+    x = c.x()
+    exponent = single(c.tensor(1))
+    if exponent is not None and c.broadcast(c.tensor(0), c.tensor(1)) == x.type.shape:
+        if exponent == int(exponent) and 1 <= exponent <= 4:
+            # `pow` is for bases that are not negative.
+            result = x
+            for _ in range(int(exponent) - 1):
+                result = c.op("mul", result, x)
+            return result
+        if exponent == 0.5 and x.type.dtype.kind == "float":
+            return c.op("sqrt", x)
+        if exponent == -0.5 and x.type.dtype.kind == "float":
+            return c.op("rsqrt", x)
+    x, y = operands(c, 0, 1)
+    if x.type.dtype.kind == "float":
+        return c.op("pow", x, c.cast(y, x.type.dtype))
+    wide = c.op("pow", c.cast(x, f32), c.cast(y, f32))
+    return c.cast(c.op("round", wide), x.type.dtype)
+
+
+@imports("Min", "Max", "Sum", "Mean")
+def variadic(c: Call) -> Value:
+    name = {"Min": "minimum", "Max": "maximum"}.get(c.op_type, "add")
+    values = operands(c, *range(len(c.inputs)))
+    result = values[0]
+    for value in values[1:]:
+        result = c.op(name, result, value)
+    return c.op("div", result, c.like(len(values), result)) if c.op_type == "Mean" else result
+
+
+@imports("Where")
+def where(c: Call) -> Result:
+    condition = single(c.tensor(0))
+    chosen = None if condition is None else c.tensor(1 if condition else 2)
+    if chosen is not None and c.broadcast(*(c.tensor(i) for i in range(3))) == chosen.type.shape:
+        return chosen
+    return c.op("where", *operands(c, 0, 1, 2))
+
+
+@imports("Cast")
+def cast(c: Call) -> Tensor:
+    dtype = dtype_of(c.attr("to", 0), c.where)
+    fill = c.tensor(0).fill
+    if fill is not None:
+        number = short(np.array(fill).astype(dtype.numpy)[()])
+        return Tensor(TensorType(dtype, c.shape()), fill=number, nonnegative=number >= 0)
+    return c.tensor_of(c.cast(c.x(), dtype), c.tensor(0).nonnegative or c.type().dtype == boolean)
+
+
+@imports("CastLike")
+def cast_like(c: Call) -> Value:
+    return c.cast(c.x(), c.type(1).dtype)
+
+
+@imports("Identity")
+def identity(c: Call) -> Result:
+    return c.tensor(0)
+
+
+@imports("Dropout")
+def dropout(c: Call) -> list[Result | None]:
+    mode = c.known(2) if c.has(2) else None
+    if c.has(2) and (mode is None or bool(mode)):
+        c.refuse("dropout while training")
+    return [c.tensor(0), None]
+
+
+@imports("Reciprocal")
+def reciprocal(c: Call) -> Value:
+    x = c.x()
+    return c.op("div", c.like(1.0, x), x)
+
+
+@imports("IsInf")
+def is_inf(c: Call) -> Value:
+    x = c.x()
+    positive, negative = c.attr("detect_positive", 1), c.attr("detect_negative", 1)
+    if positive and negative:
+        return c.op("eq", c.op("abs", x), c.like(math.inf, x))
+    if not positive and not negative:
+        c.refuse("IsInf that detects nothing")
+    return c.op("eq", x, c.like(math.inf if positive else -math.inf, x))
+
+
+@imports("Tan", "Sinh", "Cosh")
+def quotient(c: Call) -> Value:
+    x = c.x()
+    if c.op_type == "Tan":
+        return c.op("div", c.op("sin", x), c.op("cos", x))
+    up, down = c.op("exp", x), c.op("exp", c.op("neg", x))
+    top = c.op("sub" if c.op_type == "Sinh" else "add", up, down)
+    return c.op("mul", top, c.like(0.5, x))
+
+
+@imports("Clip")
+def clip(c: Call) -> Value:
+    result = c.x()
+    dtype = result.type.dtype
+    for index, name in ((1, "maximum"), (2, "minimum")):
+        if c.has(index):
+            known = c.known(index)
+            if known is not None and known.size == 1 and known.dtype != object:
+                bound = c.scalar(known.reshape(()).item(), dtype)
+            else:
+                bound = c.x(index)
+            result = c.op(name, result, bound)
+    return result
+
+
+# Activations ---------------------------------------------------------------------------------------------------------
+
+
+@imports("Relu")
+def relu(c: Call) -> Value:
+    x = c.x()
+    return c.std("nn.relu", x) if x.type.dtype.kind == "float" else c.op("maximum", x, c.like(0, x))
+
+
+@imports("Softplus")
+def softplus(c: Call) -> Value:
+    return c.std("nn.softplus", c.x())
+
+
+@imports("Gelu")
+@imports("Gelu", domain=MICROSOFT)
+def gelu(c: Call) -> Value:
+    mode = c.attr("approximate", "none")
+    if mode not in ("none", "tanh"):
+        c.refuse(f'approximate="{mode}"')
+    return c.std("nn.gelu_tanh" if mode == "tanh" else "nn.gelu", c.x())
+
+
+@imports("Swish")
+@imports("QuickGelu", domain=MICROSOFT)
+def swish(c: Call) -> Value:
+    x, alpha = c.x(), c.attr("alpha", 1.702 if c.op_type == "QuickGelu" else 1.0)
+    if alpha == 1.0:
+        return c.std("nn.silu", x)
+    return c.op("mul", x, c.op("sigmoid", c.op("mul", x, c.like(alpha, x))))
+
+
+@imports("Mish")
+def mish(c: Call) -> Value:
+    x = c.x()
+    return c.op("mul", x, c.op("tanh", c.std("nn.softplus", x)))
+
+
+@imports("HardSigmoid", "HardSwish")
+def hard(c: Call) -> Value:
+    x = c.x()
+    is_swish = c.op_type == "HardSwish"
+    alpha, beta = (1 / 6, 0.5) if is_swish else (c.attr("alpha", 0.2), c.attr("beta", 0.5))
+    line = c.op("add", c.op("mul", x, c.like(alpha, x)), c.like(beta, x))
+    gate = c.op("minimum", c.op("maximum", line, c.like(0.0, x)), c.like(1.0, x))
+    return c.op("mul", x, gate) if is_swish else gate
+
+
+def _pieces(below: Callable[[Call, Value], Value]) -> Callable[[Call], Value]:
+    """``x`` where it is positive, else ``below(x)``."""
+
+    def function(c: Call) -> Value:
+        x = c.x()
+        return c.op("where", c.op("ge", x, c.like(0.0, x)), x, below(c, x))
+
+    return function
+
+
+def _expm1(c: Call, x: Value) -> Value:
+    # The branch that is not taken must not overflow.
+    return c.op("sub", c.op("exp", c.op("minimum", x, c.like(0.0, x))), c.like(1.0, x))
+
+
+imports("LeakyRelu")(_pieces(lambda c, x: c.op("mul", x, c.like(c.attr("alpha", 0.01), x))))
+imports("Elu")(_pieces(lambda c, x: c.op("mul", _expm1(c, x), c.like(c.attr("alpha", 1.0), x))))
+
+
+@imports("Celu")
+def celu(c: Call) -> Value:
+    x, alpha = c.x(), c.attr("alpha", 1.0)
+    low = c.op("mul", _expm1(c, c.op("div", x, c.like(alpha, x))), c.like(alpha, x))
+    return c.op("where", c.op("ge", x, c.like(0.0, x)), x, low)
+
+
+@imports("Selu")
+def selu(c: Call) -> Value:
+    x = c.x()
+    alpha, gamma = c.attr("alpha", 1.6732632423543772), c.attr("gamma", 1.0507009873554805)
+    low = c.op("mul", _expm1(c, x), c.like(alpha, x))
+    return c.op("mul", c.op("where", c.op("ge", x, c.like(0.0, x)), x, low), c.like(gamma, x))
+
+
+@imports("PRelu")
+def prelu(c: Call) -> Value:
+    x = c.x()
+    c.broadcast(c.tensor(0), c.tensor(1))
+    return c.op("where", c.op("ge", x, c.like(0.0, x)), x, c.op("mul", x, c.x(1, "weight")))
+
+
+@imports("Softsign")
+def softsign(c: Call) -> Value:
+    x = c.x()
+    return c.op("div", x, c.op("add", c.op("abs", x), c.like(1.0, x)))
+
+
+@imports("ThresholdedRelu")
+def thresholded(c: Call) -> Value:
+    x = c.x()
+    return c.op("where", c.op("gt", x, c.like(c.attr("alpha", 1.0), x)), x, c.like(0.0, x))
+
+
+@imports("Softmax", "LogSoftmax")
+def softmax(c: Call) -> Value:
+    axis = c.axis(-1)
+    name = "nn.softmax" if c.op_type == "Softmax" else "nn.log_softmax"
+    return c.std(name, c.x(), axis=-1 if axis == c.rank() - 1 else axis)
+
+
+# Constants -----------------------------------------------------------------------------------------------------------
+
+
+@imports("Constant")
+def constant(c: Call) -> Tensor:
+    from ..importer import weight_tensor
+
+    proto = c.attr("value")
+    if proto is not None:
+        weight = c.importer.file.store.weight(proto)
+        # The name of the result, not of the message: exporters leave that empty.
+        weight.name = c.node.output[0] if c.node.output else weight.name
+        found = weight_tensor(weight)
+        if found.known is None and weight.size <= 16:
+            found.known = weight.load()
+        return found
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
+        value = c.attr(name)
+        if value is not None:
+            return known_tensor(np.array(value, dtype=np.int64 if "int" in name else np.float32))
+    raise Diagnostic("E0757", f"{c.where}: a constant of text, or a sparse one, is not imported")

@@ -1,0 +1,178 @@
+"""Normalisations. Those over the last axis are composites of std; over several axes these are reshaped into one."""
+
+from __future__ import annotations
+
+from ....ir.dims import Dim, const, product
+from ....ir.graph import Value
+from ....ir.types import DTYPES, f32
+from ..call import Call
+from ..registry import MICROSOFT, imports
+
+
+def _last_axes(c: Call, x: Value, axis: int, *weights: Value | None) -> tuple[Value, list[Value | None]]:
+    """x and its weights with the axes from ``axis`` on as one; weights as they are where it is the last already."""
+    if axis == x.type.rank - 1:
+        return x, list(weights)
+    size = product(x.type.shape[axis:])
+    flat = [None if w is None else c.reshape(c.expand(w, x.type.shape[axis:]), (size,)) for w in weights]
+    return c.reshape(x, (*x.type.shape[:axis], size)), flat
+
+
+def _vector(c: Call, w: Value | None, width: Value) -> Value | None:
+    """A weight that broadcasts over the last axis as one of that axis' size."""
+    if w is None:
+        return None
+    w = c.reshape(w, (w.type.numel,)) if w.type.rank != 1 else w
+    c.equal(w.type.shape[0], width.type.shape[-1], f"the weight {w.type} of {width.type}") if w.type.shape[0] != 1 else None
+    return c.expand(w, width.type.shape[-1:])
+
+
+@imports("LayerNormalization")
+def layer_normalization(c: Call) -> Value:
+    if any(c.node.output[1:]):
+        c.refuse("the mean or the inverse deviation of LayerNormalization")
+    x, axis = c.x(), c.axis(-1)
+    flat, (weight, bias) = _last_axes(c, x, axis, c.x(1, "weight"), c.maybe(2, "bias"))
+    y = c.std(
+        "nn.layer_normalize", flat, _vector(c, weight, flat), _vector(c, bias, flat), eps=c.attr("epsilon", 1e-5)
+    )
+    return c.reshape(y, x.type.shape)
+
+
+@imports("RMSNormalization", "SimplifiedLayerNormalization")
+@imports("RMSNormalization", "SimplifiedLayerNormalization", domain=MICROSOFT)
+def rms_normalization(c: Call) -> Value:
+    x, axis = c.x(), c.axis(-1)
+    flat, (weight,) = _last_axes(c, x, axis, c.x(1, "weight"))
+    y = c.std("nn.rms_normalize", flat, _vector(c, weight, flat), eps=c.attr("epsilon", 1e-5))
+    return c.reshape(y, x.type.shape)
+
+
+@imports("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_layer_normalization(c: Call) -> list[Value | None]:
+    simple = "Simplified" in c.op_type
+    c.broadcast(c.tensor(0), c.tensor(1))
+    total = c.op("add", c.x(), c.x(1))
+    bias = 3 if simple else 4
+    if c.has(bias):
+        total = c.op("add", total, c.x(bias, "bias"))
+    eps = c.attr("epsilon", 1e-12 if not simple else 1e-5)
+    if simple:
+        y = c.std("nn.rms_normalize", total, c.x(2, "weight"), eps=eps)
+    else:
+        y = c.std("nn.layer_normalize", total, c.x(2, "weight"), c.maybe(3, "bias"), eps=eps)
+    return [y, None, None, total]
+
+
+@imports("EmbedLayerNormalization", domain=MICROSOFT)
+def embed_layer_normalization(c: Call) -> list[Value | None]:
+    if c.has(7):
+        c.refuse("the mask of EmbedLayerNormalization")
+    ids = c.x()
+    y = c.op("take", c.x(2, "weight"), ids)
+    if c.has(8):
+        position = c.op("take", c.x(3, "weight"), c.x(8))
+    else:
+        position = c.op("slice", c.x(3, "weight"), axis=0, start=0, stop=ids.type.shape[1])
+    y = c.op("add", y, position)
+    if c.has(1) and c.has(4):
+        y = c.op("add", y, c.op("take", c.x(4, "weight"), c.x(1)))
+    total = y
+    y = c.std("nn.layer_normalize", y, c.x(5, "weight"), c.x(6, "bias"), eps=c.attr("epsilon", 1e-12))
+    return [y, None, total]
+
+
+@imports("BatchNormalization")
+def batch_normalization(c: Call) -> Value:
+    if c.attr("training_mode", 0):
+        c.refuse("BatchNormalization while training")
+    names = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, variance = (c.cast(c.x(i + 1, name), c.type().dtype) for i, name in enumerate(names))
+    c.equal(c.shape()[1], weight.type.shape[0], f"the channels of {c.type()} and {weight.type}")
+    return c.std("nn.batch_normalize", c.x(), mean, variance, weight, bias, eps=c.attr("epsilon", 1e-5))
+
+
+@imports("InstanceNormalization")
+def instance_normalization(c: Call) -> Value:
+    channels = c.shape()[1]
+    if channels.value is None:
+        c.equal(channels, c.shape(1)[0], f"the channels of {c.type()} and {c.type(1)}")
+    return c.std(
+        "nn.group_normalize", c.x(), c.x(1, "weight"), c.x(2, "bias"), groups=channels, eps=c.attr("epsilon", 1e-5)
+    )
+
+
+@imports("GroupNormalization")
+def group_normalization(c: Call) -> Value:
+    x, groups = c.x(), c.attr("num_groups", 1)
+    channels = x.type.shape[1]
+    weight, bias = c.x(1, "weight"), c.x(2, "bias")
+    if c.opset < 21:  # one weight a group then
+        weight, bias = (
+            c.reshape(c.expand(c.op("unsqueeze", w, axis=1), (groups, channels // groups)), (channels,))
+            for w in (weight, bias)
+        )
+    return c.std("nn.group_normalize", x, weight, bias, groups=groups, eps=c.attr("epsilon", 1e-5))
+
+
+@imports("LpNormalization")
+def lp_normalization(c: Call) -> Value:
+    x, axis = c.x(), c.axis(-1)
+    if c.attr("p", 2) == 1:
+        length = c.op("sum", c.op("abs", x), axis=axis, keepdims=True)
+    else:
+        length = c.op("sqrt", c.op("sum", c.op("mul", x, x), axis=axis, keepdims=True))
+    return c.op("div", x, length)
+
+
+@imports("MeanVarianceNormalization")
+def mean_variance(c: Call) -> Value:
+    x, axes = c.x(), tuple(c.attr("axes") or (0, 2, 3))
+    centred = c.op("sub", x, c.op("mean", x, axis=axes, keepdims=True))
+    variance = c.op("mean", c.op("mul", centred, centred), axis=axes, keepdims=True)
+    return c.op("div", centred, c.op("add", c.op("sqrt", variance), c.like(1e-9, x)))
+
+
+@imports("BiasGelu", "FastGelu", domain=MICROSOFT)
+def bias_gelu(c: Call) -> Value:
+    x = c.x()
+    if c.has(1):
+        x = c.op("add", x, c.x(1, "bias"))
+    return c.std("nn.gelu" if c.op_type == "BiasGelu" else "nn.gelu_tanh", x)
+
+
+@imports("DequantizeLinear")
+def dequantize(c: Call) -> Value:
+    x, scale = c.x(0, "weight"), c.x(1, "scale")
+    if c.attr("block_size", 0):
+        c.refuse("blocks of DequantizeLinear")
+    wide = c.cast(x, f32)
+    shape = _along(c, x, scale)
+    if c.has(2):
+        wide = c.op("sub", wide, c.reshape(c.cast(c.x(2, "zero_point"), f32), shape))
+    return c.op("mul", wide, c.reshape(c.cast(scale, f32), shape))
+
+
+@imports("QuantizeLinear")
+def quantize(c: Call) -> Value:
+    if c.attr("block_size", 0):
+        c.refuse("blocks of QuantizeLinear")
+    x, scale = c.x(), c.x(1, "scale")
+    shape = _along(c, x, scale)
+    dtype = c.type(2).dtype if c.has(2) else DTYPES["u8"]
+    y = c.op("round", c.op("div", c.cast(x, f32), c.reshape(c.cast(scale, f32), shape)))
+    if c.has(2):
+        y = c.op("add", y, c.reshape(c.cast(c.x(2, "zero_point"), f32), shape))
+    low, high = (-128, 127) if dtype.name == "i8" else (0, 255)
+    if dtype.name not in ("i8", "u8"):
+        c.refuse(f"quantisation to {dtype}")
+    y = c.op("minimum", c.op("maximum", y, c.like(low, y)), c.like(high, y))
+    return c.cast(y, dtype)
+
+
+def _along(c: Call, x: Value, scale: Value) -> list[Dim]:
+    """The shape in which a scale broadcasts along its axis."""
+    if scale.type.numel == 1:
+        return []
+    axis = c.normal_axis(c.attr("axis", 1), x.type.rank)
+    return [scale.type.shape[0] if i == axis else const(1) for i in range(x.type.rank)]

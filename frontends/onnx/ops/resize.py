@@ -1,0 +1,139 @@
+"""Resize as one matrix an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ....ir.dims import Dim, const
+from ....ir.graph import Value
+from ....ir.types import f32, f64
+from ..call import Call
+from ..ratio import Ratio
+from ..registry import imports
+from ..values import elementwise, plain_number
+
+# A matrix of more elements is not made.
+_LARGEST_MATRIX = 1 << 24
+# With these the nearest element of a whole enlargement is each one repeated.
+_REPEATS = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
+
+
+@imports("Resize", "Upsample")
+def resize(c: Call) -> Value:
+    rank = c.rank()
+    axes = [c.normal_axis(a, rank) for a in c.attr("axes") or range(rank)]
+    if c.attr("antialias", 0) or c.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        c.refuse("antialias or a policy for the aspect ratio")
+    scale_index = 1 if c.op_type == "Upsample" else 2
+    x, old = c.x(), c.shape()
+    targets: list[Dim] = []
+    scales: list[float | None] = []
+    if c.has(3) and c.op_type == "Resize":
+        targets = c.dims(3, "the new size")
+        scales = [None] * len(targets)
+    else:
+        factors = c.static(scale_index, "the scale").reshape(-1)
+        for axis, factor in zip(axes, factors, strict=True):
+            size = elementwise(lambda d, f: (Ratio(d) * f).floor().whole(), np.array(old[axis], dtype=object), np.array(factor))
+            targets.append(const(0) + size.reshape(-1)[0])
+            number = plain_number(factor)
+            scales.append(None if number is None else float(number))
+    if len(targets) != len(axes):
+        c.misfit(f"{len(targets)} sizes for {len(axes)} axes")
+    mode = c.attr("mode", "nearest")
+    for axis, target, scale in zip(axes, targets, scales, strict=True):
+        if target != old[axis]:
+            x = _axis(c, x, axis, target, scale, mode)
+    return x
+
+
+def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: str) -> Value:
+    source = x.type.shape[axis]
+    coordinates = c.attr("coordinate_transformation_mode", "half_pixel" if c.op_type == "Resize" else "asymmetric")
+    times = target // source if source != 0 else const(0)
+    whole = times.value is not None and times * source == target and times.value > 1
+    rounding = c.attr("nearest_mode", "round_prefer_floor" if c.op_type == "Resize" else "floor")
+    if mode == "nearest" and whole and (coordinates, rounding) in _REPEATS:
+        shape = x.type.shape
+        longer = (*shape[: axis + 1], times, *shape[axis + 1 :])
+        repeated = c.op("expand", c.op("unsqueeze", x, axis=axis + 1), shape=longer)
+        return c.reshape(repeated, (*shape[:axis], target, *shape[axis + 1 :]))
+    if source.value is not None and target.value is not None:
+        if source.value * target.value > _LARGEST_MATRIX:
+            c.refuse(f"resizing from {source} to {target}")
+        factor = scale if scale is not None else target.value / source.value
+        rows = interpolation(c, source.value, target.value, factor, mode, coordinates)
+        if mode == "nearest":
+            return c.op("take", x, c.constant(rows.argmax(axis=1)), axis=axis)
+        matrix = c.constant(rows.astype(np.float32))
+    else:
+        cubic = mode == "cubic" and c.attr("cubic_coeff_a", -0.75) == -0.75 and not c.attr("exclude_outside", 0)
+        if coordinates not in ("half_pixel", "pytorch_half_pixel") or not (mode == "linear" or cubic):
+            c.refuse(f'resizing a free size with mode="{mode}" and coordinate_transformation_mode="{coordinates}"')
+        name = "vision.bilinear_matrix" if mode == "linear" else "vision.bicubic_matrix"
+        matrix = c.std(name, source=source, target=target)
+    dtype = x.type.dtype
+    wide = c.cast(x, f64 if dtype == f64 else f32)
+    names = [f"a{i}" for i in range(x.type.rank)]
+    out = [*names[:axis], "out", *names[axis + 1 :]]
+    y = c.op(
+        "einsum", c.cast(matrix, wide.type.dtype), wide,
+        equation=f"out {names[axis]}, {' '.join(names)} -> {' '.join(out)}",
+    )  # fmt: skip
+    return c.cast(y, dtype)
+
+
+def interpolation(c: Call, source: int, target: int, scale: float, mode: str, coordinates: str) -> np.ndarray:
+    """The matrix [target, source]: how much of each source element goes into an element of the result."""
+    i = np.arange(target, dtype=np.float64)
+    if coordinates == "half_pixel":
+        at = (i + 0.5) / scale - 0.5
+    elif coordinates == "pytorch_half_pixel":
+        at = (i + 0.5) / scale - 0.5 if target > 1 else np.zeros(target)
+    elif coordinates == "half_pixel_symmetric":
+        centre = source / 2 * (1 - target / (scale * source))
+        at = centre + (i + 0.5) / scale - 0.5
+    elif coordinates == "align_corners":
+        at = i * (source - 1) / (target - 1) if target > 1 else np.zeros(target)
+    elif coordinates == "asymmetric":
+        at = i / scale
+    else:
+        c.refuse(f'coordinate_transformation_mode="{coordinates}"')
+    rows = np.zeros((target, source))
+    every = np.arange(target)
+    if mode == "nearest":
+        rounding = c.attr("nearest_mode", "round_prefer_floor" if c.op_type == "Resize" else "floor")
+        roundings: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "round_prefer_floor": lambda p: np.ceil(p - 0.5), "round_prefer_ceil": lambda p: np.floor(p + 0.5),
+            "floor": np.floor, "ceil": np.ceil,
+        }  # fmt: skip
+        pick = roundings.get(rounding)
+        if pick is None:
+            c.refuse(f'nearest_mode="{rounding}"')
+        rows[every, np.clip(pick(at), 0, source - 1).astype(int)] = 1
+        return rows
+    left = np.floor(at)
+    t = at - left
+    if mode == "linear":
+        shares = [(0, 1 - t), (1, t)]
+    elif mode == "cubic":
+        a = c.attr("cubic_coeff_a", -0.75)
+        shares = [(k, _keys(np.abs(t - k), a)) for k in (-1, 0, 1, 2)]
+    else:
+        c.refuse(f'mode="{mode}"')
+    for offset, share in shares:
+        column = left.astype(int) + offset
+        inside = (column >= 0) & (column < source) if c.attr("exclude_outside", 0) else True
+        np.add.at(rows, (every, np.clip(column, 0, source - 1)), np.where(inside, share, 0))
+    return rows / rows.sum(axis=1, keepdims=True) if c.attr("exclude_outside", 0) else rows
+
+
+def _keys(d: np.ndarray, a: float) -> np.ndarray:
+    """The cubic kernel of Keys (1981) at distance ``d``."""
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+

@@ -1,0 +1,123 @@
+"""Where shapes become numbers, and numbers become tensors: Shape, Size, Range, ConstantOfShape."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ....ir.dims import Dim, as_dim, prove_ge
+from ....ir.types import TensorType, f32, i64
+from ..call import Call
+from ..ratio import Ratio, Unfoldable
+from ..registry import folds, imports
+from ..values import Tensor, dims_of, known_tensor, plain_number, short
+from .folding import MOST_ELEMENTS
+
+
+def size_array(dims: Any) -> np.ndarray:
+    """Sizes as an array: of integers, or of objects where some are symbols."""
+    items = [as_dim(d) for d in dims]
+    if all(d.value is not None for d in items):
+        return np.array([d.value for d in items], dtype=np.int64)
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+@imports("Shape")
+def shape(c: Call) -> Tensor:
+    dims = c.shape()
+    return known_tensor(size_array(dims[slice(c.attr("start", 0), c.attr("end", len(dims)))]))
+
+
+@imports("Size")
+def size(c: Call) -> Tensor:
+    return known_tensor(size_array([c.type().numel]).reshape(()))
+
+
+def filler(c: Call) -> tuple[Any, Any]:
+    """Value and dtype of ConstantOfShape."""
+    proto = c.attr("value")
+    if proto is None:
+        return 0.0, f32
+    weight = c.importer.file.store.weight(proto)
+    if weight.size != 1:
+        c.misfit(f"the value has {weight.size} elements, but must have one")
+    return short(weight.load().reshape(())[()]), weight.dtype
+
+
+@folds("ConstantOfShape")
+def fold_constant_of_shape(c: Call, dims: np.ndarray) -> Tensor:
+    value, dtype = filler(c)
+    sizes = [-1 if d.value is None else d.value for d in dims_of(dims)]
+    # What is larger is a mask or a state, and stays a `full`.
+    if any(n < 0 for n in sizes) or prod(sizes) > 64:
+        raise Unfoldable
+    return Tensor(TensorType.of(dtype, sizes), known=np.full(sizes, value, dtype.numpy))
+
+
+@imports("ConstantOfShape")
+def constant_of_shape(c: Call) -> Tensor:
+    value, dtype = filler(c)
+    # Emitted, so that a shape that is none is refused here; and taken out where it is not read.
+    made = c.op("full", shape=tuple(c.dims(0, "the shape")), value=value, dtype=dtype)
+    return Tensor(made.type, fill=value, nonnegative=value >= 0)
+
+
+@folds("Range")
+def fold_range(c: Call, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    if any(a.dtype == object or a.dtype.kind not in "iu" for a in (start, limit, delta)) or delta == 0:
+        raise Unfoldable
+    first, last, step = int(start), int(limit), int(delta)
+    if len(range(first, last, step)) > 64:
+        raise Unfoldable
+    return np.arange(first, last, step, dtype=start.dtype)
+
+
+@imports("Range")
+def range_(c: Call) -> Tensor:
+    first, last, step = (_scalar(c, i) for i in range(3))
+    dtype = c.type().dtype
+    stride = plain_number(step)
+    if not isinstance(stride, (int, float)) or stride == 0 or stride != int(stride):
+        c.refuse(f"a range with the step {step}")
+    start, stop = _whole(c, first), _whole(c, last)
+    by = int(stride)
+    count = (stop - start + by - 1) // by if by > 0 else (start - stop - by - 1) // -by
+    if prove_ge(-1, count):
+        count = as_dim(0)
+    # Floats count in integers first, so that `iota` names the positions.
+    row = c.op("iota", n=count, dtype=dtype)
+    if by != 1:
+        row = c.op("mul", row, c.scalar(by, dtype))
+    if start != 0:
+        offset = c.region.value(Tensor(TensorType.of(dtype), known=size_array([start]).reshape(())), "start")
+        row = c.op("add", row, offset)
+    return c.tensor_of(row, prove_ge(start, 0) and by > 0)
+
+
+def _scalar(c: Call, index: int) -> Any:
+    return c.static(index, "a bound of the range").reshape(-1).tolist()[0]
+
+
+def _whole(c: Call, item: Any) -> Dim:
+    if isinstance(item, Ratio):
+        if item.bottom != 1:
+            c.refuse("a range over fractions of sizes")
+        return item.top
+    if isinstance(item, float) and float(item) != int(item):
+        c.refuse(f"a range to or from {item}")
+    return as_dim(item) if isinstance(item, Dim) else as_dim(int(item))
+
+
+@imports("NonZero")
+def non_zero(c: Call) -> Tensor:
+    known = c.known(0)
+    if known is None or known.dtype == object or known.size > MOST_ELEMENTS:
+        c.static(len(c.inputs), "how many elements are not zero")
+    assert known is not None
+    return Tensor(
+        TensorType.of(i64, (known.ndim, int(np.count_nonzero(known)))), known=np.array(np.nonzero(known), dtype=np.int64)
+    )

@@ -1,0 +1,83 @@
+"""A quotient of sizes as floating-point code computes it: exporters write ``floor(cast(H, f32) * 0.5)`` for ``H // 2``."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Union
+
+from ...ir.dims import Dim, DimLike, as_dim, ceildiv, const
+
+Number = Union["Ratio", int, float]
+
+
+class Unfoldable(Exception):
+    """The result is no expression of sizes: it must be computed by the graph."""
+
+
+class Ratio:
+    """``top / bottom``, where ``bottom`` is a positive number or a size."""
+
+    __slots__ = ("bottom", "top")
+
+    def __init__(self, top: DimLike, bottom: DimLike = 1) -> None:
+        self.top, self.bottom = as_dim(top), as_dim(bottom)
+        if self.bottom == 0:
+            raise Unfoldable
+        if self.top.value is None and self.bottom != 1:
+            whole = self.top // self.bottom
+            if whole * self.bottom == self.top:
+                self.top, self.bottom = whole, const(1)
+
+    @staticmethod
+    def of(value: Number) -> Ratio:
+        """A number as a ratio. Raises Unfoldable for one whose fraction is not short, 1/3 as a float."""
+        if isinstance(value, Ratio):
+            return value
+        if value != value or value in (float("inf"), float("-inf")):
+            raise Unfoldable
+        fraction = Fraction(value)
+        if fraction.denominator > 1 << 16:
+            raise Unfoldable
+        return Ratio(fraction.numerator, fraction.denominator)
+
+    @property
+    def number(self) -> float | None:
+        top, bottom = self.top.value, self.bottom.value
+        return None if top is None or bottom is None else top / bottom
+
+    def __add__(self, other: Number) -> Ratio:
+        b = Ratio.of(other)
+        return Ratio(self.top * b.bottom + b.top * self.bottom, self.bottom * b.bottom)
+
+    def __mul__(self, other: Number) -> Ratio:
+        b = Ratio.of(other)
+        return Ratio(self.top * b.top, self.bottom * b.bottom)
+
+    def __neg__(self) -> Ratio:
+        return Ratio(-self.top, self.bottom)
+
+    def __sub__(self, other: Number) -> Ratio:
+        return self + -Ratio.of(other)
+
+    def __truediv__(self, other: Number) -> Ratio:
+        b = Ratio.of(other)
+        return Ratio(self.top * b.bottom, self.bottom * b.top)
+
+    def __rtruediv__(self, other: Number) -> Ratio:
+        return Ratio.of(other) / self
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __rsub__(self, other: Number) -> Ratio:
+        return Ratio.of(other) - self
+
+    def floor(self) -> Ratio:
+        return Ratio(self.top // self.bottom)
+
+    def ceil(self) -> Ratio:
+        return Ratio(ceildiv(self.top, self.bottom))
+
+    def whole(self) -> Dim:
+        """Rounded toward zero, which is down: sizes are not negative."""
+        return self.top // self.bottom
