@@ -155,7 +155,7 @@ def _report(
         "source": source.kind,
         "output": str(output),
         "written": [str(p) for p in (output, int8_path(output)) if p == output or options.int8],
-        "files": {n: t.path.stat().st_size for n, t in targets.items() if n in (ORIGINAL, OPTIMIZED, INT8, BOTH)},
+        "files": {n: t.bytes for n, t in targets.items() if n in (ORIGINAL, OPTIMIZED, INT8, BOTH)},
         "machine": machine(options.threads),
         "sizes": sizes,
         "random_weights": source.random,

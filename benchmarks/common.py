@@ -6,8 +6,6 @@ import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -39,20 +37,6 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "date": date.today().isoformat(),
     }
-
-
-def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int = 15, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round; every candidate runs once a round, in the given order."""
-    for run in candidates.values():
-        for _ in range(warmup):
-            run()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return times
 
 
 def speedup(times: dict[str, list[float]], name: str, over: str) -> float:

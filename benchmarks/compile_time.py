@@ -13,8 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tessera.runtime.measure import interleaved
+
 from . import peers
-from .common import interleaved, summary, write
+from .common import summary, write
 
 OURS = """
 import tessera as ts

@@ -16,9 +16,10 @@ import numpy as np
 import tessera as ts
 from tessera.ir.graph import Module
 from tessera.passes.baselines import fixed_indices
+from tessera.runtime.measure import interleaved
 
 from . import peers
-from .common import interleaved, summary, write
+from .common import summary, write
 
 
 def session(path: Path) -> Any:

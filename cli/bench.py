@@ -46,7 +46,7 @@ def bench(
         for target in targets:
             seconds = times[target.name]
             ms, gain = Spread.of([s * 1e3 for s in seconds]), ratio(times[first.name], seconds)
-            row = {"artifact": target.name, "ms": ms.to_dict(), "speedup": gain.to_dict(), "size": target.path.stat().st_size}
+            row = {"artifact": target.name, "ms": ms.to_dict(), "speedup": gain.to_dict(), "size": target.bytes}
             if memory:
                 progress(f"measuring the memory of {target.name}", None, None)
                 row |= peak_memory(target, feeds, threads).to_dict()

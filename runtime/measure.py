@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 WARMUP = 2
 # Rounds when nobody says: as many as fit into the seconds, within these bounds.
 FEWEST, MOST, SECONDS = 7, 60, 12.0
+# How long a turn is at least, as far as so many runs suffice.
+TURN, MOST_RUNS = 0.03, 25
 # Sizes when nobody says: of the batch, and of everything else.
 BATCH, TOKENS = 1, 128
 
@@ -49,21 +51,23 @@ Run = Callable[[], Any]
 def interleaved(
     candidates: Mapping[str, Run], rounds: int | None = None, warmup: int = WARMUP, tell: Callable[[int, int], None] | None = None
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of each candidate in each round; every candidate runs once a round, in the given order.
+    """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order.
+
+    A turn of something short is several runs, of which the median counts, so that a moment in which the machine does something
+    else does not decide.
 
     Args:
         rounds: how many; None: what fits into about 12 seconds, 7 to 60.
-        warmup: runs of each candidate that do not count.
+        warmup: runs of each candidate that do not count, at least 1.
         tell: told which round of how many goes on.
     """
-    slowest = 0.0
-    for run in candidates.values():
-        for _ in range(warmup):
-            start = time.perf_counter()
-            run()
-            took = time.perf_counter() - start
-        slowest += took if warmup else 0.0
-    count = rounds or (max(FEWEST, min(MOST, int(SECONDS / slowest))) if slowest else FEWEST)
+    turns: dict[str, int] = {}
+    expected = 0.0
+    for name, run in candidates.items():
+        took = min(_seconds(run) for _ in range(max(warmup, 1)))
+        turns[name] = max(1, min(MOST_RUNS, int(TURN / max(took, 1e-9))))
+        expected += took * turns[name]
+    count = rounds or max(FEWEST, min(MOST, int(SECONDS / max(expected, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in candidates}
     # A collection would land on one candidate and not on the other.
     collecting = gc.isenabled()
@@ -73,13 +77,17 @@ def interleaved(
             if tell is not None:
                 tell(turn, count)
             for name, run in candidates.items():
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(statistics.median(_seconds(run) for _ in range(turns[name])))
     finally:
         if collecting:
             gc.enable()
     return times
+
+
+def _seconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,11 @@ class Target:
                 )
                 raise Diagnostic("E0936", message)
         return found
+
+    @property
+    def bytes(self) -> int:
+        """Of its file, and of the data file beside it."""
+        return sum(p.stat().st_size for p in (self.path, Path(f"{self.path}.data")) if p.exists())
 
     def sizes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """The size of every symbol for these shapes of the inputs. Raises E0902 when they contradict each other."""

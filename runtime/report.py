@@ -17,6 +17,8 @@ Report = Mapping[str, Any]
 WIDTH = 100
 # A ratio nearer to 1 than this is no difference that anybody would notice.
 _NOTICED = 0.02
+# Quartiles that are further apart than this say little.
+_SCATTERED = 1.5
 # What a cosine must differ by to be called better or worse than a baseline.
 _BETTER = 0.001
 
@@ -48,14 +50,17 @@ def _speed(report: Report) -> dict[str, Any]:
     where = at(report["sizes"]) or "the model's fixed sizes"
     shown = f"{gain['median']:.2f}x ({gain['low']:.2f} … {gain['high']:.2f}) at {where}"
     promised = report["cost"]["ratio"]
+    scattered = gain["high"] > _SCATTERED * gain["low"]
     if gain["low"] > 1 and gain["median"] >= 1 + _NOTICED:
         pays, text = True, f"pays here: {shown}"
-    elif gain["high"] < 1 or gain["median"] < 1 - _NOTICED:
+    elif gain["high"] < 1 or (gain["median"] < 1 - _NOTICED and not scattered):
         pays, text = False, f"does not pay here: {shown}"
     else:
         pays, text = False, f"makes no clear difference here: {shown}"
     if promised is not None:
         text += f"; counting FLOPs promises {promised:.2f}x"
+    if scattered:
+        text += ". The times scatter widely: this machine does other work"
     matching = latency.get("matching")
     if matching:
         ceiling = latency["rows"]["fixed indices"]["speedup"]["median"]

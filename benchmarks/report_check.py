@@ -1,0 +1,118 @@
+"""The report of `tessera optimize` against an outside stopwatch: plain `onnxruntime` in a process of its own.
+
+    python -m benchmarks.report_check [--rounds N] [--repeats N]
+
+For each model the report's median milliseconds and speed-up stand beside those of the stopwatch, which knows nothing of Tessera:
+it opens the two files, makes the inputs from their declared shapes, and takes turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tessera.importing import read_model
+from tessera.optimize import Options, optimize
+
+from . import peers
+from .common import write
+
+STOPWATCH = """
+import json, statistics, sys, time
+import numpy as np
+import onnxruntime as ort
+sizes, rounds = json.loads(sys.argv[1]), int(sys.argv[2])
+options = ort.SessionOptions()
+options.log_severity_level = 4
+rows = []
+for path in sys.argv[3:]:
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for i in session.get_inputs():
+        shape = [d if isinstance(d, int) else sizes[d] for d in i.shape]
+        if i.type == "tensor(float)":
+            feeds[i.name] = rng.standard_normal(shape).astype(np.float32)
+        else:
+            feeds[i.name] = np.ones(shape, np.int64) if "mask" in i.name else rng.integers(0, 1000, shape)
+    rows.append((session, feeds, []))
+for round in range(rounds + 2):
+    for session, feeds, times in rows:
+        start = time.perf_counter()
+        session.run(None, feeds)
+        if round >= 2:
+            times.append(time.perf_counter() - start)
+a, b = rows[0][2], rows[1][2]
+ratios = [x / y for x, y in zip(a, b)]
+print(json.dumps({"ms": [statistics.median(a) * 1e3, statistics.median(b) * 1e3], "speedup": statistics.median(ratios)}))
+"""
+
+
+def stopwatch(files: list[Path], sizes: dict[str, int], rounds: int) -> dict[str, Any]:
+    """Median milliseconds of both files, and the median ratio."""
+    command = [sys.executable, "-c", STOPWATCH, json.dumps(sizes), str(rounds), *map(str, files)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def check(
+    folder: Path, model: Path, steps: list[str], sizes: dict[str, int], rounds: int, repeats: int
+) -> dict[str, Any]:
+    """The report's figures and the stopwatch's for one ONNX file, and how far apart they are: the median of pairs.
+
+    Each pair is taken as close together in time as two processes can be, so that other work on the machine meets both.
+    """
+    output = folder / "fast.onnx"
+    options = Options(sizes=sizes, rounds=rounds, memory=False)
+    pairs = []
+    for _ in range(repeats):
+        report = optimize(read_model(model), passes=steps, output=output, options=options)
+        rows = report["latency"]["rows"]
+        ms = [rows[n]["ms"]["median"] for n in ("original", "optimized")]
+        inside = {"ms": ms, "speedup": rows["optimized"]["speedup"]["median"]}
+        pairs.append((inside, stopwatch([model, output], report["sizes"], rounds)))
+
+    def apart(figure: Callable[[dict[str, Any]], float]) -> float:
+        return round(statistics.median(figure(a) / figure(b) for a, b in pairs) - 1, 4)
+
+    return {
+        "pairs": [{"report": a, "stopwatch": b} for a, b in pairs],
+        "original_ms_apart": apart(lambda row: float(row["ms"][0])),
+        "optimized_ms_apart": apart(lambda row: float(row["ms"][1])),
+        "speedup_apart": apart(lambda row: float(row["speedup"])),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    rounds, repeats = arguments.rounds, arguments.repeats
+    import torch
+
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        vit = folder / "vit.onnx"
+        batch = torch.export.Dim("batch")
+        peers.export(peers.vit("s"), (torch.randn(2, 3, 224, 224),), vit, dynamic=({0: batch},))
+        results["vit_s batch 1 r 13"] = check(folder, vit, ["merge_tokens(r=13, protect=1)"], {}, rounds, repeats)
+        ids = torch.randint(0, 1000, (2, 64))
+        dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=512)}
+        minilm = folder / "minilm.onnx"
+        peers.export(peers.minilm(), (ids, torch.ones_like(ids)), minilm, dynamic=(dims, dims))
+        steps = ["merge_tokens(keep=0.5, protect=1)"]
+        results["minilm tokens 256 keep 0.5"] = check(folder, minilm, steps, {"tokens": 256}, rounds, repeats)
+    write("report_check", results)
+
+
+if __name__ == "__main__":
+    main()
