@@ -1,0 +1,84 @@
+"""PyTorch models as IR: an ``nn.Module`` or a ``torch.export`` program, and torch-dialect MLIR.
+
+>>> imported = load(model, (ids,), dynamic_shapes=({0: "B", 1: "T"},))           # doctest: +SKIP
+>>> artifact = compile(imported.module, weights=imported.weights)               # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic
+from ...ir.imported import Imported
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+
+def load(
+    model: nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    *,
+    name: str | None = None,
+) -> Imported:
+    """Import a model. Its parameters and buffers keep their names, and stay views of the module's tensors.
+
+    Args:
+        model: a module in eval mode, which is exported here, or a program that was exported already.
+        args: example inputs, as ``torch.export.export`` takes them; not needed for a program.
+        kwargs: example inputs by name.
+        dynamic_shapes: as ``torch.export.export`` takes them; axes of one name have one size. The names become the
+            dimensions' names. A program without them gets the usual ones: B, T, H, W.
+        name: of the model in the source; else the class's.
+
+    Raises:
+        Diagnostic: E0780 with all operations that have no counterpart, E0781 when torch.export itself refuses the model,
+            E0782 for an input, and E0783 for an output or a state that cannot be expressed.
+    """
+    import torch
+
+    from .exported import import_program
+    from .finish import identifier
+
+    if isinstance(model, torch.export.ExportedProgram):
+        return import_program(model, dynamic_shapes=dynamic_shapes, name=identifier(name or "imported"))
+    if model.training:
+        raise Diagnostic("E0781", f"{type(model).__name__} is in training mode", help="call `model.eval()` first")
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                model, tuple(args), dict(kwargs or {}), dynamic_shapes=_shapes(dynamic_shapes), strict=False
+            )
+    except Exception as error:  # whatever the model's own code raises while it is traced
+        text = str(error).strip()
+        raise Diagnostic(
+            "E0781",
+            f"torch.export does not take {type(model).__name__}: {type(error).__name__}: {text[:1500]}",
+            help="export it yourself with torch.export.export, and give the program to `load`",
+        ) from error
+    title = type(model).__name__
+    return import_program(
+        program, dynamic_shapes=dynamic_shapes, name=identifier(name or title), doc=f"Imported from {title}."
+    )
+
+
+def _shapes(given: Any) -> Any:
+    """Names of axes as torch.export's dimensions: one object for each name."""
+    from torch.export import Dim
+
+    dims: dict[str, Any] = {}
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, str):
+            return dims.setdefault(value, Dim(value))
+        if isinstance(value, Mapping):
+            return {k: convert(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(convert(v) for v in value)
+        return value
+
+    return convert(given)

@@ -1,0 +1,135 @@
+"""Products of matrices, einsum, convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir.dims import Dim
+from ....ir.graph import Value
+from ..protocol import Import, Unsupported, aten
+from .shape import pad
+
+
+@aten("linear")
+def _linear(i: Import, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    if weight.type.rank == 1:
+        y = i.op("sum", i.op("mul", x, weight), axis=-1)
+        return y if bias is None else i.op("add", y, bias)
+    return i.call("std.nn.affine", x, weight, bias)
+
+
+@aten("matmul", "mm", "bmm")
+def matmul(i: Import, a: Value, b: Value) -> Value:
+    if a.type.rank == 1 and b.type.rank == 1:
+        return i.op("sum", i.op("mul", a, b))
+    if a.type.rank == 1:
+        return i.op("squeeze", i.op("matmul", i.op("unsqueeze", a, axis=0), b), axis=-2)
+    if b.type.rank == 1:
+        return i.op("squeeze", i.op("matmul", a, i.op("unsqueeze", b, axis=1)), axis=-1)
+    return i.op("matmul", a, b)
+
+
+@aten("mv", "dot")
+def _mv(i: Import, a: Value, b: Value) -> Value:
+    return matmul(i, a, b)
+
+
+@aten("outer")
+def _outer(i: Import, a: Value, b: Value) -> Value:
+    return i.op("mul", i.op("unsqueeze", a, axis=1), i.op("unsqueeze", b, axis=0))
+
+
+@aten("addmm", "baddbmm", "addbmm")
+def _addmm(i: Import, bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
+    y = i.op("matmul", a, b)
+    if alpha != 1:
+        y = i.op("mul", y, i.scalar(alpha, y.type.dtype))
+    if beta == 0:
+        return y
+    if beta != 1:
+        bias = i.op("mul", bias, i.scalar(beta, y.type.dtype))
+    return i.op("add", y, bias)
+
+
+@aten("einsum")
+def _einsum(i: Import, equation: str, tensors: Sequence[Value], path: Any = None) -> Value:
+    text = equation.replace(" ", "")
+    left, arrow, right = text.partition("->")
+    terms = left.split(",")
+    # `...` stands for the leading axes: named by letters that the equation does not use, counted from the last one.
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in text]
+    widths = [
+        t.type.rank - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True) if "..." in term
+    ]
+    pack = "".join(spare[: max(widths, default=0)])
+    named = []
+    for tensor, term in zip(tensors, terms, strict=True):
+        width = tensor.type.rank - len(term.replace("...", ""))
+        named.append(term.replace("...", pack[len(pack) - width :] if width else ""))
+    letters = "".join(named)
+    if not arrow:
+        right = "..." if pack else ""
+        right += "".join(sorted(c for c in set(letters) if letters.count(c) == 1 and c not in pack))
+    right = right.replace("...", pack)
+    # Axes of size 1 broadcast in PyTorch, and do not here.
+    sizes: dict[str, set[Dim]] = {}
+    for term, tensor in zip(named, tensors, strict=True):
+        for letter, dim in zip(term, tensor.type.shape, strict=True):
+            sizes.setdefault(letter, set()).add(dim)
+    operands = []
+    for at, (term, tensor) in enumerate(zip(named, tensors, strict=True)):
+        ones = [a for a, c in enumerate(term) if tensor.type.shape[a] == 1 and len(sizes[c]) > 1]
+        operands.append(i.op("squeeze", tensor, axis=tuple(ones)) if ones else tensor)
+        named[at] = "".join(c for a, c in enumerate(term) if a not in ones)
+    spaced = ", ".join(" ".join(term) for term in named)
+    return i.op("einsum", *i.together(*operands), equation=f"{spaced} -> {' '.join(right)}".rstrip())
+
+
+def _conv(
+    i: Import, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Value:
+    spatial = weight.type.rank - 2
+    batched = x.type.rank == weight.type.rank
+    if not batched:
+        x = i.op("unsqueeze", x, axis=0)
+    many = [tuple(v) * spatial if isinstance(v, tuple) and len(v) == 1 else v for v in (stride, padding, dilation)]
+    y = i.op("conv", x, weight, stride=many[0], padding=many[1], dilation=many[2], groups=groups)
+    if bias is not None:
+        y = i.op("add", y, i.op("unsqueeze", bias, axis=tuple(range(1, spatial + 1))))
+    return y if batched else i.op("squeeze", y, axis=0)
+
+
+@aten("conv1d", "conv2d", "conv3d")
+def _conv_nd(
+    i: Import, x: Value, weight: Value, bias: Value | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> Value:  # fmt: skip
+    return _conv(i, x, weight, bias, stride, padding, dilation, groups)
+
+
+@aten("conv1d.padding", "conv2d.padding", "conv3d.padding")
+def _conv_padding(
+    i: Import, x: Value, weight: Value, bias: Value | None = None, stride: Any = 1, padding: str = "valid",
+    dilation: Any = 1, groups: int = 1,
+) -> Value:  # fmt: skip
+    spatial = weight.type.rank - 2
+    if padding == "same":
+        gaps = dilation if isinstance(dilation, tuple) else (dilation,)
+        gaps = gaps * spatial if len(gaps) == 1 else gaps
+        widths: list[Any] = []
+        for axis in reversed(range(spatial)):
+            total = (weight.type.shape[2 + axis] - 1) * gaps[axis]
+            widths += [(total // 2).value, (total - total // 2).value]
+        x = pad(i, x, widths, 0.0)
+    return _conv(i, x, weight, bias, stride, 0, dilation, groups)
+
+
+@aten("convolution", "_convolution")
+def _convolution(
+    i: Import, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int, *rest: Any,
+) -> Value:  # fmt: skip
+    if transposed:
+        raise Unsupported("a transposed convolution")
+    return _conv(i, x, weight, bias, stride, padding, dilation, groups)

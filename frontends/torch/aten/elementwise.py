@@ -1,0 +1,401 @@
+"""Arithmetic, comparison, selection, conversion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ....ir.graph import Value
+from ....ir.types import DTYPES, DType, boolean, f32
+from ..protocol import SCALAR_TYPES, Import, Unsupported, aten
+
+
+def dtype_of(value: Any) -> DType | None:
+    """A dtype operand: ours, torch's number of it, or None."""
+    if value is None or isinstance(value, DType):
+        return value
+    if value not in SCALAR_TYPES:
+        raise Unsupported(f"dtype number {value}")
+    return DTYPES[SCALAR_TYPES[value]]
+
+
+def literal_of(value: Any) -> Any:
+    """The number of a scalar that is known now: a Python number, a ``constant`` or a ``full``; else None."""
+    if not isinstance(value, Value):
+        return value
+    node = value.node
+    while node is not None and node.op.name in ("expand", "cast", "reshape", "unsqueeze"):
+        value = node.inputs[0]
+        assert value is not None
+        node = value.node
+    if node is not None and node.op.name in ("constant", "full") and not isinstance(node.attrs["value"], tuple):
+        return node.attrs["value"]
+    return None
+
+
+_MOVES = frozenset(
+    {"unsqueeze", "squeeze", "reshape", "expand", "transpose", "slice", "take", "gather", "cast", "flip"}
+)
+_COUNTS = frozenset({"iota", "argmax", "argmin", "searchsorted", "compact"})
+
+
+def nonnegative(value: Value, depth: int = 8) -> bool:
+    """Whether it is plain from how an index is made that no element is negative."""
+    node = value.node
+    if node is None or depth == 0:
+        return False
+    known = literal_of(value)
+    if isinstance(known, (int, float)):
+        return known >= 0
+    name = node.op.name
+    if name == "constant":
+        return _least(node.attrs["value"]) >= 0
+    if name in _COUNTS or (name in ("topk", "sort") and value.index == 1):
+        return True
+    if name == "full":
+        return True  # a size, since what is known now was looked at above
+    operands = [v for v in node.inputs if v is not None]
+    if name in _MOVES:
+        return operands[0].type.dtype == boolean or nonnegative(operands[0], depth - 1)
+    if name in ("add", "mul", "floordiv", "minimum", "concat"):
+        return all(nonnegative(v, depth - 1) for v in operands)
+    if name == "maximum":
+        return any(nonnegative(v, depth - 1) for v in operands)
+    return name == "mod"
+
+
+def _least(value: Any) -> Any:
+    return min(map(_least, value), default=0) if isinstance(value, tuple) else value
+
+
+# One operand ---------------------------------------------------------------------------------------------------------
+
+
+def _unary(name: str, op: str, *, floating: bool = True) -> None:
+    @aten(name)
+    def importer(i: Import, x: Any) -> Value:
+        (x,) = i.together(x, floating=floating)
+        return i.op(op, x)
+
+
+for _name in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf"):
+    _unary(_name, _name)
+for _name in ("neg", "abs"):
+    _unary(_name, _name, floating=False)
+
+
+def _rounding(name: str, op: str) -> None:
+    @aten(name)
+    def importer(i: Import, x: Value) -> Value:
+        return i.op(op, x) if x.type.dtype.kind == "float" else x
+
+
+for _name in ("floor", "ceil", "round"):
+    _rounding(_name, _name)
+
+
+@aten("trunc", "fix")
+def _trunc(i: Import, x: Value) -> Value:
+    return i.op("mul", i.op("sign", x), i.op("floor", i.op("abs", x))) if x.type.dtype.kind == "float" else x
+
+
+@aten("sign", "sgn")
+def _sign(i: Import, x: Value) -> Value:
+    return i.op("sign", x)
+
+
+@aten("logical_not", "bitwise_not")
+def _not(i: Import, x: Value) -> Value:
+    if x.type.dtype != boolean:
+        return i.op("eq", x, i.scalar(0, x.type.dtype))
+    return i.op("logical_not", x)
+
+
+@aten("square")
+def _square(i: Import, x: Value) -> Value:
+    return i.op("mul", x, x)
+
+
+@aten("reciprocal")
+def _reciprocal(i: Import, x: Value) -> Value:
+    (x,) = i.together(x, floating=True)
+    return i.op("div", i.scalar(1.0, x.type.dtype), x)
+
+
+@aten("expm1")
+def _expm1(i: Import, x: Value) -> Value:
+    return i.op("sub", i.op("exp", x), i.scalar(1.0, x.type.dtype))
+
+
+@aten("log1p")
+def _log1p(i: Import, x: Value) -> Value:
+    return i.op("log", i.op("add", x, i.scalar(1.0, x.type.dtype)))
+
+
+@aten("log2")
+def _log2(i: Import, x: Value) -> Value:
+    return i.op("mul", i.op("log", x), i.scalar(1 / math.log(2.0), x.type.dtype))
+
+
+@aten("exp2")
+def _exp2(i: Import, x: Value) -> Value:
+    return i.op("exp", i.op("mul", x, i.scalar(math.log(2.0), x.type.dtype)))
+
+
+@aten("isnan")
+def _isnan(i: Import, x: Value) -> Value:
+    return i.op("is_nan", x)
+
+
+@aten("isinf")
+def _isinf(i: Import, x: Value) -> Value:
+    return i.op("eq", i.op("abs", x), i.scalar(math.inf, x.type.dtype))
+
+
+# Two operands --------------------------------------------------------------------------------------------------------
+
+
+def _neutral(x: Any, y: Any, number: float) -> bool:
+    """Whether ``y`` is that number, and adding or multiplying it leaves x what it is, dtype and shape included."""
+    return (
+        isinstance(x, Value)
+        and not isinstance(y, bool)
+        and not (isinstance(y, Value) and y.type.rank)
+        and literal_of(y) == number
+        and not (isinstance(y, float) and x.type.dtype.kind != "float")
+        and not (isinstance(y, Value) and y.type.dtype.kind != x.type.dtype.kind)
+        and x.type.dtype != boolean
+    )
+
+
+@aten("add.Tensor", "add.Scalar")
+def _add(i: Import, x: Any, y: Any, alpha: Any = 1) -> Value:
+    if _neutral(x, y, 0):
+        return x
+    if _neutral(y, x, 0) and alpha == 1:
+        return y
+    x, y = i.together(x, y)
+    if x.type.dtype == boolean:
+        return i.op("logical_or", x, y)
+    return i.op("add", x, _scaled(i, y, alpha))
+
+
+def _scaled(i: Import, y: Value, alpha: Any) -> Value:
+    return y if alpha == 1 else i.op("mul", y, i.scalar(alpha, y.type.dtype))
+
+
+@aten("sub.Tensor", "sub.Scalar")
+def _sub(i: Import, x: Any, y: Any, alpha: Any = 1) -> Value:
+    if _neutral(x, y, 0):
+        return x
+    x, y = i.together(x, y)
+    return i.op("sub", x, _scaled(i, y, alpha))
+
+
+@aten("rsub.Tensor", "rsub.Scalar")
+def _rsub(i: Import, x: Any, y: Any, alpha: Any = 1) -> Value:
+    x, y = i.together(x, y)
+    return i.op("sub", y, _scaled(i, x, alpha))
+
+
+@aten("mul.Tensor", "mul.Scalar")
+def _mul(i: Import, x: Any, y: Any) -> Value:
+    if _neutral(x, y, 1):
+        return x
+    if _neutral(y, x, 1):
+        return y
+    x, y = i.together(x, y)
+    return i.op("logical_and" if x.type.dtype == boolean else "mul", x, y)
+
+
+@aten("div.Tensor", "div.Scalar", "true_divide.Tensor")
+def _div(i: Import, x: Any, y: Any) -> Value:
+    if _neutral(x, y, 1) and x.type.dtype.kind == "float":
+        return x
+    return i.op("div", *i.together(x, y, floating=True))
+
+
+@aten("div.Tensor_mode", "div.Scalar_mode")
+def _div_mode(i: Import, x: Any, y: Any, mode: Any) -> Value:
+    if mode is None:
+        return _div(i, x, y)
+    x, y = i.together(x, y)
+    if x.type.dtype.kind == "float":
+        q = i.op("div", x, y)
+        return i.op("floor", q) if mode == "floor" else _trunc(i, q)
+    if mode == "floor":
+        return i.op("floordiv", x, y)
+    magnitude = i.op("floordiv", i.op("abs", x), i.op("abs", y))
+    return i.op("mul", magnitude, i.op("mul", i.op("sign", x), i.op("sign", y)))
+
+
+@aten("floor_divide", "floor_divide.Scalar")
+def _floor_divide(i: Import, x: Any, y: Any) -> Value:
+    return _div_mode(i, x, y, "floor")
+
+
+@aten("remainder.Tensor", "remainder.Scalar")
+def _remainder(i: Import, x: Any, y: Any) -> Value:
+    x, y = i.together(x, y)
+    if x.type.dtype.kind == "float":
+        return i.op("sub", x, i.op("mul", i.op("floor", i.op("div", x, y)), y))
+    return i.op("mod", x, y)
+
+
+@aten("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
+def _pow(i: Import, x: Any, y: Any) -> Value:
+    exponent = literal_of(y)
+    if isinstance(x, Value) and isinstance(exponent, (int, float)) and not (isinstance(y, Value) and y.type.rank):
+        # pow of the language is for bases that are not negative: small integer powers are products, which take all.
+        if exponent == 0.5:
+            return i.op("sqrt", x)
+        if exponent == -0.5:
+            return i.op("rsqrt", x)
+        if exponent == -1:
+            return _reciprocal(i, x)
+        if exponent in (1, 2, 3, 4):
+            base = x if x.type.dtype.kind == "float" or not isinstance(exponent, float) else i.cast(x, f32)
+            square = i.op("mul", base, base) if exponent != 1 else base
+            return {1: base, 2: square}.get(int(exponent)) or i.op("mul", square, base if exponent == 3 else square)
+    whole = result = None
+    if isinstance(x, Value) and x.type.dtype.kind == "int" and not isinstance(y, float):
+        whole = x.type.dtype
+    x, y = i.together(x, y, floating=True)
+    result = i.op("pow", x, y)
+    return result if whole is None else i.cast(i.op("round", result), whole)
+
+
+def _binary(op: str, *names: str) -> None:
+    @aten(*names)
+    def importer(i: Import, x: Any, y: Any) -> Value:
+        return i.op(op, *i.together(x, y))
+
+
+_binary("minimum", "minimum", "min.other", "fmin")
+_binary("maximum", "maximum", "max.other", "fmax")
+
+
+def _compare(op: str) -> None:
+    @aten(f"{op}.Tensor", f"{op}.Scalar")
+    def importer(i: Import, x: Any, y: Any) -> Value:
+        if op == "ge" and literal_of(y) == 0 and isinstance(x, Value) and nonnegative(x):
+            # How masks are written that hide nothing: `position >= 0`.
+            return i.expand(i.builder.constant(True, boolean), x.type.shape)
+        x, y = i.together(x, y)
+        if x.type.dtype == boolean and op not in ("eq", "ne"):
+            x, y = i.cast(x, DTYPES["i32"]), i.cast(y, DTYPES["i32"])
+        return i.op(op, x, y)
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    _compare(_name)
+
+
+def _logic(op: str, identity: bool) -> Callable[..., Value]:
+    def importer(i: Import, x: Any, y: Any) -> Value:
+        x, y = i.together(x, y)
+        if x.type.dtype != boolean:
+            raise Unsupported(f"bits of {x.type.dtype}")
+        for a, b in ((x, y), (y, x)):
+            if literal_of(a) is identity:
+                return i.broadcast(b, a)[0]
+        return i.op(op, x, y)
+
+    return importer
+
+
+aten("logical_and", "bitwise_and.Tensor", "bitwise_and.Scalar", "__and__.Tensor", "__and__.Scalar")(
+    _logic("logical_and", True)
+)
+aten("logical_or", "bitwise_or.Tensor", "bitwise_or.Scalar", "__or__.Tensor", "__or__.Scalar")(
+    _logic("logical_or", False)
+)
+aten("logical_xor", "bitwise_xor.Tensor", "__xor__.Tensor")(_logic("ne", False))
+
+
+# Selection and bounds ------------------------------------------------------------------------------------------------
+
+
+@aten("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
+def _where(i: Import, condition: Value, x: Any, y: Any) -> Value:
+    x, y = i.together(x, y)
+    return i.op("where", i.cast(condition, boolean), x, y)
+
+
+@aten("masked_fill.Scalar", "masked_fill.Tensor")
+def _masked_fill(i: Import, x: Value, mask: Value, value: Any) -> Value:
+    filled = i.op("where", i.cast(mask, boolean), i.tensor(value, x.type.dtype), x)
+    return i.expand(filled, x.type.shape)
+
+
+@aten("clamp", "clamp.Tensor", "clip", "hardtanh")
+def _clamp(i: Import, x: Value, low: Any = None, high: Any = None) -> Value:
+    bounds = [b for b in (low, high) if b is not None]
+    x = i.together(x, *bounds)[0]
+    if low is not None:
+        x = i.op("maximum", x, i.tensor(low, x.type.dtype))
+    if high is not None:
+        x = i.op("minimum", x, i.tensor(high, x.type.dtype))
+    return x
+
+
+@aten("clamp_min", "clamp_min.Tensor")
+def _clamp_min(i: Import, x: Value, low: Any) -> Value:
+    return _clamp(i, x, low, None)
+
+
+@aten("clamp_max", "clamp_max.Tensor")
+def _clamp_max(i: Import, x: Value, high: Any) -> Value:
+    return _clamp(i, x, None, high)
+
+
+# Conversion and copies -----------------------------------------------------------------------------------------------
+
+
+@aten("_to_copy")
+def _to_copy(i: Import, x: Value, dtype: Any = None, *rest: Any) -> Value:
+    return i.cast(x, dtype_of(dtype) or x.type.dtype)
+
+
+@aten("to.dtype", "to.dtype_layout")
+def _to_dtype(i: Import, x: Value, dtype: Any = None, *rest: Any) -> Value:
+    return i.cast(x, dtype_of(dtype) or x.type.dtype)
+
+
+@aten("to.device")
+def _to_device(i: Import, x: Value, device: Any, dtype: Any = None, *rest: Any) -> Value:
+    return i.cast(x, dtype_of(dtype) or x.type.dtype)
+
+
+@aten("to.other", "type_as")
+def _type_as(i: Import, x: Value, other: Value, *rest: Any) -> Value:
+    return i.cast(x, other.type.dtype)
+
+
+@aten("copy")
+def _copy(i: Import, x: Value, source: Any, *rest: Any) -> Value:
+    return i.expand(i.tensor(source, x.type.dtype), x.type.shape)
+
+
+_SAME = "clone alias detach contiguous lift_fresh_copy lift_fresh detach_copy positive resolve_conj resolve_neg"
+
+
+@aten(*_SAME.split())
+def _same(i: Import, x: Value, *rest: Any) -> Value:
+    return x
+
+
+@aten("dropout", "feature_dropout", "alpha_dropout")
+def _dropout(i: Import, x: Value, p: float, train: bool) -> Value:
+    if train and p:
+        raise Unsupported("dropout that drops (call `model.eval()` first)")
+    return x
+
+
+_CHECKS = "_assert_tensor_metadata _assert_async _assert_async.msg _assert_scalar sym_constrain_range sym_constrain_range_for_size"
+
+
+@aten(*_CHECKS.split())
+def _nothing(i: Import, *rest: Any) -> None:
+    return None

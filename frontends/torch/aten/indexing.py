@@ -1,0 +1,206 @@
+"""Gathering and scattering by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir.dims import Dim, as_dim, product
+from ....ir.graph import Node, Value
+from ....ir.types import boolean, i64
+from ..protocol import Import, Unsupported, aten, axis_of
+from .elementwise import literal_of, nonnegative
+
+
+def _of(node: Node) -> Value:
+    first = node.inputs[0]
+    assert first is not None
+    return first
+
+
+def _from_front(i: Import, index: Value, size: Dim) -> Value:
+    """Indices that may be negative, counted from the front as the language has them."""
+    if nonnegative(index):
+        return index
+    dtype = index.type.dtype
+    behind = i.op("add", index, i.scalar(size, dtype))
+    return i.op("where", i.op("lt", index, i.scalar(0, dtype)), behind, index)
+
+
+@aten("embedding")
+def _embedding(i: Import, weight: Value, index: Value, *rest: Any) -> Value:
+    return i.op("take", weight, index)
+
+
+@aten("index_select")
+def _index_select(i: Import, x: Value, axis: int, index: Value) -> Value:
+    return i.op("take", x, index, axis=axis)
+
+
+@aten("gather")
+def _gather(i: Import, x: Value, axis: int, index: Value, *rest: Any) -> Value:
+    at = axis_of(axis, x.type.rank)
+    known = literal_of(x)
+    if known is not None:
+        return i.expand(i.scalar(known, x.type.dtype), index.type.shape)
+    # torch reads the first rows of x where the index has fewer.
+    for a, (size, wanted) in enumerate(zip(x.type.shape, index.type.shape, strict=True)):
+        if a != at and size != wanted:
+            x = i.slice(x, a, 0, wanted)
+    return i.op("gather", x, index, axis=at)
+
+
+# Lists of indices ----------------------------------------------------------------------------------------------------
+
+
+def whole_axis(index: Value, size: Dim) -> int | None:
+    """The axis of ``index`` along which it counts ``0 … size - 1``, all others being 1; None for any other index."""
+    node = index.node
+    while node is not None and node.op.name in ("unsqueeze", "squeeze", "reshape", "cast"):
+        node = _of(node).node
+    axes = [a for a, d in enumerate(index.type.shape) if d != 1]
+    if node is None or node.op.name != "iota" or as_dim(node.attrs["n"]) != size or len(axes) > 1:
+        return None
+    return axes[0] if axes else None
+
+
+def _linear(i: Import, x: Value, indices: Sequence[Value], first: int) -> tuple[Value, Value]:
+    """x with the indexed axes joined into one, and the one index into it."""
+    sizes = x.type.shape[first : first + len(indices)]
+    total: Value | None = None
+    for index, size in zip(indices, sizes, strict=True):
+        at = i.cast(_from_front(i, index, size), i64)
+        total = at if total is None else i.op("add", i.op("mul", total, i.scalar(size, i64)), at)
+    assert total is not None
+    shape = [*x.type.shape[:first], product(sizes), *x.type.shape[first + len(indices) :]]
+    return i.reshape(x, shape), total
+
+
+def _listed(x: Value, indices: Sequence[Any]) -> tuple[int, list[Value]]:
+    """The first indexed axis, and the indices, which must stand at neighbouring axes."""
+    given = [(a, v) for a, v in enumerate(indices) if v is not None]
+    if any(v.type.dtype == boolean for _, v in given):
+        raise Unsupported("selecting by a mask, which makes a tensor of a size that depends on the values")
+    axes = [a for a, _ in given]
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise Unsupported("indices at axes that are no neighbours")
+    return axes[0], [v for _, v in given]
+
+
+@aten("index.Tensor", "_unsafe_index.Tensor")
+def _index(i: Import, x: Value, indices: Sequence[Any]) -> Value:
+    first, given = _listed(x, indices)
+    if len(given) == 1:
+        return i.op("take", x, _from_front(i, given[0], x.type.shape[first]), axis=first)
+    whole = [whole_axis(v, d) for v, d in zip(given, x.type.shape[first:], strict=False)]
+    rank = max(v.type.rank for v in given)
+    places = [None if a is None else a + rank - v.type.rank for a, v in zip(whole, given, strict=True)]
+    known = [p for p in places if p is not None]
+    if len(known) == len(given) and known == sorted(set(known)):
+        # Every index counts through the whole of its axis: nothing is picked, axes of size 1 are put between.
+        shape = [as_dim(1)] * rank
+        for place, dim in zip(known, x.type.shape[first:], strict=False):
+            shape[place] = dim
+        return i.reshape(x, [*x.type.shape[:first], *shape, *x.type.shape[first + len(given) :]])
+    joined, index = _linear(i, x, given, first)
+    return i.op("take", joined, index, axis=first)
+
+
+@aten("index_put", "_unsafe_index_put")
+def _index_put(
+    i: Import, x: Value, indices: Sequence[Any], values: Value, accumulate: bool = False, *rest: Any
+) -> Value:
+    given = [v for v in indices if v is not None]
+    if len(given) == 1 and given[0].type.dtype == boolean and indices[0] is not None and values.type.numel == 1:
+        mask = given[0]
+        spread = i.reshape(mask, [*mask.type.shape, *[1] * (x.type.rank - mask.type.rank)])
+        return i.op("where", spread, i.reshape(i.cast(values, x.type.dtype), []), x)
+    first, given = _listed(x, indices)
+    if first != 0:
+        raise Unsupported("writing at indices behind whole axes")
+    joined, index = _linear(i, x, i.broadcast(*given), 0)
+    rest_of = joined.type.shape[1:]
+    updates = i.expand(i.cast(values, x.type.dtype), [*index.type.shape, *rest_of])
+    flat = i.reshape(index, [index.type.numel])
+    updates = i.reshape(updates, [index.type.numel, *rest_of])
+    written = i.op("scatter_add" if accumulate else "scatter_set", joined, flat, updates, batch=0)
+    return i.reshape(written, x.type.shape)
+
+
+# Scattering along one axis -------------------------------------------------------------------------------------------
+
+
+def _scatter(i: Import, op: str, x: Value, axis: int, index: Value, source: Any) -> Value:
+    at, last = axis_of(axis, x.type.rank), x.type.rank - 1
+    for a, (size, wanted) in enumerate(zip(x.type.shape, index.type.shape, strict=True)):
+        if a != at and size != wanted:
+            raise Unsupported("a scatter whose index is smaller than the tensor")
+    updates = i.expand(i.tensor(source, x.type.dtype), index.type.shape)
+    order = list(range(x.type.rank))
+    order[at], order[last] = order[last], order[at]
+    moved = [i.transpose(v, order) for v in (x, index, updates)]
+    return i.transpose(i.op(op, *moved, batch=last), order)
+
+
+@aten("scatter.src", "scatter.value")
+def _scatter_set(i: Import, x: Value, axis: int, index: Value, source: Any) -> Value:
+    return _scatter(i, "scatter_set", x, axis, index, source)
+
+
+@aten("scatter_add")
+def _scatter_add(i: Import, x: Value, axis: int, index: Value, source: Value) -> Value:
+    return _scatter(i, "scatter_add", x, axis, index, source)
+
+
+@aten("scatter_reduce.two")
+def _scatter_reduce(
+    i: Import, x: Value, axis: int, index: Value, source: Value, reduce: str, include_self: bool = True
+) -> Value:
+    if reduce == "mean":
+        one = i.scalar(1, x.type.dtype)
+        start = i.expand(i.scalar(int(include_self), x.type.dtype), x.type.shape)
+        count = _scatter(i, "scatter_add", start, axis, index, i.expand(one, index.type.shape))
+        base = x if include_self else _masked(i, x, axis, index, 0.0)
+        total = _scatter(i, "scatter_add", base, axis, index, source)
+        return i.op("div", total, i.op("maximum", count, one))
+    ops = {"sum": "scatter_add", "amax": "scatter_max", "amin": "scatter_min"}
+    if reduce not in ops:
+        raise Unsupported(f"scatter_reduce by `{reduce}`")
+    if not include_self:
+        x = _masked(i, x, axis, index, {"sum": 0.0, "amax": float("-inf"), "amin": float("inf")}[reduce])
+    return _scatter(i, ops[reduce], x, axis, index, source)
+
+
+def _masked(i: Import, x: Value, axis: int, index: Value, neutral: float) -> Value:
+    """x with ``neutral`` wherever something will be written."""
+    if x.type.dtype.kind != "float":
+        raise Unsupported("scatter_reduce of integers without the tensor itself")
+    return _scatter(i, "scatter_set", x, axis, index, neutral)
+
+
+@aten("index_add")
+def _index_add(i: Import, x: Value, axis: int, index: Value, source: Value, alpha: Any = 1) -> Value:
+    if alpha != 1:
+        source = i.op("mul", source, i.scalar(alpha, source.type.dtype))
+    return _rows(i, "scatter_add", x, axis, index, source)
+
+
+@aten("index_copy")
+def _index_copy(i: Import, x: Value, axis: int, index: Value, source: Value) -> Value:
+    return _rows(i, "scatter_set", x, axis, index, source)
+
+
+def _rows(i: Import, op: str, x: Value, axis: int, index: Value, source: Value) -> Value:
+    order = list(range(x.type.rank))
+    at = axis_of(axis, x.type.rank)
+    order[0], order[at] = order[at], order[0]
+    moved = i.op(op, i.transpose(x, order), index, i.transpose(source, order), batch=0)
+    return i.transpose(moved, order)
+
+
+@aten("one_hot")
+def _one_hot(i: Import, index: Value, classes: int = -1) -> Value:
+    if classes == -1:
+        raise Unsupported("one_hot of a number of classes that depends on the values")
+    columns = i.op("iota", n=classes, dtype=index.type.dtype)
+    return i.cast(i.op("eq", i.op("unsqueeze", index, axis=-1), columns), i64)

@@ -1,0 +1,356 @@
+"""Activations, normalisations, attention, resizing: what the library has as composites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir.dims import Dim, as_dim, const, product
+from ....ir.graph import Value
+from ....ir.types import boolean, f32, i64
+from ..protocol import Import, Unsupported, aten, axis_of
+from .creation import as_number
+from .elementwise import literal_of
+from .indexing import whole_axis
+
+# Activations ---------------------------------------------------------------------------------------------------------
+
+for _name in ("relu", "silu"):
+
+    def _importer(i: Import, x: Value, _composite: str = f"std.nn.{_name}") -> Value:
+        if x.type.dtype.kind != "float":
+            return i.op("maximum", x, i.scalar(0, x.type.dtype))
+        return i.call(_composite, x)
+
+    aten(_name)(_importer)
+
+
+@aten("gelu")
+def _gelu(i: Import, x: Value, approximate: str = "none") -> Value:
+    return i.call("std.nn.gelu_tanh" if approximate == "tanh" else "std.nn.gelu", x)
+
+
+@aten("softplus")
+def _softplus(i: Import, x: Value, beta: Any = 1, threshold: Any = 20) -> Value:
+    if beta == 1:
+        return i.call("std.nn.softplus", x)
+    scale = i.scalar(float(beta), x.type.dtype)
+    return i.op("div", i.call("std.nn.softplus", i.op("mul", x, scale)), scale)
+
+
+@aten("leaky_relu")
+def _leaky_relu(i: Import, x: Value, slope: Any = 0.01) -> Value:
+    zero = i.scalar(0.0, x.type.dtype)
+    return i.op("where", i.op("gt", x, zero), x, i.op("mul", x, i.scalar(float(slope), x.type.dtype)))
+
+
+@aten("elu")
+def _elu(i: Import, x: Value, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Value:
+    if (scale, input_scale) != (1, 1):
+        raise Unsupported("elu with scales")
+    zero, one = i.scalar(0.0, x.type.dtype), i.scalar(1.0, x.type.dtype)
+    below = i.op("sub", i.op("exp", i.op("minimum", x, zero)), one)
+    if alpha != 1:
+        below = i.op("mul", below, i.scalar(float(alpha), x.type.dtype))
+    return i.op("where", i.op("gt", x, zero), x, below)
+
+
+@aten("relu6")
+def _relu6(i: Import, x: Value) -> Value:
+    return i.op("minimum", i.call("std.nn.relu", x), i.scalar(6.0, x.type.dtype))
+
+
+@aten("hardsigmoid")
+def _hardsigmoid(i: Import, x: Value) -> Value:
+    shifted = i.op("add", x, i.scalar(3.0, x.type.dtype))
+    bounded = i.op("minimum", i.call("std.nn.relu", shifted), i.scalar(6.0, x.type.dtype))
+    return i.op("div", bounded, i.scalar(6.0, x.type.dtype))
+
+
+@aten("hardswish")
+def _hardswish(i: Import, x: Value) -> Value:
+    return i.op("mul", x, _hardsigmoid(i, x))
+
+
+# Normalisations ------------------------------------------------------------------------------------------------------
+
+
+def _over_last(i: Import, x: Value, shape: Sequence[Any], *weights: Value | None) -> tuple[Value, list[Value | None]]:
+    """x with the normalised axes joined into one, and the weights likewise."""
+    if len(shape) == 1:
+        return x, list(weights)
+    size = product(as_dim(d) for d in shape)
+    joined = i.reshape(x, [*x.type.shape[: x.type.rank - len(shape)], size])
+    return joined, [None if w is None else i.reshape(w, [size]) for w in weights]
+
+
+@aten("layer_norm")
+def _layer_norm(
+    i: Import, x: Value, shape: Sequence[Any], weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5,
+    *rest: Any,
+) -> Value:  # fmt: skip
+    joined, weights = _over_last(i, x, shape, weight, bias)
+    if weights[0] is None and weights[1] is not None:
+        y = i.op("add", i.call("std.nn.layer_normalize", joined, None, None, eps=eps), weights[1])
+    else:
+        y = i.call("std.nn.layer_normalize", joined, *weights, eps=eps)
+    return i.reshape(y, x.type.shape)
+
+
+@aten("native_layer_norm")
+def _native_layer_norm(
+    i: Import, x: Value, shape: Sequence[Any], weight: Value | None, bias: Value | None, eps: float
+) -> list[Value | None]:
+    return [_layer_norm(i, x, shape, weight, bias, eps), None, None]
+
+
+_EPSILON = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7}
+
+
+@aten("rms_norm", "_fused_rms_norm")
+def _rms_norm(
+    i: Import, x: Value, shape: Sequence[Any], weight: Value | None = None, eps: float | None = None
+) -> Value:
+    joined, weights = _over_last(i, x, shape, weight)
+    y = i.call("std.nn.rms_normalize", joined, *weights, eps=_EPSILON[x.type.dtype.name] if eps is None else eps)
+    return i.reshape(y, x.type.shape)
+
+
+@aten("group_norm")
+def _group_norm(
+    i: Import,
+    x: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    *rest: Any,
+) -> Value:
+    return i.call("std.nn.group_normalize", x, weight, bias, groups=groups, eps=eps)
+
+
+@aten("batch_norm")
+def _batch_norm(
+    i: Import, x: Value, weight: Value | None, bias: Value | None, mean: Value | None, variance: Value | None,
+    training: bool, momentum: float, eps: float, *rest: Any,
+) -> Value:  # fmt: skip
+    if training or mean is None or variance is None:
+        raise Unsupported("batch normalisation by the statistics of the batch (call `model.eval()` first)")
+    return i.call("std.nn.batch_normalize", x, mean, variance, weight, bias, eps=eps)
+
+
+@aten("_native_batch_norm_legit_no_training")
+def _native_batch_norm(
+    i: Import,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value,
+    variance: Value,
+    momentum: float,
+    eps: float,
+) -> list[Value | None]:
+    return [i.call("std.nn.batch_normalize", x, mean, variance, weight, bias, eps=eps), None, None]
+
+
+# Attention -----------------------------------------------------------------------------------------------------------
+
+
+@aten("scaled_dot_product_attention")
+def _attention(
+    i: Import, q: Value, k: Value, v: Value, mask: Value | None = None, dropout: float = 0.0, causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Value:  # fmt: skip
+    if dropout:
+        raise Unsupported("attention with dropout (call `model.eval()` first)")
+    lead = q.type.shape[:-2]
+    q, k, v = (_four(i, x) for x in (q, k, v))
+    batch = q.type.shape[0]
+    k, v = (x if x.type.shape[0] == batch else i.expand(x, [batch, *x.type.shape[1:]]) for x in (k, v))
+    queries, keys = q.type.shape[2], k.type.shape[2]
+    bias = None
+    if mask is not None and literal_of(mask) is True:
+        mask = None
+    if mask is not None:
+        while mask.node is not None and mask.node.op.name == "expand" and _fits(mask.node.inputs[0], mask, keys):
+            mask = mask.node.inputs[0]  # attention broadcasts it by itself
+            assert mask is not None
+        wide = [*[const(1)] * (4 - mask.type.rank), *mask.type.shape]
+        mask = i.reshape(mask, wide) if mask.type.rank < 4 else _four(i, mask)
+        mask = i.expand(mask, [*mask.type.shape[:3], keys])
+        if mask.type.dtype != boolean:
+            bias, mask = i.cast(mask, q.type.dtype), None
+    if mask is not None and queries == keys and not causal:
+        mask, causal = _without_triangle(mask)
+    if causal and queries != keys:
+        # PyTorch aligns the triangle at the first query, the language at the last one.
+        rows = i.op("unsqueeze", i.op("iota", n=queries, dtype=i64), axis=1)
+        lower = i.op("le", i.op("unsqueeze", i.op("iota", n=keys, dtype=i64), axis=0), rows)
+        lower = i.reshape(lower, [1, 1, queries, keys])
+        mask, causal = lower if mask is None else i.op("logical_and", mask, lower), False
+    width = q.type.shape[3].value
+    options: dict[str, Any] = {} if scale is None or (width and scale == width**-0.5) else {"scale": float(scale)}
+    y = i.call("std.attention.attention", q, k, v, mask, bias, causal=causal, **options)
+    return i.reshape(y, [*lead, *y.type.shape[2:]])
+
+
+def _without_triangle(mask: Value) -> tuple[Value | None, bool]:
+    """A boolean mask [B, H, T, T] that lets a query see only what is before it, and maybe hides more: the rest of it."""
+    if _is_triangle(mask):
+        return None, True
+    if mask.node is not None and mask.node.op.name == "logical_and":
+        for part, other in (mask.node.inputs, mask.node.inputs[::-1]):
+            if part is not None and other is not None and _is_triangle(part) and other.type.rank == 4:
+                return other, True
+    return mask, False
+
+
+def _is_triangle(mask: Value) -> bool:
+    """``key <= query``, by position."""
+    if mask.node is None or mask.node.op.name not in ("le", "ge") or mask.type.rank != 4:
+        return False
+    key, query = mask.node.inputs if mask.node.op.name == "le" else mask.node.inputs[::-1]
+    assert key is not None
+    assert query is not None
+    size = mask.type.shape[3]
+    return (whole_axis(key, size), whole_axis(query, size)) == (3, 2) and key.type.rank == query.type.rank == 4
+
+
+def _fits(inner: Value | None, mask: Value, keys: Dim) -> bool:
+    return inner is not None and inner.type.rank == mask.type.rank and inner.type.shape[-1] == keys
+
+
+def _four(i: Import, x: Value) -> Value:
+    """[…, T, K] as [B, H, T, K]."""
+    shape = x.type.shape
+    if x.type.rank > 4:
+        return i.reshape(x, [product(shape[:-3]), *shape[-3:]])
+    # A batch without heads: what was the batch stays it, so that keys of another count cannot be taken for groups.
+    return i.reshape(x, [shape[0], 1, *shape[1:]] if x.type.rank == 3 else [1, 1, *shape]) if x.type.rank < 4 else x
+
+
+@aten("_scaled_dot_product_flash_attention_for_cpu")
+def _flash(
+    i: Import, q: Value, k: Value, v: Value, dropout: float = 0.0, causal: bool = False, mask: Value | None = None,
+    scale: float | None = None,
+) -> list[Value | None]:  # fmt: skip
+    return [_attention(i, q, k, v, mask, dropout, causal, scale), None]
+
+
+# Resizing and pooling ------------------------------------------------------------------------------------------------
+
+
+def _separable(i: Import, x: Value, rows: Value, columns: Value) -> Value:
+    """Applies one matrix to the rows and one to the columns of x [B, C, H, W]."""
+    wide = i.cast(x, f32)
+    y = i.op("einsum", rows, wide, equation="p h, b c h w -> b c p w")
+    return i.cast(i.op("einsum", columns, y, equation="q w, b c p w -> b c p q"), x.type.dtype)
+
+
+def _resized(x: Value, size: Any, scales: Any) -> tuple[Dim, ...]:
+    if size is not None:
+        return tuple(as_dim(d) for d in size)
+    result = []
+    for dim, scale in zip(x.type.shape[2:], scales, strict=True):
+        if scale == int(scale):
+            result.append(dim * int(scale))
+        elif dim.value is not None:
+            result.append(const(int(dim.value * scale)))
+        else:
+            raise Unsupported("resizing a size that is not known by a fraction")
+    return tuple(result)
+
+
+def _resize(i: Import, x: Value, size: tuple[Dim, ...], matrix: str) -> Value:
+    if size == x.type.shape[2:]:
+        return x
+    name = f"std.vision.{matrix}_matrix"
+    rows, columns = (
+        i.call(name, source=as_number(s), target=as_number(t)) for s, t in zip(x.type.shape[2:], size, strict=True)
+    )
+    return _separable(i, x, rows, columns)
+
+
+def _interpolation(method: str) -> None:
+    @aten(f"upsample_{method}2d.vec")
+    def importer(i: Import, x: Value, size: Any, align_corners: bool, scales: Any = None) -> Value:
+        wanted = _resized(x, size, scales)
+        _check_scales(x, wanted, scales)
+        if align_corners and wanted != x.type.shape[2:]:
+            raise Unsupported("resizing with align_corners=True")
+        return _resize(i, x, wanted, method)
+
+    @aten(f"upsample_{method}2d")
+    def sized(i: Import, x: Value, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Value:
+        scales = None if scale_h is None else (scale_h, scale_w)
+        return importer(i, x, size, align_corners, scales)
+
+    @aten(f"_upsample_{method}2d_aa")
+    def antialias(i: Import, x: Value, size: Any, align_corners: bool, *scales: Any) -> Value:
+        wanted = tuple(as_dim(d) for d in size)
+        if any((a.value or 0) > (b.value or 0) for a, b in zip(x.type.shape[2:], wanted, strict=True)):
+            raise Unsupported("shrinking with antialias=True")
+        return importer(i, x, size, align_corners)
+
+
+def _check_scales(x: Value, wanted: tuple[Dim, ...], scales: Any) -> None:
+    """PyTorch samples by a given scale, not by the ratio of the sizes; the two must be one."""
+    for dim, target, scale in zip(x.type.shape[2:], wanted, scales or (), strict=False):
+        known = target.value is not None and dim.value is not None
+        exact = target.value == dim.value * scale if known else target == dim * int(scale) and scale == int(scale)  # type: ignore[operator]
+        if not exact:
+            raise Unsupported(f"resizing {dim} to {target} by the scale {scale}, which is not their ratio")
+
+
+for _method in ("bilinear", "bicubic"):
+    _interpolation(_method)
+
+
+@aten("upsample_nearest2d.vec")
+def _nearest(i: Import, x: Value, size: Any, scales: Any = None) -> Value:
+    wanted = _resized(x, size, scales)
+    for axis, target in enumerate(wanted, 2):
+        source = x.type.shape[axis]
+        if target != source:
+            index = i.op("mul", i.op("iota", n=target, dtype=i64), i.scalar(source, i64))
+            x = i.op("take", x, i.op("floordiv", index, i.scalar(target, i64)), axis=axis)
+    return x
+
+
+@aten("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
+def _adaptive_pool(i: Import, x: Value, size: Sequence[Any]) -> Value:
+    if tuple(size) == (1, 1):
+        return i.op("mean", x, axis=(x.type.rank - 2, x.type.rank - 1), keepdims=True)
+    if x.type.rank != 4:
+        raise Unsupported("pooling an image without a batch")
+    return _resize(i, x, tuple(as_dim(d) for d in size), "pool")
+
+
+@aten("adaptive_avg_pool1d")
+def _adaptive_pool_1d(i: Import, x: Value, size: Sequence[Any]) -> Value:
+    if tuple(size) == (1,):
+        return i.op("mean", x, axis=x.type.rank - 1, keepdims=True)
+    matrix = i.call("std.vision.pool_matrix", source=as_number(x.type.shape[-1]), target=as_number(size[0]))
+    return i.op("matmul", x, i.op("transpose", matrix, perm=(1, 0)))
+
+
+@aten("avg_pool2d")
+def _avg_pool(
+    i: Import, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor: Any = None,
+) -> Value:  # fmt: skip
+    pair = [
+        v if isinstance(v, tuple) and len(v) == 2 else (v if isinstance(v, tuple) else (v,)) * 2
+        for v in (kernel, padding)
+    ]
+    (high, wide), padded = pair[0], pair[1]
+    steps = tuple(stride) if stride else (high, wide)
+    if ceil_mode or divisor is not None or (not count_include_pad and any(padded)):
+        raise Unsupported("average pooling that rounds up, or counts in its own way")
+    channels = x.type.shape[axis_of(1, x.type.rank)].value
+    if channels is None or x.type.rank != 4:
+        raise Unsupported("average pooling of a number of channels that is not known")
+    weight = i.op("full", shape=(channels, 1, high, wide), value=1.0 / (high * wide), dtype=x.type.dtype)
+    return i.op(
+        "conv", x, weight, stride=steps * 2 if len(steps) == 1 else steps, padding=tuple(padded), groups=channels
+    )

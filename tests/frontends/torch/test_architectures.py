@@ -1,0 +1,46 @@
+"""transformers models, built small: imported, printed, read back, and run beside the original at two sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tessera.backends.torch import build
+from tessera.benchmarks.architectures import ARCHITECTURES
+from tessera.frontends.source import loads, print_module
+from tessera.frontends.torch import load
+from tessera.ir.verifier import verify
+
+QUICK = ("vit", "bert", "llama")
+# Attentions that the model's code writes as products and a softmax.
+WRITTEN_OUT = {"mpnet": 2, "siglip_vision": 1}
+
+
+def agree(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    model = architecture.build()
+    imported = load(model, (), architecture.example(), architecture.dynamic_shapes())
+    verify(imported.module.graph)
+    assert imported.module.difference(loads(print_module(imported.module))) is None
+    assert set(imported.module.graph.params) <= set(model.state_dict()) | {n for n, _ in model.named_buffers()}
+    run = build(imported.module, imported.weights)
+    for which in (0, 1):
+        inputs = architecture.example(which)
+        with torch.no_grad():
+            wanted, found = model(**inputs), run(**inputs)
+        assert found
+        for key, value in found.items():
+            torch.testing.assert_close(value, wanted[key], rtol=1e-4, atol=1e-4)
+    attentions = [n for n in imported.module.graph.nodes() if n.op.qualified == "std.attention.attention"]
+    assert len(attentions) == architecture.blocks - WRITTEN_OUT.get(name, 0)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick(name: str) -> None:
+    agree(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in QUICK])
+def test_all(name: str) -> None:
+    agree(name)
