@@ -218,8 +218,9 @@ class Importer:
         rows: Sequence[Result | None] = [results] if isinstance(results, (Value, Tensor)) else results
         for name, result in zip(node.output, rows, strict=False):
             if name and result is not None:
-                plain = isinstance(result, Value)
-                scope.names[name] = Tensor(result.type, value=result, region=scope.region) if plain else result
+                if isinstance(result, Value):
+                    result = Tensor(result.type, value=result, region=scope.region)
+                scope.names[name] = result
         for i, name in enumerate(node.output):
             if name and (i >= len(rows) or rows[i] is None):
                 # Absent only until somebody reads it: exporters name results that nobody wants.
@@ -328,6 +329,8 @@ def _naming(node: Any) -> Iterator[None]:
         if error.code in _OWN_CODES:
             raise
         raise Diagnostic("E0759", f"{where(node)}: {error.message}", notes=error.notes) from error
+    except Unfoldable as error:
+        raise Diagnostic("E0761", f"{where(node)}: a size is computed from others in a way that is no size") from error
     except _NONSENSE as error:
         message = f"{where(node)}: its inputs or attributes make no sense ({type(error).__name__}: {str(error)[:200]})"
         raise Diagnostic("E0759", message) from error

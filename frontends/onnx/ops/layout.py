@@ -197,13 +197,19 @@ def _cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value
     return c.op("slice", x, axis=axis, start=first, stop=stop, step=step)
 
 
+# Exporters write the largest integer for an open end.
+_ENDLESS = (1 << 31) - 1
+
+
 def _clamp(bound: Dim, size: Dim, low: int, high: Dim, lowest: int = 0) -> Dim:
     """A bound counted from the front and within the axis, as far as that can be told."""
+    if bound.value is not None and bound.value <= -_ENDLESS:
+        return const(low)
     if prove_ge(-1, bound):
         bound = bound + size
         if prove_ge(low, bound):
             return const(low)
-    if bound.value is not None and bound.value >= 1 << 31:
+    if bound.value is not None and bound.value >= _ENDLESS:
         return as_dim(high)
     return as_dim(high) if prove_ge(bound, high) else bound
 

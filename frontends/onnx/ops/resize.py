@@ -12,7 +12,7 @@ from ....ir.types import f32, f64
 from ..call import Call
 from ..ratio import Ratio
 from ..registry import imports
-from ..values import elementwise, plain_number
+from ..values import plain_number
 
 # A matrix of more elements is not made.
 _LARGEST_MATRIX = 1 << 24
@@ -36,10 +36,13 @@ def resize(c: Call) -> Value:
     else:
         factors = c.static(scale_index, "the scale").reshape(-1)
         for axis, factor in zip(axes, factors, strict=True):
-            size = elementwise(lambda d, f: (Ratio(d) * f).floor().whole(), np.array(old[axis], dtype=object), np.array(factor))
-            targets.append(const(0) + size.reshape(-1)[0])
             number = plain_number(factor)
             scales.append(None if number is None else float(number))
+            if number is not None and old[axis].value is not None:
+                targets.append(const(int(old[axis].value * float(number))))
+            else:
+                exact = factor if number is None else float(number)
+                targets.append((Ratio(old[axis]) * exact).floor().whole())
     if len(targets) != len(axes):
         c.misfit(f"{len(targets)} sizes for {len(axes)} axes")
     mode = c.attr("mode", "nearest")
