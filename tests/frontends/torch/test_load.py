@@ -111,6 +111,8 @@ def test_outputs_are_named() -> None:
 
 def test_computed_buffers_and_unused_things_vanish() -> None:
     class Positions(nn.Module):
+        position_ids: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("position_ids", torch.arange(16)[None], persistent=False)
