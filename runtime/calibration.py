@@ -119,8 +119,7 @@ def _spec(f: Field) -> InputSpec:
 
 
 def _of(count: int, total: int, what: str) -> str:
-    shown = f"{count} {what}{'s' if count != 1 else ''}"
-    return shown if count == total else f"the first {shown} of {total}"
+    return f"{count if count == total else f'the first {count} of {total}'} {what}{'s' if total != 1 else ''}"
 
 
 # Images ------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""Fidelity: measures of known value, what each output is taken for, and what is not compared."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tessera.runtime.fidelity import compare, kind_of
+
+
+def one(name: str, ours: list, theirs: list, **feeds: list) -> dict[str, float]:
+    a, b = np.array(ours, np.float32), np.array(theirs, np.float32)
+    arrays = {k: np.array(v) for k, v in feeds.items()}
+    return compare([arrays], [{name: b}], {"c": [[{name: a}]]})[0].rows["c"]
+
+
+def test_equal_outputs() -> None:
+    row = one("logits", [[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]])
+    assert row == pytest.approx({"cosine": 1.0, "worst_cosine": 1.0, "relative_error": 0.0, "top1": 1.0, "kl": 0.0})
+
+
+def test_measures_by_hand() -> None:
+    row = one("logits", [[0.0, math.log(3.0)], [3.0, 4.0]], [[0.0, 0.0], [4.0, 3.0]])
+    # Row 0: KL(1/2, 1/2 | 1/4, 3/4); row 1: the softmaxes of (4, 3) and of (3, 4).
+    p = 1 / (1 + math.e)
+    second = (1 - 2 * p) * 1.0
+    first = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    assert row["kl"] == pytest.approx((first + second) / 2, abs=1e-6)
+    assert row["top1"] == 0.0
+    assert row["cosine"] == pytest.approx((0.0 + 24 / 25) / 2)
+    assert row["worst_cosine"] == 0.0
+    assert row["relative_error"] == pytest.approx(math.sqrt((math.log(3) ** 2 + 2) / 25))
+
+
+def test_probabilities_are_not_taken_for_logits() -> None:
+    row = one("probabilities", [[0.25, 0.75]], [[0.5, 0.5]])
+    assert row["kl"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "scores"),
+    [
+        ("logits", 3, True), ("class_scores", 2, True), ("embedding", 2, False), ("last_hidden_state", 3, False),
+        ("pooler_output", 2, False), ("linear_24", 2, True), ("output", 3, False),
+    ],
+)  # fmt: skip
+def test_what_an_output_is_taken_for(name: str, rank: int, scores: bool) -> None:
+    assert kind_of(name, rank).scores is scores
+
+
+def test_features_get_no_top1() -> None:
+    assert set(one("embedding", [[1.0, 2.0]], [[2.0, 1.0]])) == {"cosine", "worst_cosine", "relative_error"}
+
+
+def test_padding_does_not_count() -> None:
+    theirs = [[[1.0, 0.0], [5.0, 5.0]]]
+    ours = [[[1.0, 0.0], [-9.0, 3.0]]]
+    assert one("hidden", ours, theirs, attention_mask=[[1, 0]])["cosine"] == 1.0
+    assert one("hidden", ours, theirs, attention_mask=[[1, 1]])["cosine"] < 0.5
+
+
+def test_means_run_over_examples_and_runs() -> None:
+    original = [{"y": np.array([[1.0, 0.0]])}] * 2
+    right, wrong = {"y": np.array([[2.0, 0.0]])}, {"y": np.array([[0.0, 1.0]])}
+    found = compare([{}, {}], original, {"c": [[right, right], [right, wrong]]})[0]
+    assert found.rows["c"]["cosine"] == 0.75
+
+
+def test_tokens_that_left_are_not_compared_and_it_says_why() -> None:
+    found = compare([{}], [{"hidden": np.ones((1, 8, 2))}], {"c": [[{"hidden": np.ones((1, 5, 2))}]]})[0]
+    assert not found.rows
+    assert found.skipped["c"] == "its shape became [1, 5, 2], from [1, 8, 2]: add `restore=true` to compare tokens"
+
+
+def test_outputs_of_other_names_go_by_place() -> None:
+    found = compare([{}], [{"a": np.ones((1, 2))}], {"c": [[{"b": np.ones((1, 2))}]], "none": [[{}]]})[0]
+    assert found.rows["c"]["cosine"] == pytest.approx(1.0)
+    assert found.skipped["none"] == "it has no such output"
+
+
+def test_integers_are_no_fidelity() -> None:
+    assert compare([{}], [{"ids": np.ones((1, 2), np.int64)}], {}) == []
+
+
+def test_zeros() -> None:
+    row = one("features", [[0.0, 0.0]], [[0.0, 0.0]])
+    assert (row["cosine"], row["relative_error"]) == (1.0, 0.0)
