@@ -202,12 +202,16 @@ class Importer:
         return found
 
     def _fold(self, call: Call, key: tuple[str, str]) -> Sequence[Tensor] | None:
-        """Compute on known numbers, where all operands are known."""
+        """Compute on known numbers, where all operands are known; a weight of one element beside computed ones is."""
         fold = FOLDS.get(key)
-        if fold is None or any(t is not None and t.known is None for t in call.inputs):
+        if fold is None:
+            return None
+        given = [t for t in call.inputs if t is not None]
+        computed = any(t.known is not None and t.weight is None for t in given)
+        if not all(t.known is not None or (computed and t.weight is not None and t.weight.size == 1) for t in given):
             return None
         try:
-            results = fold(call, *(None if t is None else t.known for t in call.inputs))
+            results = fold(call, *(call.known(i) for i in range(len(call.inputs))))
         except Unfoldable:
             return None
         rows = results if isinstance(results, (list, tuple)) else [results]

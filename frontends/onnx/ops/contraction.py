@@ -35,7 +35,8 @@ def _turned(c: Call, weight: Weight) -> Tensor:
     found = cache.get(weight)
     if found is None:
         load = weight.load
-        turned = Weight(weight.name, weight.dtype, weight.shape[::-1], lambda: load().T)
+        # Our own exports mark what they turned.
+        turned = Weight(weight.name.removesuffix(".T"), weight.dtype, weight.shape[::-1], lambda: load().T)
         found = cache[weight] = Tensor(turned.type, weight=turned)
     return found
 
