@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tessera.runtime.measure import interleaved
@@ -55,7 +56,7 @@ def main() -> None:
             "tessera_merged": OURS_MERGED.format(weights=weights, output=output),
             "tessera_no_verify": OURS.format(weights=weights, output=output, options=", verify=False"),
         }
-        times = interleaved({k: lambda p=p: process(p) for k, p in programs.items()}, rounds, warmup=1)
+        times = interleaved({k: partial(process, p) for k, p in programs.items()}, rounds, warmup=1)
     write("compile_time", {"vit_b16 with weights": summary(times, "torch_onnx_export")})
 
 

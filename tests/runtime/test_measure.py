@@ -59,7 +59,11 @@ def test_candidates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_short_runs_several_times_in_a_turn() -> None:
     order: list[str] = []
-    slow = lambda: (order.append("slow"), time.sleep(2 * measure.TURN))  # noqa: E731
+
+    def slow() -> None:
+        order.append("slow")
+        time.sleep(2 * measure.TURN)
+
     interleaved({"slow": slow, "fast": lambda: order.append("fast")}, rounds=1, warmup=1)
     assert order == ["slow", "fast", "slow", *["fast"] * measure.MOST_RUNS]
 
