@@ -120,8 +120,14 @@ def _resolve_rule(name: str, module: Module) -> Rule:
     return frontend.resolve_rule(name, module)
 
 
+def _resolve_rules(qualified: str) -> dict[str, Rule]:
+    from .frontends import source as frontend
+
+    return frontend.resolve_rules(qualified)
+
+
 _library.set_resolver(_resolve)
-_library.set_rule_resolver(_resolve_rule)
+_library.set_rule_resolver(_resolve_rule, _resolve_rules)
 
 _LAZY = {"model", "use", "Model", "Record", "Tensor"}
 

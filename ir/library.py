@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from .graph import Module
     from .pattern import Rule
 
+# The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.
+RAISING = ("std.raise", "std.raise_scores", "std.raise_attention")
+
 _resolver: Callable[[str], Composite] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None
+_rules_resolver: Callable[[str], dict[str, Rule]] | None = None
 
 
 def set_resolver(resolver: Callable[[str], Composite]) -> None:
@@ -28,10 +32,13 @@ def composite(qualified: str) -> Composite:
     return _resolver(qualified)
 
 
-def set_rule_resolver(resolver: Callable[[str, Module], Rule]) -> None:
-    """Called once by the package: ``resolver(name, module)`` is a ``rewrite`` of the module's file, or a shipped one."""
-    global _rule_resolver
-    _rule_resolver = resolver
+def set_rule_resolver(
+    resolver: Callable[[str, Module], Rule], of_module: Callable[[str], dict[str, Rule]]
+) -> None:
+    """Called once by the package: ``resolver(name, module)`` is a ``rewrite`` of the module's file, or a shipped one;
+    ``of_module("std.raise")`` are all of a shipped module by name."""
+    global _rule_resolver, _rules_resolver
+    _rule_resolver, _rules_resolver = resolver, of_module
 
 
 def rule(name: str, module: Module) -> Rule:
@@ -39,3 +46,10 @@ def rule(name: str, module: Module) -> Rule:
     if _rule_resolver is None:
         raise RuntimeError("no frontend is loaded: import tessera first")
     return _rule_resolver(name, module)
+
+
+def rules_of(qualified: str) -> dict[str, Rule]:
+    """The rewrite rules of a shipped module, by name: ``rules_of("std.raise")``. Raises Diagnostic E0202 without it."""
+    if _rules_resolver is None:
+        raise RuntimeError("no frontend is loaded: import tessera first")
+    return _rules_resolver(qualified)

@@ -15,7 +15,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops.contraction import parse_einsum
 from ..ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
 from ..ir.types import DType
-from .cse import COMMUTATIVE
+from .cse import COMMUTATIVE, node_key
 
 # What only moves elements may be read elsewhere too: leaving it where it is costs nothing twice.
 _MOVES = frozenset(
@@ -256,8 +256,12 @@ def _same_equation(a: str, b: str) -> bool:
 # Applying ------------------------------------------------------------------------------------------------------------
 
 
-def rewrite(graph: Graph, rules: Sequence[Rule], limit: int) -> dict[str, int]:
+def rewrite(
+    graph: Graph, rules: Sequence[Rule], limit: int, places: dict[str, list[Span | None]] | None = None
+) -> dict[str, int]:
     """Apply rules until none fires; rule name -> how often it did. A node is looked at again when one near it changed.
+
+    ``places``: is given where each rule fired.
 
     Raises:
         Diagnostic: E0712 after ``limit`` applications, E0713 when a replacement has another type.
@@ -279,6 +283,8 @@ def rewrite(graph: Graph, rules: Sequence[Rule], limit: int) -> dict[str, int]:
             if match is None:
                 continue
             fired[matcher.rule.name] += 1
+            if places is not None:
+                places.setdefault(matcher.rule.name, []).append(node.span)
             if sum(fired.values()) > limit:
                 raise _restless(matcher.rule, fired, limit)
             made = _replace(graph, matcher.rule, match)
@@ -302,6 +308,7 @@ def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
         node.span, node.scope = root.span or node.span, root.scope
         made.append(node)
         node = node.next
+    results = _shared(made, results)
     if [v.type for v in results] != [v.type for v in root.outputs]:
         new, old = (", ".join(str(v.type) for v in values) for values in (results, root.outputs))
         raise Diagnostic("E0713", f"the rule `{rule.name}` puts {new} in the place of {old}", rule.span or root.span)
@@ -309,11 +316,28 @@ def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
         if not value.name:
             value.name = old_value.name
         old_value.replace_uses(value)
-    match.nodes[1:] = sorted(set(match.nodes[1:]) - {root}, key=match.nodes.index)
-    for dead in match.nodes:
-        if dead.graph is graph and not any(v.uses for v in dead.outputs):
-            graph.remove(dead)
+    dead = [root]
+    while dead:
+        node = dead.pop()
+        if node.op is not None and node.graph is graph and not any(v.uses for v in node.outputs):
+            before_it = [v.node for v in node.inputs if v is not None and v.node is not None]
+            graph.remove(node)
+            dead += before_it
     return made
+
+
+def _shared(made: list[Node], results: list[Value]) -> list[Value]:
+    """What a replacement writes twice, `concat(cos(x), cos(x))`, is made once; the results with it."""
+    first: dict[Any, Node] = {}
+    for node in list(made):
+        known = first.setdefault(node_key(node), node)
+        if known is not node:
+            for old, new in zip(node.outputs, known.outputs, strict=True):
+                old.replace_uses(new)
+                results = [new if v is old else v for v in results]
+            made.remove(node)
+            node.graph.remove(node)  # type: ignore[union-attr]
+    return results
 
 
 def _readers(made: Sequence[Node], match: Match, reach: int) -> list[Node]:

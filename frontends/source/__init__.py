@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
+from ...ir.library import RAISING
 from ...ir.types import DTYPES
 from .depth import deep_recursion
 
@@ -94,22 +95,30 @@ def resolve(qualified: str) -> Composite:
 
 
 def resolve_rule(name: str, module: Module) -> Rule:
-    """The ``rewrite`` that ``name`` means: of the module's own file, or a shipped one by its qualified name.
+    """The ``rewrite`` that ``name`` means: of the module's own file, a shipped one by its qualified name, or one of the
+    rules of ``raise_composites`` by its name alone.
 
     Raises:
         Diagnostic: E0711 when there is none.
     """
     known = dict(module.rules)
     unit = name.rpartition(".")[0]
-    if unit and name not in known:
-        elaborator = shared_elaborator()
-        known = {f"{unit}.{n}": rule for n, rule in _rules(elaborator, elaborator.library.std(unit)).items()}
+    if name not in known:
+        for shipped in [unit] if unit else RAISING:
+            known.update((f"{unit}.{n}" if unit else n, rule) for n, rule in resolve_rules(shipped).items())
     if name not in known:
         raise Diagnostic(
             "E0711", f"there is no rewrite rule `{name}`",
             help=did_you_mean(name, known) or "declare `rewrite exact name(…) { pattern => replacement }` in the file",
         )  # fmt: skip
     return known[name]
+
+
+@lru_cache(maxsize=8)
+def resolve_rules(qualified: str) -> dict[str, Rule]:
+    """The ``rewrite`` declarations of a shipped module by name. Raises Diagnostic E0202 when there is no such module."""
+    elaborator = shared_elaborator()
+    return _rules(elaborator, elaborator.library.std(qualified))
 
 
 def _library() -> Library:

@@ -29,6 +29,11 @@ def _extremum(dim_function: Callable[..., Dim], function: Callable[..., Any]) ->
     return apply
 
 
+def _broadcasts(shape: tuple[Any, ...], to: tuple[Any, ...]) -> bool:
+    """Whether a shape is known to broadcast to another: each axis, counted from the last, is the same or 1."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape[::-1], to[::-1], strict=False))
+
+
 def _to_int(value: Any) -> Any:
     return value if isinstance(value, Dim) else int(value)
 
@@ -38,6 +43,7 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": _extremum(dims.dim_min, min),
     "max": _extremum(dims.dim_max, max),
     "ceildiv": lambda a, b: known(dims.ceildiv(as_dim(a), as_dim(b))),
+    "broadcasts": _broadcasts,
     "known": lambda value: not isinstance(value, Dim),
     "len": len,
     "range": lambda *args: tuple(range(*(int(a) for a in args))),

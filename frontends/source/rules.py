@@ -12,6 +12,7 @@ from ...ir.op import Op
 from ...ir.ops import OPS
 from ...ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
 from ...ir.signature import REQUIRED, Bindings, RecordPattern, Signature
+from ...ir.types import DTYPES
 from . import ast
 from .builtin import BINARY
 from .frame import Frame
@@ -188,7 +189,7 @@ class _PatternReader:
 
     def _is_static(self, expr: ast.Expr) -> bool:
         return isinstance(expr, (ast.Str, ast.ListExpr, ast.Bool, ast.NoneValue)) or (
-            isinstance(expr, ast.Name) and expr.id in self.statics
+            isinstance(expr, ast.Name) and (expr.id in self.statics or expr.id in DTYPES)
         )
 
     def _static(self, expr: ast.Expr) -> Any:
