@@ -87,13 +87,20 @@ class OutputFidelity:
         }
 
 
-def kind_of(name: str, rank: int) -> Kind:
-    """Scores get top-1 agreement and KL besides cosine and relative error, which everything gets."""
+def kind_of(name: str, example: np.ndarray) -> Kind:
+    """Scores get top-1 agreement and KL besides cosine and relative error, which everything gets.
+
+    Exporters name outputs as they like (``linear_24``), so that after the name the shape decides, and the length of the rows.
+    """
+    import numpy as np
+
     if _SCORES.search(name):
         return Kind(True, "scores, by its name")
     if _FEATURES.search(name):
         return Kind(False, "features, by its name")
-    if rank == 2:
+    if example.ndim == 2 and np.allclose(np.linalg.norm(example.astype(np.float64), axis=1), 1.0, atol=1e-3):
+        return Kind(False, "taken for features, because its rows are of length 1")
+    if example.ndim == 2:
         return Kind(True, "taken for class scores, because it is [batch, n]")
     return Kind(False, "taken for features, because of its shape")
 
@@ -115,7 +122,7 @@ def compare(
         if first.dtype.kind not in "fV":
             continue
         shape = f"{first.dtype}{list(first.shape)}"
-        row = OutputFidelity(name, shape, kind_of(name, first.ndim))
+        row = OutputFidelity(name, shape, kind_of(name, first))
         found.append(row)
         for candidate, runs in candidates.items():
             tally = Tally()

@@ -47,7 +47,11 @@ def test_probabilities_are_not_taken_for_logits() -> None:
     ],
 )  # fmt: skip
 def test_what_an_output_is_taken_for(name: str, rank: int, scores: bool) -> None:
-    assert kind_of(name, rank).scores is scores
+    assert kind_of(name, np.full((2,) * rank, 0.9)).scores is scores
+
+
+def test_rows_of_unit_length_are_embeddings() -> None:
+    assert kind_of("div_1", np.array([[0.6, -0.8]])).why == "taken for features, because its rows are of length 1"
 
 
 def test_features_get_no_top1() -> None:
