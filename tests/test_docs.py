@@ -1,4 +1,8 @@
-"""Every example in the documentation is compiled; the pages that list things list all of them."""
+"""Every example in the documentation is compiled; the pages that list things list all of them.
+
+A ``tess`` block is checked, ``tess error E0302`` must fail so, ``tess file=blocks.tess`` is also there for other blocks; a
+``python`` block runs in an empty folder, unless it needs files of the reader's: then it is ``python norun``.
+"""
 
 from __future__ import annotations
 

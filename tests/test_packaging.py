@@ -70,7 +70,8 @@ def required(*extras: str) -> set[str]:
 
 def imported() -> set[str]:
     """Distributions that the package imports."""
-    names = {"PIL": "pillow", "skimage": "scikit_image"}
+    # protobuf comes with onnx and sympy with torch, whose own objects they are.
+    names = {"PIL": "pillow", "skimage": "scikit_image", "google": "onnx", "sympy": "torch"}
     modules = {m for p in files() if p.suffix == ".py" and p.parts[0] not in OUTSIDE for m in imports(p)}
     return {names.get(m, m).lower() for m in modules - set(sys.stdlib_module_names)} - {"tessera"}
 
