@@ -105,9 +105,9 @@ def _why(module: Module, steps: list[PassSpec], name: str, as_json: bool) -> Non
     """Where a rule matches after the steps; if nowhere, what came closest."""
     from ..compile import apply_passes
     from ..ir.library import rule
-    from ..passes.matcher import why
+    from ..passes.raise_composites import explain
 
-    found = why(apply_passes(module, steps)[0].graph, rule(name, module))
+    found = explain(apply_passes(module, steps)[0], rule(name, module))
     if not as_json:
         click.echo(str(found))
         return

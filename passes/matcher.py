@@ -305,7 +305,7 @@ def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
     node = before.next if before is not None else next(graph.nodes())
     while node is not None and node is not root:
         # An error in it later on names the user's line, not the rule's.
-        node.span, node.scope = root.span or node.span, root.scope
+        node.span, node.scope = root.span, root.scope
         made.append(node)
         node = node.next
     results = _shared(made, results)

@@ -84,7 +84,9 @@ def recover(graph: Graph, places: dict[str, list[Span | None]] | None = None) ->
 
 
 def explain(module: Module, rule: Rule) -> Why:
-    """Where a rule of this pass fires while raising, or what comes closest to it when all others are done."""
+    """Where a rule matches, or what comes closest. A rule of this pass works on what the others left: they are applied first."""
+    if not any(rule is own for unit in RAISING for own in rules_of(unit).values()):
+        return why(module.graph, rule)
     copy = module.clone()
     places: dict[str, list[Span | None]] = {}
     recover(copy.graph, places)

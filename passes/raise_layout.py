@@ -14,6 +14,8 @@ Group = tuple[list[int], list[int]]
 
 # Rows, tokens, heads, features: what axes are called where three become four or four three.
 _USUAL = "bthk"
+# Rows, channels, height, width: where the last two are joined and then moved.
+_IMAGE = "bchw"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -38,15 +40,14 @@ def _name(node: Node) -> bool:
     groups = axis_groups(source.type.shape, result.type.shape)
     if groups is None or all(len(before) <= 1 and len(after) <= 1 for before, after in groups):
         return False
-    names = _names(groups, source.type.shape, result.type.shape)
+    splits = any(len(after) > 1 for _, after in groups)
+    last, behind = node, _only_reader(result, "transpose")
+    names = _names(groups, source.type.shape, result.type.shape, _USUAL if splits or behind is None else _IMAGE)
     left, right = _side(groups, names, 0), _side(groups, names, 1)
-    last = node
-    if any(len(after) > 1 for _, after in groups):
-        behind = _only_reader(result, "transpose")
-        if behind is not None:
-            last = behind
-            right = [right[axis] for axis in behind.attrs["perm"]]
-    elif (moved := _made_by(source, "transpose")) is not None:
+    if behind is not None:
+        last = behind
+        right = [right[axis] for axis in behind.attrs["perm"]]
+    elif not splits and (moved := _made_by(source, "transpose")) is not None:
         # Joining: what was moved just for it is read in the order that it had.
         perm = moved.attrs["perm"]
         left = [left[perm.index(axis)] for axis in range(len(perm))]
@@ -108,8 +109,8 @@ def _run(shape: Sequence[Dim], start: int, size: Dim) -> int | None:
     return None
 
 
-def _names(groups: list[Group], a: Sequence[Dim], b: Sequence[Dim]) -> dict[tuple[int, int], str]:
-    """(side, axis) -> its name, for every axis that is not 1; both sides of a pair have one."""
+def _names(groups: list[Group], a: Sequence[Dim], b: Sequence[Dim], four: str) -> dict[tuple[int, int], str]:
+    """(side, axis) -> its name, for every axis that is not 1; both sides of a pair have one. Four are called ``four``."""
     places: list[list[tuple[int, int]]] = []
     for before, after in groups:
         if len(before) == len(after) == 1:
@@ -118,8 +119,8 @@ def _names(groups: list[Group], a: Sequence[Dim], b: Sequence[Dim]) -> dict[tupl
             places += [[(1, axis)] for axis in _wide(after, b)]
         else:
             places += [[(0, axis)] for axis in _wide(before, a)]
-    usual = len(places) == len(_USUAL) and {len(a), len(b)} == {len(_USUAL), len(_USUAL) - 1}
-    letters = _USUAL if usual else _LETTERS
+    usual = len(places) == len(four) and {len(a), len(b)} == {len(four), len(four) - 1}
+    letters = four if usual else _LETTERS
     return {place: letters[n] for n, both in enumerate(places) for place in both}
 
 

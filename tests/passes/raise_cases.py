@@ -168,6 +168,11 @@ CASES: dict[str, Case] = {
     "attention, matrices transposed": attend(
         "q @ reshape(transpose(reshape(k, [B * 4, S, 8]), perm=[0, 2, 1]), [B, 4, 8, S])", "transpose_of_matrices"
     ),
+    "attention, repeated matrices transposed": attend(
+        "q @ reshape(transpose(reshape(expand(unsqueeze(g, 2), [B, 2, 2, S, 8]), [B * 4, S, 8]), perm=[0, 2, 1]), [B, 4, 8, S])",
+        "transpose_of_repeated_matrices",
+    ),
+    "attention, rounded scale": attend(f"({SCORES}) * 0.3535533845424652", "attention_of_usual_scale"),
     "attention, einsum": Case(
         "scores_from_einsum attention_from_einsum",
         's = softmax(einsum("a b t x, a b s x -> a b t s", q, k) * 0.5)'
