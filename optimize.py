@@ -25,7 +25,7 @@ from .runtime.measure import Spread, Target, draw_inputs, interleaved, machine, 
 if TYPE_CHECKING:
     from .ir.graph import PassSpec
     from .passes.engine import Pass
-    from .runtime.artifact import Artifact
+    from .runtime.artifact import CompileReport
 
 ORIGINAL, OPTIMIZED, FIXED = "original", "optimized", "fixed indices"
 RANDOM, FIRST = "random dropping", "first tokens"
@@ -91,7 +91,7 @@ def optimize(
             module, target="onnx", weights=source.weights, passes=[*raising, *steps], opset=options.opset,
             seed=options.seed, output=output, progress=progress,
         )  # fmt: skip
-        files = {OPTIMIZED: Path(output), **_others(source, artifact, options, folder, tell)}
+        files = {OPTIMIZED: Path(output), **_others(source, artifact.module, options, folder, tell)}
         if options.int8:
             from .runtime.quantize import quantize
 
@@ -100,9 +100,11 @@ def optimize(
             files[BOTH] = int8_path(output)
             with written_aside(files[BOTH]) as aside:
                 quantize(Path(output), aside)
-        targets = {n: Target.open(f, name=n, threads=options.threads) for n, f in files.items()}
         before, _ = apply_passes(module, [*raising, *CLEANUP])
-        return _report(source, artifact, before, targets, options, tell, Path(output))
+        after, done = artifact.module, artifact.report
+        # Its session would keep a copy of the weights through all that follows.
+        del artifact
+        return _report(source, before, after, done, files, options, tell, Path(output))
 
 
 def int8_path(output: str | os.PathLike[str]) -> Path:
@@ -117,13 +119,13 @@ def _raising(source: Source) -> list[str]:
     return [RAISE] if source.raising and RAISE in registry() else []
 
 
-def _others(source: Source, artifact: Artifact, options: Options, folder: Path, tell: Progress) -> dict[str, Path]:
+def _others(source: Source, after: Module, options: Options, folder: Path, tell: Progress) -> dict[str, Path]:
     """What the result is compared with: the original, and the two graphs that say what merging is worth."""
     from .passes.baselines import fixed_indices, merges, random_dropping
 
     wanted = {} if source.file else {ORIGINAL: source.module}
-    if merges(artifact.module):
-        wanted |= {FIXED: fixed_indices(artifact.module), RANDOM: random_dropping(artifact.module)}
+    if merges(after):
+        wanted |= {FIXED: fixed_indices(after), RANDOM: random_dropping(after)}
     files = {ORIGINAL: source.file} if source.file else {}
     for what, module in wanted.items():
         tell(f"building for comparison: {what}", None, None)
@@ -137,36 +139,44 @@ def _others(source: Source, artifact: Artifact, options: Options, folder: Path, 
 
 def _report(
     source: Source,
-    artifact: Artifact,
     before: Module,
-    targets: dict[str, Target],
+    after: Module,
+    done: CompileReport,
+    files: dict[str, Path],
     options: Options,
     tell: Progress,
     output: Path,
 ) -> dict[str, Any]:
     from .runtime.report import verdict
 
+    def opened(*names: str) -> dict[str, Target]:
+        return {n: Target.open(files[n], name=n, threads=options.threads) for n in names if n in files}
+
+    targets = opened(ORIGINAL, OPTIMIZED, FIXED, INT8, BOTH)
     optimized = targets[OPTIMIZED]
     examples = _examples(source, optimized, options)
     sizes = _sizes(optimized, examples, options.sizes)
     feeds = draw_inputs(optimized, sizes, options.seed)
     report: dict[str, Any] = {
-        "model": artifact.module.name,
+        "model": after.name,
         "source": source.kind,
         "output": str(output),
         "written": [str(p) for p in (output, int8_path(output)) if p == output or options.int8],
-        "files": {n: t.bytes for n, t in targets.items() if n in (ORIGINAL, OPTIMIZED, INT8, BOTH)},
+        "files": {n: t.bytes for n, t in targets.items() if n != FIXED},
         "machine": machine(options.threads),
         "sizes": sizes,
         "random_weights": source.random,
-        "notes": [*source.notes, *artifact.report.notes],
-        "passes": [r.to_dict() for r in artifact.report.passes],
-        "verified": artifact.report.verified,
-        "cost": _cost(before, artifact.module, sizes),
+        "notes": [*source.notes, *done.notes],
+        "passes": [r.to_dict() for r in done.passes],
+        "verified": done.verified,
+        "cost": _cost(before, after, sizes),
         "latency": _latency(targets, feeds, options, tell),
-        "memory": _memory(targets, feeds, options, tell),
-        "fidelity": _fidelity(before, artifact.module, targets, examples, tell),
     }
+    # Each session holds the weights: what is not needed any more makes room.
+    targets.pop(FIXED, None)
+    report["memory"] = _memory(targets, feeds, options, tell)
+    targets |= opened(RANDOM)
+    report["fidelity"] = _fidelity(before, after, targets, examples, tell)
     report["verdict"] = verdict(report)
     return report
 
@@ -214,8 +224,8 @@ def _cost(before: Module, after: Module, sizes: Mapping[str, int]) -> dict[str, 
 
 
 def _latency(targets: Mapping[str, Target], feeds: Any, options: Options, tell: Progress) -> dict[str, Any]:
-    """Interleaved times; what is only there to be compared in fidelity is not timed."""
-    timed = {n: t.prepared(feeds, options.seed) for n, t in _ordered(targets).items() if n != RANDOM}
+    """Interleaved times."""
+    timed = {n: t.prepared(feeds, options.seed) for n, t in targets.items()}
     times = interleaved(timed, options.rounds, tell=lambda i, n: tell("timing", i, n))
     base = times[ORIGINAL]
     rows = {
@@ -232,18 +242,13 @@ def _latency(targets: Mapping[str, Target], feeds: Any, options: Options, tell: 
     return found
 
 
-def _ordered(targets: Mapping[str, Target]) -> dict[str, Target]:
-    return {n: targets[n] for n in (ORIGINAL, OPTIMIZED, FIXED, INT8, BOTH, RANDOM) if n in targets}
-
-
 def _memory(targets: Mapping[str, Target], feeds: Any, options: Options, tell: Progress) -> dict[str, Any] | None:
     if not options.memory:
         return None
     rows = {}
-    for name, target in _ordered(targets).items():
-        if name not in (FIXED, RANDOM):
-            tell(f"measuring the memory of {name}", None, None)
-            rows[name] = peak_memory(target, feeds, options.threads).to_dict()
+    for name, target in targets.items():
+        tell(f"measuring the memory of {name}", None, None)
+        rows[name] = peak_memory(target, feeds, options.threads).to_dict()
     return rows
 
 

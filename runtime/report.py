@@ -117,6 +117,15 @@ def warnings(report: Report) -> list[str]:
     return found
 
 
+def pass_text(row: Mapping[str, Any]) -> str:
+    """What a pass did on one line, and what the raising of imported primitives found and left."""
+    text = f"{row['pass']} ({row['contract']}): {row['modified']} modified"
+    for key in ("composites", "left"):
+        if row.get(key):
+            text += f"; {key}: {', '.join(f'{name} {count}' for name, count in row[key].items())}"
+    return text
+
+
 # Figures ---------------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +262,7 @@ def _sentences(report: Report) -> RenderableType:
     for text in report["notes"]:
         table.add_row("note", Text(text))
     for row in report["passes"]:
-        table.add_row("pass", Text(f"{row['pass']} ({row['contract']}): {row['modified']} modified"))
+        table.add_row("pass", Text("\n".join([pass_text(row), *(f"- {note}" for note in row["notes"])])))
     return table
 
 

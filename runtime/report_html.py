@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .report import Report, at, block_rows, latency_rows, measures, memory_rows, skipped, warnings
+from .report import Report, at, block_rows, latency_rows, measures, memory_rows, pass_text, skipped, warnings
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #888; --bar: #8886; --now: #3b82c4; --good: #2e8b57; --bad: #c47a1b; }
@@ -120,8 +120,6 @@ def _passes(rows: Sequence[Mapping[str, Any]]) -> str:
         return '<p class="dim">none</p>'
     lines = []
     for row in rows:
-        lines.append(
-            f"<p><code>{escape(row['pass'])}</code> ({escape(row['contract'])}): {row['modified']} modified</p>"
-        )
-        lines += [f'<p class="dim">{escape(note)}</p>' for note in row["notes"]]
+        lines.append(f"<p>{escape(pass_text(row))}</p>")
+        lines += [f'<p class="dim">{_prose(note)}</p>' for note in row["notes"]]
     return "\n".join(lines)

@@ -180,6 +180,15 @@ def test_text_fits_into_a_hundred_columns() -> None:
     assert "\033[" in render(report, color=True)
 
 
+def test_passes_say_what_they_found() -> None:
+    report = base()
+    report["passes"][0] |= {"composites": {"attention": 6, "gelu": 3}, "left": {"norm": 1}}
+    line = "merge_tokens (approximate): 2 modified; composites: attention 6, gelu 3; left: norm 1"
+    assert line in render(report)
+    assert "- block 1: cut" in render(report)
+    assert line in page(report)
+
+
 class Reader(HTMLParser):
     """Tags that are open, and what the page would load."""
 
