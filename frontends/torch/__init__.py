@@ -82,3 +82,28 @@ def _shapes(given: Any) -> Any:
         return value
 
     return convert(given)
+
+
+def load_mlir(
+    text_or_module: Any,
+    *,
+    name: str = "imported",
+    dims: Sequence[Sequence[str | int | None]] | None = None,
+    weights: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Import torch-dialect MLIR, as torch-mlir's importer writes it (output_type "raw" or "torch"). Needs the extra ``mlir``.
+
+    Args:
+        text_or_module: the text, or a ``torch_mlir.ir.Module``.
+        name: of the model in the source.
+        dims: names (or numbers) of the sizes of each argument, where the text does not bind them. Sizes written ``?``
+            without names are taken for different ones.
+        weights: arrays for those arguments that are weights, by the names that the text gives them.
+
+    Raises:
+        Diagnostic: E0780 with all operations that have no counterpart, E0782 and E0783 for arguments and results, E0784 for
+            text that is no torch-dialect MLIR, E0785 without torch-mlir.
+    """
+    from .mlir import import_mlir
+
+    return import_mlir(text_or_module, name=name, dims=dims, weights=weights)

@@ -20,7 +20,7 @@ from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
 from ...ir.types import DTYPES, DType, TensorType
 from .aten import ATEN
-from .finish import input_names, lift_inline, output_names, prune
+from .finish import TORCH_FILE, input_names, lift_inline, output_names, prune
 from .protocol import Import, Refusals, Unsupported
 from .symbols import Symbols, wanted_names
 
@@ -386,7 +386,7 @@ class _Spans:
 
     def _parse(self, trace: str) -> Span | None:
         frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
-        own = [f for f in frames if not re.search(r"[/\\]torch[/\\](nn|_|fx|export|utils)", f[0])] or frames
+        own = [f for f in frames if not TORCH_FILE.search(f[0])] or frames
         if not own:
             return None
         file, line = own[-1][0], int(own[-1][1])

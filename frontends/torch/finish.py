@@ -13,6 +13,9 @@ from ...ir.graph import Graph
 # Constants of at most so many numbers are written into the source; larger ones are buffers.
 INLINE = 16
 
+# Files of PyTorch itself, whose lines tell a user nothing.
+TORCH_FILE = re.compile(r"[/\\]torch[/\\](nn|_|fx|export|utils)")
+
 
 def identifier(text: str) -> str:
     """A name that the language takes."""

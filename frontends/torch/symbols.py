@@ -12,6 +12,21 @@ from .protocol import Unsupported
 _USUAL = {1: ("N",), 2: ("B", "T"), 3: ("B", "T", "D"), 4: ("B", "C", "H", "W"), 5: ("B", "C", "F", "H", "W")}
 
 
+def usual_name(axis: int, rank: int, taken: set[str]) -> str:
+    """What the size of an axis of a tensor is usually called, and is not called yet."""
+    usual = _USUAL.get(rank, ())
+    return unique(usual[axis] if axis < len(usual) else f"N{axis}", taken)
+
+
+def unique(base: str, taken: set[str]) -> str:
+    """The name, with a number behind it when it is taken."""
+    name, n = base, 0
+    while name in taken:
+        n += 1
+        name = f"{base}{n}"
+    return name
+
+
 class Symbols:
     """torch's symbol -> our dimension. ``taken`` are names that no dimension may have."""
 
@@ -23,12 +38,7 @@ class Symbols:
         """Give torch's symbol a name, at its first appearance."""
         if symbol in self.names:
             return
-        usual = _USUAL.get(rank, ())
-        base = wanted or (usual[axis] if axis < len(usual) else f"N{axis}")
-        name, n = base, 0
-        while name in self.taken:
-            n += 1
-            name = f"{base}{n}"
+        name = unique(wanted, self.taken) if wanted else usual_name(axis, rank, self.taken)
         self.taken.add(name)
         self.names[symbol] = name
 

@@ -358,7 +358,7 @@ def _to_copy(i: Import, x: Value, dtype: Any = None, *rest: Any) -> Value:
     return i.cast(x, dtype_of(dtype) or x.type.dtype)
 
 
-@aten("to.dtype", "to.dtype_layout")
+@aten("to.dtype", "to.dtype_layout", "prims.convert_element_type.default")
 def _to_dtype(i: Import, x: Value, dtype: Any = None, *rest: Any) -> Value:
     return i.cast(x, dtype_of(dtype) or x.type.dtype)
 
