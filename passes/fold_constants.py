@@ -73,7 +73,7 @@ def _constant_result(node: Node, known: dict[Value, Any], limit: int) -> Any | N
     # `full` and `iota` say in a few words what a list of numbers would not.
     if node.op.name in ("full", "iota") and node.output.type.rank:
         return None
-    array = evaluate(node, [known[v] for v in node.inputs])
+    array = evaluate(node, [known[v] for v in node.inputs if v is not None])
     # Not a number has no literal that compares equal to itself, and an overflow may be the backend's to round.
     return array if array.dtype.kind in "biu" or np.isfinite(array.astype(np.float64)).all() else None
 

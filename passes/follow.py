@@ -284,8 +284,8 @@ class Follower(Carrier):
             for axis in range(old.type.rank):
                 self.axes.join((old, axis), (copies[inner], axis))
         self.find_views()
-        for value in list(body.nodes()):
-            made = copies[value.output].node
+        for inside in list(body.nodes()):
+            made = copies[inside.output].node
             assert made is not None
             self.origins.add(made)
             self.visit(made)

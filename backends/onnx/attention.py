@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...ir.dims import const
 from ...ir.types import bf16, f16, f32
@@ -40,7 +40,7 @@ def attention(
         one = const(1)
         shape = e.shape((one, one, tokens, one))
         scores = e.remember(("expand", scores, shape), lambda: e.op("Expand", scores, shape))
-    options = {"scale": float(a["scale"]), "is_causal": int(a["causal"] and aligned)}
+    options: dict[str, Any] = {"scale": float(a["scale"]), "is_causal": int(a["causal"] and aligned)}
     joined = [_joined(e, node, i, x) for i, x in enumerate((q, k, v))]
     if any(x is None for x in joined):
         return e.op("Attention", q, k, v, scores, **options)

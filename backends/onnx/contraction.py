@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...ir.dims import Dim, product
 from ...ir.ops.contraction import parse_einsum
@@ -28,7 +28,7 @@ def matmul(e: Emitter, node: Node, a: ox.Value, b: ox.Value) -> ox.Value:
 def conv(e: Emitter, node: Node, x: ox.Value, weight: ox.Value) -> ox.Value:
     a = node.attrs
     kernel = [d.value for d in operand(node, 1).shape[2:]]
-    known = {} if None in kernel else {"kernel_shape": kernel}
+    known: dict[str, Any] = {} if None in kernel else {"kernel_shape": kernel}
     return e.op("Conv", x, weight, strides=list(a["stride"]), pads=list(a["padding"]) * 2, dilations=list(a["dilation"]),
                 group=a["groups"], **known)  # fmt: skip
 

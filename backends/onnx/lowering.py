@@ -70,7 +70,7 @@ class Lowerer(Emitter):
     ) -> list[ox.Value | None]:
         saved = self.sizes
         self.sizes = saved.nested(graph)
-        env = {v: x for v, x in zip(graph.inputs, xs, strict=True) if x is not None}
+        env: dict[Value, ox.Value] = {v: x for v, x in zip(graph.inputs, xs, strict=True) if x is not None}
         self.walk(graph, env, wanted, prepare)
         self.sizes = saved
         return [env.get(v) for v in graph.outputs]

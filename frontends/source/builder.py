@@ -248,17 +248,17 @@ class AstBuilder(ExpressionBuilder):
 
     # Statements -----------------------------------------------------------------------------------------------------
 
-    def target(self, i: int, j: int, name: str) -> tuple[list[str], list[Span]]:
+    def target(self, i: int, j: int, name: str) -> tuple[list[str], list[Span | None]]:
         return [name], [self.span(i, i)]
 
     def target_more(
-        self, i: int, j: int, targets: tuple[list[str], list[Span]], _comma: str, name: str
-    ) -> tuple[list[str], list[Span]]:
+        self, i: int, j: int, targets: tuple[list[str], list[Span | None]], _comma: str, name: str
+    ) -> tuple[list[str], list[Span | None]]:
         targets[0].append(name)
         targets[1].append(self.span(j, j))
         return targets
 
-    def assign(self, i: int, j: int, targets: tuple[list[str], list[Span]], _equal: str, value: ast.Expr) -> ast.Assign:
+    def assign(self, i: int, j: int, targets: tuple[list[str], list[Span | None]], _equal: str, value: ast.Expr) -> ast.Assign:
         return self.checked(i, j, ast.Assign(targets[0], value, targets[1], span=self.span(i, j)))
 
     def weight(

@@ -182,9 +182,9 @@ class _PatternReader:
                 inputs.append(None)
             else:
                 raise Diagnostic("E0404", f"`{signature.name}` needs `{operand.name}`", expr.span)
-        for static in signature.statics:
-            if static.default is REQUIRED and static.name not in attrs:
-                raise Diagnostic("E0401", f"`{signature.name}` needs the static parameter `{static.name}`", expr.span)
+        for parameter in signature.statics:
+            if parameter.default is REQUIRED and parameter.name not in attrs:
+                raise Diagnostic("E0401", f"`{signature.name}` needs the static parameter `{parameter.name}`", expr.span)
         return Call(qualified, tuple(inputs), tuple(attrs.items()), span=expr.span)
 
     def _is_static(self, expr: ast.Expr) -> bool:

@@ -38,8 +38,9 @@ def resize(c: Call) -> Value:
         for axis, factor in zip(axes, factors, strict=True):
             number = plain_number(factor)
             scales.append(None if number is None else float(number))
-            if number is not None and old[axis].value is not None:
-                targets.append(const(int(old[axis].value * float(number))))
+            size = old[axis].value
+            if number is not None and size is not None:
+                targets.append(const(int(size * float(number))))
             else:
                 exact = factor if number is None else float(number)
                 targets.append((Ratio(old[axis]) * exact).floor().whole())
