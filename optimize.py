@@ -20,7 +20,17 @@ from .ir.graph import Module
 from .runtime.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
 from .runtime.fidelity import compare
 from .runtime.files import written_aside
-from .runtime.measure import Spread, Target, draw_inputs, interleaved, machine, peak_memory, ratio, sizes_of, symbols_of
+from .runtime.measure import (
+    Spread,
+    Target,
+    draw_inputs,
+    interleaved,
+    machine,
+    ratio,
+    sizes_of,
+    workable_sizes,
+)
+from .runtime.memory import peak_memory
 
 if TYPE_CHECKING:
     from .ir.graph import PassSpec
@@ -154,7 +164,7 @@ def _report(
 
     targets = opened(ORIGINAL, OPTIMIZED, FIXED, INT8, BOTH)
     optimized = targets[OPTIMIZED]
-    examples = _examples(source, optimized, options)
+    examples = _examples(source, [optimized, targets[ORIGINAL]], options)
     sizes = _sizes(optimized, examples, options.sizes)
     feeds = draw_inputs(optimized, sizes, options.seed)
     report: dict[str, Any] = {
@@ -184,20 +194,17 @@ def _report(
 # The parts of the report ---------------------------------------------------------------------------------------------------
 
 
-def _examples(source: Source, target: Target, options: Options) -> Examples:
+def _examples(source: Source, targets: list[Target], options: Options) -> Examples:
+    target = targets[0]
     if options.calib is None:
-        return random_examples(target, sizes_of(target, options.sizes), options.seed)
+        return random_examples(target, workable_sizes(targets, options.sizes), options.seed)
     how = CalibrationOptions(options.tokenizer, options.fit, options.max_length, options.examples, source.beside)
     return read_examples(target.fields, options.calib, how)
 
 
 def _sizes(target: Target, examples: Examples, given: Mapping[str, int]) -> dict[str, int]:
     """The sizes for timing: given ones, else those of the median example."""
-    chosen = sizes_of(target, given)
-    if not examples.random:
-        found = target.sizes({name: array.shape for name, array in examples.middle.items()})
-        chosen.update({s: found[s] for s in symbols_of(target) if s in found and s not in given})
-    return chosen
+    return {**sizes_of(target, given), **target.sizes(examples.middle), **given}
 
 
 def _cost(before: Module, after: Module, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -305,9 +312,7 @@ def _first_tokens(
     shares = []
     for feed in examples.feeds:
         length = feed[ids.name].shape[1]
-        sizes = {
-            s: v for s, v in target.sizes({n: a.shape for n, a in feed.items()}).items() if s in symbols_of(target)
-        }
+        sizes = target.sizes(feed)
         if length not in cuts:
             budget = new.at(sizes).total.flops
             cuts[length] = _longest(lambda n: old.at({**sizes, symbol: n}).total.flops <= budget, length)  # noqa: B023

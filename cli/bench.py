@@ -28,7 +28,8 @@ def bench(
     ONNX files from anywhere, or what `compile` wrote. They take turns on the same random inputs; what is shown are medians, and
     ratios to the first one within a round.
     """
-    from ..runtime.measure import Spread, Target, draw_inputs, interleaved, machine, peak_memory, ratio, sizes_of
+    from ..runtime.measure import Spread, Target, draw_inputs, interleaved, machine, ratio, workable_sizes
+    from ..runtime.memory import peak_memory
 
     with waiting("measuring") as progress:
         names = _names(artifacts)
@@ -37,7 +38,7 @@ def bench(
             progress(f"loading {name}", None, None)
             targets.append(Target.open(file, name=name, threads=threads))
         first = targets[0]
-        chosen = sizes_of(first, parse_sizes(sizes))
+        chosen = workable_sizes(targets, parse_sizes(sizes))
         feeds = draw_inputs(first, chosen, seed)
         times = interleaved(
             {t.name: t.prepared(feeds, seed) for t in targets}, rounds, tell=lambda i, n: progress("timing", i, n)

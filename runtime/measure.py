@@ -12,13 +12,9 @@ measurements would disagree.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +37,7 @@ FEWEST, MOST, SECONDS = 7, 60, 12.0
 TURN, MOST_RUNS = 0.03, 25
 # Sizes when nobody says: of the batch, and of everything else.
 BATCH, TOKENS = 1, 128
+OTHER_SIZES = (224, 112, 96, 64, 48, 32, 16, 8, 4, 2)
 
 Run = Callable[[], Any]
 
@@ -215,14 +212,16 @@ class Target:
         """Of its file, and of the data file beside it."""
         return sum(p.stat().st_size for p in (self.path, Path(f"{self.path}.data")) if p.exists())
 
-    def sizes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """The size of every symbol for these shapes of the inputs. Raises E0902 when they contradict each other."""
-        if hasattr(self._session, "sizes"):
-            found: dict[str, int] = self._session.sizes(shapes)
-            return found
+    def sizes(self, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The size of every free symbol for these arrays. Raises E0902 when they contradict each other."""
         from ..ir.binding import solve_symbols, symbol_sizes
 
-        return symbol_sizes(solve_symbols({f.name: f.shape for f in self.fields}), shapes)
+        shapes = {name: array.shape for name, array in feeds.items()}
+        if hasattr(self._session, "sizes"):
+            found = self._session.sizes(shapes)
+        else:
+            found = symbol_sizes(solve_symbols({f.name: f.shape for f in self.fields}), shapes)
+        return {name: found[name] for name in symbols_of(self) if name in found}
 
     def __call__(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
         """All outputs by name. Raises E0936, and what a session raises."""
@@ -313,6 +312,30 @@ def sizes_of(target: Target, given: Mapping[str, int] | None = None) -> dict[str
     return {name: (given or {}).get(name, TOKENS if name in inner else BATCH) for name in names}
 
 
+def workable_sizes(targets: Sequence[Target], given: Mapping[str, int] | None = None) -> dict[str, int]:
+    """As :func:`sizes_of` of the first, but where one of them does not run at 128 of what nobody gave, at another number.
+
+    How many positions a model has learned, or what its patches divide, is often known only when it runs.
+
+    Raises:
+        Diagnostic: E0935 as there; what the model says to its usual sizes when it runs at none.
+    """
+    chosen = sizes_of(targets[0], given)
+    free = [name for name, size in chosen.items() if name not in (given or {}) and size == TOKENS]
+    first: Diagnostic | None = None
+    for size in (TOKENS, *(OTHER_SIZES if free else ())):
+        trial = chosen | dict.fromkeys(free, size)
+        try:
+            feeds = draw_inputs(targets[0], trial)
+            for target in targets:
+                target(feeds)
+            return trial
+        except Diagnostic as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
 def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
     """Random inputs: normal floats, integers below the length of the table that they index, and 1 for masks (no padding).
 
@@ -338,49 +361,3 @@ def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict
         else:
             feeds[f.name] = np.ones(shape, dtype.numpy)
     return feeds
-
-
-# Memory ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Of a process of its own that loads an artifact and runs it three times, above what an idle one takes.
-
-    Args:
-        peak: largest resident bytes; mapped weights count.
-        private: largest private bytes: weights that were copied, and activations. None where the system does not say.
-    """
-
-    peak: int
-    private: int | None
-
-    def to_dict(self) -> dict[str, int | None]:
-        return {"peak_bytes": self.peak, "private_bytes": self.private}
-
-
-def peak_memory(target: Target, feeds: Mapping[str, np.ndarray], threads: int | None = None) -> Memory:
-    """Measure an ONNX artifact in a fresh process. Raises E0938 when that does not come back."""
-    import numpy as np
-
-    whole = target._session.feeds(target.match(feeds)) if hasattr(target._session, "feeds") else None
-    if whole is None:
-        raise Diagnostic("E0938", f"`{target.name}` is no ONNX file: only those are measured in a process of their own")
-    with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
-        arrays = Path(folder, "feeds.npz")
-        np.savez(arrays, **whole)
-        command = [
-            sys.executable,
-            "-m",
-            "tessera.runtime.memory_probe",
-            str(target.path),
-            str(arrays),
-            str(threads or 0),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        row = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise Diagnostic("E0938", f"measuring the memory of `{target.name}` failed: {reason[:200]}") from None
-    return Memory(row["peak"], row["private"])

@@ -13,7 +13,17 @@ from onnx import TensorProto, helper, numpy_helper
 import tessera as ts
 from tessera.ir.diagnostics import Diagnostic
 from tessera.runtime import measure
-from tessera.runtime.measure import Spread, Target, draw_inputs, interleaved, peak_memory, ratio, sizes_of, symbols_of
+from tessera.runtime.measure import (
+    Spread,
+    Target,
+    draw_inputs,
+    interleaved,
+    ratio,
+    sizes_of,
+    symbols_of,
+    workable_sizes,
+)
+from tessera.runtime.memory import peak_memory
 
 TEXT = """
 use std.nn (embedding, linear)
@@ -101,6 +111,23 @@ def test_sizes_of_nobody_are_one_for_the_batch(ours: Path, foreign: Path) -> Non
     assert (caught.value.code, "batch" in str(caught.value.help)) == ("E0935", True)
 
 
+def test_sizes_are_such_that_the_model_runs(tmp_path: Path) -> None:
+    """One learned fewer positions than 128 and says so; the other only fails when it runs."""
+    spec = """
+    use std.nn (position_embedding)
+    model m(x: float[B, T, 4]) -> float[B, T, 4] {{ {body} }}
+    """
+    known = "return x + position_embedding(length=T, table=50, dim=4) as pos"
+    runs = "param t: float[50, 4] = ones return x + take(t, cumsum(full([T], 1, dtype=i64), axis=0))"
+    for body, size in ((known, 48), (runs, 48)):
+        target = Target.open(ts.compile(ts.loads(spec.format(body=body)), verify=False).save(tmp_path / "m.onnx"))
+        assert workable_sizes([target]) == {"B": 1, "T": size}
+        assert workable_sizes([target], {"T": 7}) == {"B": 1, "T": 7}
+        with pytest.raises(Diagnostic) as caught:
+            workable_sizes([target], {"T": 70})
+        assert caught.value.code in ("E0904", "E0912")
+
+
 def test_a_file_whose_sizes_are_fixed_says_so(tmp_path: Path) -> None:
     spec = "model m(x: f32[2, 3]) -> f32[2, 3] { return x + 1.0 }"
     target = Target.open(ts.compile(ts.loads(spec), verify=False).save(tmp_path / "m.onnx"))
@@ -140,7 +167,7 @@ def test_the_torch_target_is_measured_too(tmp_path: Path, ours: Path) -> None:
     target = Target.open(ts.compile(module, target="torch", verify=False).save(tmp_path / "t.safetensors"))
     feeds = draw_inputs(target, sizes_of(target, {"T": 6}))
     np.testing.assert_allclose(target.prepared(feeds)()["y"], Target.open(ours)(feeds)["y"], atol=1e-6)
-    assert target.sizes({"ids": (2, 6), "mask": (2, 6)}) == {"B": 2, "T": 6}
+    assert target.sizes(draw_inputs(target, {"B": 2, "T": 6})) == {"B": 2, "T": 6}
     with pytest.raises(Diagnostic) as caught:
         peak_memory(target, feeds)
     assert caught.value.code == "E0938"
