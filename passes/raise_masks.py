@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..ir.builder import Builder
 from ..ir.dims import as_dim
 from ..ir.graph import Graph, Node, Value
-from ..ir.types import DType, boolean
+from ..ir.types import DType, boolean, i64
 from .cost import ATTENTION
 from .raise_index import Apply, Element, Expr, Known, Place, element, linear, places
 
@@ -197,11 +197,15 @@ class _Writer:
         if isinstance(expr, Known):
             number = _number(expr)
             if number is None:
-                raise _Unwritable
+                return builder.dim_value(expr.value)
             return builder.constant(bool(number) if dtype.kind == "bool" else number, dtype)
         if expr in self._written:
             return self._written[expr]
-        made = self._element(expr, builder) if isinstance(expr, Element) else self._apply(expr, builder, dtype)
+        if isinstance(expr, Place):
+            others = tuple(axis for axis in range(4) if axis != expr.axis)
+            made = builder.op("unsqueeze", builder.op("iota", n=expr.size), axis=others)
+        else:
+            made = self._element(expr, builder) if isinstance(expr, Element) else self._apply(expr, builder, dtype)
         self._written[expr] = made
         return made
 
@@ -225,6 +229,8 @@ class _Writer:
         """The dtype that an operand of a comparison has by itself."""
         if isinstance(expr, Element):
             return expr.value.type.dtype
+        if isinstance(expr, Place):
+            return i64
         if isinstance(expr, Apply):
             return expr.dtype or next((d for d in (self._dtype(a, dtype) for a in expr.args) if d is not None), None)
         return None

@@ -220,6 +220,13 @@ CASES: dict[str, Case] = {
         f"{MATRICES}  return reshape(softmax((a * 0.3) @ transpose(c, perm=[0, 2, 1]), axis=-1) @ d, [B, 4, T, 8])",
         "attention", HEADS,
     ),
+    "attention of rows": Case(
+        "matrices_of_rows matrices_of_rows_transposed matrices_of_keys matrices_of_values rows_of_matrices",
+        "a = transpose(x, perm=[1, 0, 2])  c = transpose(y, perm=[1, 0, 2])"
+        "  s = transpose(reshape(a, [T, B * 2, 4]), perm=[1, 0, 2]) @ transpose(reshape(c, [T, B * 2, 4]), perm=[1, 2, 0])"
+        "  d = softmax(s, axis=-1) @ transpose(reshape(c, [T, B * 2, 4]), perm=[1, 0, 2])"
+        "  return transpose(reshape(transpose(d, perm=[1, 0, 2]), [T, B, 8]), perm=[1, 0, 2])", "attention",
+    ),
     "one head": Case(
         "attention_of_one_head", "return softmax(x @ transpose(y, perm=[0, 2, 1]), axis=-1) @ y", "attention"
     ),
