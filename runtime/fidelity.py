@@ -14,6 +14,8 @@ Outputs = Mapping[str, "np.ndarray"]
 
 _SCORES = re.compile(r"logit|score|prob|class|lm_head", re.IGNORECASE)
 _FEATURES = re.compile(r"embed|hidden|feature|pool|state|token", re.IGNORECASE)
+# How a reason begins that is about fewer tokens.
+SHAPE = "its shape became"
 # Inputs that say which tokens are padding.
 _MASKS = ("attention_mask", "mask")
 
@@ -152,9 +154,7 @@ def _add(
         if ours is None:
             return "it has no such output"
         if ours.shape != theirs.shape:
-            return (
-                f"its shape became {list(ours.shape)}, from {list(theirs.shape)}: add `restore=true` to compare tokens"
-            )
+            return f"{SHAPE} {list(ours.shape)}, from {list(theirs.shape)}"
         a, b = (x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1) for x in (ours, theirs))
         valid = _valid(feed, theirs.shape)
         if valid is not None:

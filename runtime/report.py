@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .fidelity import SHAPE
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -112,6 +114,10 @@ def warnings(report: Report) -> list[str]:
         found.append("fidelity was measured on random inputs: that says nothing. Give real data with `--calib`")
     if report["random_weights"]:
         found.append("no weights were given: they are random, and what is said of fidelity holds for no trained model")
+    left = [o["output"] for o in report["fidelity"]["outputs"] if o["skipped"].get("optimized", "").startswith(SHAPE)]
+    if left:
+        names = ", ".join(f"`{name}`" for name in left)
+        found.append(f"{names} lost tokens and cannot be compared: with `restore=true` every token keeps a value")
     if not any(b["tokens"] != b["tokens_after"] for b in report["cost"]["blocks"]):
         found.append("no pass removed tokens: every block has as many as before")
     return found

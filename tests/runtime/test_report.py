@@ -167,6 +167,7 @@ def test_outputs_that_cannot_be_compared() -> None:
     report["verdict"] = verdict(report)
     assert report["verdict"]["fidelity"] == {"pays": None, "text": "no output could be compared: its shape became [1]"}
     assert "optimized, random dropping not compared: its shape became [1]" in render(report)
+    assert "`logits` lost tokens and cannot be compared: with `restore=true`" in warnings(report)[0]
     assert "optimized, random dropping not compared" in page(report)
 
 
