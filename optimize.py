@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .compile import CLEANUP, Progress, apply_passes
 from .compile import compile as drive
 from .importing import Source, read_model
-from .ir.graph import Module
+from .ir.graph import Module, PassSpec
 from .runtime.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
 from .runtime.fidelity import compare
 from .runtime.files import written_aside
@@ -33,7 +33,6 @@ from .runtime.measure import (
 from .runtime.memory import peak_memory
 
 if TYPE_CHECKING:
-    from .ir.graph import PassSpec
     from .passes.engine import Pass
     from .runtime.artifact import CompileReport
 
@@ -122,11 +121,11 @@ def int8_path(output: str | os.PathLike[str]) -> Path:
     return Path(output).with_suffix(".int8.onnx")
 
 
-def _raising(source: Source) -> list[str]:
+def _raising(source: Source) -> list[PassSpec]:
     """The pass that finds composites in imported primitives."""
     from .passes.engine import registry
 
-    return [RAISE] if source.raising and RAISE in registry() else []
+    return [PassSpec(RAISE)] if source.raising and RAISE in registry() else []
 
 
 def _others(source: Source, after: Module, options: Options, folder: Path, tell: Progress) -> dict[str, Path]:

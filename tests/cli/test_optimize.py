@@ -217,6 +217,24 @@ def test_the_original_is_not_overwritten(cli: Cli, vit_onnx: Path) -> None:
     assert vit_onnx.read_bytes() == before
 
 
+def test_mlir(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("torch_mlir")
+    tensor = "!torch.vtensor<[?,4],f32>"
+    (tmp_path / "m.mlir").write_text(
+        f"func.func @main(%x: {tensor}) -> {tensor} {{\n"
+        f"  %y = torch.aten.relu %x : {tensor} -> {tensor}\n  return %y : {tensor}\n}}\n"
+    )
+    result = cli("optimize", tmp_path / "m.mlir", *QUICK, "--json", "-o", tmp_path / "fast.onnx")
+    report = json.loads(result.out)
+    assert (result.code, report["source"]) == (0, "torch MLIR")
+    assert report["fidelity"]["outputs"][0]["rows"]["optimized"]["relative_error"] == 0.0
+
+
+def test_a_mistake_in_a_pass_shows_that_pass(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
+    result = cli("optimize", vit_onnx, "--pass", "merge_tokens(r=[60])", "-o", tmp_path / "fast.onnx")
+    assert "| pass merge_tokens(r=[60])" in result.err
+
+
 @pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.bin", "m.pt2", "m.pkl", "m.ckpt"])
 def test_pickles_are_refused_unopened(cli: Cli, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
