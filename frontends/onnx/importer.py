@@ -25,8 +25,8 @@ from .values import Region, Tensor, known_tensor, settle
 
 # Integers of a weight up to this many are known numbers, with which shapes are computed.
 _KNOWN_ELEMENTS = 1024
-# Functions that call functions multiply; no exporter comes near this.
-_MOST_NODES = 2_000_000
+# Functions that call functions multiply: so many nodes may come from them, and as many again as the graph has.
+_MOST_INLINED = 50_000
 _DEEPEST = 128
 _DEEPEST_LOOPS = 8
 _OWN_CODES = frozenset(f"E{n:04}" for n in range(751, 780))
@@ -50,6 +50,7 @@ class Importer:
         self.symbols: dict[str, int] = {}
         self.raw_symbols: dict[str, str] = {}
         self.count = 0
+        self.most = _MOST_INLINED + 2 * len(file.graph.node)
         self.nesting = 0
         self.root = Scope(Region(self.graph, self.names, self.weights))
 
@@ -171,7 +172,7 @@ class Importer:
                 top.finish()
                 continue
             self.count += 1
-            if self.count > _MOST_NODES or len(stack) > _DEEPEST:
+            if self.count > self.most or len(stack) > _DEEPEST:
                 raise Diagnostic("E0762", f"{where(node)}: functions call functions without end")
             entered = self._step(node, top.scope)
             if entered is not None:
