@@ -202,6 +202,11 @@ class _Merger:
         if self.follower.stage(x, stream) != stream.stage:
             self.notes.append(f"block {block.index}: its tokens were restored before it, and are not merged again")
             return
+        keys = block.attention.inputs[1]
+        assert keys is not None
+        if self.follower.stage(keys, stream) != stream.stage:
+            self.notes.append(f"block {block.index}: it attends to restored tokens, and merges none")
+            return
         builder = Builder(self.graph).before(x.node.next)  # type: ignore[union-attr]
         builder.span, builder.scope = block.attention.span, block.attention.scope
         if not stream.maps:

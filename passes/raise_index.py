@@ -14,6 +14,7 @@ from .raise_layout import axis_groups
 
 # Beyond this many ops a value is taken as it is.
 _DEPTH = 60
+_OPPOSITE = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
 _COMPARE = {"eq", "ne", "lt", "le", "gt", "ge"}
 _PLAIN = {
     "add",
@@ -245,7 +246,8 @@ def linear(expr: Expr) -> dict[Expr | None, Dim] | None:
                 factor = one.get(None, as_dim(0))
                 return {atom: f * factor for atom, f in other.items() if f * factor != 0}
         return None
-    return {expr: as_dim(1)}
+    whole = isinstance(expr, Place) or (isinstance(expr, Element) and expr.value.type.dtype.kind == "int")
+    return {expr: as_dim(1)} if whole else None
 
 
 def _split(expr: Expr, sizes: list[Dim]) -> list[Expr] | None:
@@ -275,8 +277,8 @@ def simplify(expr: Apply) -> Expr:
             if isinstance(this, Known):
                 return other if bool(this.value) == neutral else this
         return args[0] if args[0] == args[1] else expr
-    if op == "logical_not" and isinstance(args[0], Known):
-        return Known(not args[0].value)
+    if op == "logical_not":
+        return _inverted(expr)
     if op == "where" and isinstance(args[0], Known):
         return args[1] if args[0].value else args[2]
     if op in _COMPARE:
@@ -292,6 +294,16 @@ def simplify(expr: Apply) -> Expr:
             and only[0] is not None
         ):
             return only[0]
+    return expr
+
+
+def _inverted(expr: Apply) -> Expr:
+    """`not (s > t)` is `s <= t`, over integers: they have no NaN."""
+    inner = expr.args[0]
+    if isinstance(inner, Known):
+        return Known(not inner.value)
+    if isinstance(inner, Apply) and inner.op in _OPPOSITE and linear(Apply("sub", inner.args)) is not None:
+        return simplify(Apply(_OPPOSITE[inner.op], inner.args))
     return expr
 
 

@@ -27,7 +27,7 @@ class _Meaning:
 
     causal: bool = False
     factors: list[Expr] = field(default_factory=list)
-    terms: list[Expr] = field(default_factory=list)
+    terms: list[Value] = field(default_factory=list)
     lowest: bool = False
 
 
@@ -55,7 +55,7 @@ def _mask(node: Node, writer: _Writer) -> Counter[str]:
         _factors(element(mask), found)
     masks = len(found.factors)
     if bias is not None:
-        _terms(element(bias), found)
+        _terms(bias, found)
     masking = bias is not None and (not found.terms or len(found.factors) > masks)
     kept = [f for f in found.factors if not _is_causal(f, shift)]
     causal = found.causal or len(kept) < len(found.factors)
@@ -71,7 +71,7 @@ def _mask(node: Node, writer: _Writer) -> Counter[str]:
         return Counter()
     try:
         new_mask = writer.all_of(kept, node) if kept else None
-        new_bias = writer.total(found.terms, bias, node) if masking and bias is not None else bias
+        new_bias = writer.total(found.terms, node) if masking else bias
     except _Unwritable:
         return Counter()
     node.set_input(3, new_mask)
@@ -89,17 +89,21 @@ def _factors(expr: Expr, found: _Meaning) -> None:
         found.factors.append(expr)
 
 
-def _terms(expr: Expr, found: _Meaning) -> None:
+def _terms(value: Value, found: _Meaning) -> None:
     """The parts of a bias; those that are masks become factors."""
-    if isinstance(expr, Apply) and expr.op == "add":
-        for arg in expr.args:
-            _terms(arg, found)
-        return
+    node = value.node
+    if node is not None and node.op is not None and node.op.qualified == "add":
+        operands = [v for v in node.inputs if v is not None and v.type.rank == value.type.rank]
+        if len(operands) == len(node.inputs):
+            for operand in operands:
+                _terms(operand, found)
+            return
+    expr = element(value)
     if _zero(expr):
         return
     condition = _as_condition(expr, found)
     if condition is None:
-        found.terms.append(expr)
+        found.terms.append(value)
     else:
         _factors(condition, found)
 
@@ -170,6 +174,13 @@ def _is_causal(factor: Expr, shift: object) -> bool:
     return len(named) == len(terms) and named == {_QUERIES: 1, _KEYS: -1} and rest == shift
 
 
+def _fitting(value: Value, node: Node) -> Value:
+    """A mask or bias of attention: four axes, the last of them the keys."""
+    if value.type.rank != 4 or value.type.shape[_KEYS] != node.inputs[1].type.shape[2]:  # type: ignore[union-attr]
+        raise _Unwritable
+    return value
+
+
 class _Writer:
     """Expressions of the four places of attention as tensors again."""
 
@@ -182,16 +193,21 @@ class _Writer:
         whole = factors[0]
         for factor in factors[1:]:
             whole = Apply("logical_and", (whole, factor))
-        return self._write(whole, Builder(self.graph).before(node), boolean)
+        builder = Builder(self.graph).before(node)
+        mask = self._write(whole, builder, boolean)
+        keys = node.inputs[1].type.shape[2]  # type: ignore[union-attr]
+        if mask.type.rank == 4 and mask.type.shape[_KEYS] != keys:
+            mask = builder.op("expand", mask, shape=(*mask.type.shape[:_KEYS], keys))
+        return _fitting(mask, node)
 
-    def total(self, terms: list[Expr], bias: Value, node: Node) -> Value | None:
+    def total(self, terms: list[Value], node: Node) -> Value | None:
         """The bias that is left."""
         if not terms:
             return None
         whole = terms[0]
         for term in terms[1:]:
-            whole = Apply("add", (whole, term))
-        return self._write(whole, Builder(self.graph).before(node), bias.type.dtype)
+            whole = Builder(self.graph).before(node).op("add", whole, term)
+        return _fitting(whole, node)
 
     def _write(self, expr: Expr, builder: Builder, dtype: DType) -> Value:
         if isinstance(expr, Known):

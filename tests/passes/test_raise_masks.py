@@ -1,0 +1,108 @@
+"""What masks say: causal, padding, a window, nothing; and that attention computes the same with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessera.frontends.source import loads
+from tessera.ir.graph import Module, Node
+
+from .conftest import passed
+from .test_raise import RAISE, agree
+
+ATTEND = "return attention(q, k, v, {}, scale=0.5)"
+# How exporters count positions.
+COUNT = "t = unsqueeze(iota(T), [0, 1, 3])  s = unsqueeze(iota(T), [0, 1, 2])  b = unsqueeze(iota(B), [1, 2, 3])  "
+# attention_mask[b, s], as PyTorch's exporter writes it for ONNX: GatherND of stacked indices.
+GATHERED = (
+    "rows = unsqueeze(expand(b, [B, 1, 1, T]), 4)  columns = unsqueeze(expand(s, [B, 1, 1, T]), 4)"
+    "  index = concat(rows, columns, axis=4)  flat = reshape(cast(ids, bool), [B * T])"
+    "  seen = take(flat, index[..., 0] * full([], T, dtype=i64) + index[..., 1])  "
+)
+LOW = "constant(-3.4028235e+38, dtype=f32)"
+ZERO = "constant(0.0, dtype=f32)"
+
+
+def program(body: str) -> Module:
+    return loads(
+        f"""use std.attention (attention)
+        model program(
+            q: f32[B, 4, T, 8], k: f32[B, 4, T, 8], v: f32[B, 4, T, 8], ids: i64[B, T], real: bool[B, T],
+            bias: f32[1, 4, T, T], other: f32[B, 1, 1, T],
+        ) -> f32[B, 4, T, 8] {{ {body} }}"""
+    )
+
+
+def attention(module: Module) -> Node:
+    (node,) = (n for n in module.graph.nodes() if n.op.name == "attention")
+    return node
+
+
+def mask_type(node: Node) -> str:
+    return "none" if node.inputs[3] is None else str(node.inputs[3].type)
+
+
+CASES = {
+    "always true": ("mask = expand(t >= 0, [B, 1, T, T])", "mask", (False, "none", False), "mask_dropped"),
+    "causal": ("", "s <= t", (True, "none", False), "mask_causal"),
+    "causal, the other way": ("", "not (s > t)", (True, "none", False), "mask_causal"),
+    "causal, strictly": ("", "s < t + 1", (True, "none", False), "mask_causal"),
+    "padding": ("seen = unsqueeze(real, [1, 2])", "t >= 0 and seen", (False, "bool[B, 1, 1, T]", False), "mask_of_keys"),
+    "gathered": (GATHERED, "t >= 0 and seen", (False, "bool[B, 1, 1, T]", False), "mask_of_keys"),
+    "gathered and causal": (GATHERED, "s <= t and seen", (True, "bool[B, 1, 1, T]", False), "mask_causal"),
+    "a window": ("", "s <= t and s > t - 3", (True, "bool[1, 1, T, T]", False), "mask_causal"),
+    "added": (
+        GATHERED, f"bias=where(seen, {ZERO}, -inf)", (False, "bool[B, 1, 1, T]", False), "mask_from_bias"
+    ),
+    "added, the lowest": (
+        f"{GATHERED} m = s <= t and seen", f"bias=where(m, {ZERO}, {LOW})", (True, "bool[B, 1, 1, T]", False),
+        "mask_from_lowest",
+    ),
+    "added, inverted": (
+        GATHERED, f"bias=where(not seen, {LOW}, {ZERO})", (False, "bool[B, 1, 1, T]", False), "mask_from_lowest"
+    ),
+    "one minus the mask": (
+        "gap = 1.0 - cast(unsqueeze(ids, [1, 2]), f32)", "bias=gap * -10000.0", (False, "bool[B, 1, 1, T]", False),
+        "mask_from_bias",
+    ),
+    "one minus the condition": (
+        "gap = 1.0 - cast(unsqueeze(real, [1, 2]), f32)", "bias=gap * -10000.0", (False, "bool[B, 1, 1, T]", False),
+        "mask_from_bias",
+    ),
+    "beside positions": (
+        GATHERED, f"bias=bias + where(seen, {ZERO}, {LOW})", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
+    ),
+    "added to nothing": ("m = expand(t >= 0, [1, 1, T, T])", f"bias=where(m, {ZERO}, {LOW})", (False, "none", False), ""),
+    "a bias that is none": ("", "bias=other", (False, "none", True), ""),
+    "not low enough": ("", f"bias=where(s <= t, {ZERO}, -5.0)", (False, "none", True), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mask(name: str) -> None:
+    body, mask, (causal, type, biased), rule = CASES[name]
+    before = program(f"{COUNT} {body}  {ATTEND.format(mask)}")
+    after, (report,) = passed(before, RAISE)
+    node = attention(after)
+    assert (node.attrs["causal"], mask_type(node), node.inputs[4] is not None) == (causal, type, biased)
+    assert not rule or rule in report.facts["rules"]
+    for sizes in ({"B": 2, "T": 5}, {"B": 1, "T": 1}):
+        agree(before, after, 1e-5, sizes)
+
+
+def test_a_mask_of_the_lowest_number_is_told() -> None:
+    _, (report,) = passed(program(f"{COUNT} {ATTEND.format(f'bias=where(s <= t, {ZERO}, {LOW})')}"), RAISE)
+    assert any("a mask of the lowest number" in note for note in report.notes)
+
+
+def test_rows_without_keys_give_nothing() -> None:
+    """Where the query itself and all others are hidden, the composite gives 0 however the mask was written."""
+    import numpy as np
+
+    from .conftest import run
+    from .test_raise import inputs_of
+
+    after, _ = passed(program(f"{COUNT} {ATTEND.format(f'bias=where(s < t, {ZERO}, {LOW})')}"), RAISE)
+    (got,) = run(after, {}, **inputs_of(after, {"B": 2, "T": 3})).values()
+    assert np.all(got[:, :, 0] == 0)
+    assert np.all(got[:, :, 1] != 0)
