@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .passes.report import Report
     from .runtime.artifact import Runner
 
-TARGETS = ("onnx", "torch")
+TARGETS = ("onnx", "torch", "mlir")
 DEFAULT_OPSET = 24
 # Exact passes that every artifact goes through after the user's own.
 CLEANUP = ("fold_constants", "cse", "dce")
@@ -56,6 +56,12 @@ def load(
     from .specs.catalog import find
 
     path, found = find(name)
+    if path.suffix in (".onnx", ".mlir"):
+        raise Diagnostic(
+            "E0930",
+            f"`{path.name}` is no spec, and a program without its weights would be of little use",
+            help="`tessera.importing.read_model` gives both; on the command line `compile` and `optimize` take it",
+        )
     if os.path.isdir(path):
         from .frontends import huggingface
 
@@ -119,7 +125,7 @@ def compile(
     """Compile a module or a model built in Python. What is not given comes from its ``compile`` block, else from the defaults.
 
     Args:
-        target: ``onnx`` (the default) or ``torch``.
+        target: ``onnx`` (the default), ``torch`` or ``mlir``.
         weights: safetensors files, a folder of them, or arrays by name. Without any, ``seed`` initialises them.
         renames: pairs (pattern of names in the file, name in the model).
         passes: run instead of those of the ``compile`` block; ``[]`` runs none.
@@ -152,7 +158,9 @@ def compile(
         report.notes += bound.notes()
     facts = {**_metadata(module, target, report.passes, origin, seed), **(metadata or {})}
     with clock(f"building for {target}"):
-        build = _build_onnx if target == "onnx" else _build_torch
+        from .mlir_target import build_mlir
+
+        build = {"onnx": _build_onnx, "torch": _build_torch, "mlir": build_mlir}[target]
         artifact = build(module, bound, facts, opset, report)
     if output is None and not verify:
         return artifact
@@ -187,6 +195,10 @@ def _write_and_verify(
         with clock("comparing with the reference"):
             if artifact.target == "onnx":
                 _compare_onnx(artifact, aside, reference, bound, seed)
+            elif artifact.target == "mlir":
+                from .mlir_target import compare_mlir
+
+                compare_mlir(artifact, aside, reference, bound, seed)
             else:
                 _compare_torch(artifact, aside, bound)
 
@@ -254,7 +266,7 @@ def _target(module: Module, target: str | None, opset: int | None) -> tuple[str,
             "E0012",
             f"there is no target `{target}`",
             span,
-            help=did_you_mean(target, TARGETS) or "the targets are onnx and torch",
+            help=did_you_mean(target, TARGETS) or "the targets are onnx, torch and mlir",
         )
     for name in options:
         if target != "onnx" or name != "opset":
@@ -324,7 +336,7 @@ def _build_torch(module: Module, bound: Any, metadata: dict[str, str], opset: in
 
 
 def open_artifact(path: str | os.PathLike[str]) -> Runner:
-    """A saved artifact, ready to run: an ONNX file, or the torch target's safetensors file.
+    """A saved artifact, ready to run: an ONNX file, the torch target's safetensors file, or a file of MLIR.
 
     Raises:
         Diagnostic: E0001 no such file, E0014 not an artifact, and what the session finds wrong with it.
@@ -336,8 +348,12 @@ def open_artifact(path: str | os.PathLike[str]) -> Runner:
         return _open_onnx(file)
     if file.suffix == ".safetensors":
         return _open_torch(file)
+    if file.suffix == ".mlir":
+        from .mlir_target import open_mlir
+
+        return open_mlir(file)
     hint = f"compile it first: tessera compile {file} -o {file.stem}.onnx" if file.suffix == ".tess" else None
-    raise Diagnostic("E0014", f"`{file}` is neither an .onnx nor a .safetensors artifact", help=hint)
+    raise Diagnostic("E0014", f"`{file}` is no .onnx, .safetensors or .mlir artifact", help=hint)
 
 
 def _open_onnx(path: Path) -> Runner:

@@ -75,7 +75,8 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def cli() -> None:
     """A language and a compiler for the token level of transformers.
 
-    FILE is a path to a .tess file, or the name of a shipped spec (`zoo/vit`) or of a shipped model (`vit_s16`).
+    FILE is a path to a .tess file, or the name of a shipped spec (`zoo/vit`) or of a shipped model (`vit_s16`); where a model
+    is meant, also an .onnx file, a Hugging Face folder of a family in the zoo, or torch MLIR text (.mlir).
     """
 
 

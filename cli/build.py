@@ -11,7 +11,7 @@ from ..ir.diagnostics import Diagnostic
 from .common import (
     dtype_option,
     json_option,
-    load_module,
+    parse_params,
     parse_passes,
     pass_option,
     print_json,
@@ -24,10 +24,12 @@ from .common import (
 if TYPE_CHECKING:
     from ..compile import Artifact
 
+_SUFFIXES = {"onnx": ".onnx", "mlir": ".mlir"}
+
 
 @click.command("compile")
 @spec_options
-@click.option("-t", "--target", help="onnx or torch. Default: the file's compile block, or onnx.")
+@click.option("-t", "--target", help="onnx, torch or mlir. Default: the file's compile block, or onnx.")
 @pass_option
 @click.option("--no-passes", is_flag=True, help="Run none of the passes of the file's compile block.")
 @click.option(
@@ -56,26 +58,32 @@ def compile(
 ) -> None:  # fmt: skip
     """Compile a model to a file.
 
-    An ONNX file, or for the target torch a safetensors file that carries its program as source.
+    FILE may also be an .onnx file, a Hugging Face folder of a family in the zoo, or torch MLIR text.
+
+    An ONNX file; for the target torch a safetensors file that carries its program as source; for the target mlir a text of
+    MLIR's torch dialect, with the weights in a safetensors file beside it.
 
     The result is compared with the torch reference at two sizes before it is written.
     """
     from ..compile import compile as drive
+    from ..importing import read_model
 
     if passes and no_passes:
         raise click.UsageError("--pass and --no-passes contradict each other")
-    module = load_module(file, model, params, dtype)
+    source = read_model(file, model, parse_params(params), list(weights), dtype)
+    module = source.module
     steps = [] if no_passes else parse_passes(passes) or None
     if token_map:
         steps = _with_map(steps if steps is not None else list(module.compile.passes) if module.compile else [])
     target = target or (module.compile.target if module.compile else None) or "onnx"
-    out = output or f"{module.name}{'.onnx' if target == 'onnx' else '.safetensors'}"
+    out = output or f"{module.name}{_SUFFIXES.get(target, '.safetensors')}"
     _check_output(out, target)
     with waiting("compiling") as progress:
         artifact = drive(
-            module, target=target, weights=list(weights) or None, passes=steps, opset=opset, seed=seed, verify=not no_verify,
+            module, target=target, weights=source.weights, passes=steps, opset=opset, seed=seed, verify=not no_verify,
             verify_each=verify_each, metadata=dict(map(_pair, meta)), output=out, progress=progress,
         )  # fmt: skip
+    artifact.report.notes[:0] = source.notes
     if as_json:
         print_json(
             {"output": out, "target": artifact.target, "model": artifact.module.name, **artifact.report.to_dict()}
@@ -104,7 +112,7 @@ def _check_output(out: str, target: str) -> None:
     """Refuse early what would fail after minutes of work. Raises E0010, E0012."""
     from ..runtime.files import check_writable
 
-    wanted = ".onnx" if target == "onnx" else ".safetensors"
+    wanted = _SUFFIXES.get(target, ".safetensors")
     if Path(out).suffix != wanted:
         raise Diagnostic(
             "E0012",

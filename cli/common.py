@@ -45,10 +45,10 @@ dtype_option = click.option(
 
 
 def load_module(file: str, model: str | None, params: Sequence[str], dtype: str = "f32") -> Module:
-    """The model that the options name. Raises Diagnostic for whatever is wrong with them or with the file."""
-    from ..compile import load
+    """The model that the options name, imported where it is no spec. Raises Diagnostic for whatever is wrong with it."""
+    from ..importing import read_model
 
-    return load(file, model, parse_params(params), dtype)
+    return read_model(file, model, parse_params(params), dtype=dtype).module
 
 
 def parse_params(params: Sequence[str]) -> dict[str, Any]:

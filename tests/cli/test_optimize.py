@@ -296,6 +296,24 @@ def test_a_model_of_one_file_is_read_once(vit_onnx: Path) -> None:
     assert (source.file, source.raising, source.beside) == (vit_onnx, True, vit_onnx.parent)
 
 
+def test_imported_models_are_shown_and_compiled_like_any(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
+    shown = cli("show", vit_onnx, "--pass", "raise_composites", "--pass", "merge_tokens(r=12, protect=1)")
+    assert (shown.code, shown.out.count("bipartite_merge(")) == (0, 3)
+    out = tmp_path / "again.onnx"
+    assert cli("compile", vit_onnx, "-o", out).code == 0
+    image = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    np.testing.assert_allclose(*(ts.open(f)({"image": image})["logits"] for f in (vit_onnx, out)), atol=1e-5)
+    assert "E0930" in cli("compile", tmp_path / "m.pt").err
+
+
+def test_a_program_is_not_loaded_without_its_weights(vit_onnx: Path) -> None:
+    from tessera.ir.diagnostics import Diagnostic
+
+    with pytest.raises(Diagnostic) as caught:
+        ts.load(vit_onnx)
+    assert (caught.value.code, "read_model" in str(caught.value.help)) == ("E0930", True)
+
+
 # bench -------------------------------------------------------------------------------------------------------------------
 
 
