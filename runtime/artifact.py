@@ -101,7 +101,7 @@ class Artifact:
 
     Attributes:
         module: the program after all passes.
-        target: ``onnx`` or ``torch``.
+        target: ``onnx``, ``torch`` or ``mlir``.
         report: what compiling did.
         metadata: what is written into the file about its making.
     """
@@ -122,7 +122,7 @@ class Artifact:
     @property
     def suffix(self) -> str:
         """The ending of its files."""
-        return ".onnx" if self.target == "onnx" else ".safetensors"
+        return {"onnx": ".onnx", "mlir": ".mlir"}.get(self.target, ".safetensors")
 
     @property
     def runner(self) -> Runner:

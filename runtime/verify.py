@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..ir.diagnostics import Diagnostic, Note
 from ..ir.dims import Dim
@@ -49,9 +49,25 @@ class VerifyReport:
         return {"rows": [r.to_dict() for r in self.rows], "skipped": self.skipped}
 
 
+class Compared(Protocol):
+    """What can be compared: a session, or whatever runs like one.
+
+    Attributes:
+        selects: whether rounding may make it select other elements than the reference.
+    """
+
+    @property
+    def selects(self) -> bool: ...
+    def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether it takes these sizes."""
+
+    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> Mapping[str, Any]:
+        """Its outputs by name."""
+
+
 def verify(
     module: Module,
-    artifact: str | os.PathLike[str] | bytes | Session,
+    artifact: str | os.PathLike[str] | bytes | Compared,
     reference: Callable[..., Mapping[str, Any]],
     *,
     sizes: int = 2,
@@ -77,7 +93,8 @@ def verify(
 
     if not runnable(module.graph):
         return VerifyReport(skipped="ONNX Runtime's CPU provider does not execute this dtype")
-    session = artifact if isinstance(artifact, Session) else Session(artifact)
+    # Whatever runs, and says which sizes it takes, is compared like a session.
+    session = Session(artifact) if isinstance(artifact, (str, bytes, os.PathLike)) else artifact
     report = VerifyReport()
     rng = np.random.default_rng(seed)
     bounds = index_bounds(module.graph)
@@ -94,7 +111,7 @@ def verify(
 
 
 def _compare(
-    graph: Graph, session: Session, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
+    graph: Graph, session: Compared, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
     bounds: Mapping[Input, Dim | None], rng: np.random.Generator, seed: int,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     import numpy as np
@@ -167,7 +184,7 @@ def _mismatch(
 # Sizes ---------------------------------------------------------------------------------------------------------------
 
 
-def choose_sizes(graph: Graph, session: Session, count: int, rng: np.random.Generator) -> Iterator[dict[str, int]]:
+def choose_sizes(graph: Graph, session: Compared, count: int, rng: np.random.Generator) -> Iterator[dict[str, int]]:
     """``count`` different choices of the free sizes that the model takes; small ones, all symbols different where they can be.
 
     Raises:
@@ -207,7 +224,7 @@ def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
     return any(choice[s] == other[s] for s in choice)
 
 
-def _fits(graph: Graph, session: Session, choice: dict[str, int]) -> bool:
+def _fits(graph: Graph, session: Compared, choice: dict[str, int]) -> bool:
     values = graph.sizes(choice)
     shapes = [d.evaluate(values) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
     return all(size >= 0 for size in shapes) and all(r.holds(values) for r in graph.requires) and session.holds(choice)

@@ -88,6 +88,7 @@ def load_mlir(
     text_or_module: Any,
     *,
     name: str = "imported",
+    names: Sequence[str] | None = None,
     dims: Sequence[Sequence[str | int | None]] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Imported:
@@ -96,9 +97,10 @@ def load_mlir(
     Args:
         text_or_module: the text, or a ``torch_mlir.ir.Module``.
         name: of the model in the source.
+        names: of the arguments, in order; else those of the text, or arg0, arg1, …
         dims: names (or numbers) of the sizes of each argument, where the text does not bind them. Sizes written ``?``
             without names are taken for different ones.
-        weights: arrays for those arguments that are weights, by the names that the text gives them.
+        weights: arrays for those arguments that are weights, by these names.
 
     Raises:
         Diagnostic: E0780 with all operations that have no counterpart, E0782 and E0783 for arguments and results, E0784 for
@@ -106,4 +108,4 @@ def load_mlir(
     """
     from .mlir import import_mlir
 
-    return import_mlir(text_or_module, name=name, dims=dims, weights=weights)
+    return import_mlir(text_or_module, name=name, names=names, dims=dims, weights=weights)

@@ -40,12 +40,9 @@ _MISSING = object()
 
 
 def import_mlir(
-    source: Any,
-    *,
-    name: str = "imported",
-    dims: Sequence[Sequence[Any]] | None = None,
-    weights: Mapping[str, Any] | None = None,
-) -> Imported:
+    source: Any, *, name: str = "imported", names: Sequence[str] | None = None,
+    dims: Sequence[Sequence[Any]] | None = None, weights: Mapping[str, Any] | None = None,
+) -> Imported:  # fmt: skip
     """See :func:`tessera.frontends.torch.load_mlir`."""
     try:
         from torch_mlir import ir
@@ -55,7 +52,7 @@ def import_mlir(
             "E0785", "reading MLIR needs torch-mlir, which is not installed", help="pip install 'tessera[mlir]'"
         ) from error
     if not isinstance(source, str):
-        return _Walk(source, source.operation.get_asm(), name, dims, weights).run()
+        return _Walk(source, source.operation.get_asm(), name, names, dims, weights).run()
     with ir.Context() as context:
         dialect.register_dialect(context)
         try:
@@ -63,11 +60,13 @@ def import_mlir(
             module.operation.verify()
         except (ir.MLIRError, ValueError) as error:
             raise Diagnostic("E0784", f"this is not torch-dialect MLIR: {str(error)[:600]}") from error
-        return _Walk(module, source, name, dims, weights).run()
+        return _Walk(module, source, name, names, dims, weights).run()
 
 
 class _Walk:
-    def __init__(self, module: Any, text: str, name: str, dims: Any, weights: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, module: Any, text: str, name: str, names: Sequence[str] | None, dims: Any, weights: Mapping[str, Any] | None
+    ) -> None:  # fmt: skip
         functions = [f.operation for f in module.body.operations if f.operation.name == "func.func"]
         if len(functions) != 1:
             raise Diagnostic("E0784", f"the module has {len(functions)} functions, but one is needed")
@@ -77,6 +76,7 @@ class _Walk:
         self.importing = Import(Builder(self.graph))
         self.refusals = Refusals()
         self.env: dict[Any, Any] = {}
+        self.names = list(names) if names is not None else self._written_names()
         self.dims = dims
         self.given = weights or {}
         self.weights: dict[str, Any] = {}
@@ -101,9 +101,8 @@ class _Walk:
 
     def _inputs(self, operations: list[Any]) -> None:
         shapes = self._bound_shapes(operations)
-        written = self._written_names()
         arguments = list(self.block.arguments)
-        names = written if len(written) == len(arguments) else [f"arg{n}" for n in range(len(arguments))]
+        names = self.names if len(self.names) == len(arguments) else [f"arg{n}" for n in range(len(arguments))]
         plain = iter(input_names(n for n in names if n not in self.given))
         self.taken |= set(map(identifier, names))
         for index, (argument, name) in enumerate(zip(arguments, names, strict=True)):

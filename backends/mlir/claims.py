@@ -1,0 +1,49 @@
+"""Composites that are one aten op: qualified name -> lowering, or None where this use of it has none.
+
+A composite that is not here, or is declined, is lowered through its body.
+"""
+
+from __future__ import annotations
+
+from .emit import Call, Claim, Tensor
+
+
+def _softmax(name: str) -> Claim:
+    return lambda call: call.aten(f"{name}.int", call.args[0], call.attrs["axis"], None)
+
+
+def _layer_norm(call: Call) -> Tensor | None:
+    x, weight, bias = call.operands
+    assert x is not None
+    return call.aten("layer_norm", x, [x.type.shape[-1]], weight, bias, float(call.attrs["eps"]), False)
+
+
+def _group_norm(call: Call) -> Tensor | None:
+    x, weight, bias = call.operands
+    return call.aten("group_norm", x, call.attrs["groups"], weight, bias, float(call.attrs["eps"]), False)
+
+
+def _attention(call: Call) -> Tensor | None:
+    """Without statistics, soft cap, masks or groups of heads: what linalg's own attention computes as the body does."""
+    q, k, v, mask, bias = call.operands
+    assert q is not None
+    assert k is not None
+    attrs = call.attrs
+    plain = mask is None and bias is None and not attrs["causal"] and attrs["softcap"] == 0
+    if not plain or len(call.outs) > 1 or q.type.shape[1] != k.type.shape[1]:
+        return None
+    return call.aten("scaled_dot_product_attention", q, k, v, None, 0.0, False, float(attrs["scale"]), False)
+
+
+CLAIMS: dict[str, Claim] = {
+    "std.nn.affine": lambda call: call.aten("linear", *call.operands),
+    "std.nn.softmax": _softmax("softmax"),
+    "std.nn.log_softmax": _softmax("log_softmax"),
+    "std.nn.relu": lambda call: call.aten("relu", call.args[0]),
+    "std.nn.gelu": lambda call: call.aten("gelu", call.args[0], "none"),
+    "std.nn.gelu_tanh": lambda call: call.aten("gelu", call.args[0], "tanh"),
+    "std.nn.silu": lambda call: call.aten("silu", call.args[0]),
+    "std.nn.layer_normalize": _layer_norm,
+    "std.nn.group_normalize": _group_norm,
+    "std.attention.attention": _attention,
+}
