@@ -15,7 +15,10 @@ _TWO_GB = 2_000_000_000
 
 
 def quantize(model: Path, output: Path) -> Path:
-    """Write ``model`` with int8 weights and activations quantized as they come ("dynamic"); products with weights only.
+    """Write ``model`` with int8 weights, a scale for each channel, and activations quantized as they come ("dynamic").
+
+    Measured on MiniLM with 24 texts, against one scale a tensor: cosine 0.995 and 0.950; with scales of activations from
+    calibration ("static"): 0.910, and no faster. What fewer tokens are compared with should be int8 at its best.
 
     Raises:
         Diagnostic: E0937 when ONNX Runtime's quantizer fails, or makes something that it cannot run.
@@ -30,7 +33,7 @@ def quantize(model: Path, output: Path) -> Path:
     logger.setLevel(logging.ERROR)
     try:
         quantize_dynamic(
-            os.fspath(model), os.fspath(output), op_types_to_quantize=_OPS, weight_type=QuantType.QInt8,
+            os.fspath(model), os.fspath(output), op_types_to_quantize=_OPS, weight_type=QuantType.QInt8, per_channel=True,
             use_external_data_format=size > _TWO_GB,
         )  # fmt: skip
         options = ort.SessionOptions()
