@@ -169,7 +169,16 @@ class Call:
         """A composite of the shipped library: ``c.std("nn.gelu", x)``."""
         op = composite(f"std.{name}")
         absent = len(op.signature.leaves()) - len(values)
-        return self.region.builder.emit(op, [*values, *[None] * absent], attrs)[0]
+        result = self.region.builder.emit(op, [*values, *[None] * absent], attrs)[0]
+        node = result.node
+        assert node is not None
+        types = tuple(None if v is None else v.type for v in node.inputs)
+        key = (op, types, tuple(sorted(node.attrs.items())))
+        if key not in self.importer.checked:
+            # What the body requires of its operands is more than the signature says.
+            op.instantiate(types, dict(node.attrs))
+            self.importer.checked.add(key)
+        return result
 
     def scalar(self, value: float | int | bool, dtype: DType) -> Value:
         return self.region.builder.constant(value, dtype)

@@ -47,6 +47,8 @@ class Importer:
         self.graph = Graph(self.names.fresh(name, "model"))
         # Weights whose axes `affine` wants the other way round.
         self.turned: dict[Weight, Tensor] = {}
+        # Calls of composites whose bodies were found to fit.
+        self.checked: set[Any] = set()
         self.symbols: dict[str, int] = {}
         self.raw_symbols: dict[str, str] = {}
         self.count = 0

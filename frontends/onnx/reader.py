@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
+from .order import subgraphs
 from .tensors import Store
 from .wire import Extent, Malformed, strip
 
@@ -62,6 +64,8 @@ def read(path: Path) -> File:
     except (Malformed, DecodeError) as error:
         help = "it is a text file; a git-lfs pointer?" if _is_text(store) else None
         raise Diagnostic("E0751", f"{path.name} is not an ONNX file, or damaged: {error}", help=help) from error
+    if not _is_unicode(model):
+        raise Diagnostic("E0751", f"{path.name} is damaged: there are names in it that are no text")
     if len(model.graph.initializer) != len(skeleton.extents):
         raise Diagnostic("E0751", f"{path.name} is damaged: its initializers cannot be counted")
     file = File(path, model.graph, store, skeleton.extents, _opset(model, path))
@@ -73,6 +77,40 @@ def read(path: Path) -> File:
 def _is_text(store: Store) -> bool:
     head = store.model.bytes()[:256]
     return all(byte in (9, 10, 13) or 32 <= byte < 127 for byte in head)
+
+
+def _is_unicode(model: Any) -> bool:
+    """Whether all names are text: protobuf gives those that are not as bytes."""
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        graph = graphs.pop()
+        for node in graph.node:
+            texts = [*node.input, *node.output, node.op_type, node.domain, node.name, node.overload]
+            for attribute in node.attribute:
+                texts += [attribute.name, attribute.ref_attr_name]
+            for entry in node.metadata_props:
+                texts += [entry.key, entry.value]
+            if any(isinstance(text, bytes) for text in texts):
+                return False
+            graphs += subgraphs(node)
+        if not all(isinstance(text, str) for text in _names(graph)):
+            return False
+    return all(isinstance(entry.domain, str) for entry in model.opset_import)
+
+
+def _names(graph: Any) -> Iterator[Any]:
+    """The names of a graph's or a function's own."""
+    if not hasattr(graph, "initializer"):
+        yield from (graph.name, graph.domain, graph.overload, *graph.input, *graph.output, *graph.attribute)
+        yield from (attribute.name for attribute in graph.attribute_proto)
+        return
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
 
 
 def _opset(model: Any, path: Path) -> int:

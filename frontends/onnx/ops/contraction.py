@@ -53,7 +53,7 @@ def product(c: Call, a: Value, index: int, transposed: bool = False) -> Value:
     if not a.type.rank or not b_shape:
         c.misfit("a product with a scalar")
     c.equal(a.type.shape[-1], inner, f"the inner sizes of {a.type} and {c.type(index)}")
-    weight = linear_weight(c, index, transposed)
+    weight = linear_weight(c, index, transposed) if a.type.rank > 1 else None
     if weight is not None and a.type.dtype == weight.type.dtype:
         return c.std("nn.affine", a, weight)
     b = c.x(index, "weight")
