@@ -102,6 +102,8 @@ def _fidelity(report: Report) -> dict[str, Any]:
         word = "more than" if gap > _BETTER else "less than" if gap < -_BETTER else "no more than"
         better = (better is not False) and gap > _BETTER
         text += f"; {word} {name} ({theirs['cosine']:.3f})"
+    if "int8" in output["rows"]:
+        text += f"; int8 alone keeps {output['rows']['int8']['cosine']:.3f}"
     if fidelity["random_inputs"]:
         return {"pays": None, "text": f"on random inputs, which says nothing about real ones: {text}"}
     return {"pays": better, "text": text}

@@ -109,6 +109,9 @@ def test_int8_and_fewer_tokens_stack() -> None:
     report = base()
     report["latency"]["rows"]["int8"] = {"ms": spread(5.0), "speedup": spread(2.0)}
     report["latency"]["stacked"] = spread(0.9)
+    rows = report["fidelity"]["outputs"][0]["rows"]
+    rows["int8"] = {**rows["optimized"], "cosine": 0.995}
+    assert "int8 alone keeps 0.995" in verdict(report)["fidelity"]["text"]
     assert "int8 alone gives 2.00x; fewer tokens on top of it are worth 0.90x" in verdict(report)["speed"]["text"]
 
 
