@@ -142,6 +142,8 @@ class Matcher:
 
     def _attributes(self, pattern: Call, node: Node, state: _State) -> dict[str, Any] | None:
         """Static parameters with those that this node binds; None when its attributes are others."""
+        if not pattern.attrs and not node.attrs:
+            return state.statics
         statics = dict(state.statics)
         mentioned: dict[str, Any] = {}
         for name, wanted in pattern.attrs:
