@@ -176,3 +176,19 @@ def _along(c: Call, x: Value, scale: Value) -> list[Dim]:
         return []
     axis = c.normal_axis(c.attr("axis", 1), x.type.rank)
     return [scale.type.shape[0] if i == axis else const(1) for i in range(x.type.rank)]
+
+
+@imports("DynamicQuantizeLinear")
+def dynamic_quantize(c: Call) -> list[Value]:
+    """To u8 with the range of the tensor itself, 0 included."""
+    x = c.x()
+    highest = c.op("maximum", c.op("max", x), c.like(0.0, x))
+    lowest = c.op("minimum", c.op("min", x), c.like(0.0, x))
+    scale = c.op("div", c.op("sub", highest, lowest), c.like(255.0, x))
+    zero = c.op("round", _within_bytes(c, c.op("div", c.op("neg", lowest), scale)))
+    y = c.op("add", c.op("round", c.op("div", x, scale)), zero)
+    return [c.cast(_within_bytes(c, y), DTYPES["u8"]), scale, c.cast(zero, DTYPES["u8"])]
+
+
+def _within_bytes(c: Call, x: Value) -> Value:
+    return c.op("minimum", c.op("maximum", x, c.like(0.0, x)), c.like(255.0, x))

@@ -236,6 +236,7 @@ CASES: dict[str, Case] = {
     "LpNormalization": one("LpNormalization", axis=-1),
     "MeanVarianceNormalization": one("MeanVarianceNormalization", x=IMAGE),
     "DequantizeLinear": one("DequantizeLinear", "x s z", x=("i8", ["B", 4]), constants={"s": np.abs(w(4)), "z": np.ones(4, np.int8)}),
+    "DynamicQuantizeLinear": one("DynamicQuantizeLinear", results="y s z"),
     "QuantizeLinear": one("QuantizeLinear", "x s z", constants={"s": np.float32(0.1), "z": np.array(128, np.uint8)}),
 
     # Attention
