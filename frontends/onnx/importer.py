@@ -14,6 +14,7 @@ from . import ops  # noqa: F401  # fills the tables
 from .call import Call, where
 from .dims import parse_dim
 from .equal import Unify, solve
+from .limits import check_numbers
 from .names import Names, made_up
 from .order import ordered
 from .ratio import Ratio, Unfoldable
@@ -75,6 +76,7 @@ class Importer:
             value = self.root.region.value(self._found(name, self.root, "the graph's output"))
             self.graph.add_output(value, self.names.fresh(name, "output"))
         self._clean()
+        check_numbers(self.graph)
         return Module(self.graph.name, self.graph)
 
     def _initializers(self, graph: Any) -> None:

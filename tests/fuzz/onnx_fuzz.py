@@ -84,7 +84,8 @@ def messages(root: Message) -> list[Message]:
 
 
 def names(model: onnx.ModelProto) -> list[str]:
-    return [name for n in model.graph.node for name in (*n.input, *n.output)] + [v.name for v in model.graph.initializer] + ["", "?"]
+    found = [name for n in model.graph.node for name in (*n.input, *n.output)]
+    return [*found, *(v.name for v in model.graph.initializer), "", "?"]
 
 
 def change_fields(model: onnx.ModelProto, others: list[onnx.ModelProto], rng: random.Random) -> None:
@@ -154,8 +155,8 @@ def fresh(field: Any, old: Any, model: onnx.ModelProto, others: list[onnx.ModelP
     if field.type == field.TYPE_BYTES:
         return change_bytes(bytes(old or b"a"), [b"abc"], rng)
     if field.cpp_type == field.CPPTYPE_STRING:
-        types = [n.op_type for o in others for n in o.graph.node]
-        return rng.choice([rng.choice(types) if field.name == "op_type" else rng.choice(names(model)), str(old or "")[:-1], "a" * 3000])
+        pool = [n.op_type for o in others for n in o.graph.node] if field.name == "op_type" else names(model)
+        return rng.choice([rng.choice(pool), str(old or "")[:-1], "a" * 3000])
     return rng.choice([rng.choice(NUMBERS), (old or 0) + rng.choice([-1, 1])])
 
 

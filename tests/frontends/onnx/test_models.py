@@ -63,7 +63,9 @@ def vit() -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]], dict[str, dic
     return made, [{"pixel_values": torch.randn(batch, 3, 16, 16)} for batch in (2, 3)], {"pixel_values": {0: "batch"}}
 
 
-def export(net: torch.nn.Module, inputs: dict[str, torch.Tensor], axes: dict[str, dict[int, str]], dynamo: bool, path: Path) -> None:
+def export(
+    net: torch.nn.Module, inputs: dict[str, torch.Tensor], axes: dict[str, dict[int, str]], dynamo: bool, path: Path
+) -> None:
     options: dict[str, Any] = {"dynamic_axes": axes, "opset_version": 17}
     if dynamo:
         sizes = {name: torch.export.Dim(name, min=2, max=16) for row in axes.values() for name in row.values()}

@@ -1,5 +1,8 @@
 """Each op on a small graph with free sizes, imported, printed, read again, run, and compared with ONNX Runtime."""
 
+# The table: a row reads better on one line.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -12,7 +15,7 @@ import pytest
 from tessera.tests.frontends.onnx.support import Declared, agree, model, node
 
 F: Declared = ("f32", ["B", "T", 4])
-I: Declared = ("i64", ["B", "T"])
+IDS: Declared = ("i64", ["B", "T"])
 IMAGE: Declared = ("f32", ["B", 4, 9, 8])
 MS = "com.microsoft"
 
@@ -98,7 +101,7 @@ CASES: dict[str, Case] = {
     "Where with constants": one("Where", "c a b", x=F, more={"c": ("bool", ["B", "T"])},
                                 constants={"a": f(0), "b": f(-np.inf)}),
     "Cast": one("Cast", to=7),
-    "Cast to bool": one("Cast", x=I, to=9),
+    "Cast to bool": one("Cast", x=IDS, to=9),
     "Cast to f16 and back": Case([node("Cast", "x", "h", to=10), node("Cast", "h", "y", to=1)], {"x": F}, tolerance=1e-3),
     "CastLike": one("CastLike", "x z", more={"z": ("i64", [1])}),
     "Dropout": one("Dropout"),
@@ -159,7 +162,7 @@ CASES: dict[str, Case] = {
     "Gather the last": one("Gather", "x k", constants={"k": np.array(-1)}, axis=1),
     "Gather a run": one("Gather", "x k", constants={"k": i(1, 2, 3)}, axis=2),
     "Gather some": one("Gather", "x k", constants={"k": i(3, -4, 1)}, axis=2),
-    "Gather embeddings": one("Gather", "w x", x=I, constants={"w": w(3, 4)}),
+    "Gather embeddings": one("Gather", "w x", x=IDS, constants={"w": w(3, 4)}),
     "Gather negative of a free size": one("Gather", "x k", constants={"k": i(-1, 0)}, axis=1),
     "GatherElements": one("GatherElements", "x k", x=("f32", ["B", 3]), more={"k": ("i64", ["B", "T"])}, axis=1),
     "GatherND": one("GatherND", "x k", x=("f32", [3, 3, 4]), more={"k": ("i64", ["T", 2])}),
@@ -174,8 +177,8 @@ CASES: dict[str, Case] = {
                                more={"k": ("i64", ["T", "B"]), "u": ("f32", ["T", "B"])}),
     "ScatterElements max": one("ScatterElements", "x k u", x=("f32", ["B", 3]), axis=-1, reduction="max",
                                more={"k": ("i64", ["B", "T"]), "u": ("f32", ["B", "T"])}),
-    "OneHot": one("OneHot", "x d v", x=I, constants={"d": i(3), "v": f(0, 1)}),
-    "OneHot axis": one("OneHot", "x d v", x=I, constants={"d": i(3), "v": f(-1, 2)}, axis=1),
+    "OneHot": one("OneHot", "x d v", x=IDS, constants={"d": i(3), "v": f(0, 1)}),
+    "OneHot axis": one("OneHot", "x d v", x=IDS, constants={"d": i(3), "v": f(-1, 2)}, axis=1),
     "Compress": one("Compress", "x c", x=("f32", ["B", 4]), constants={"c": np.array([True, False, True, False])}, axis=1),
     "ReverseSequence": one("ReverseSequence", "x n", x=("f32", ["T", "B"]), more={"n": ("i64", ["B"])}, time_axis=0, batch_axis=1,
                            feeds={"x": w(5, 2), "n": i(3, 5)}),

@@ -44,8 +44,9 @@ def test_arithmetic(tmp_path: Path) -> None:
     nodes = [
         node("Shape", "x", "t", start=1, end=2), node("Cast", "t", "tf", to=1), node("Mul", "tf half", "h"),
         node("Floor", "h", "hf"), node("Cast", "hf", "n", to=7), node("Div", "t two", "m"), node("Sub", "t m", "rest"),
-        node("Concat", "n rest", "pair", axis=0), node("Slice", "pair zero one", "k"), node("ReduceSum", "pair", "total", keepdims=1),
-        node("Equal", "total t", "same"), node("Where", "same k t", "chosen"), node("Max", "chosen one", "least"),
+        node("Concat", "n rest", "pair", axis=0), node("Slice", "pair zero one", "k"),
+        node("ReduceSum", "pair", "total", keepdims=1), node("Equal", "total t", "same"), node("Where", "same k t", "chosen"),
+        node("Max", "chosen one", "least"),
         node("Slice", "x zero least one", "y"),
     ]  # fmt: skip
     constants = {"half": np.array([0.5], np.float32), "two": i(2), "zero": i(0), "one": i(1)}

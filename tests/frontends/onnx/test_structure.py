@@ -122,8 +122,8 @@ def test_loop_is_a_fold(tmp_path: Path) -> None:
     [
         ([node("Identity", "go", "again"), node("Neg", "h", "out")], ["again", "out", "out"], True, "collects a result"),
         ([node("Identity", "go", "again"), node("Neg", "h", "out")], ["again", "out"], False, "how often it runs"),
-        ([node("ReduceSum", "h", "s", keepdims=0), node("Cast", "s", "again", to=9), node("Neg", "h", "out")], ["again", "out"], True,
-         "when it ends"),
+        ([node("ReduceSum", "h", "s", keepdims=0), node("Cast", "s", "again", to=9), node("Neg", "h", "out")],
+         ["again", "out"], True, "when it ends"),
         ([node("Identity", "go", "again"), node("Cast", "h", "out", to=11)], ["again", "out"], True, "starts as"),
     ],
     ids=["scan output", "count", "condition", "type"],
@@ -164,7 +164,7 @@ def test_scopes_of_the_other_exporter(tmp_path: Path) -> None:
     scopes = "['', 'encoder', 'encoder.layers.1', 'encoder.layers.1.fc', 'linear_1']"
     product.metadata_props.append(onnx.StringStringEntryProto(key="pkg.torch.onnx.name_scopes", value=scopes))
     assert named(tmp_path / "m.onnx", [product], {"val_3": w(4, 3)}) == ["encoder.layers.1.fc.weight"]
-    (first,) = [n for n in load(tmp_path / "m.onnx").module.graph.nodes()]
+    (first,) = load(tmp_path / "m.onnx").module.graph.nodes()
     assert first.scope == "encoder.layers.1.fc"
 
 
@@ -181,7 +181,9 @@ def test_tied_weights_are_one_parameter(tmp_path: Path) -> None:
 
 
 def test_weights_of_every_storage(tmp_path: Path) -> None:
-    values = {"f": w(3), "h": w(3).astype(np.float16), "d": w(3).astype(np.float64), "n": i(5, 6, 70), "b": np.array([1, 0, 1], bool)}
+    values = {
+        "f": w(3), "h": w(3).astype(np.float16), "d": w(3).astype(np.float64), "n": i(5, 6, 70), "b": np.array([1, 0, 1], bool),
+    }  # fmt: skip
     proto = model([], X, list(values))
     for name, value in values.items():
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
