@@ -23,6 +23,7 @@ from tessera.passes.engine import apply
 from .architectures import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
+    from tessera.ir.graph import Module
     from tessera.ir.imported import Imported
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "raise.md"
@@ -40,16 +41,18 @@ class Row:
     present: int
     composites: Counter[str]
     left: tuple[str, ...] = ()
-    tokens: str = ""
+    merged: str = ""
+    difference: float = 0.0
     error: str = ""
 
     @property
     def cells(self) -> list[str]:
         if self.error:
-            return [self.name, self.importer, f"– / {self.present}", "", "", "", self.error]
+            return [self.name, self.importer, f"– / {self.present}", "", "", "", "", self.error]
         norms, acts = (sum(self.composites[n] for n in names) for names in (NORMS, ACTIVATIONS))
         found = f"{self.composites['attention']} / {self.present}"
-        return [self.name, self.importer, found, str(norms), str(acts), self.tokens, "; ".join(self.left)]
+        difference = f"{self.difference:.0e}"
+        return [self.name, self.importer, found, str(norms), str(acts), difference, self.merged, "; ".join(self.left)]
 
 
 def export_onnx(architecture: Architecture, folder: Path, opset: int = 18) -> Path:
@@ -74,27 +77,41 @@ def imported(architecture: Architecture, importer: str, folder: Path) -> Importe
         return load_onnx(export_onnx(architecture, folder))
     from tessera.frontends.torch import load as load_torch
 
-    return load_torch(
-        architecture.build(), kwargs=architecture.example(), dynamic_shapes=architecture.dynamic_shapes()
-    )
+    return load_torch(architecture.build(), kwargs=architecture.example(), dynamic_shapes=architecture.dynamic_shapes())
 
 
 def survey(architecture: Architecture, importer: str, folder: Path) -> Row:
     """Export, import, raise, and try to merge tokens."""
     try:
-        module = imported(architecture, importer, folder).module
+        found = imported(architecture, importer, folder)
     except Exception as error:  # what an exporter raises is its own affair; the table says what it was
-        return Row(architecture.name, importer, architecture.blocks, Counter(), error=_short(error))
+        return Row(architecture.name, importer, architecture.blocks, Counter(), error=short(error))
     try:
-        raised, report = apply(module, "raise_composites")
+        raised, report = apply(found.module, "raise_composites")
     except Diagnostic as error:
-        return Row(architecture.name, importer, architecture.blocks, Counter(), error=_short(error))
+        return Row(architecture.name, importer, architecture.blocks, Counter(), error=short(error))
     composites = Counter(report.facts["composites"])
     notes = tuple(note for note in report.notes if note.startswith("no "))
-    return Row(architecture.name, importer, architecture.blocks, composites, notes, _merged(raised))
+    difference = max(_difference(found, raised, architecture.example(which)) for which in (0, 1))
+    return Row(architecture.name, importer, architecture.blocks, composites, notes, merged(raised), difference)
 
 
-def _merged(module: Any) -> str:
+def _difference(found: Imported, raised: Module, inputs: dict[str, Any]) -> float:
+    """The largest difference of any output, relative to the largest element of it, on the torch backend."""
+    import torch
+
+    from tessera.backends.torch import build
+
+    results = []
+    for module in (found.module, raised):
+        built = build(module, {name: found.weights[name] for name in module.graph.params})
+        with torch.no_grad():
+            results.append(built(**{v.name: inputs[v.name] for v in module.graph.inputs}))
+    want, got = results
+    return max(float((got[n] - v).abs().max() / v.abs().max().clamp(min=1e-9)) for n, v in want.items())
+
+
+def merged(module: Module) -> str:
     """How many blocks merge_tokens merges in, or the code of what keeps it from it."""
     for protect in (0, 1, 2):
         try:
@@ -103,10 +120,10 @@ def _merged(module: Any) -> str:
             last = error
         else:
             return f"{report.modified} (protect={protect})"
-    return f"{last.code}"
+    return last.code
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     message = error.message if isinstance(error, Diagnostic) else f"{type(error).__name__}: {error}"
     code = f"{error.code}: " if isinstance(error, Diagnostic) else ""
     line = next((text for text in message.splitlines() if text.strip()), "").strip()
@@ -115,7 +132,16 @@ def _short(error: Exception) -> str:
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    head = ["model", "importer", "attention found / present", "norms", "activations", "blocks merged", "left, and why"]
+    head = [
+        "model",
+        "importer",
+        "attention found / present",
+        "norms",
+        "activations",
+        "difference",
+        "merged",
+        "left, and why",
+    ]
     lines = [head, ["---"] * len(head), *(row.cells for row in rows)]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 

@@ -47,7 +47,7 @@ def leftovers(graph: Graph) -> list[Leftover]:
         name = node.op.qualified
         if name == "std.nn.softmax":
             found.append(Leftover("attention", node.span, _softmax(node, rules)))
-        elif name in _SUSPECTS:
+        elif name in _SUSPECTS and (name == "erf" or _of_mean(node)):
             what, names = _SUSPECTS[name]
             miss = _nearest(_below(node), [rules[n] for n in names])
             found.append(Leftover(what, node.span, f"this `{name}` belongs to none: {_told(miss)}"))
@@ -60,6 +60,16 @@ def _softmax(node: Node, rules: dict[str, Rule]) -> str:
         return "nothing is multiplied with this softmax"
     miss = _nearest(iter(below), [rules[name] for name in _ATTENTION])
     return f"this softmax belongs to none: {_told(miss)}"
+
+
+def _of_mean(node: Node) -> bool:
+    """Whether a root is taken of a mean, with an epsilon added: of what a norm divides by."""
+    ring = [node]
+    for _ in range(_REACH):
+        ring = [v.node for n in ring for v in n.inputs if v is not None and v.node is not None]
+        if any(n.op.qualified == "mean" for n in ring):
+            return True
+    return False
 
 
 def _told(miss: NearMiss | None) -> str:

@@ -262,4 +262,18 @@ CASES: dict[str, Case] = {
         "c = unsqueeze(cos(angle), 1)  s = unsqueeze(sin(angle), 1)  f = q[..., :4]  h = q[..., 4:]"
         "  return concat(f * c - h * s, h * c + f * s, q[..., 8:], axis=-1)", "rope", HEADS,
     ),
+    "rope of pairs": Case(
+        "rotate_pairs_from_concat rope_from_pairs",
+        "c = reshape(expand(unsqueeze(cos(angle), 3), [1, T, 4, 2]), [1, T, 8])"
+        "  s = reshape(expand(unsqueeze(sin(angle), 3), [1, T, 4, 2]), [1, T, 8])"
+        "  r = reshape(concat(unsqueeze(-q[..., 1::2], -1), unsqueeze(q[..., ::2], -1), axis=-1), [B, 4, T, 8])"
+        "  return q * unsqueeze(c, 1) + r * unsqueeze(s, 1)", "rope", HEADS,
+    ),
+    "rope of pairs by parts": Case(
+        "rope_from_pair_parts",
+        'p = rearrange(q, "b h t (p two) -> b h t p two", two=2)  f = p[..., 0]  h = p[..., 1]'
+        "  c = unsqueeze(cos(angle), 1)  s = unsqueeze(sin(angle), 1)"
+        "  r = concat(unsqueeze(f * c - h * s, -1), unsqueeze(h * c + f * s, -1), axis=-1)"
+        '  return concat(rearrange(r, "b h t p two -> b h t (p two)"), q[..., 8:], axis=-1)', "rope", HEADS,
+    ),
 }  # fmt: skip

@@ -125,6 +125,17 @@ def test_what_is_left_is_told_with_its_reason() -> None:
     assert "nothing is multiplied with this softmax" in report.notes[0]
 
 
+def test_roots_of_other_things_are_no_norms() -> None:
+    body = "return relu(x) / sqrt(sum(x * x, axis=-1, keepdims=true))"
+    module = loads(f"use std.nn (relu){HEADER}f32[B, T, 8] {{ {body} }}")
+    assert apply(module, RAISE)[1].facts["left"] == {}
+    body = "return relu(x) / sqrt(mean(x * x, axis=1, keepdims=true) + 1e-5)"
+    module = loads(f"use std.nn (relu){HEADER}f32[B, T, 8] {{ {body} }}")
+    _, report = apply(module, RAISE)
+    assert report.facts["left"] == {"norm": 1}
+    assert "[B, T] was expected by `divided_by_sqrt`" in report.notes[0]
+
+
 def test_weights_that_are_asked_for_are_not_taken_in() -> None:
     body = "p = softmax(q @ transpose(k, perm=[0, 1, 3, 2]), axis=-1)  tap weights = p  return p @ v"
     after, report = apply(program(body), RAISE)
