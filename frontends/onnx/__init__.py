@@ -47,4 +47,4 @@ def load(
         full_name: LazyTensor(full_name, weight.dtype, weight.shape, weight.load)
         for full_name, weight in importer.weights.items()
     }
-    return Imported(module, weights, notes)
+    return Imported(module, weights, notes + importer.notes)

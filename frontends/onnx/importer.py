@@ -50,6 +50,7 @@ class Importer:
         self.turned: dict[Weight, Tensor] = {}
         # Calls of composites whose bodies were found to fit.
         self.checked: set[Any] = set()
+        self.notes: list[str] = []
         self.symbols: dict[str, int] = {}
         self.raw_symbols: dict[str, str] = {}
         self.count = 0

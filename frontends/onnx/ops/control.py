@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ....ir.diagnostics import Diagnostic
-from ....ir.graph import Graph
+from ....ir.dims import Dim, as_dim
+from ....ir.graph import Graph, Require, Value
 from ....ir.types import TensorType, i64
 from ..call import Call
 from ..registry import CONTROL
@@ -31,12 +32,51 @@ def _fail(c: Call, what: str) -> Diagnostic:
 @control("If")
 def if_(c: Call) -> Frame | None:
     condition = c.known(0)
-    if condition is None or condition.dtype == object or condition.size != 1:
-        raise _fail(c, "its condition depends on the values of tensors, or on sizes that are left free")
-    body = c.attr("then_branch" if condition.reshape(-1)[0] else "else_branch")
+    if condition is not None and condition.dtype != object and condition.size == 1:
+        chosen = bool(condition.reshape(-1)[0])
+    else:
+        chosen = _assumed(c)
+    body = c.attr("then_branch" if chosen else "else_branch")
     if body is None:
         raise Diagnostic("E0754", f"{c.where} lacks a branch")
     return c.importer.enter(body, Scope(c.region, c.scope), c.node, c.scope)
+
+
+def _assumed(c: Call) -> bool:
+    """The answer to whether a free size is one number, as exporters ask before they squeeze it: no, and that is required.
+
+    Raises E0760 for every other question.
+    """
+    value, answer = c.tensor(0).value, False
+    while value is not None and value.node is not None and value.node.op.name in ("squeeze", "reshape", "logical_not", "cast"):
+        answer ^= value.node.op.name == "logical_not"
+        value = value.node.inputs[0]
+    node = None if value is None else value.node
+    sides = [None, None] if node is None or node.op.name != "eq" else [_size(v) for v in node.inputs]
+    left, right = sides
+    if left is None or right is None or not (left.symbols or right.symbols):
+        raise _fail(c, "its condition depends on the values of tensors, or on sizes that are left free")
+    message = "the exported model was decided for other sizes"
+    need = Require(left, "!=", right, message)
+    requires = c.importer.graph.requires
+    if need not in requires:
+        requires.append(need)
+        c.importer.notes.append(f"{left} is taken not to be {right}: {c.where}")
+    return answer
+
+
+def _size(value: Value | None) -> Dim | None:
+    """The size that a scalar of the program is."""
+    node = None if value is None else value.node
+    while node is not None and node.op.name in ("squeeze", "reshape", "unsqueeze", "cast"):
+        inner = node.inputs[0]
+        node = None if inner is None else inner.node
+    if node is None or node.op.name not in ("full", "constant"):
+        return None
+    number = node.attrs["value"]
+    while isinstance(number, tuple) and len(number) == 1:
+        number = number[0]
+    return as_dim(number) if isinstance(number, (int, Dim)) and not isinstance(number, bool) else None
 
 
 @control("Loop")

@@ -21,7 +21,7 @@ from tessera.ir.imported import Imported
 from tessera.runtime.verify import verify
 from tessera.runtime.weights import initialise
 
-from .support import round_trip, run_imported
+from .support import agree, model, node, round_trip, run_imported
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 AXES = {0: "batch", 1: "tokens"}
@@ -119,6 +119,42 @@ def test_what_onnx_runtime_fuses(tmp_path: Path) -> None:
     imported = load(tmp_path / "fused.onnx")
     round_trip(imported)
     same(imported, net, inputs)
+
+
+def test_what_tf2onnx_writes(tmp_path: Path) -> None:
+    """Keras' MultiHeadAttention and LayerNormalization: 32-bit shapes, decomposed norms, einsum, names with slashes."""
+    rng = np.random.default_rng(0)
+    scope = "model/encoder"
+    nodes = [
+        node("Shape", "x", "s64"), node("Cast", "s64", "s", to=6), node("Slice", "s zero one zero", "b1"),
+        node("Squeeze", "b1 zero", "b"), node("Slice", "s one two zero", "t1"), node("Squeeze", "t1 zero", "t"),
+        # LayerNormalization
+        node("ReduceMean", "x", "mean", axes=[2], keepdims=1), node("Sub", "x mean", "d"), node("Mul", "d d", "d2"),
+        node("ReduceMean", "d2", "var", axes=[2], keepdims=1), node("Add", "var eps", "ve"), node("Sqrt", "ve", "sd"),
+        node("Reciprocal", "sd", "r"), node("Mul", f"r {scope}/norm/gamma:0", "g"), node("Mul", "x g", "xg"),
+        node("Mul", "mean g", "mg"), node("Sub", f"{scope}/norm/beta:0 mg", "shift"), node("Add", "xg shift", "n"),
+        # query and key: einsum as a product over reshaped operands, bias in heads
+        node("Einsum", f"n {scope}/query/kernel:0", "q0", equation="abc,cde->abde"), node("Add", f"q0 {scope}/query/bias:0", "q"),
+        node("Mul", "q scale", "qs"), node("Transpose", "qs", "qt", perm=[0, 2, 1, 3]),
+        node("Transpose", "q", "kt", perm=[0, 2, 3, 1]), node("MatMul", "qt kt", "scores"), node("Softmax", "scores", "p", axis=-1), node("Transpose", "q", "vt", perm=[0, 2, 1, 3]),
+        node("MatMul", "p vt", "o"), node("Transpose", "o", "ot", perm=[0, 2, 1, 3]),
+        node("Mul", "heads width", "hw"), node("Unsqueeze", "b zero", "bu"), node("Unsqueeze", "t zero", "tu"),
+        node("Unsqueeze", "hw zero", "hu"), node("Concat", "bu tu hu", "shape32", axis=0), node("Cast", "shape32", "shape", to=7),
+        node("Reshape", "ot shape", "joined"), node("MatMul", f"joined {scope}/out/kernel/ReadVariableOp:0", "y"),
+    ]  # fmt: skip
+    constants = {
+        "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "eps": np.float32([1e-3]), "scale": np.float32(0.5),
+        "heads": np.int32(2), "width": np.int32(4), f"{scope}/norm/gamma:0": rng.standard_normal(8).astype(np.float32),
+        f"{scope}/norm/beta:0": rng.standard_normal(8).astype(np.float32),
+        f"{scope}/query/kernel:0": rng.standard_normal((8, 2, 4)).astype(np.float32),
+        f"{scope}/query/bias:0": rng.standard_normal((2, 4)).astype(np.float32),
+        f"{scope}/out/kernel/ReadVariableOp:0": rng.standard_normal((8, 8)).astype(np.float32),
+    }  # fmt: skip
+    proto = model(nodes, {"x": ("f32", ["unk__7", "unk__8", 8])}, ["y"], constants, opset=15)
+    sizes = [{"unk__7": 2, "unk__8": 5}, {"unk__7": 3, "unk__8": 4}]
+    imported = agree(proto, tmp_path, sizes=sizes, tolerance=1e-4)
+    assert "model.encoder.out.kernel" in imported.weights
+    assert not any(n.op.name in ("full", "iota") for n in imported.module.graph.nodes())
 
 
 PROGRAMS = {

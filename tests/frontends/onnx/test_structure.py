@@ -14,7 +14,7 @@ from tessera.frontends.onnx.names import WORDS
 from tessera.frontends.source.lexer import RESERVED
 from tessera.ir.diagnostics import Diagnostic
 
-from .support import agree, model, node, round_trip
+from .support import agree, model, node, round_trip, run_imported
 
 
 def i(*values: int) -> np.ndarray:
@@ -92,8 +92,19 @@ def test_if_is_decided_by_the_sizes(tmp_path: Path) -> None:
     assert [n.op.name for n in imported.module.graph.nodes()] == ["exp"]
 
 
-def test_if_of_a_free_size_is_refused(tmp_path: Path) -> None:
-    condition = [node("Shape", "x", "s", start=1, end=2), node("Equal", "s four", "e"), node("Squeeze", "e", "c")]
+def test_if_a_free_size_is_one(tmp_path: Path) -> None:
+    """The TorchScript exporter asks this before it squeezes an axis."""
+    condition = [node("Shape", "x", "s", start=1, end=2), node("Equal", "s one", "e"), node("Squeeze", "e", "c")]
+    imported = agree(model(branch(condition), X, ["y"], {"one": i(1)}), tmp_path)
+    assert [n.op.name for n in imported.module.graph.nodes()] == ["neg"]
+    assert [(str(r.left), r.op, str(r.right)) for r in imported.module.graph.requires] == [("T", "!=", "1")]
+    assert imported.notes == ["T is taken not to be 1: node `if_y` (If)"]
+    with pytest.raises(Diagnostic, match="T != 1"):
+        run_imported(imported, [np.zeros((2, 1, 4), np.float32)])
+
+
+def test_if_of_a_comparison_is_refused(tmp_path: Path) -> None:
+    condition = [node("Shape", "x", "s", start=1, end=2), node("Less", "s four", "e"), node("Squeeze", "e", "c")]
     path = tmp_path / "m.onnx"
     onnx.save(model(branch(condition), X, ["y"], {"four": i(4)}), path)
     with pytest.raises(Diagnostic, match=r"node `if_y` \(If\): its condition depends on the values of tensors") as found:
