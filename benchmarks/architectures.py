@@ -44,7 +44,8 @@ class Architecture:
             model = self.make()
         finally:
             torch.random.set_rng_state(state)
-        return _spread(model).eval()
+        # With gradients, torch.onnx.export splits attention with a learned bias (BEiT) for one kernel and lays it out for another.
+        return _spread(model).eval().requires_grad_(False)
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """What ``torch.export.export`` takes."""

@@ -1,0 +1,194 @@
+"""Models that were never written for us, all the way through: the table of `docs/architectures.md`.
+
+Each architecture is exported by ``torch.export`` and by ``torch.onnx.export``, imported, printed and read again, raised to
+composites, compiled to ONNX, and run at two sizes against the PyTorch model.
+
+    python -m benchmarks.end_to_end             # print the table
+    python -m benchmarks.end_to_end vit bert    # of these only
+    python -m benchmarks.end_to_end --write     # and write it into docs/architectures.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tessera as ts
+from tessera.frontends.source import loads, print_module
+from tessera.passes.engine import apply
+from tessera.runtime.session import Session
+
+from .architectures import ARCHITECTURES, Architecture
+from .raise_table import imported, merged, short
+from .timm_architectures import TIMM, unavailable
+
+if TYPE_CHECKING:
+    import torch
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
+START, END = "<!-- table: python -m benchmarks.end_to_end --write -->", "<!-- end of the table -->"
+IMPORTERS = ("torch", "onnx")
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How far one architecture came by one importer.
+
+    Args:
+        name: of the architecture.
+        importer: ``torch`` or ``onnx``.
+        present: how many attention blocks it holds.
+        imported: it became a module.
+        round_trip: printed and read again, it is the same module.
+        found: attention blocks recognised.
+        differences: the largest difference of any element of any output from PyTorch's, at each size.
+        merges: what ``merge_tokens`` does with it.
+        error: what failed, and why; empty when nothing did.
+    """
+
+    name: str
+    importer: str
+    present: int
+    imported: bool = False
+    round_trip: bool = False
+    found: int = 0
+    differences: tuple[float, ...] = ()
+    merges: str = ""
+    error: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Everything held: also that all blocks were recognised."""
+        return not self.error and self.round_trip and self.found == self.present and len(self.differences) == 2
+
+    @property
+    def cells(self) -> list[str]:
+        yes = {True: "yes", False: "**no**"}
+        differences = " · ".join(f"{d:.0e}" for d in self.differences) or "–"
+        return [
+            self.name, self.importer, yes[self.imported], yes[self.round_trip], f"{self.found} / {self.present}",
+            differences, self.merges or "–", self.error,
+        ]  # fmt: skip
+
+
+def survey(architecture: Architecture, importer: str, folder: Path) -> Row:
+    """One row. What fails ends it, with the stage and the error in the row."""
+    row = Row(architecture.name, importer, architecture.blocks)
+    stage = "import"
+    try:
+        model = imported(architecture, importer, folder)
+        row = replace(row, imported=True)
+        stage = "round trip"
+        difference = model.module.difference(loads(print_module(model.module)))
+        if difference:
+            raise ValueError(difference)
+        row = replace(row, round_trip=True)
+        stage = "raise"
+        raised, report = apply(model.module, "raise_composites")
+        row = replace(row, found=report.facts["composites"].get("attention", 0), merges=merged(raised))
+        stage = "compile"
+        path = folder / f"{architecture.name}.{importer}.out.onnx"
+        ts.compile(raised, target="onnx", passes=[], weights=model.weights, verify=False, output=path)
+        stage = "run"
+        differences = compare(architecture, path)
+        row = replace(row, differences=differences)
+        if max(differences) > TOLERANCE:
+            raise ValueError(f"outputs differ by more than {TOLERANCE:g}")
+    except Exception as error:  # exporters raise anything; the table says what it was
+        return replace(row, error=f"{stage}: {short(error)}")
+    return row
+
+
+def compare(architecture: Architecture, path: Path) -> tuple[float, ...]:
+    """The largest difference between the artifact's outputs and the model's, at both sizes. Raises ValueError where their
+    number, their shapes or what is NaN differ."""
+    import torch
+
+    session = Session(path)
+    model = architecture.build()
+    found = []
+    for which in (0, 1):
+        inputs = architecture.example(which)
+        with torch.no_grad():
+            want = _tensors(model(**inputs))
+        got = session({name: value.numpy() for name, value in inputs.items()})
+        if [v.shape for v in got.values()] != [tuple(v.shape) for v in want]:
+            shapes = [list(v.shape) for v in got.values()], [list(v.shape) for v in want]
+            raise ValueError(f"outputs are {shapes[0]}, but should be {shapes[1]}")
+        pairs = [(g, w.numpy()) for g, w in zip(got.values(), want, strict=True)]
+        if any((np.isnan(g) != np.isnan(w)).any() for g, w in pairs):
+            raise ValueError("NaN where PyTorch has none, or the reverse")
+        found.append(max(float(np.nanmax(np.abs(g - w))) for g, w in pairs))
+    return tuple(found)
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def rows(architectures: Sequence[Architecture], importers: Sequence[str] = IMPORTERS) -> list[Row]:
+    """All rows, printed as they come."""
+    found = []
+    for architecture in architectures:
+        for importer in importers:
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(survey(architecture, importer, Path(folder)))
+            print(" | ".join(found[-1].cells), flush=True)
+            gc.collect()  # exported programs hold their models in cycles
+    return found
+
+
+def table(found: Sequence[Row]) -> str:
+    """The rows as Markdown, and how many pass."""
+    head = [
+        "model",
+        "by",
+        "imports",
+        "round trip",
+        "attention found / present",
+        "difference",
+        "merges",
+        "what fails, and why",
+    ]
+    lines = [head, ["---"] * len(head), *(row.cells for row in found)]
+    text = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return f"{sum(row.passes for row in found)} of {len(found)} rows pass entirely.\n\n{text}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="architectures; all when none is given")
+    parser.add_argument("--importer", choices=IMPORTERS, help="only this one")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/architectures.md")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)  # what exporters say while they work
+    reason = unavailable()
+    known = ARCHITECTURES if reason else {**ARCHITECTURES, **TIMM}
+    chosen = [known[name] for name in options.names or known]
+    found = rows(chosen, [options.importer] if options.importer else IMPORTERS)
+    text = table(found)
+    if reason:
+        text += f"\n\nModels of timm are left out: {reason}."
+    print(text.partition("\n")[0])
+    if options.write:
+        page = DOCS.read_text(encoding="utf-8")
+        before, after = page.split(START)[0], page.split(END)[1]
+        DOCS.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
