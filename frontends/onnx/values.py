@@ -179,7 +179,12 @@ def short(number: Any) -> float | int | bool:
     if number.dtype.kind in "iub":
         plain: int | bool = number.item()
         return plain
-    return float(number) if number.dtype == np.float64 else float(str(number))
+    exact = float(number)
+    if number.dtype == np.float64 or not np.isfinite(exact):
+        return exact
+    # The largest number of a dtype, rounded to fewer digits, may be beyond it.
+    rounded = float(str(number))
+    return rounded if abs(rounded) <= abs(exact) or abs(rounded) < 1e4 else exact
 
 
 def _nested(array: np.ndarray) -> object:

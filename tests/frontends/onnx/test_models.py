@@ -136,7 +136,8 @@ def test_what_tf2onnx_writes(tmp_path: Path) -> None:
         # query and key: einsum as a product over reshaped operands, bias in heads
         node("Einsum", f"n {scope}/query/kernel:0", "q0", equation="abc,cde->abde"), node("Add", f"q0 {scope}/query/bias:0", "q"),
         node("Mul", "q scale", "qs"), node("Transpose", "qs", "qt", perm=[0, 2, 1, 3]),
-        node("Transpose", "q", "kt", perm=[0, 2, 3, 1]), node("MatMul", "qt kt", "scores"), node("Softmax", "scores", "p", axis=-1), node("Transpose", "q", "vt", perm=[0, 2, 1, 3]),
+        node("Transpose", "q", "kt", perm=[0, 2, 3, 1]), node("MatMul", "qt kt", "scores"), node("Softmax", "scores", "p", axis=-1),
+        node("Transpose", "q", "vt", perm=[0, 2, 1, 3]),
         node("MatMul", "p vt", "o"), node("Transpose", "o", "ot", perm=[0, 2, 1, 3]),
         node("Mul", "heads width", "hw"), node("Unsqueeze", "b zero", "bu"), node("Unsqueeze", "t zero", "tu"),
         node("Unsqueeze", "hw zero", "hu"), node("Concat", "bu tu hu", "shape32", axis=0), node("Cast", "shape32", "shape", to=7),

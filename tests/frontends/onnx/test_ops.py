@@ -80,6 +80,7 @@ CASES: dict[str, Case] = {
     "Not": one("Not", x=("bool", ["B"])),
     "Sum of three": one("Sum", "x z x", more={"z": F}),
     "Mean of two": one("Mean", "x z", more={"z": F}),
+    "Max with the lowest number": one("Max", "x s", constants={"s": np.float32(np.finfo(np.float32).min)}),
     "Mul by a parameter": one("Mul", "x s", constants={"s": w(4)}),
     "Add of a scalar in an axis": one("Add", "x s", constants={"s": f(0.5)}),
     "Add of nothing": one("Add", "x s", constants={"s": f(0.0)}),
