@@ -92,7 +92,8 @@ def survey(architecture: Architecture, importer: str, folder: Path) -> Row:
         return Row(architecture.name, importer, architecture.blocks, Counter(), error=short(error))
     composites = Counter(report.facts["composites"])
     notes = tuple(note for note in report.notes if note.startswith("no "))
-    difference = max(_difference(found, raised, architecture.example(which)) for which in (0, 1))
+    exact, _ = apply(found.module, "raise_composites", padding=False)
+    difference = max(_difference(found, exact, architecture.example(which)) for which in (0, 1))
     return Row(architecture.name, importer, architecture.blocks, composites, notes, merged(raised), difference)
 
 

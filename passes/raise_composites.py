@@ -25,8 +25,6 @@ from .report import Report
 _FOLD = 64
 # What folding and the merging of equal nodes changed, among the counts of the rules.
 TIDIED = "tidied"
-# Rules that take the lowest number for -inf.
-LOWEST = ("scores_masked_by_lowest", "scores_masked_out_by_lowest", "mask_from_lowest")
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,15 @@ class RaiseComposites(Pass):
     name = "raise_composites"
     contract = "exact"
 
+    padding: bool = option(
+        True, "let a mask of the lowest number hide keys altogether: a query without any key gives 0, not the mean"
+    )
     layout: bool = option(True, "also write reshapes as `rearrange`, which names heads and tokens")
 
     def run(self, module: Module) -> Report:
         graph = module.graph
         before = _composites(graph)
-        fired = recover(graph)
+        fired = recover(graph, self.padding)
         # Told while the steps are there: `scores` says more than the product and the sums that it becomes again.
         left = leftovers(graph)
         inline_composites(graph, lambda op: op.module in RAISING)
@@ -61,15 +62,20 @@ class RaiseComposites(Pass):
         report.facts["left"] = dict(Counter(item.what for item in left))
         report.facts["rules"] = {name: n for name, n in fired.items() if n}
         report.notes = [str(item) for item in left]
-        if any(fired[name] for name in LOWEST):
+        if fired["mask_from_lowest"]:
+            report.contract = "approximate"
             report.notes.append(
-                "a mask of the lowest number is a mask: a query that may attend to nothing gives 0, where it gave the mean"
+                f"{fired['mask_from_lowest']} mask(s) of the lowest number hide keys altogether: a query that may attend to "
+                "nothing, as in a row of padding, gives 0, where it gave the mean of all values; `padding=false` leaves them"
             )
         return report
 
 
-def recover(graph: Graph, places: dict[str, list[Span | None]] | None = None) -> Counter[str]:
-    """Apply the rules in place; how often each fired. Steps such as `scores` are still there."""
+def recover(graph: Graph, padding: bool, places: dict[str, list[Span | None]] | None = None) -> Counter[str]:
+    """Apply the rules in place; how often each fired. Steps such as `scores` are still there.
+
+    ``padding``: whether a mask of the lowest number is one where some query may see no key.
+    """
     fired: Counter[str] = Counter({TIDIED: _tidy(graph)})
     while True:
         rules: list[Rule] = []
@@ -77,7 +83,7 @@ def recover(graph: Graph, places: dict[str, list[Span | None]] | None = None) ->
             # Scores take in all that they can before a softmax of them becomes attention.
             rules += rules_of(unit).values()
             fired.update(rewrite(graph, rules, limit=20 * len(graph) + 1000, places=places))
-        masks = raise_masks(graph)
+        masks = raise_masks(graph, padding)
         fired.update(masks)
         if not sum(masks.values()):
             return fired
@@ -89,7 +95,7 @@ def explain(module: Module, rule: Rule) -> Why:
         return why(module.graph, rule)
     copy = module.clone()
     places: dict[str, list[Span | None]] = {}
-    recover(copy.graph, places)
+    recover(copy.graph, True, places)
     if places.get(rule.name):
         return Why(rule.name, tuple(places[rule.name]), None)
     return why(copy.graph, rule)

@@ -89,6 +89,17 @@ def places(expr: Expr) -> set[int]:
     return set().union(*map(places, parts)) if parts else set()
 
 
+def substituted(expr: Expr, axis: int, by: Expr) -> Expr:
+    """The expression at another index of one axis."""
+    if isinstance(expr, Place):
+        return by if expr.axis == axis else expr
+    if isinstance(expr, Known):
+        return expr
+    if isinstance(expr, Element):
+        return Element(expr.value, tuple(substituted(i, axis, by) for i in expr.index))
+    return simplify(Apply(expr.op, tuple(substituted(a, axis, by) for a in expr.args), expr.dtype))
+
+
 class _Reader:
     """Follows an element back through what moved it."""
 

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..ir.builder import Builder
-from ..ir.dims import as_dim
+from ..ir.dims import Dim, as_dim
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import DType, boolean, i64
 from .cost import ATTENTION
-from .raise_index import Apply, Element, Expr, Known, Place, element, linear, places
+from .raise_index import Apply, Element, Expr, Known, Place, element, linear, places, substituted
 
 # A number that a masked score is replaced by, or that is added to it: exp of it is 0 next to any other score.
 _LOWEST = -1e4
@@ -31,21 +31,24 @@ class _Meaning:
     lowest: bool = False
 
 
-def raise_masks(graph: Graph) -> Counter[str]:
+def raise_masks(graph: Graph, padding: bool) -> Counter[str]:
     """Write each mask by what it says; counts of ``mask_*``.
 
     A mask that holds for every pair of places is dropped, one that compares places is ``causal``, a bias of 0 and -inf (or the
     lowest number) is a mask, and a mask that depends on the key alone has one row.
+
+    ``padding``: whether the lowest number is -inf even where a query may see no key, of which -inf makes another result;
+    else only where every query sees its own place. The count of ``mask_from_lowest`` is that of the former.
     """
     counts: Counter[str] = Counter()
     writer = _Writer(graph)
     for node in list(graph.nodes()):
         if node.op.qualified == ATTENTION and (node.inputs[3] is not None or node.inputs[4] is not None):
-            counts.update(_mask(node, writer))
+            counts.update(_mask(node, writer, padding))
     return counts
 
 
-def _mask(node: Node, writer: _Writer) -> Counter[str]:
+def _mask(node: Node, writer: _Writer, padding: bool) -> Counter[str]:
     q, k, _, mask, bias = node.inputs
     assert q is not None
     assert k is not None
@@ -57,6 +60,9 @@ def _mask(node: Node, writer: _Writer) -> Counter[str]:
     if bias is not None:
         _terms(bias, found)
     masking = bias is not None and (not found.terms or len(found.factors) > masks)
+    unseeing = found.lowest and not _see_themselves(found.factors, q.type.shape[2], k.type.shape[2])
+    if unseeing and not padding:
+        return Counter()
     kept = [f for f in found.factors if not _is_causal(f, shift)]
     causal = found.causal or len(kept) < len(found.factors)
     used = set().union(*map(places, kept)) if kept else set()
@@ -65,7 +71,7 @@ def _mask(node: Node, writer: _Writer) -> Counter[str]:
         "mask_causal": causal and not node.attrs["causal"],
         "mask_dropped": mask is not None and not kept,
         "mask_of_keys": mask is not None and bool(kept) and _QUERIES not in used and mask.type.shape[_QUERIES] != 1,
-        "mask_from_lowest": found.lowest,
+        "mask_from_lowest": unseeing,
     }
     if not any(gains.values()):
         return Counter()
@@ -78,6 +84,12 @@ def _mask(node: Node, writer: _Writer) -> Counter[str]:
     node.set_input(4, new_bias)
     node.attrs["causal"] = causal
     return Counter(name for name, gained in gains.items() if gained)
+
+
+def _see_themselves(factors: list[Expr], queries: Dim, keys: Dim) -> bool:
+    """Whether every query is known to see the key of its own place."""
+    own = Place(_QUERIES, queries)
+    return queries == keys and all(substituted(f, _KEYS, own) == Known(True) for f in factors)
 
 
 def _factors(expr: Expr, found: _Meaning) -> None:

@@ -227,6 +227,13 @@ CASES: dict[str, Case] = {
         "  d = softmax(s, axis=-1) @ transpose(reshape(c, [T, B * 2, 4]), perm=[1, 0, 2])"
         "  return transpose(reshape(transpose(d, perm=[1, 0, 2]), [T, B, 8]), perm=[1, 0, 2])", "attention",
     ),
+    "attention of parts": Case(
+        "matrices_of_part",
+        "a = transpose(x, perm=[1, 0, 2])  c = unsqueeze(transpose(y, perm=[1, 0, 2]), 0)"
+        "  s = transpose(reshape(a, [T, B * 2, 4]), perm=[1, 0, 2]) @ transpose(reshape(c, [T, B * 2, 4]), perm=[1, 2, 0])"
+        "  d = softmax(s, axis=-1) @ transpose(reshape(c, [T, B * 2, 4]), perm=[1, 0, 2])"
+        "  return transpose(reshape(transpose(d, perm=[1, 0, 2]), [T, B, 8]), perm=[1, 0, 2])", "attention",
+    ),
     "one head": Case(
         "attention_of_one_head", "return softmax(x @ transpose(y, perm=[0, 2, 1]), axis=-1) @ y", "attention"
     ),
@@ -263,7 +270,7 @@ CASES: dict[str, Case] = {
         "  return concat(f * c - h * s, h * c + f * s, q[..., 8:], axis=-1)", "rope", HEADS,
     ),
     "rope of pairs": Case(
-        "rotate_pairs_from_concat rope_from_pairs",
+        "rope_from_pairs",
         "c = reshape(expand(unsqueeze(cos(angle), 3), [1, T, 4, 2]), [1, T, 8])"
         "  s = reshape(expand(unsqueeze(sin(angle), 3), [1, T, 4, 2]), [1, T, 8])"
         "  r = reshape(concat(unsqueeze(-q[..., 1::2], -1), unsqueeze(q[..., ::2], -1), axis=-1), [B, 4, T, 8])"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tessera.frontends.source import loads
-from tessera.ir.graph import Module, Node
+from tessera.ir.graph import Module, Node, PassSpec
 
-from .conftest import passed
-from .test_raise import RAISE, agree
+from .conftest import passed, run
+from .test_raise import RAISE, agree, inputs_of
 
 ATTEND = "return attention(q, k, v, {}, scale=0.5)"
 # How exporters count positions.
@@ -91,18 +92,28 @@ def test_mask(name: str) -> None:
 
 
 def test_a_mask_of_the_lowest_number_is_told() -> None:
-    _, (report,) = passed(program(f"{COUNT} {ATTEND.format(f'bias=where(s <= t, {ZERO}, {LOW})')}"), RAISE)
-    assert any("a mask of the lowest number" in note for note in report.notes)
+    """-inf gives another result than the lowest number only where a query sees no key: then it is said, or left."""
+    padded = program(f"{COUNT} {GATHERED} {ATTEND.format(f'bias=where(s <= t and seen, {ZERO}, {LOW})')}")
+    after, (report,) = passed(padded, RAISE)
+    assert report.contract == "approximate"
+    assert any("1 mask(s) of the lowest number hide keys" in note for note in report.notes)
+    assert attention(after).attrs["causal"]
+    left, (report,) = passed(padded, PassSpec("raise_composites", {"padding": False}))
+    assert report.contract == "exact"
+    assert not attention(left).attrs["causal"]
+    inputs = inputs_of(padded, {"B": 2, "T": 3})
+    inputs["ids"][:, 0] = 0  # padding in front, so that the first query sees nothing
+    want, got, hidden = (next(iter(run(m, {}, **inputs).values())) for m in (padded, left, after))
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert np.all(hidden[:, :, 0] == 0)
+    assert np.all(want[:, :, 0] != 0)
 
 
-def test_rows_without_keys_give_nothing() -> None:
-    """Where the query itself and all others are hidden, the composite gives 0 however the mask was written."""
-    import numpy as np
-
-    from .conftest import run
-    from .test_raise import inputs_of
-
-    after, _ = passed(program(f"{COUNT} {ATTEND.format(f'bias=where(s < t, {ZERO}, {LOW})')}"), RAISE)
-    (got,) = run(after, {}, **inputs_of(after, {"B": 2, "T": 3})).values()
-    assert np.all(got[:, :, 0] == 0)
-    assert np.all(got[:, :, 1] != 0)
+@pytest.mark.parametrize("mask", ["s <= t", "s <= t and s > t - 3", "s < t + 1 and s >= t - 1"])
+def test_every_query_sees_its_own_place(mask: str) -> None:
+    before = program(f"{COUNT} {ATTEND.format(f'bias=where({mask}, {ZERO}, {LOW})')}")
+    after, (report,) = passed(before, PassSpec("raise_composites", {"padding": False}))
+    assert report.contract == "exact"
+    assert attention(after).attrs["causal"]
+    assert attention(after).inputs[4] is None
+    agree(before, after, 1e-5, {"B": 2, "T": 6})
