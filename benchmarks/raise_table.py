@@ -120,7 +120,7 @@ def merged(module: Module) -> str:
         except Diagnostic as error:
             last = error
         else:
-            return f"{report.modified} (protect={protect})"
+            return str(report.modified) if not protect else f"{report.modified} with protect={protect}"
     return last.code
 
 
