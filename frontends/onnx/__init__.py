@@ -9,8 +9,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...ir.dims import Dim, as_dim
+from ...ir.diagnostics import Diagnostic
+from ...ir.dims import Dim, DimCall, as_dim
 from ...ir.imported import Imported
+
+_MOST_EXTREMA = 64
 
 
 def load(
@@ -34,15 +37,23 @@ def load(
     file = read(Path(path))
     values: dict[str, Dim] = {symbol: as_dim(size) for symbol, size in (sizes or {}).items()}
     notes: list[str] = []
+    extrema: dict[DimCall, Dim] = {}
     while True:
-        importer = Importer(file, name or file.path.stem, values)
+        importer = Importer(file, name or file.path.stem, values, extrema)
         try:
             module = importer.module()
             break
         except Unify as found:
-            # Each attempt replaces a symbol by others, so that there are at most as many as there are symbols.
-            values.update(found.values)
-            notes += [f"`{symbol}` is {value}: {found.reason}" for symbol, value in found.values.items()]
+            # Each attempt replaces a symbol by others, or decides one extremum; a file has only so many of both.
+            for what, value in found.values.items():
+                if isinstance(what, str):
+                    values[what] = value
+                elif len(extrema) >= _MOST_EXTREMA:
+                    raise Diagnostic("E0762", f"{found.reason}: more than {_MOST_EXTREMA} extrema of sizes") from found
+                else:
+                    extrema[what] = value
+                shown = what if isinstance(what, str) else Dim([(((what, 1),), 1)])
+                notes.append(f"`{shown}` is {value}: {found.reason}")
     weights = {
         full_name: LazyTensor(full_name, weight.dtype, weight.shape, weight.load)
         for full_name, weight in importer.weights.items()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.dims import Dim, const, prove_ge, sym
+from ...ir.dims import Dim, DimCall, const, prove_ge, sym
 
 # The largest size tried for images whose sides the file leaves free.
 _LARGEST_SIDE = 1024
 
 
 class Unify(Exception):
-    """Raised while importing: with ``values`` put for symbols, the import starts again."""
+    """Raised while importing: with ``values`` put for symbols, or for the extrema of sizes, the import starts again."""
 
-    def __init__(self, values: dict[str, Dim], reason: str) -> None:
+    def __init__(self, values: dict[str, Dim] | dict[DimCall, Dim], reason: str) -> None:
         super().__init__(reason)
         self.values = values
         self.reason = reason
@@ -31,7 +31,8 @@ def solve(a: Dim, b: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
         value = -rest // coefficient
         if not prove_ge(0, value):
             return {symbol: value}
-    return _factored(difference, order) or _square(difference, order)
+    found = _factored(difference, order)
+    return found or (_square(difference, order) if a.value is not None or b.value is not None else None)
 
 
 def _factored(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
@@ -54,4 +55,18 @@ def _square(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
                 return {s: const(side) for s in symbols}
         except ZeroDivisionError:
             continue
+    return None
+
+
+def choose(a: Dim, b: Dim) -> dict[DimCall, Dim] | None:
+    """Which argument of a ``min`` or ``max`` makes ``a`` and ``b`` equal: with ``max(0, 512 - T)`` as ``512 - T``, the last
+    T of 512 positions are T."""
+    difference = a - b
+    for monomial, coefficient in difference.terms:
+        call = monomial[0][0] if len(monomial) == 1 and monomial[0][1] == 1 else None
+        if isinstance(call, DimCall) and call.fn in ("min", "max"):
+            rest = difference - Dim([(monomial, coefficient)])
+            for argument in call.args:
+                if rest + argument * coefficient == 0:
+                    return {call: argument}
     return None

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
-from ...ir.dims import Dim, const, sym
-from ...ir.graph import Graph, Module, Value
+from ...ir.dims import Dim, DimCall, const, sym
+from ...ir.graph import Graph, Module, Require, Value
 from ...ir.types import TensorType, f32, i64
 from . import ops  # noqa: F401  # fills the tables
 from .call import Call, where
 from .dims import parse_dim
-from .equal import Unify, solve
+from .equal import Unify, choose, solve
 from .limits import check_numbers
 from .names import Names, made_up
 from .order import ordered
@@ -38,11 +38,13 @@ _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeE
 
 
 class Importer:
-    """One import of a file. ``values``: sizes put for symbols, which earlier attempts or the caller found."""
+    """One import of a file. ``values`` for symbols and arguments for ``extrema`` are what earlier attempts or the caller found."""
 
-    def __init__(self, file: File, name: str, values: Mapping[str, Dim]) -> None:
+    def __init__(self, file: File, name: str, values: Mapping[str, Dim], extrema: Mapping[DimCall, Dim] | None = None) -> None:
         self.file = file
         self.values = dict(values)
+        # Which argument stands for a `min` or `max` of sizes.
+        self.extrema = dict(extrema or {})
         self.names = Names()
         self.weights: dict[str, Weight] = {}
         self.graph = Graph(self.names.fresh(name, "model"))
@@ -289,8 +291,23 @@ class Importer:
 
     # Sizes ---------------------------------------------------------------------------------------------------------
 
+    def extremum(self, dim: Dim) -> Dim:
+        """A ``min`` or ``max`` of sizes, or the argument that an earlier attempt found it must be, which is required."""
+        call = dim.atom
+        chosen = self.extrema.get(call) if isinstance(call, DimCall) else None
+        if chosen is None or not isinstance(call, DimCall):
+            return dim
+        for other in call.args:
+            need = Require(chosen, ">=" if call.fn == "max" else "<=", other, "the exported model needs this of its sizes")
+            if other is not chosen and need not in self.graph.requires:
+                self.graph.requires.append(need)
+        return chosen
+
     def unify(self, a: Dim, b: Dim, reason: str) -> None:
         """Start again with free sizes made equal. Raises Unify, or E0759 when they cannot be equal."""
+        chosen = choose(a, b)
+        if chosen is not None:
+            raise Unify(chosen, reason)
         values = solve(a, b, self.symbols)
         if values is None:
             raise Diagnostic(

@@ -99,15 +99,6 @@ def _at_least(a: Any, b: Any) -> bool:
         raise
 
 
-def _extremum(function: Callable[..., Dim]) -> Callable[..., Any]:
-    def apply(*items: Any) -> Any:
-        if any(isinstance(i, (Ratio, float)) for i in items):
-            raise Unfoldable
-        return function(*items)
-
-    return apply
-
-
 def _only_numbers(*items: Any) -> Any:
     raise Unfoldable
 
@@ -135,11 +126,28 @@ _TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "Or": (np.logical_or, lambda a, b: bool(a) or bool(b)),
     "Xor": (np.logical_xor, lambda a, b: bool(a) != bool(b)),
     "Not": (np.logical_not, lambda a: not a),
-    "Min": (lambda *a: reduce(np.minimum, a), _extremum(dim_min)),
-    "Max": (lambda *a: reduce(np.maximum, a), _extremum(dim_max)),
 }
 for _name, (_number, _symbolic) in _TABLE.items():
     folds(_name)(_mixed(_number, _symbolic))
+
+
+@folds("Min", "Max")
+def _fold_extremum(c: Call, *arrays: np.ndarray) -> np.ndarray:
+    smallest = c.op_type == "Min"
+
+    def symbolic(*items: Any) -> Dim:
+        if any(isinstance(i, (Ratio, float)) for i in items):
+            raise Unfoldable
+        kept = [as_dim(i) for i in items]
+        # Sizes are at least 1, which canonical forms do not know.
+        for dim in list(kept):
+            others = [d for d in kept if d is not dim]
+            if any(prove_ge(dim, d) if smallest else prove_ge(d, dim) for d in others):
+                kept = others
+        return c.importer.extremum((dim_min if smallest else dim_max)(*kept))
+
+    number = np.minimum if smallest else np.maximum
+    return _mixed(lambda *a: reduce(number, a), symbolic)(c, *arrays)
 
 
 @folds("Mod")

@@ -14,7 +14,7 @@ from tessera.frontends.onnx.equal import solve
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import as_dim, const, sym
 
-from .support import agree, model, node, round_trip
+from .support import agree, model, node, round_trip, run_imported
 
 
 def i(*values: int) -> np.ndarray:
@@ -153,6 +153,21 @@ def test_a_free_size_beside_a_weight_is_known(tmp_path: Path) -> None:
         tmp_path, sizes=[{"B": 2, "T": 5}],
     )  # fmt: skip
     assert imported.module.graph.symbols() == ["B"]
+
+
+def test_the_last_positions_of_a_table(tmp_path: Path) -> None:
+    """ALiBi's exported form: a table of 9, of which the last T are taken from `max(0, 9 - T)` on."""
+    nodes = [
+        node("Shape", "x", "t", start=1, end=2), node("Sub", "nine t", "d"), node("Max", "d zero", "from"),
+        node("Slice", "w from nine zero", "p"), node("Add", "x p", "y"),
+    ]  # fmt: skip
+    constants = {"nine": i(9), "zero": i(0), "w": np.arange(9, dtype=np.float32)}
+    imported = agree(model(nodes, {"x": ("f32", ["B", "T"])}, ["y"], constants), tmp_path)
+    assert imported.module.graph.symbols() == ["B", "T"]
+    assert [(str(r.left), r.op, str(r.right)) for r in imported.module.graph.requires] == [("-T + 9", ">=", "0")]
+    assert imported.notes[0].startswith("`max(0, -T + 9)` is -T + 9: node `add_y` (Add)")
+    with pytest.raises(Diagnostic, match="the exported model needs this of its sizes"):
+        run_imported(imported, [np.zeros((2, 12), np.float32)])
 
 
 def test_the_sides_of_an_image_follow_from_the_positions(tmp_path: Path) -> None:
