@@ -5,7 +5,7 @@ tested on. Nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Architecture:
         axes: input name -> axis -> the name of its free size.
         sizes: two assignments of the free sizes; the first is what the model is exported with.
         blocks: how many attention blocks the model holds.
+        bounds: the least and the greatest value of a free size where they are not 2 and 64.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Architecture:
     axes: Mapping[str, Mapping[int, str]]
     sizes: tuple[Sizes, Sizes]
     blocks: int
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def build(self) -> torch.nn.Module:
         """The model, the same one every time."""
@@ -51,7 +53,9 @@ class Architecture:
         """What ``torch.export.export`` takes."""
         from torch.export import Dim
 
-        dims = {name: Dim(name, min=2, max=64) for axes in self.axes.values() for name in axes.values()}
+        names = {name for axes in self.axes.values() for name in axes.values()}
+        bounds = {name: self.bounds.get(name, (2, 64)) for name in names}
+        dims = {name: Dim(name, min=low, max=high) for name, (low, high) in bounds.items()}
         return {name: {axis: dims[size] for axis, size in axes.items()} for name, axes in self.axes.items()}
 
     def example(self, which: int = 0) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def audio_inputs(sizes: Sizes) -> dict[str, Any]:
 
 # Models --------------------------------------------------------------------------------------------------------------
 
-_SMALL = {
+SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -120,9 +124,9 @@ _SMALL = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-_TEXT = {**_SMALL, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
-_IMAGES = {**_SMALL, "image_size": IMAGE, "patch_size": 8}
-_DECODER = {
+TEXT = {**SMALL, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+IMAGES = {**SMALL, "image_size": IMAGE, "patch_size": 8}
+DECODER = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -146,11 +150,13 @@ def _model(model: str, config: str, **options: Any) -> Callable[[], torch.nn.Mod
     return make
 
 
-def _text(name: str, model: str, config: str, *, blocks: int = 2, **options: Any) -> Architecture:
+def text(name: str, model: str, config: str, *, blocks: int = 2, **options: Any) -> Architecture:
+    """A model of ids and a padding mask; the options are those of its config."""
     return Architecture(name, _model(model, config, **options), text_inputs, _TEXT_AXES, _TEXT_SIZES, blocks)
 
 
-def _image(name: str, model: str, config: str, *, blocks: int = 2, **options: Any) -> Architecture:
+def image(name: str, model: str, config: str, *, blocks: int = 2, **options: Any) -> Architecture:
+    """A model of images; the options are those of its config."""
     axes = {"pixel_values": {0: "batch"}}
     return Architecture(name, _model(model, config, **options), image_inputs, axes, _IMAGE_SIZES, blocks)
 
@@ -169,38 +175,38 @@ def _whisper_encoder() -> torch.nn.Module:
 ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
-        _image("vit", "ViTForImageClassification", "ViTConfig", num_labels=5, **_IMAGES),
-        _image("deit", "DeiTForImageClassificationWithTeacher", "DeiTConfig", num_labels=5, **_IMAGES),
-        _image("dinov2", "Dinov2Model", "Dinov2Config", **{**_IMAGES, "mlp_ratio": 2}),
-        _image("beit", "BeitModel", "BeitConfig", use_relative_position_bias=True, **_IMAGES),
-        _image("clip_vision", "CLIPVisionModelWithProjection", "CLIPVisionConfig", projection_dim=16, **_IMAGES),
-        _text(
+        image("vit", "ViTForImageClassification", "ViTConfig", num_labels=5, **IMAGES),
+        image("deit", "DeiTForImageClassificationWithTeacher", "DeiTConfig", num_labels=5, **IMAGES),
+        image("dinov2", "Dinov2Model", "Dinov2Config", **{**IMAGES, "mlp_ratio": 2}),
+        image("beit", "BeitModel", "BeitConfig", use_relative_position_bias=True, **IMAGES),
+        image("clip_vision", "CLIPVisionModelWithProjection", "CLIPVisionConfig", projection_dim=16, **IMAGES),
+        text(
             "clip_text", "CLIPTextModelWithProjection", "CLIPTextConfig", projection_dim=16, bos_token_id=1,
-            eos_token_id=2, **_TEXT,
+            eos_token_id=2, **TEXT,
         ),
-        _image("siglip_vision", "SiglipVisionModel", "SiglipVisionConfig", blocks=3, **_IMAGES),
-        _text("bert", "BertModel", "BertConfig", **_TEXT),
-        _text("roberta", "RobertaModel", "RobertaConfig", **_TEXT),
-        _text(
+        image("siglip_vision", "SiglipVisionModel", "SiglipVisionConfig", blocks=3, **IMAGES),
+        text("bert", "BertModel", "BertConfig", **TEXT),
+        text("roberta", "RobertaModel", "RobertaConfig", **TEXT),
+        text(
             "distilbert", "DistilBertModel", "DistilBertConfig", vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4,
             hidden_dim=48, max_position_embeddings=64, dropout=0.0, attention_dropout=0.0,
         ),
-        _text("mpnet", "MPNetModel", "MPNetConfig", **_TEXT),
-        _text("albert", "AlbertModel", "AlbertConfig", embedding_size=16, **_TEXT),
-        _text("electra", "ElectraModel", "ElectraConfig", embedding_size=16, **_TEXT),
-        _text(
+        text("mpnet", "MPNetModel", "MPNetConfig", **TEXT),
+        text("albert", "AlbertModel", "AlbertConfig", embedding_size=16, **TEXT),
+        text("electra", "ElectraModel", "ElectraConfig", embedding_size=16, **TEXT),
+        text(
             "gpt2", "GPT2LMHeadModel", "GPT2Config", vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64,
             use_cache=False, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
         ),
-        _text("llama", "LlamaForCausalLM", "LlamaConfig", **_DECODER),
-        _text("qwen2", "Qwen2ForCausalLM", "Qwen2Config", **_DECODER),
-        _text("mistral", "MistralForCausalLM", "MistralConfig", sliding_window=4, **_DECODER),
-        _text("gemma", "GemmaForCausalLM", "GemmaConfig", head_dim=8, **_DECODER),
-        _text("phi", "PhiForCausalLM", "PhiConfig", **{**_DECODER, "num_key_value_heads": 4}),
+        text("llama", "LlamaForCausalLM", "LlamaConfig", **DECODER),
+        text("qwen2", "Qwen2ForCausalLM", "Qwen2Config", **DECODER),
+        text("mistral", "MistralForCausalLM", "MistralConfig", sliding_window=4, **DECODER),
+        text("gemma", "GemmaForCausalLM", "GemmaConfig", head_dim=8, **DECODER),
+        text("phi", "PhiForCausalLM", "PhiConfig", **{**DECODER, "num_key_value_heads": 4}),
         Architecture(
             "whisper_encoder", _whisper_encoder, audio_inputs, {"input_features": {0: "batch"}}, _IMAGE_SIZES, 2
         ),
-        _image(
+        image(
             "segformer", "SegformerForSemanticSegmentation", "SegformerConfig", blocks=4, num_labels=5,
             hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], depths=[1, 1, 1, 1], decoder_hidden_size=16,
             hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0,

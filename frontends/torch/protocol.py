@@ -237,5 +237,5 @@ class Refusals:
             f"{total} of the program's {known} operations cannot be imported: {', '.join(n.message for n in notes)}",
             first,
             notes=[n for n in notes if n.span is not None][:20],
-            help="rewrite those lines with operations of the list that `tessera help E0780` shows",
+            help="write those lines in another way; `tessera help E0780` says what cannot be imported",
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir.dims import Dim
+from ....ir.dims import Dim, as_dim
 from ....ir.graph import Value
+from ....ir.types import i64
 from ..protocol import Import, Unsupported, aten
 from .shape import pad
 
@@ -131,5 +132,51 @@ def _convolution(
     output_padding: Any, groups: int, *rest: Any,
 ) -> Value:  # fmt: skip
     if transposed:
-        raise Unsupported("a transposed convolution")
+        return _spread(i, x, weight, bias, stride, padding, dilation, output_padding, groups)
     return _conv(i, x, weight, bias, stride, padding, dilation, groups)
+
+
+def _spread(
+    i: Import, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, output_padding: Any,
+    groups: int,
+) -> Value:  # fmt: skip
+    """A transposed convolution whose patches do not overlap: every element becomes a patch of its own."""
+    kernel = tuple(weight.type.shape[2:])
+    plain = all(p == 0 for p in (*padding, *output_padding)) and all(d == 1 for d in dilation) and groups == 1
+    if not plain or kernel != tuple(map(as_dim, stride)) or len(kernel) != 2:
+        raise Unsupported("a transposed convolution with patches that overlap")
+    y = i.op("einsum", x, weight, equation="b c h w, c o i j -> b o h i w j")
+    b, o, h, p, w, q = y.type.shape
+    y = i.reshape(y, [b, o, h * p, w * q])
+    return y if bias is None else i.op("add", y, i.op("unsqueeze", bias, axis=(1, 2)))
+
+
+@aten("conv_transpose2d.input")
+def _conv_transpose(
+    i: Import, x: Value, weight: Value, bias: Value | None = None, stride: Any = (1, 1), padding: Any = (0, 0),
+    output_padding: Any = (0, 0), groups: int = 1, dilation: Any = (1, 1),
+) -> Value:  # fmt: skip
+    stride, padding, dilation, output_padding = (
+        tuple(v) * 2 if len(v) == 1 else v for v in (stride, padding, dilation, output_padding)
+    )
+    return _spread(i, x, weight, bias, stride, padding, dilation, output_padding, groups)
+
+
+@aten("transformers.grouped_mm_fallback.default", "_grouped_mm")
+def _grouped_mm(
+    i: Import, x: Value, weight: Value, ends: Value | None = None, bias: Value | None = None, dtype: Any = None
+) -> Value:
+    """Rows of x [S, K] sorted by expert, times the matrix of their expert: weight [E, K, N], ends [E] of the groups.
+
+    All experts see every row, masked, so that no size depends on values.
+    """
+    if ends is None or x.type.rank != 2 or weight.type.rank != 3 or bias is not None or dtype is not None:
+        raise Unsupported("a grouped product of another form")
+    rows, (experts, inner, outer) = x.type.shape[0], weight.type.shape
+    group = i.op("searchsorted", ends, i.op("iota", n=rows, dtype=ends.type.dtype), right=True)
+    mine = i.op("eq", i.op("unsqueeze", group, axis=1), i.op("iota", n=experts, dtype=i64))
+    spread = i.op("mul", i.op("unsqueeze", x, axis=1), i.op("unsqueeze", i.cast(mine, x.type.dtype), axis=2))
+    note = "experts are computed densely: every expert sees every token"
+    if note not in i.notes:
+        i.notes.append(note)
+    return i.op("matmul", i.reshape(spread, [rows, experts * inner]), i.reshape(weight, [experts * inner, outer]))

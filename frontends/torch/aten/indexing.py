@@ -204,3 +204,12 @@ def _one_hot(i: Import, index: Value, classes: int = -1) -> Value:
         raise Unsupported("one_hot of a number of classes that depends on the values")
     columns = i.op("iota", n=classes, dtype=index.type.dtype)
     return i.cast(i.op("eq", i.op("unsqueeze", index, axis=-1), columns), i64)
+
+
+@aten("histc")
+def _histc(i: Import, x: Value, bins: int = 100, low: Any = 0, high: Any = 0) -> Value:
+    if (low, high) != (0, bins - 1):
+        raise Unsupported("a histogram of ranges; of the integers 0 … bins - 1 it is supported")
+    kinds = i.cast(i.op("iota", n=bins, dtype=i64), x.type.dtype)
+    hit = i.op("eq", i.op("unsqueeze", i.reshape(x, [x.type.numel]), axis=1), kinds)
+    return i.cast(i.op("sum", i.cast(hit, i64), axis=0), x.type.dtype)

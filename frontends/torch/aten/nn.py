@@ -7,9 +7,8 @@ from typing import Any
 
 from ....ir.dims import Dim, as_dim, const, product
 from ....ir.graph import Value
-from ....ir.types import boolean, f32, i64
-from ..protocol import Import, Unsupported, aten, axis_of
-from .creation import as_number
+from ....ir.types import boolean, i64
+from ..protocol import Import, Unsupported, aten
 from .elementwise import literal_of
 from .indexing import whole_axis
 
@@ -153,6 +152,21 @@ def _native_batch_norm(
     return [i.call("std.nn.batch_normalize", x, mean, variance, weight, bias, eps=eps), None, None]
 
 
+@aten("_native_batch_norm_legit.no_stats")
+def _batch_statistics(
+    i: Import, x: Value, weight: Value | None, bias: Value | None, training: bool, momentum: float, eps: float
+) -> list[Value | None]:
+    """Normalised by the statistics of the tensor itself, channel by channel (weight standardisation)."""
+    axes = (0, *range(2, x.type.rank))
+    centred = i.op("sub", x, i.op("mean", x, axis=axes, keepdims=True))
+    variance = i.op("mean", i.op("mul", centred, centred), axis=axes, keepdims=True)
+    y = i.op("mul", centred, i.op("rsqrt", i.op("add", variance, i.scalar(eps, x.type.dtype))))
+    spread = [const(1) if a != 1 else x.type.shape[1] for a in range(x.type.rank)]
+    if weight is not None:
+        y = i.op("mul", y, i.reshape(weight, spread))
+    return [y if bias is None else i.op("add", y, i.reshape(bias, spread)), None, None]
+
+
 # Attention -----------------------------------------------------------------------------------------------------------
 
 
@@ -235,122 +249,3 @@ def _flash(
     scale: float | None = None,
 ) -> list[Value | None]:  # fmt: skip
     return [_attention(i, q, k, v, mask, dropout, causal, scale), None]
-
-
-# Resizing and pooling ------------------------------------------------------------------------------------------------
-
-
-def _separable(i: Import, x: Value, rows: Value, columns: Value) -> Value:
-    """Applies one matrix to the rows and one to the columns of x [B, C, H, W]."""
-    wide = i.cast(x, f32)
-    y = i.op("einsum", rows, wide, equation="p h, b c h w -> b c p w")
-    return i.cast(i.op("einsum", columns, y, equation="q w, b c p w -> b c p q"), x.type.dtype)
-
-
-def _resized(x: Value, size: Any, scales: Any) -> tuple[Dim, ...]:
-    if size is not None:
-        return tuple(as_dim(d) for d in size)
-    result = []
-    for dim, scale in zip(x.type.shape[2:], scales, strict=True):
-        if scale == int(scale):
-            result.append(dim * int(scale))
-        elif dim.value is not None:
-            result.append(const(int(dim.value * scale)))
-        else:
-            raise Unsupported("resizing a size that is not known by a fraction")
-    return tuple(result)
-
-
-def _resize(i: Import, x: Value, size: tuple[Dim, ...], matrix: str) -> Value:
-    if size == x.type.shape[2:]:
-        return x
-    name = f"std.vision.{matrix}_matrix"
-    rows, columns = (
-        i.call(name, source=as_number(s), target=as_number(t)) for s, t in zip(x.type.shape[2:], size, strict=True)
-    )
-    return _separable(i, x, rows, columns)
-
-
-def _interpolation(method: str) -> None:
-    @aten(f"upsample_{method}2d.vec")
-    def importer(i: Import, x: Value, size: Any, align_corners: bool, scales: Any = None) -> Value:
-        wanted = _resized(x, size, scales)
-        _check_scales(x, wanted, scales)
-        if align_corners and wanted != x.type.shape[2:]:
-            raise Unsupported("resizing with align_corners=True")
-        return _resize(i, x, wanted, method)
-
-    @aten(f"upsample_{method}2d")
-    def sized(i: Import, x: Value, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Value:
-        scales = None if scale_h is None else (scale_h, scale_w)
-        return importer(i, x, size, align_corners, scales)
-
-    @aten(f"_upsample_{method}2d_aa")
-    def antialias(i: Import, x: Value, size: Any, align_corners: bool, *scales: Any) -> Value:
-        wanted = tuple(as_dim(d) for d in size)
-        if any((a.value or 0) > (b.value or 0) for a, b in zip(x.type.shape[2:], wanted, strict=True)):
-            raise Unsupported("shrinking with antialias=True")
-        return importer(i, x, size, align_corners)
-
-
-def _check_scales(x: Value, wanted: tuple[Dim, ...], scales: Any) -> None:
-    """PyTorch samples by a given scale, not by the ratio of the sizes; the two must be one."""
-    for dim, target, scale in zip(x.type.shape[2:], wanted, scales or (), strict=False):
-        known = target.value is not None and dim.value is not None
-        exact = target.value == dim.value * scale if known else target == dim * int(scale) and scale == int(scale)  # type: ignore[operator]
-        if not exact:
-            raise Unsupported(f"resizing {dim} to {target} by the scale {scale}, which is not their ratio")
-
-
-for _method in ("bilinear", "bicubic"):
-    _interpolation(_method)
-
-
-@aten("upsample_nearest2d.vec")
-def _nearest(i: Import, x: Value, size: Any, scales: Any = None) -> Value:
-    wanted = _resized(x, size, scales)
-    for axis, target in enumerate(wanted, 2):
-        source = x.type.shape[axis]
-        if target != source:
-            index = i.op("mul", i.op("iota", n=target, dtype=i64), i.scalar(source, i64))
-            x = i.op("take", x, i.op("floordiv", index, i.scalar(target, i64)), axis=axis)
-    return x
-
-
-@aten("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
-def _adaptive_pool(i: Import, x: Value, size: Sequence[Any]) -> Value:
-    if tuple(size) == (1, 1):
-        return i.op("mean", x, axis=(x.type.rank - 2, x.type.rank - 1), keepdims=True)
-    if x.type.rank != 4:
-        raise Unsupported("pooling an image without a batch")
-    return _resize(i, x, tuple(as_dim(d) for d in size), "pool")
-
-
-@aten("adaptive_avg_pool1d")
-def _adaptive_pool_1d(i: Import, x: Value, size: Sequence[Any]) -> Value:
-    if tuple(size) == (1,):
-        return i.op("mean", x, axis=x.type.rank - 1, keepdims=True)
-    matrix = i.call("std.vision.pool_matrix", source=as_number(x.type.shape[-1]), target=as_number(size[0]))
-    return i.op("matmul", x, i.op("transpose", matrix, perm=(1, 0)))
-
-
-@aten("avg_pool2d")
-def _avg_pool(
-    i: Import, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor: Any = None,
-) -> Value:  # fmt: skip
-    pair = [
-        v if isinstance(v, tuple) and len(v) == 2 else (v if isinstance(v, tuple) else (v,)) * 2
-        for v in (kernel, padding)
-    ]
-    (high, wide), padded = pair[0], pair[1]
-    steps = tuple(stride) if stride else (high, wide)
-    if ceil_mode or divisor is not None or (not count_include_pad and any(padded)):
-        raise Unsupported("average pooling that rounds up, or counts in its own way")
-    channels = x.type.shape[axis_of(1, x.type.rank)].value
-    if channels is None or x.type.rank != 4:
-        raise Unsupported("average pooling of a number of channels that is not known")
-    weight = i.op("full", shape=(channels, 1, high, wide), value=1.0 / (high * wide), dtype=x.type.dtype)
-    return i.op(
-        "conv", x, weight, stride=steps * 2 if len(steps) == 1 else steps, padding=tuple(padded), groups=channels
-    )

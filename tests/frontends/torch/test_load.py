@@ -134,6 +134,19 @@ def test_computed_buffers_and_unused_things_vanish() -> None:
     np.testing.assert_array_equal(imported.weights["embed.weight"].numpy().shape, (16, 4))
 
 
+def test_an_import_compiles() -> None:
+    """The artifact is compared with the reference, at two sizes, before it is given back."""
+    from tessera.compile import compile
+
+    imported = load(Block().eval(), (torch.randn(2, 3, 8),), dynamic_shapes=({0: "B", 1: "T"},))
+    artifact = compile(imported.module, weights=imported.weights)
+    assert len(artifact.report.verified) == 4
+    x = torch.randn(2, 5, 8)
+    found = artifact(x=x.numpy())["result"]
+    model = Block().eval()
+    assert found.shape == tuple(model(x)["result"].shape)
+
+
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 

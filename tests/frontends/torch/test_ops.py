@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from tessera.backends.torch import build
 from tessera.frontends.source import loads, print_module
 from tessera.frontends.torch import load
+from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.verifier import verify
 
 
@@ -200,6 +201,42 @@ def test_resizing() -> None:
                    F.interpolate(x, scale_factor=2, mode="nearest"), F.interpolate(x, scale_factor=2, mode="bilinear")),
         real(2, 6, 7),
     )  # fmt: skip
+
+
+def test_more_resizing_and_pooling() -> None:
+    check(
+        lambda x: (F.interpolate(x, (9, 4), mode="bilinear", align_corners=True), F.max_pool2d(x, 3, 2, 1),
+                   F.interpolate(x, (1, 1), mode="bilinear", align_corners=True), F.max_pool2d(x, 2, dilation=2),
+                   F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), F.avg_pool2d(x, 3, 2, 1)),
+        real(2, 6, 7),
+    )  # fmt: skip
+    weight, bias = torch.randn(3, 5, 2, 2), torch.randn(5)
+    check(lambda x: F.conv_transpose2d(x, weight, bias, stride=2), real(3, 4, 5))
+    with pytest.raises(Diagnostic, match="patches that overlap"):
+        check(lambda x: F.conv_transpose2d(x, weight, bias, stride=1), real(3, 4, 5))
+
+
+def test_statistics_of_the_tensor_itself() -> None:
+    check(
+        lambda x: F.batch_norm(x, None, None, torch.ones(3) * 2, torch.ones(3), training=True), real(3, 5), free=False
+    )
+
+
+def test_histograms_of_integers() -> None:
+    check(lambda i: torch.histc(i.float(), bins=4, min=0, max=3), whole(3))
+
+
+def test_grouped_products() -> None:
+    """How transformers computes experts; the rows are sorted by expert."""
+    import transformers.integrations.moe  # noqa: F401  (registers the operator)
+
+    weight = torch.randn(3, 5, 2)
+
+    def experts(x: torch.Tensor) -> torch.Tensor:
+        ends = torch.tensor([1, 1, x.shape[0]])
+        return torch.ops.transformers.grouped_mm_fallback(x, weight, ends)
+
+    assert check(experts, real(5), free=False).notes == ["experts are computed densely: every expert sees every token"]
 
 
 # Attention -----------------------------------------------------------------------------------------------------------
