@@ -151,3 +151,54 @@ def test_raising_changes_no_architecture(name: str, importer: str, tmp_path: Pat
         want, got = run(found.module, found.weights, inputs), run(module, found.weights, inputs)
         for output, value in want.items():
             np.testing.assert_allclose(got[output], value, atol=1e-4, rtol=1e-4)
+
+
+class PackedBlock(torch.nn.Module):
+    """A pre-norm block as timm writes it: one projection for queries, keys and values."""
+
+    def __init__(self, dim: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = torch.nn.LayerNorm(dim), torch.nn.LayerNorm(dim)
+        self.qkv, self.proj = torch.nn.Linear(dim, 3 * dim), torch.nn.Linear(dim, dim)
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(dim, 48), torch.nn.GELU(), torch.nn.Linear(48, dim))
+
+    def forward(self, x: Any) -> Any:
+        rows, tokens, dim = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(rows, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        weights = (q * (dim // self.heads) ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+        x = x + self.proj((weights @ v).transpose(1, 2).reshape(rows, tokens, dim))
+        return x + self.mlp(self.norm2(x))
+
+
+def encoder() -> torch.nn.Module:
+    """PyTorch's own encoder: post-norm, nn.MultiheadAttention."""
+    return torch.nn.TransformerEncoder(
+        torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True, activation="gelu"), 2
+    )
+
+
+@pytest.mark.parametrize(("make", "opset"), [(PackedBlock, 13), (PackedBlock, 17), (encoder, 14)])
+def test_the_older_exporter(make: Any, opset: int, tmp_path: Path) -> None:
+    """TorchScript-based files, in which norms before opset 17 are primitives too."""
+    from tessera.frontends.onnx import load
+
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(2, 9, 32)
+    path = tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, (x,), str(path), input_names=["x"], dynamic_axes={"x": {0: "B", 1: "T"}}, dynamo=False,
+            opset_version=opset,
+        )  # fmt: skip
+    found = load(path)
+    module = raised(found)
+    blocks = 1 if make is PackedBlock else 2
+    assert composites(module) == Counter(layer_normalize=2 * blocks, affine=4 * blocks, attention=blocks, gelu=blocks)
+    with torch.no_grad():
+        (got,) = run(module, found.weights, {"x": x.numpy()}).values()
+        np.testing.assert_allclose(got, model(x).numpy(), atol=1e-4)
+    _, report = apply(module, "merge_tokens", r=1, restore=True)
+    assert report.modified == blocks
