@@ -42,7 +42,7 @@ def raised(found: Imported) -> Module:
     return module
 
 
-def to_onnx(model: torch.nn.Module, inputs: Arrays, free: dict[str, dict[int, str]], path: Path) -> Imported:
+def to_onnx(model: Any, inputs: Arrays, free: dict[str, dict[int, str]], path: Path) -> Imported:
     from tessera.frontends.onnx import load
 
     with warnings.catch_warnings():
