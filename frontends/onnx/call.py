@@ -167,7 +167,9 @@ class Call:
 
     def std(self, name: str, *values: Value | None, **attrs: Any) -> Value:
         """A composite of the shipped library: ``c.std("nn.gelu", x)``."""
-        op = composite(f"std.{name}")
+        op = self.importer.composites.get(name)
+        if op is None:
+            op = self.importer.composites[name] = composite(f"std.{name}")
         absent = len(op.signature.leaves()) - len(values)
         result = self.region.builder.emit(op, [*values, *[None] * absent], attrs)[0]
         node = result.node

@@ -9,6 +9,7 @@ from typing import Any
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims import Dim, DimCall, const, sym
 from ...ir.graph import Graph, Module, Require, Value
+from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
 from . import ops  # noqa: F401  # fills the tables
 from .call import Call, where
@@ -50,6 +51,7 @@ class Importer:
         self.graph = Graph(self.names.fresh(name, "model"))
         # Weights whose axes `affine` wants the other way round.
         self.turned: dict[Weight, Tensor] = {}
+        self.composites: dict[str, Composite] = {}
         # Calls of composites whose bodies were found to fit.
         self.checked: set[Any] = set()
         self.notes: list[str] = []

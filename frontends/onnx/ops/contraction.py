@@ -159,7 +159,7 @@ def _axes_of(term: str, wide: int) -> list[str]:
 
 
 def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]) -> list[tuple[int, int]]:
-    """What is padded before and after each spatial axis."""
+    """What is padded before and after each spatial axis. ``kernel``: 0 for a free size."""
     mode = c.attr("auto_pad", "NOTSET")
     n = len(kernel)
     if mode in ("NOTSET", ""):
@@ -171,6 +171,8 @@ def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[in
         return [(0, 0)] * n
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         c.refuse(f'auto_pad="{mode}"')
+    if not all(kernel):
+        c.refuse(f'auto_pad="{mode}" of a kernel of a free size')
     pairs = []
     for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
         reach = (k - 1) * d + 1
@@ -205,7 +207,7 @@ def conv(c: Call) -> Value:
     if c.rank() != weight.type.rank:
         c.misfit(f"a convolution of {c.type()} with {weight.type}")
     strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
-    kernel = [d.value or c.refuse("a kernel of a free size") for d in weight.type.shape[2:]]
+    kernel = [0 if d.value is None else d.value for d in weight.type.shape[2:]]
     c.equal(c.shape()[1], weight.type.shape[1] * c.attr("group", 1), f"the channels of {c.type()} and of {weight.type}")
     pairs = padding(c, c.shape()[2:], kernel, strides, dilations)
     x = c.x()

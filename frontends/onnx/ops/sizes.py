@@ -12,7 +12,7 @@ from ....ir.types import TensorType, f32, i64
 from ..call import Call
 from ..ratio import Ratio, Unfoldable
 from ..registry import folds, imports
-from ..values import Tensor, dims_of, known_tensor, plain_number, short
+from ..values import Tensor, dims_of, known_tensor, settle, short
 from .folding import MOST_ELEMENTS
 
 
@@ -80,22 +80,22 @@ def fold_range(c: Call, start: np.ndarray, limit: np.ndarray, delta: np.ndarray)
 def range_(c: Call) -> Tensor:
     first, last, step = (_scalar(c, i) for i in range(3))
     dtype = c.type().dtype
-    stride = plain_number(step)
-    if not isinstance(stride, (int, float)) or stride == 0 or stride != int(stride):
-        c.refuse(f"a range with the step {step}")
-    start, stop = _whole(c, first), _whole(c, last)
-    by = int(stride)
-    count = (stop - start + by - 1) // by if by > 0 else (start - stop - by - 1) // -by
+    start, stop, by = _whole(c, first), _whole(c, last), _whole(c, step)
+    if by == 0:
+        c.misfit("a range with step 0")
+    # A step that is a free size is at least 1.
+    down = by.value is not None and by.value < 0
+    span = stop - start
+    count = span // by if span // by * by == span else (-span - by - 1) // -by if down else (span + by - 1) // by
     if prove_ge(-1, count):
         count = as_dim(0)
     # Floats count in integers first, so that `iota` names the positions.
     row = c.op("iota", n=count, dtype=dtype)
-    if by != 1:
-        row = c.op("mul", row, c.scalar(by, dtype))
-    if start != 0:
-        offset = c.region.value(Tensor(TensorType.of(dtype), known=size_array([start]).reshape(())), "start")
-        row = c.op("add", row, offset)
-    return c.tensor_of(row, prove_ge(start, 0) and by > 0)
+    for name, dim, neutral in (("mul", by, 1), ("add", start, 0)):
+        if dim != neutral:
+            number = Tensor(TensorType.of(dtype), known=settle(size_array([dim]).reshape(()), TensorType.of(dtype)))
+            row = c.op(name, row, c.region.value(number))
+    return c.tensor_of(row, prove_ge(start, 0) and not down)
 
 
 def _scalar(c: Call, index: int) -> Any:

@@ -79,7 +79,7 @@ def draw(dtype: str, shape: Sequence[int], rng: np.random.Generator) -> np.ndarr
 def run_imported(imported: Imported, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
     net = torch_backend.build(imported.module, imported.weights)
     with torch.no_grad():
-        results = net(*(torch.from_numpy(np.ascontiguousarray(array)) for array in feeds))
+        results = net(*(torch.from_numpy(np.asarray(array, order="C")) for array in feeds))
     return [value.numpy() for value in results.values()]
 
 

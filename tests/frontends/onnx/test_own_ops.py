@@ -1,0 +1,55 @@
+"""Every core op, exported and imported again: it computes what it did, with known sizes and with symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.frontends.onnx import load
+from tessera.ir.graph import Graph
+from tessera.ir.op import Sample
+from tessera.tests.differential.reference import run
+from tessera.tests.differential.test_ops_onnx import artifact, chosen, symbolic, symbolic_cases
+from tessera.tests.differential.test_ops_torch import assert_same, graph_of
+
+from .support import round_trip, run_imported
+
+
+def some(cases: Iterator[Any]) -> list[Any]:
+    """The f32 and integer cases: how dtypes are exported is tested with the backend."""
+    kinds = ("float64", "float16", "bfloat16", "int8", "int16", "uint8", "int32")
+    return [c for c in cases if not any(np.asarray(x).dtype.name in kinds for x in c.values[1].inputs)]
+
+
+def compare(graph: Graph, name: str, sample: Sample, attrs: dict[str, Any], folder: Path) -> None:
+    (folder / "op.onnx").write_bytes(artifact(graph))
+    imported = load(folder / "op.onnx")
+    text = round_trip(imported)
+    found = run_imported(imported, [np.asarray(x) for x in sample.inputs])
+    with np.errstate(all="ignore"):
+        expected = run(name, [np.asarray(x) for x in sample.inputs], attrs)
+    assert len(found) == len(expected)
+    for value, output, wanted, result in zip(graph.outputs, found, expected, imported.module.graph.outputs, strict=True):
+        assert_same(output, np.asarray(wanted), f"{name} {attrs}\n{text}")
+        assert result.type.dtype == value.type.dtype
+
+
+@pytest.mark.parametrize(("name", "sample"), some(chosen()))
+def test_op(name: str, sample: Sample, tmp_path: Path) -> None:
+    graph, attrs = graph_of(name, sample)
+    compare(graph, name, sample, attrs, tmp_path)
+
+
+# Exported as a loop that runs as often as the logarithm of the size says.
+LOGARITHMIC = {"cummax", "linear_recurrence"}
+
+
+@pytest.mark.parametrize(("name", "sample"), [c for c in some(symbolic_cases()) if c.values[0] not in LOGARITHMIC])
+def test_op_with_symbols(name: str, sample: Sample, tmp_path: Path) -> None:
+    made = symbolic(name, sample)
+    assert made is not None
+    compare(made[0], name, sample, made[1], tmp_path)
