@@ -209,7 +209,9 @@ del TABLE["an attribute of another kind"]
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_table(name: str, tmp_path: Path) -> None:
+def test_table(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The real limit is reached just as surely, 20 seconds later.
+    monkeypatch.setattr("tessera.frontends.onnx.importer._MOST_INLINED", 2000)
     write, code, message = TABLE[name]
     folder = tmp_path / "inside"
     folder.mkdir()
@@ -223,8 +225,8 @@ def test_table(name: str, tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert found.value.code == code
-    assert peak < 400 << 20
-    assert time.perf_counter() - start < 120
+    assert peak < 100 << 20
+    assert time.perf_counter() - start < 60
 
 
 def test_every_code_is_in_the_table() -> None:

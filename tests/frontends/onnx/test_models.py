@@ -88,7 +88,7 @@ def same(imported: Imported, net: torch.nn.Module, inputs: list[dict[str, torch.
         np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["torchscript", "dynamo"])
 @pytest.mark.parametrize("make", [bert, vit], ids=["bert", "vit"])
 def test_transformers(make: Any, dynamo: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -149,6 +149,26 @@ def test_loops_that_are_no_fold(body: list[onnx.NodeProto], outputs: list[str], 
     assert found.value.code == "E0760"
 
 
+# Randomness ------------------------------------------------------------------------------------------------------------
+
+
+def test_random_numbers_are_inputs(tmp_path: Path) -> None:
+    nodes = [
+        node("RandomUniformLike", "x", "u", low=-1.0, high=2.0), node("RandomNormal", "", "n", shape=[3, 4], mean=5.0, scale=0.5),
+        node("Add", "x u", "a"), node("Identity", "n", "b"),
+    ]  # fmt: skip
+    path = tmp_path / "m.onnx"
+    onnx.save(model(nodes, X, ["a", "b"]), path)
+    imported = load(path)
+    text = round_trip(imported)
+    assert "random noise: f32[B, T, 4] = uniform(-1.0, 2.0)" in text
+    a, b = run_imported(imported, [np.zeros((20, 30, 4), np.float32)])
+    assert -1 <= a.min() < -0.9
+    assert 1.9 < a.max() <= 2
+    assert b.shape == (3, 4)
+    assert 4 < b.mean() < 6
+
+
 # Weights and names -----------------------------------------------------------------------------------------------------
 
 
