@@ -47,15 +47,26 @@ def reshape(c: Call) -> Tensor:
     if len(holes) > 1:
         c.misfit("two axes of the new shape are -1")
     if holes:
-        rest = product(d for i, d in enumerate(shape) if i != holes[0])
-        if rest == 0:
+        given = [d for i, d in enumerate(shape) if i != holes[0]]
+        if product(given) == 0:
             c.misfit("the new shape has -1 beside 0")
-        # What divides exactly is a product; a free size may have to make it so.
-        shape[holes[0]] = missing = total // rest
-        c.equal(missing * rest, total, f"the elements of {c.type()} in the new shape")
+        shape[holes[0]] = missing = _rest(list(old), given)
+        # A free size may have to make it divide.
+        c.equal(missing * product(given), total, f"the elements of {c.type()} in the new shape")
     else:
         c.equal(total, product(shape), f"the elements of {c.type()} in the new shape")
     return c.tensor_of(c.reshape(c.x(), shape), c.tensor(0).nonnegative)
+
+
+def _rest(old: list[Dim], given: list[Dim]) -> Dim:
+    """The elements of ``old`` over those of ``given``; axes that are in both need no division, sums of symbols included."""
+    divisors = []
+    for dim in given:
+        if dim in old:
+            old.remove(dim)
+        else:
+            divisors.append(dim)
+    return product(old) // product(divisors)
 
 
 @folds("Flatten")
@@ -348,53 +359,3 @@ def _pad_axis(c: Call, x: Value, axis: int, before: Dim, after: Dim, mode: str, 
         c.refuse(f'mode="{mode}"')
     order = np.pad(np.arange(size.value), (before.value, after.value), mode=numpy_mode)  # type: ignore[call-overload]
     return c.op("take", x, c.constant(order.astype(np.int64)), axis=axis)
-
-
-@imports("Trilu")
-def trilu(c: Call) -> Value:
-    x = c.x()
-    rows, columns = x.type.shape[-2:]
-    shift = c.dims(1, "the diagonal")[0] if c.has(1) else const(0)
-    row = c.op("unsqueeze", c.op("iota", n=rows), axis=1)
-    column = c.op("unsqueeze", c.op("iota", n=columns), axis=0)
-    if shift != 0:
-        row = c.op("add", row, c.number(shift))
-    kept = c.op("ge" if c.attr("upper", 1) else "le", column, row)
-    if x.type.dtype == boolean:
-        return c.op("logical_and", x, kept)
-    return c.op("where", kept, x, c.like(0, x))
-
-
-@imports("DepthToSpace")
-def depth_to_space(c: Call) -> Value:
-    b, channels, h, w = c.shape()
-    n = c.attr("blocksize", 1)
-    depth = channels // (n * n)
-    x = c.x()
-    if c.attr("mode", "DCR") == "DCR":
-        x = c.transpose(c.reshape(x, (b, n, n, depth, h, w)), (0, 3, 4, 1, 5, 2))
-    else:
-        x = c.transpose(c.reshape(x, (b, depth, n, n, h, w)), (0, 1, 4, 2, 5, 3))
-    return c.reshape(x, (b, depth, h * n, w * n))
-
-
-@imports("SpaceToDepth")
-def space_to_depth(c: Call) -> Value:
-    b, channels, h, w = c.shape()
-    n = c.attr("blocksize", 1)
-    x = c.reshape(c.x(), (b, channels, h // n, n, w // n, n))
-    return c.reshape(c.transpose(x, (0, 3, 5, 1, 2, 4)), (b, channels * n * n, h // n, w // n))
-
-
-@imports("EyeLike")
-def eye_like(c: Call) -> Value:
-    from ..tensors import dtype_of
-
-    rows, columns = c.shape()
-    dtype = dtype_of(c.attr("dtype"), c.where) if c.attr("dtype") else c.type().dtype
-    row = c.op("unsqueeze", c.op("iota", n=rows), axis=1)
-    if c.attr("k", 0):
-        row = c.op("add", row, c.scalar(c.attr("k"), row.type.dtype))
-    return c.cast(c.op("eq", row, c.op("unsqueeze", c.op("iota", n=columns), axis=0)), dtype)
-
-

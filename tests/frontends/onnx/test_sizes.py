@@ -39,6 +39,18 @@ def test_reshape_to_a_computed_shape(tmp_path: Path) -> None:
     assert str(imported.module.graph.outputs[0].type) == "f32[B, 2, T, 4]"
 
 
+def test_reshape_with_a_sum_of_sizes(tmp_path: Path) -> None:
+    """As with a cache of keys: `x.reshape(-1, past + T, K)`."""
+    nodes = [
+        node("Shape", "p", "ps", start=1, end=2), node("Shape", "x", "xs", start=1, end=2), node("Add", "ps xs", "all"),
+        node("Concat", "p x", "c", axis=1), node("Concat", "rest all four", "shape", axis=0), node("Reshape", "c shape", "y"),
+    ]  # fmt: skip
+    inputs = {"p": ("f32", ["B", "past", 2, 4]), "x": ("f32", ["B", "T", 2, 4])}
+    sizes = [{"B": 2, "T": 5, "past": 3}, {"B": 1, "T": 2, "past": 7}]
+    imported = agree(model(nodes, inputs, ["y"], {"rest": i(-1), "four": i(4)}), tmp_path, sizes=sizes)
+    assert str(imported.module.graph.outputs[0].type) == "f32[2 * B, T + past, 4]"
+
+
 def test_arithmetic(tmp_path: Path) -> None:
     """Cast, Mul, Div, Floor, Sub, Min, Max, Where, Equal, Slice and ConstantOfShape on sizes."""
     nodes = [

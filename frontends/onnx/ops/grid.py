@@ -1,0 +1,56 @@
+"""Triangles and diagonals of matrices, and blocks of images that become channels."""
+
+from __future__ import annotations
+
+from ....ir.dims import const
+from ....ir.graph import Value
+from ....ir.types import boolean
+from ..call import Call
+from ..registry import imports
+from ..tensors import dtype_of
+
+
+@imports("Trilu")
+def trilu(c: Call) -> Value:
+    x = c.x()
+    rows, columns = x.type.shape[-2:]
+    shift = c.dims(1, "the diagonal")[0] if c.has(1) else const(0)
+    row = c.op("unsqueeze", c.op("iota", n=rows), axis=1)
+    column = c.op("unsqueeze", c.op("iota", n=columns), axis=0)
+    if shift != 0:
+        row = c.op("add", row, c.number(shift))
+    kept = c.op("ge" if c.attr("upper", 1) else "le", column, row)
+    if x.type.dtype == boolean:
+        return c.op("logical_and", x, kept)
+    return c.op("where", kept, x, c.like(0, x))
+
+
+@imports("DepthToSpace")
+def depth_to_space(c: Call) -> Value:
+    b, channels, h, w = c.shape()
+    n = c.attr("blocksize", 1)
+    depth = channels // (n * n)
+    x = c.x()
+    if c.attr("mode", "DCR") == "DCR":
+        x = c.transpose(c.reshape(x, (b, n, n, depth, h, w)), (0, 3, 4, 1, 5, 2))
+    else:
+        x = c.transpose(c.reshape(x, (b, depth, n, n, h, w)), (0, 1, 4, 2, 5, 3))
+    return c.reshape(x, (b, depth, h * n, w * n))
+
+
+@imports("SpaceToDepth")
+def space_to_depth(c: Call) -> Value:
+    b, channels, h, w = c.shape()
+    n = c.attr("blocksize", 1)
+    x = c.reshape(c.x(), (b, channels, h // n, n, w // n, n))
+    return c.reshape(c.transpose(x, (0, 3, 5, 1, 2, 4)), (b, channels * n * n, h // n, w // n))
+
+
+@imports("EyeLike")
+def eye_like(c: Call) -> Value:
+    rows, columns = c.shape()
+    dtype = dtype_of(c.attr("dtype"), c.where) if c.attr("dtype") else c.type().dtype
+    row = c.op("unsqueeze", c.op("iota", n=rows), axis=1)
+    if c.attr("k", 0):
+        row = c.op("add", row, c.scalar(c.attr("k"), row.type.dtype))
+    return c.cast(c.op("eq", row, c.op("unsqueeze", c.op("iota", n=columns), axis=0)), dtype)
