@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import linecache
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,23 +13,20 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from ...ir.builder import Builder
-from ...ir.diagnostics import Diagnostic, Note, Span, register_source
+from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims import Dim, as_dim, dim_max, dim_min
 from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
-from ...ir.types import DTYPES, DType, TensorType
+from ...ir.types import TensorType
 from .aten import ATEN
-from .finish import TORCH_FILE, input_names, lift_inline, output_names, prune
+from .finish import input_names, lift_inline, output_names, prune
+from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
 from .protocol import Import, Refusals, Unsupported
 from .symbols import Symbols, wanted_names
 
 if TYPE_CHECKING:
     from ...runtime.weights import LazyTensor
 
-_DTYPES = {
-    torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
-    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
-}  # fmt: skip
 
 # What Python does with sizes, as torch.export writes it.
 _SIZE_OPS: dict[Any, Callable[..., Any]] = {
@@ -53,13 +49,44 @@ def import_program(
     program: ExportedProgram, *, dynamic_shapes: Any = None, name: str = "imported", doc: str = ""
 ) -> Imported:
     """See :func:`tessera.frontends.torch.load`."""
-    table = torch.export.default_decompositions()
-    for op in list(table):
-        # What the importer knows stays whole; the rest is taken apart into core aten, which it mostly knows.
-        if _aten_name(op) in ATEN:
-            table.pop(op)
-    program = program.run_decompositions(table)
+    if not _plain(program.graph_module):
+        table = torch.export.default_decompositions()
+        for op in list(table):
+            # What the importer knows stays whole; the rest is taken apart into core aten, which it mostly knows.
+            if _aten_name(op) in ATEN:
+                table.pop(op)
+        program = program.run_decompositions(table)
     return _Walk(program, dynamic_shapes, name, doc).run()
+
+
+def _plain(module: torch.fx.GraphModule) -> bool:
+    """Whether the importer knows every op that counts, and none writes to a tensor: then torch need not trace the program
+    once more to take it apart, which costs more than everything else."""
+    live = _live(module.graph)
+    for node in module.graph.nodes:
+        target: Any = node.target
+        if node.op != "call_function" or target is operator.getitem or target in _SIZE_OPS:
+            continue
+        if isinstance(target, torch._ops.OpOverload):
+            # What writes into a view has no readers itself.
+            known = _aten_name(target) in ATEN or _aten_name(target) == "sym_size.int"
+            if target._schema.is_mutable or (node in live and not known):
+                return False
+        elif node in live and (not _is_region(node) or not _plain(_body(node))):
+            return False
+    return True
+
+
+def _is_region(node: torch.fx.Node) -> bool:
+    """A part of the program without gradients (``torch.no_grad``), which makes no difference here."""
+    return str(node.target) == "wrap_with_set_grad_enabled"
+
+
+def _body(node: torch.fx.Node) -> torch.fx.GraphModule:
+    reference: Any = node.args[1]
+    body = getattr(node.graph.owning_module, reference.target)
+    assert isinstance(body, torch.fx.GraphModule)
+    return body
 
 
 def _aten_name(op: Any) -> str:
@@ -81,8 +108,9 @@ class _Walk:
         self.live = _live(program.graph)
         self.first_names: dict[Any, str] = {}
         for key, tensor in program.state_dict.items():
-            self.first_names.setdefault(_identity(tensor), key)
-        self.spans = _Spans()
+            self.first_names.setdefault(identity(tensor), key)
+        self.spans = Spans()
+        self.made: dict[Any, Any] = {}
 
     def run(self) -> Imported:
         self._inputs()
@@ -138,20 +166,20 @@ class _Walk:
         if tensor is None:
             tensor = self.program.constants[full]
         if spec.kind == InputKind.CONSTANT_TENSOR and (inline := lift_inline(tensor)) is not None:
-            return self.importing.op("constant", value=inline, dtype=_dtype(tensor, full))
+            return self.importing.op("constant", value=inline, dtype=dtype_of_tensor(tensor, full))
         if spec.kind == InputKind.BUFFER and not spec.persistent and (made := self._positions(tensor)) is not None:
             return made
         # Tied weights are one tensor under several names: one parameter, under the first.
-        identity = _identity(tensor)
-        if identity in owners:
-            return owners[identity]
-        first = self.first_names.get(identity, full)
+        place = identity(tensor)
+        if place in owners:
+            return owners[place]
+        first = self.first_names.get(place, full)
         if first != full:
             self.importing.notes.append(f"`{full}` is the same tensor as `{first}`")
             full = first
         trainable = spec.kind == InputKind.PARAMETER and tensor.is_floating_point()
         type = self._type(tensor, f"`{full}`")
-        owners[identity] = param = self.importing.builder.param(full, type, Initializer("zeros"), trainable)
+        owners[place] = param = self.importing.builder.param(full, type, Initializer("zeros"), trainable)
         self.weights[full] = lazy(full, tensor)
         return param
 
@@ -159,7 +187,7 @@ class _Walk:
         """A buffer that no checkpoint holds because it is only ``0, 1, …`` or one number: written as that."""
         if tensor.dtype not in (torch.int64, torch.int32) or not tensor.numel():
             return None
-        shape, dtype = tuple(tensor.shape), _dtype(tensor, "a buffer")
+        shape, dtype = tuple(tensor.shape), dtype_of_tensor(tensor, "a buffer")
         flat = tensor.flatten()
         if bool((flat == flat[0]).all()):
             return self.importing.expand(self.importing.scalar(int(flat[0]), dtype), shape)
@@ -170,7 +198,7 @@ class _Walk:
 
     def _type(self, value: torch.Tensor, what: str) -> TensorType:
         try:
-            return TensorType(_dtype(value, what), tuple(self.symbols.dim(d) for d in value.shape))
+            return TensorType(dtype_of_tensor(value, what), tuple(self.symbols.dim(d) for d in value.shape))
         except Unsupported as error:
             raise Diagnostic("E0782", f"{what} has {error}, which no dimension expresses") from None
 
@@ -179,7 +207,7 @@ class _Walk:
     def _node(self, node: torch.fx.Node) -> None:
         builder = self.importing.builder
         builder.span = self.spans.of(node)
-        builder.scope = _scope(node)
+        builder.scope = scope(node)
         try:
             before = builder.graph._last
             self.env[node] = result = self._call(node)
@@ -220,8 +248,16 @@ class _Walk:
             if importer is None:
                 self.refusals.add(f"`{target}`", self.importing.builder.span)
                 return _MISSING
-            operands = list(self._complete(node, target))
-            return _MISSING if any(map(_holds_missing, operands)) else importer(self.importing, *operands)
+            operands = tuple(self._complete(node, target))
+            if any(map(_holds_missing, operands)):
+                return _MISSING
+            # Models make the same positions and masks in every layer: once is enough.
+            key = (target, _key(operands))
+            if key not in self.made:
+                self.made[key] = importer(self.importing, *operands)
+            return self.made[key]
+        if _is_region(node):
+            return self._region(node)
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
             return _integer(self.symbols.dim(value))
@@ -229,6 +265,18 @@ class _Walk:
             raise Unsupported("arithmetic of a size that is no integer")
         self.refusals.add(f"`{getattr(target, '__name__', target)}`", self.importing.builder.span)
         return _MISSING
+
+    def _region(self, node: torch.fx.Node) -> tuple[Any, ...]:
+        """The results of a part of the program."""
+        given = iter(node.args[2:])
+        for inner in _body(node).graph.nodes:
+            if inner.op == "placeholder":
+                self.env[inner] = self._operand(next(given))
+            elif inner.op == "output":
+                return tuple(self._operand(v) for v in inner.args[0])
+            else:
+                self._node(inner)
+        raise AssertionError("a graph ends with its output")
 
     def _complete(self, node: torch.fx.Node, target: Any) -> Iterator[Any]:
         """The operands in the order of the schema, defaults filled in."""
@@ -247,20 +295,22 @@ class _Walk:
         if isinstance(value, (list, tuple)):
             return tuple(self._operand(v) for v in value)
         if isinstance(value, torch.dtype):
-            return _dtype_of(value, "an operand")
+            return dtype_of(value, "an operand")
         if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
             return None
         return value
 
     def _attribute(self, node: torch.fx.Node) -> Any:
-        value = self.program.graph_module
+        value: Any = node.graph.owning_module
         for part in str(node.target).split("."):
             value = getattr(value, part)
+        if isinstance(value, torch.fx.GraphModule):
+            return None  # what calls it looks at it
         if not isinstance(value, torch.Tensor):
             raise Unsupported("a region of code")
         inline = lift_inline(value)
         if inline is not None:
-            return self.importing.op("constant", value=inline, dtype=_dtype(value, node.name))
+            return self.importing.op("constant", value=inline, dtype=dtype_of_tensor(value, node.name))
         self.weights[node.name] = lazy(node.name, value)
         type = self._type(value, f"`{node.name}`")
         return self.importing.builder.param(node.name, type, Initializer("zeros"), False)
@@ -314,6 +364,13 @@ class _Walk:
         self.graph.requires.append(Require(size, op, as_dim(bound), f"{name} was exported for {relation} {bound}"))
 
 
+def _key(value: Any) -> Any:
+    """Equal for operands that are the same: tensors by identity, numbers by their kind too."""
+    if isinstance(value, tuple):
+        return tuple(map(_key, value))
+    return id(value) if isinstance(value, Value) else (type(value), repr(value))
+
+
 def _holds_missing(value: Any) -> bool:
     return value is _MISSING or (isinstance(value, tuple) and any(map(_holds_missing, value)))
 
@@ -332,73 +389,3 @@ def _live(graph: torch.fx.Graph) -> set[torch.fx.Node]:
             live.add(node)
             waiting += node.all_input_nodes
     return live
-
-
-def _identity(tensor: torch.Tensor) -> Any:
-    """Equal for two names of one tensor."""
-    place = tensor.data_ptr() if tensor.numel() else id(tensor)
-    return (place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
-
-
-# Weights -------------------------------------------------------------------------------------------------------------
-
-
-def _dtype_of(dtype: torch.dtype, what: str) -> DType:
-    if dtype not in _DTYPES:
-        raise Diagnostic("E0782", f"{what} is {dtype}, which Tessera does not have")
-    return DTYPES[_DTYPES[dtype]]
-
-
-def _dtype(tensor: torch.Tensor, what: str) -> DType:
-    return _dtype_of(tensor.dtype, what)
-
-
-def lazy(name: str, tensor: torch.Tensor) -> LazyTensor:
-    """A weight as a view of the module's tensor: nothing is copied until somebody asks, and not even then where it is
-    contiguous."""
-    from ...runtime.weights import LazyTensor
-
-    dtype = _dtype(tensor, f"`{name}`")
-
-    def load() -> Any:
-        value = tensor.detach().cpu().contiguous()
-        if value.dtype == torch.bfloat16:
-            return value.view(torch.int16).numpy().view(dtype.numpy)
-        return value.numpy()
-
-    return LazyTensor(name, dtype, tuple(tensor.shape), load)
-
-
-# Places --------------------------------------------------------------------------------------------------------------
-
-
-class _Spans:
-    """The user's Python line of each node, from torch's stack traces."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Span | None] = {}
-
-    def of(self, node: torch.fx.Node) -> Span | None:
-        trace = node.meta.get("stack_trace") or ""
-        if trace not in self.known:
-            self.known[trace] = self._parse(trace)
-        return self.known[trace]
-
-    def _parse(self, trace: str) -> Span | None:
-        frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
-        own = [f for f in frames if not TORCH_FILE.search(f[0])] or frames
-        if not own:
-            return None
-        file, line = own[-1][0], int(own[-1][1])
-        rows = linecache.getlines(file)
-        if rows:
-            register_source(file, "".join(rows))
-        text = rows[line - 1].rstrip("\n") if 0 < line <= len(rows) else ""
-        return Span(file, line, len(text) - len(text.lstrip()) + 1, line, max(len(text), 1) + 1)
-
-
-def _scope(node: torch.fx.Node) -> str:
-    """The dotted name of the module that a node belongs to."""
-    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(list(stack.values())), ("", None))[0] if stack else ""
-    return re.sub(r"^L\['self'\]\.?", "", path).replace("['", ".").replace("']", "").lstrip(".")

@@ -133,8 +133,10 @@ def _batch_norm(
     i: Import, x: Value, weight: Value | None, bias: Value | None, mean: Value | None, variance: Value | None,
     training: bool, momentum: float, eps: float, *rest: Any,
 ) -> Value:  # fmt: skip
+    if training and mean is None and variance is None:
+        return _batch_statistics(i, x, weight, bias, training, momentum, eps)[0]
     if training or mean is None or variance is None:
-        raise Unsupported("batch normalisation by the statistics of the batch (call `model.eval()` first)")
+        raise Unsupported("batch normalisation that gathers statistics (call `model.eval()` first)")
     return i.call("std.nn.batch_normalize", x, mean, variance, weight, bias, eps=eps)
 
 
