@@ -58,7 +58,8 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
         try:
             holds = elaborator.static(declared.unit, node.condition, environment_of(match))
         except Diagnostic as error:
-            if error.code != "E0407":
+            # What is not known, or cannot be computed of these sizes, does not hold.
+            if error.code not in ("E0402", "E0407"):
                 raise
             return error.message
         return True if holds is True else "the `where` condition does not hold"

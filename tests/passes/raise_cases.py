@@ -209,6 +209,10 @@ CASES: dict[str, Case] = {
         "q @ transpose(reshape(expand(unsqueeze(g, 2), [B, 2, 2, S, 8]), [B, 4, S, 8]), perm=[0, 1, 3, 2]) + bias",
         "attention_of_groups", values="reshape(expand(unsqueeze(u, 2), [B, 2, 2, S, 8]), [B, 4, S, 8])",
     ),
+    "attention of one group": attend(
+        "q @ transpose(expand(g[:, :1], [B, 4, S, 8]), perm=[0, 1, 3, 2])", "attention_of_one_group",
+        values="expand(u[:, :1], [B, 4, S, 8])",
+    ),
     "attention of matrices": Case(
         "matrices_of_keys reshape_of_reshape reshape_to_itself matrices_of_softmax matrices_of_values attention_from_softmax",
         f"{MATRICES}  s = reshape(reshape(a @ transpose(c, perm=[0, 2, 1]), [B, 4, T, S]) + bias, [B * 4, T, S])"
