@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ....ir.dims import const
 from ....ir.graph import Value
 from ....ir.types import boolean
@@ -54,3 +56,26 @@ def eye_like(c: Call) -> Value:
     if c.attr("k", 0):
         row = c.op("add", row, c.scalar(c.attr("k"), row.type.dtype))
     return c.cast(c.op("eq", row, c.op("unsqueeze", c.op("iota", n=columns), axis=0)), dtype)
+
+
+@imports("Col2Im")
+def col_to_im(c: Call) -> Value:
+    """Blocks side by side become an image again; blocks that overlap are refused."""
+    image, block = c.numbers(1, "the size of the image"), c.numbers(2, "the size of a block")
+    n = len(block)
+    strides, pads = c.attr("strides") or [1] * n, c.attr("pads") or [0] * (2 * n)
+    if strides != block or any(pads) or any(d != 1 for d in c.attr("dilations") or []):
+        c.refuse("Col2Im of blocks that overlap or lie apart")
+    if len(image) != n or any(size < k for size, k in zip(image, block, strict=True)):
+        c.misfit(f"blocks of {block} in an image of {image}")
+    batch, channels, _ = c.shape()
+    counts = [size // k for size, k in zip(image, block, strict=True)]
+    depth = channels // prod(block)
+    x = c.reshape(c.x(), (batch, depth, *block, *counts))
+    order = [0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i))]
+    covered = [count * k for count, k in zip(counts, block, strict=True)]
+    y = c.reshape(c.transpose(x, order), (batch, depth, *covered))
+    for i, (size, part) in enumerate(zip(image, covered, strict=True)):
+        if size != part:  # what no block reaches is 0
+            y = c.op("pad", y, axis=2 + i, after=size - part)
+    return y

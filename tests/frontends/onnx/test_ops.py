@@ -141,6 +141,8 @@ CASES: dict[str, Case] = {
     "DepthToSpace": one("DepthToSpace", x=("f32", ["B", 8, 2, 3]), blocksize=2),
     "DepthToSpace CRD": one("DepthToSpace", x=("f32", ["B", 8, 2, 3]), blocksize=2, mode="CRD"),
     "SpaceToDepth": one("SpaceToDepth", x=("f32", ["B", 2, 4, 6]), blocksize=2),
+    "Col2Im": one("Col2Im", "x s k", x=("f32", ["B", 12, 6]), constants={"s": i(4, 9), "k": i(2, 3)}, strides=[2, 3]),
+    "Col2Im with a rest": one("Col2Im", "x s k", x=("f32", ["B", 12, 6]), constants={"s": i(5, 11), "k": i(2, 3)}, strides=[2, 3]),
     "EyeLike": one("EyeLike", x=("f32", ["T", 3]), k=1),
 
     # Reduction and order
