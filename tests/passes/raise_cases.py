@@ -219,6 +219,11 @@ CASES: dict[str, Case] = {
         "  return reshape(softmax(s, axis=-1) @ d, [B, 4, T, 8])",
         "attention", HEADS,
     ),
+    "attention of matrices, biased": Case(
+        "scores_of_matrices_times scores_of_matrices_bias attention_from_softmax",
+        f"s = reshape({SCORES}, [B * 4, T, S])  c = reshape(expand(heads, [B, 4, T, S]), [B * 4, T, S])"
+        "  return softmax(reshape(s * 0.3 + c, [B, 4, T, S]) + bias, axis=-1) @ v", "attention", HEADS,
+    ),
     "attention of scaled matrices": Case(
         "matrices_of_keys_scaled attention_from_softmax",
         f"{MATRICES}  return reshape(softmax((a * 0.3) @ transpose(c, perm=[0, 2, 1]), axis=-1) @ d, [B, 4, T, 8])",
@@ -279,6 +284,19 @@ CASES: dict[str, Case] = {
         "  s = reshape(expand(unsqueeze(sin(angle), 3), [1, T, 4, 2]), [1, T, 8])"
         "  r = reshape(concat(unsqueeze(-q[..., 1::2], -1), unsqueeze(q[..., ::2], -1), axis=-1), [B, 4, T, 8])"
         "  return q * unsqueeze(c, 1) + r * unsqueeze(s, 1)", "rope", HEADS,
+    ),
+    "rope of pairs of angles": Case(
+        "cos_of_pairs sin_of_pairs rope_from_pairs",
+        "a = reshape(expand(unsqueeze(angle, 3), [1, T, 4, 2]), [1, T, 8])"
+        "  r = reshape(concat(unsqueeze(-q[..., 1::2], -1), unsqueeze(q[..., ::2], -1), axis=-1), [B, 4, T, 8])"
+        "  return q * unsqueeze(cos(a), 1) + r * unsqueeze(sin(a), 1)", "rope", HEADS,
+    ),
+    "rope of pairs of tokens": Case(
+        "rope_from_pairs_of_tokens",
+        "c = reshape(expand(unsqueeze(unsqueeze(cos(angle), 2), 4), [1, T, 1, 4, 2]), [1, T, 1, 8])"
+        "  s = reshape(expand(unsqueeze(unsqueeze(sin(angle), 2), 4), [1, T, 1, 4, 2]), [1, T, 1, 8])"
+        "  r = reshape(concat(unsqueeze(-qt[..., 1::2], -1), unsqueeze(qt[..., ::2], -1), axis=-1), [B, T, 4, 8])"
+        "  return transpose(qt * c + r * s, perm=[0, 2, 1, 3])", "rope", HEADS,
     ),
     "rope of pairs by parts": Case(
         "rope_from_pair_parts",
