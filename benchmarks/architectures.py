@@ -64,14 +64,17 @@ class Architecture:
 
 
 def _spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Norms and biases away from their initial 0 and 1, where a swapped or forgotten parameter would not show."""
+    """Weights of a size at which all of them show in the outputs: initial ones are small, zeros (tables of biases) or ones."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for param in model.parameters():
-            if param.ndim == 1:
-                param.add_(torch.randn(param.shape, generator=generator) * 0.05)
+            noise = torch.randn(param.shape, generator=generator)
+            if param.ndim > 1:
+                param.copy_(noise * param[0].numel() ** -0.5)
+            else:
+                param.add_(noise * 0.05)
     return model
 
 
