@@ -352,8 +352,10 @@ def _pad_axis(c: Call, x: Value, axis: int, before: Dim, after: Dim, mode: str, 
         amounts = {"before": before, "after": after}
         return c.op("pad", x, axis=axis, value=fill, **amounts)
     size = x.type.shape[axis]
-    if size.value is None or before.value is None or after.value is None or before.value + after.value > MOST_ELEMENTS:
+    if size.value is None or before.value is None or after.value is None:
         c.refuse(f'padding of a free size with mode="{mode}"')
+    if size.value + before.value + after.value > MOST_ELEMENTS:
+        c.refuse(f'an axis of more than {MOST_ELEMENTS} elements with mode="{mode}"')
     numpy_mode = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode)
     if numpy_mode is None:
         c.refuse(f'mode="{mode}"')
