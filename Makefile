@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tessera needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install torch==2.13.0
-	$(PY) -m pip install -e '.[dev,real]'
+	$(PY) -m pip install -e '.[dev,real,mlir]'
 	touch $(INSTALLED)
 
 clean:
