@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import prod
 from typing import Any
 
@@ -78,38 +79,38 @@ def fold_range(c: Call, start: np.ndarray, limit: np.ndarray, delta: np.ndarray)
 
 @imports("Range")
 def range_(c: Call) -> Tensor:
-    first, last, step = (_scalar(c, i) for i in range(3))
+    start, stop, step = (c.static(i, "a bound of the range").reshape(-1).tolist()[0] for i in range(3))
     dtype = c.type().dtype
-    start, stop, by = _whole(c, first), _whole(c, last), _whole(c, step)
-    if by == 0:
+    if step == 0:
         c.misfit("a range with step 0")
-    # A step that is a free size is at least 1.
-    down = by.value is not None and by.value < 0
-    span = stop - start
-    count = span // by if span // by * by == span else (-span - by - 1) // -by if down else (span + by - 1) // by
-    if prove_ge(-1, count):
-        count = as_dim(0)
+    count = _steps(start, stop, step)
     # Floats count in integers first, so that `iota` names the positions.
     row = c.op("iota", n=count, dtype=dtype)
-    for name, dim, neutral in (("mul", by, 1), ("add", start, 0)):
-        if dim != neutral:
-            number = Tensor(TensorType.of(dtype), known=settle(size_array([dim]).reshape(()), TensorType.of(dtype)))
-            row = c.op(name, row, c.region.value(number))
-    return c.tensor_of(row, prove_ge(start, 0) and not down)
+    for name, number, neutral in (("mul", step, 1), ("add", start, 0)):
+        if number != neutral:
+            array = np.empty((), dtype=object)
+            array[()] = number
+            type = TensorType.of(dtype)
+            row = c.op(name, row, c.region.value(Tensor(type, known=settle(array, type))))
+    down = isinstance(step, (int, float)) and step < 0
+    first = start.top if isinstance(start, Ratio) else start
+    from_zero = first >= 0 if isinstance(first, float) else prove_ge(as_dim(first), 0)
+    return c.tensor_of(row, from_zero and not down)
 
 
-def _scalar(c: Call, index: int) -> Any:
-    return c.static(index, "a bound of the range").reshape(-1).tolist()[0]
+def _steps(start: Any, stop: Any, step: Any) -> Dim:
+    """How many numbers there are from ``start`` up (or down) to ``stop``; a step that is a free size is at least 1."""
+    if all(isinstance(item, (int, float)) for item in (start, stop, step)):
+        return as_dim(max(0, math.ceil((stop - start) / step) if isinstance(step, float) else -((start - stop) // step)))
+    span, by = _ratio(stop) - _ratio(start), _ratio(step)
+    if isinstance(step, (int, float)) and step < 0:
+        span, by = -span, -by
+    count = (span / by).ceil().whole()
+    return as_dim(0) if prove_ge(-1, count) else count
 
 
-def _whole(c: Call, item: Any) -> Dim:
-    if isinstance(item, Ratio):
-        if item.bottom != 1:
-            c.refuse("a range over fractions of sizes")
-        return item.top
-    if isinstance(item, float) and float(item) != int(item):
-        c.refuse(f"a range to or from {item}")
-    return as_dim(item) if isinstance(item, Dim) else as_dim(int(item))
+def _ratio(item: Any) -> Ratio:
+    return Ratio(item) if isinstance(item, Dim) else Ratio.of(item)
 
 
 @imports("NonZero")

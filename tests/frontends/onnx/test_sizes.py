@@ -91,13 +91,26 @@ def test_positions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "limit", "delta"), [(0, 5, 1), (2, 11, 3), (7, 0, -2), (3, 3, 1), (0.0, 4.0, 1.0)], ids=str
+    ("start", "limit", "delta"),
+    [(0, 5, 1), (2, 11, 3), (7, 0, -2), (3, 3, 1), (9, 2, 1), (0.0, 4.0, 1.0), (0.5, 4.0, 1.0), (1.0, 2.0, 0.3)],
+    ids=str,
 )
 def test_range(start: float, limit: float, delta: float, tmp_path: Path) -> None:
     dtype = np.float32 if isinstance(start, float) else np.int64
     constants = {n: np.array(v, dtype) for n, v in (("a", start), ("b", limit), ("c", delta))}
     nodes = [node("Range", "a b c", "r"), node("Cast", "r", "f", to=1), node("Unsqueeze", "f axis", "u"), node("Add", "x u", "y")]
     agree(model(nodes, {"x": ("f32", ["B"])}, ["y"], {**constants, "axis": i(1)}), tmp_path)
+
+
+def test_a_range_from_a_half(tmp_path: Path) -> None:
+    """Centres of patches: `arange(0.5, T)`."""
+    nodes = [
+        node("Shape", "x", "t0", start=1, end=2), node("Squeeze", "t0", "t"), node("Cast", "t", "f", to=1),
+        node("Range", "half f one", "r"), node("Add", "x r", "y"),
+    ]  # fmt: skip
+    constants = {"half": np.array(0.5, np.float32), "one": np.array(1, np.float32)}
+    imported = agree(model(nodes, {"x": ("f32", ["B", "T"])}, ["y"], constants), tmp_path)
+    assert "iota(T, dtype=f32)" in round_trip(imported)
 
 
 def test_a_size_that_a_tensor_needs(tmp_path: Path) -> None:
