@@ -72,7 +72,7 @@ def _spread(model: torch.nn.Module) -> torch.nn.Module:
         for param in model.parameters():
             noise = torch.randn(param.shape, generator=generator)
             if param.ndim > 1:
-                param.copy_(noise * param[0].numel() ** -0.5)
+                param.copy_(noise * max(1, param.numel() // max(1, len(param))) ** -0.5)
             else:
                 param.add_(noise * 0.05)
     return model
