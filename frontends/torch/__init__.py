@@ -13,13 +13,13 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.imported import Imported
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
 
 def load(
     model: nn.Module | ExportedProgram,
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | Tensor = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     *,
@@ -29,7 +29,7 @@ def load(
 
     Args:
         model: a module in eval mode, which is exported here, or a program that was exported already.
-        args: example inputs, as ``torch.export.export`` takes them; not needed for a program.
+        args: example inputs, as ``torch.export.export`` takes them, or the one input; not needed for a program.
         kwargs: example inputs by name.
         dynamic_shapes: as ``torch.export.export`` takes them; axes of one name have one size. The names become the
             dimensions' names. A program without them gets the usual ones: B, T, H, W.
@@ -48,10 +48,11 @@ def load(
         return import_program(model, dynamic_shapes=dynamic_shapes, name=identifier(name or "imported"))
     if model.training:
         raise Diagnostic("E0781", f"{type(model).__name__} is in training mode", help="call `model.eval()` first")
+    given = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     try:
         with torch.no_grad():
             program = torch.export.export(
-                model, tuple(args), dict(kwargs or {}), dynamic_shapes=_shapes(dynamic_shapes), strict=False
+                model, given, dict(kwargs or {}), dynamic_shapes=_shapes(dynamic_shapes), strict=False
             )
     except Exception as error:  # whatever the model's own code raises while it is traced
         text = str(error).strip()

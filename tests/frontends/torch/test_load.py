@@ -53,7 +53,7 @@ def test_weights_are_views() -> None:
     with torch.no_grad():
         model.first.weight[0, 0] = 42.0
     assert array[0, 0] == 42.0
-    half = load(Block().eval().bfloat16(), (torch.randn(2, 3, 8, dtype=torch.bfloat16),))
+    half = load(Block().eval().bfloat16(), torch.randn(2, 3, 8, dtype=torch.bfloat16))
     assert str(half.weights["first.weight"].numpy().dtype) == "bfloat16"
 
 
