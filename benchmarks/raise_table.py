@@ -1,6 +1,7 @@
 """Which blocks `raise_composites` recognises in imported models: the table of `docs/raise.md`.
 
-Every architecture of :mod:`.architectures` is exported by ``torch.onnx.export`` and by ``torch.export``, imported, and raised.
+Every architecture of :mod:`.architectures` is exported by ``torch.onnx.export`` and by ``torch.export``, imported, and raised;
+those of :mod:`.architectures_more` by ``torch.export``.
 
     python -m benchmarks.raise_table            # print the table
     python -m benchmarks.raise_table --write    # and write it into docs/raise.md
@@ -9,6 +10,7 @@ Every architecture of :mod:`.architectures` is exported by ``torch.onnx.export``
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import warnings
 from collections import Counter
@@ -21,6 +23,7 @@ from tessera.ir.diagnostics import Diagnostic
 from tessera.passes.engine import apply
 
 from .architectures import ARCHITECTURES, Architecture
+from .architectures_more import MORE
 
 if TYPE_CHECKING:
     from tessera.ir.graph import Module
@@ -91,7 +94,8 @@ def survey(architecture: Architecture, importer: str, folder: Path) -> Row:
     except Diagnostic as error:
         return Row(architecture.name, importer, architecture.blocks, Counter(), error=short(error))
     composites = Counter(report.facts["composites"])
-    notes = tuple(note for note in report.notes if note.startswith("no "))
+    told = [re.sub(r"\S*/site-packages/", "", note) for note in report.notes if note.startswith("no ")]
+    notes = tuple(f"{count} × {note}" if count > 1 else note for note, count in Counter(told).items())
     exact, _ = apply(found.module, "raise_composites", padding=False)
     difference = max(_difference(found, exact, architecture.example(which)) for which in (0, 1))
     return Row(architecture.name, importer, architecture.blocks, composites, notes, merged(raised), difference)
@@ -156,9 +160,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.names or ARCHITECTURES:
-            for importer in [options.importer] if options.importer else ["onnx", "torch"]:
-                row = survey(ARCHITECTURES[name], importer, Path(folder))
+        for name in options.names or (*ARCHITECTURES, *MORE):
+            both = ["torch"] if name in MORE else ["onnx", "torch"]
+            for importer in [options.importer] if options.importer else both:
+                row = survey({**ARCHITECTURES, **MORE}[name], importer, Path(folder))
                 print(" | ".join(row.cells), flush=True)
                 rows.append(row)
     if options.write:

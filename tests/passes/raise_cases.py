@@ -224,6 +224,16 @@ CASES: dict[str, Case] = {
         f"s = reshape({SCORES}, [B * 4, T, S])  c = reshape(expand(heads, [B, 4, T, S]), [B * 4, T, S])"
         "  return softmax(reshape(s * 0.3 + c, [B, 4, T, S]) + bias, axis=-1) @ v", "attention", HEADS,
     ),
+    "attention of divided matrices": Case(
+        "matrices_of_divided_keys scores_from_scaled_transposed attention_from_softmax",
+        f"{MATRICES}  return reshape(softmax(a @ (transpose(c, perm=[0, 2, 1]) / 2.0), axis=-1) @ d, [B, 4, T, 8])",
+        "attention", HEADS,
+    ),
+    "attention of matrices, keys scaled": Case(
+        "matrices_of_scaled_keys scores_from_scaled_transposed attention_from_softmax",
+        f"{MATRICES}  return reshape(softmax(a @ (transpose(c, perm=[0, 2, 1]) * 0.4), axis=-1) @ d, [B, 4, T, 8])",
+        "attention", HEADS,
+    ),
     "attention of scaled matrices": Case(
         "matrices_of_keys_scaled attention_from_softmax",
         f"{MATRICES}  return reshape(softmax((a * 0.3) @ transpose(c, perm=[0, 2, 1]), axis=-1) @ d, [B, 4, T, 8])",
