@@ -214,7 +214,7 @@ def _size(graph: Graph, symbol: str, high: int, rng: np.random.Generator) -> int
     low = max(1 if least is None else least, 2 if greatest is None or greatest >= 2 else 1)
     # Of a batch, one and two show what more would: a size that was built in, rows that are mixed up.
     if all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:]):
-        low, high = max(1, least or 1), _BATCH
+        low, high = max(1, least or 1), _BATCH if high < 64 else 2 * _BATCH
     top = max(low, high if greatest is None else min(high, greatest))
     return int(rng.integers(low, top + 1))
 
