@@ -106,7 +106,9 @@ def survey(architecture: Architecture, importer: str, folder: Path) -> Row:
         differences = compare(architecture, path)
         row = replace(row, differences=differences)
         if max(differences) > TOLERANCE:
-            raise ValueError(f"outputs differ by more than {TOLERANCE:g}")
+            # Raising may be approximate, and then says where.
+            notes = "; ".join(report.notes) if report.contract == "approximate" else ""
+            raise ValueError(f"outputs differ by more than {TOLERANCE:g}{notes and f' ({notes})'}")
     except Exception as error:  # exporters raise anything; the table says what it was
         return replace(row, error=f"{stage}: {short(error)}")
     return row
