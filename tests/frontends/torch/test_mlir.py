@@ -70,6 +70,21 @@ def test_an_architecture() -> None:
         torch.testing.assert_close(run(**inputs)["output"], wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_without_decompositions_blocks_are_recognised() -> None:
+    from torch_mlir import fx
+
+    from tessera.compile import apply_passes
+
+    vit = ARCHITECTURES["vit"]
+    module = fx.export_and_import(
+        vit.build(), output_type="raw", dynamic_shapes=vit.dynamic_shapes(), import_symbolic_shape_expressions=True,
+        decomposition_table=[], **vit.example(),
+    )  # fmt: skip
+    merged, reports = apply_passes(load_mlir(module).module, ["raise_composites", "merge_tokens(r=2, protect=1)"])
+    assert sum(n.op.qualified == "std.attention.attention" for n in merged.graph.nodes()) == vit.blocks
+    assert reports[-1].modified == vit.blocks
+
+
 BY_HAND = """
 func.func @main(%x: !torch.vtensor<[?,?],f32>, %y: !torch.vtensor<[?,?],f32>, %w: !torch.vtensor<[3],f32>)
     -> !torch.vtensor<[?,?],f32> {
