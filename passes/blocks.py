@@ -115,12 +115,13 @@ def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:
     if not misses:
         softmax = next((n for n in graph.nodes() if n.op.name in ("softmax", "exp")), None)
         if softmax is not None:
-            reason = "an attention written out, or inlined, is not recognised"
+            reason = "an attention written out, or inlined, is recognised by `raise_composites`, not here"
             notes = [Note(f"the closest is this `{softmax.op.name}`: {reason}", softmax.span)]
     return Diagnostic(
         "E0707",
         f"{what} found no block to work on: it looks for `std.attention.attention` whose queries, keys and values come "
         "from the same tokens, followed by a residual sum `x + …` with x: float[B, T, D]",
         notes=notes,
-        help="build blocks with `self_attention` or `attention` of std.attention, and run the pass before `inline`",
+        help="build blocks with `self_attention` or `attention` of std.attention, and run the pass before `inline`; "
+        "behind an import, run `raise_composites` first",
     )
