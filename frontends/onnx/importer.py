@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
-from ...ir.dims import Dim, DimCall, const, sym
+from ...ir.dims import Dim, DimCall, const, prove_ge, sym
 from ...ir.graph import Graph, Module, Require, Value
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
@@ -300,10 +300,15 @@ class Importer:
         if chosen is None or not isinstance(call, DimCall):
             return dim
         for other in call.args:
-            need = Require(chosen, ">=" if call.fn == "max" else "<=", other, "the exported model needs this of its sizes")
-            if other is not chosen and need not in self.graph.requires:
-                self.graph.requires.append(need)
+            self.require(chosen, ">=" if call.fn == "max" else "<=", other)
         return chosen
+
+    def require(self, left: Dim, op: str, right: Dim) -> None:
+        """Check ``left op right`` (``>=`` or ``<=``) when the model runs, where it is not proved."""
+        proved = prove_ge(left, right) if op == ">=" else prove_ge(right, left)
+        need = Require(left, op, right, "the exported model needs this of its sizes")
+        if not proved and need not in self.graph.requires:
+            self.graph.requires.append(need)
 
     def unify(self, a: Dim, b: Dim, reason: str) -> None:
         """Start again with free sizes made equal. Raises Unify, or E0759 when they cannot be equal."""

@@ -46,12 +46,21 @@ def _result_dtype(number: Callable[..., Any], arrays: tuple[np.ndarray, ...]) ->
     return np.bool_ if number in _PREDICATES else arrays[0].dtype
 
 
-def _divide(a: Any, b: Any) -> Any:
-    if isinstance(a, (Ratio, float)) or isinstance(b, (Ratio, float)):
-        return Ratio.of(a) / Ratio.of(b)
-    if b == 0 or not (prove_ge(as_dim(a), 0) and prove_ge(as_dim(b), 1)):
-        raise Unfoldable  # ONNX rounds toward zero, sizes round down: the same where nothing is negative
-    return as_dim(a) // as_dim(b)
+@folds("Div")
+def _fold_div(c: Call, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def symbolic(x: Any, y: Any) -> Any:
+        if isinstance(x, (Ratio, float)) or isinstance(y, (Ratio, float)):
+            return Ratio.of(x) / Ratio.of(y)
+        top, bottom = as_dim(x), as_dim(y)
+        if y == 0 or not prove_ge(bottom, 1):
+            raise Unfoldable
+        if prove_ge(0, top):
+            return -(-top // bottom)
+        # ONNX rounds toward zero, sizes round down: the same where nothing is negative.
+        c.importer.require(top, ">=", as_dim(0))
+        return top // bottom
+
+    return _mixed(_divide_numbers, symbolic)(c, a, b)
 
 
 def _divide_numbers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -107,7 +116,6 @@ _TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "Add": (np.add, lambda a, b: a + b),
     "Sub": (np.subtract, lambda a, b: a - b),
     "Mul": (np.multiply, lambda a, b: a * b),
-    "Div": (_divide_numbers, _divide),
     "Neg": (np.negative, lambda a: -a),
     "Abs": (np.abs, lambda a: a if prove_ge(as_dim(a), 0) else _only_numbers()),
     "Floor": (np.floor, lambda a: Ratio.of(a).floor()),

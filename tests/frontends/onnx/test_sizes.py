@@ -180,6 +180,19 @@ def test_a_free_size_beside_a_weight_is_known(tmp_path: Path) -> None:
     assert imported.module.graph.symbols() == ["B"]
 
 
+def test_division_of_what_may_be_negative(tmp_path: Path) -> None:
+    """torch writes the size after a strided convolution as `(H - 8) / 8 + 1`."""
+    nodes = [
+        node("Shape", "x", "t", start=1, end=2), node("Sub", "t eight", "d"), node("Div", "d eight", "n"),
+        node("Add", "n one", "k"), node("Slice", "x zero k one", "y"),
+    ]  # fmt: skip
+    constants = {"eight": i(8), "one": i(1), "zero": i(0)}
+    sizes = [{"B": 1, "T": 9}, {"B": 2, "T": 23}]
+    imported = agree(model(nodes, {"x": ("f32", ["B", "T"])}, ["y"], constants), tmp_path, sizes=sizes)
+    assert ops(imported) == ["slice"]
+    assert [(str(r.left), r.op, str(r.right)) for r in imported.module.graph.requires] == [("T - 8", ">=", "0")]
+
+
 def test_the_last_positions_of_a_table(tmp_path: Path) -> None:
     """ALiBi's exported form: a table of 9, of which the last T are taken from `max(0, 9 - T)` on."""
     nodes = [
