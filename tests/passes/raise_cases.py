@@ -156,6 +156,7 @@ CASES: dict[str, Case] = {
     "attention, both divided": attend(
         "(q / 1.7) @ transpose(k / 1.7, perm=[0, 1, 3, 2])", "scores_of_divided_query scores_of_divided_key"
     ),
+    "attention, scaled by head": attend(f"({SCORES}) * heads[:, :1, :1]", "scores_times_heads"),
     "attention, divided": attend(f"({SCORES}) / 2.8", "scores_divided"),
     "attention, scaled before the heads": attend(
         "transpose(reshape(reshape(qt, [B, T, 32]) * 0.4, [B, T, 4, 8]), perm=[0, 2, 1, 3]) @ transpose(k, perm=[0, 1, 3, 2])",
