@@ -92,7 +92,11 @@ def slice_(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
 def pad(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     before, after = as_dim(node.attrs["before"]), as_dim(node.attrs["after"])
     value = e.constant(node.attrs["value"], operand(node).dtype)
-    return e.op("Pad", x, e.shape((before, after)), value, e.ints([node.attrs["axis"]]))
+    # All axes: ONNX Runtime 1.31 moves a transpose through a Pad with `axes` without moving these.
+    rank, axis = len(operand(node).shape), node.attrs["axis"]
+    axis %= rank
+    pads = [as_dim(0)] * axis + [before] + [as_dim(0)] * (rank - 1) + [after] + [as_dim(0)] * (rank - axis - 1)
+    return e.op("Pad", x, e.shape(tuple(pads)), value)
 
 
 @lower("flip")

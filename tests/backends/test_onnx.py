@@ -787,3 +787,13 @@ def test_an_invalid_model_is_reported_as_our_bug() -> None:
 def test_missing_weights_are_listed() -> None:
     with pytest.raises(Diagnostic, match="E0606"):
         build(linear_model(), {"layers.0.bias": np.zeros(6, np.float32)})
+
+
+def test_padding_behind_a_transpose(tmp_path: Path) -> None:
+    """ONNX Runtime moves transposes through Pad: the axis that is padded must go with them."""
+    moved = "transpose(pad(transpose(x, perm=[0, 2, 1]), axis=2, before=1, after=2), perm=[0, 2, 1])"
+    model = loads(f"model m(x: f32[B, T, 4]) -> f32[B, T + 3, 4] {{ return {moved} }}")
+    save(build(model), tmp_path / "m.onnx")
+    x = randn(2, 5, 4)
+    want = np.pad(x, ((0, 0), (1, 2), (0, 0)))
+    np.testing.assert_array_equal(next(iter(Session(tmp_path / "m.onnx")({"x": x}).values())), want)
