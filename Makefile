@@ -8,16 +8,19 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 SOURCES := .mypy_cache/sources
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-extended lint bench clean
 
 demo: $(INSTALLED)
 	$(PY) -m benchmarks.demo
 
 test: $(INSTALLED)
-	$(PY) -m pytest -n $(JOBS) -m "not slow"
+	$(PY) -m pytest -n $(JOBS) -m "not slow and not extended"
 
 test-slow: $(INSTALLED)
 	$(PY) -m pytest -n $(JOBS) -m slow
+
+test-extended: $(INSTALLED)
+	$(PY) -m pytest -n $(JOBS) -m extended
 
 # mypy sees the checkout under the package's own name, whatever the folder is called.
 lint: $(INSTALLED)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 QUICK = {("vit", "torch"), ("bert", "onnx")}
 ROWS = [
-    pytest.param(name, importer, id=f"{name}-{importer}", marks=() if (name, importer) in QUICK else pytest.mark.slow)
+    pytest.param(name, importer, id=f"{name}-{importer}", marks=() if (name, importer) in QUICK else pytest.mark.extended)
     for name in ARCHITECTURES
     for importer in IMPORTERS
 ]
@@ -30,7 +30,7 @@ def test_architecture_goes_through(name: str, importer: str, tmp_path: Path) -> 
     assert max(row.differences) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("importer", IMPORTERS)
 @pytest.mark.parametrize("name", TIMM)
 def test_model_of_timm_goes_through(name: str, importer: str, tmp_path: Path) -> None:

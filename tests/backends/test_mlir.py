@@ -100,7 +100,7 @@ def test_op(name: str, torch_mlir: Any) -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", SAMPLED)
 def test_op_in_iree(name: str, iree: Any) -> None:
     for graph, arrays in sample_graphs(name):
@@ -204,7 +204,7 @@ def test_model(name: str, torch_mlir: Any) -> None:
     agree(module, calls, initialise(module.graph, 0))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["vit", "vit merged", "bert"])
 def test_model_in_iree(name: str, iree: Any) -> None:
     make, calls = MODELS[name]
@@ -216,7 +216,7 @@ def test_model_in_iree(name: str, iree: Any) -> None:
         close(found, wanted(*arrays))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_ties_go_to_the_lowest_index_in_iree(iree: Any) -> None:
     source = (
         "model m(x: f32[B, N]) -> (i64[B, 5], i64[B, N]) { a, i = topk(x, k=5)  b, j = sort(x, axis=1)  return i, j }"

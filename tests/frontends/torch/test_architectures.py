@@ -44,13 +44,13 @@ def test_quick(name: str) -> None:
     check(name)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in QUICK])
 def test_all(name: str) -> None:
     check(name)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", MORE)
 def test_more(name: str) -> None:
     agree(MORE[name])
