@@ -172,7 +172,7 @@ class PackedBlock(torch.nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def encoder() -> torch.nn.Module:
+def encoder() -> Any:
     """PyTorch's own encoder: post-norm, nn.MultiheadAttention."""
     return torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True, activation="gelu"), 2
