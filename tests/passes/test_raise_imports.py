@@ -153,7 +153,7 @@ def test_raising_changes_no_architecture(name: str, importer: str, tmp_path: Pat
             np.testing.assert_allclose(got[output], value, atol=1e-4, rtol=1e-4)
 
 
-class PackedBlock(torch.nn.Module):
+class PackedBlock(torch.nn.Module):  # type: ignore[name-defined]
     """A pre-norm block as timm writes it: one projection for queries, keys and values."""
 
     def __init__(self, dim: int = 32, heads: int = 4) -> None:
