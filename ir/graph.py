@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .diagnostics import Span
-from .dims import Dim, Facts
+from .dims import Dim
 from .op import AnyOp, Attrs
 from .types import TensorType
 
@@ -237,9 +237,6 @@ class Graph:
         for name, dim in self.lets.items():
             values[name] = dim.evaluate(values)
         return values
-
-    def proof_facts(self) -> Facts:
-        return self.facts
 
     # Building ----------------------------------------------------------------------------------------------------
 

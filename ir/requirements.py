@@ -19,7 +19,7 @@ def requirements(graph: Graph) -> list[Require]:
     found = dict.fromkeys(graph.requires)
     for node in graph.nodes():
         for left, right, message in _needs(node):
-            if not prove_ge(left, right, graph.proof_facts()):
+            if not prove_ge(left, right, graph.facts):
                 found.setdefault(Require(left, ">=", right, message, node.span))
     return list(found)
 
