@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,14 +206,22 @@ def _write_and_verify(
 
 def _compare_onnx(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
     """Run the file and the torch reference on the same inputs. Raises E0809 when they differ."""
-    from .backends import onnx, torch
+    from concurrent.futures import ThreadPoolExecutor
+
+    from .backends import onnx
     from .runtime.session import Session
     from .runtime.verify import verify
 
     if not onnx.runnable(artifact.module.graph):
         artifact.report.notes.append("not compared with the reference: ONNX Runtime cannot execute this dtype here")
         return
-    artifact._runner = session = Session(path)
+    # torch takes about as long to import as ONNX Runtime to open the file, which does not hold the interpreter.
+    with ThreadPoolExecutor(1) as pool:
+        importing = pool.submit(import_module, "torch")
+        artifact._runner = session = Session(path)
+        importing.result()
+    from .backends import torch
+
     found = verify(artifact.module, session, torch.build(reference, bound, claims=False), seed=seed)
     artifact.report.verified = [row.to_dict() for row in found.rows]
 
