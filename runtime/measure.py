@@ -35,6 +35,10 @@ WARMUP = 2
 FEWEST, MOST, SECONDS = 7, 60, 12.0
 # How long a turn is at least, as far as so many runs suffice.
 TURN, MOST_RUNS = 0.03, 25
+# ONNX Runtime's threads go on spinning after a run, and the next session is up to 1.9 times slower for 20 to 50 ms.
+SETTLE = 0.06
+# Something this long is not run for nothing: the spinning is then a few percent of it, and a pause ends it too.
+LONG = 0.5
 # Sizes when nobody says: of the batch, and of everything else.
 BATCH, TOKENS = 1, 128
 OTHER_SIZES = (224, 112, 96, 64, 48, 32, 16, 8, 4, 2)
@@ -50,8 +54,9 @@ def interleaved(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order.
 
-    A turn of something short is several runs, of which the median counts, so that a moment in which the machine does something
-    else does not decide.
+    A turn begins with runs that do not count, until the threads of the candidate before it are idle: what is measured is how
+    fast each is alone, as it will be used. A turn of something short is several runs, of which the median counts, so that a
+    moment in which the machine does something else does not decide.
 
     Args:
         rounds: how many; None: what fits into about 12 seconds, 7 to 60.
@@ -59,11 +64,12 @@ def interleaved(
         tell: told which round of how many goes on.
     """
     turns: dict[str, int] = {}
+    shortest: dict[str, float] = {}
     expected = 0.0
     for name, run in candidates.items():
-        took = min(_seconds(run) for _ in range(max(warmup, 1)))
+        took = shortest[name] = min(_seconds(run) for _ in range(max(warmup, 1)))
         turns[name] = max(1, min(MOST_RUNS, int(TURN / max(took, 1e-9))))
-        expected += took * turns[name]
+        expected += took * turns[name] + (SETTLE if took > LONG else max(SETTLE, took))
     count = rounds or max(FEWEST, min(MOST, int(SECONDS / max(expected, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in candidates}
     # A collection would land on one candidate and not on the other.
@@ -74,11 +80,21 @@ def interleaved(
             if tell is not None:
                 tell(turn, count)
             for name, run in candidates.items():
+                _settle(run, shortest[name])
                 times[name].append(statistics.median(_seconds(run) for _ in range(turns[name])))
     finally:
         if collecting:
             gc.enable()
     return times
+
+
+def _settle(run: Run, took: float) -> None:
+    if took > LONG:
+        time.sleep(SETTLE)
+        return
+    end = time.perf_counter() + SETTLE
+    while time.perf_counter() < end:
+        run()
 
 
 def _seconds(run: Run) -> float:

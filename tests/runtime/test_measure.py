@@ -61,13 +61,15 @@ def foreign(tmp_path: Path) -> Path:
 
 def test_candidates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "TURN", 0.0)
+    monkeypatch.setattr(measure, "SETTLE", 0.0)
     order: list[str] = []
     times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=1)
     assert order == ["a", "b", "a", "b", "a", "b", "a", "b"]
     assert [len(row) for row in times.values()] == [3, 3]
 
 
-def test_what_is_short_runs_several_times_in_a_turn() -> None:
+def test_what_is_short_runs_several_times_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SETTLE", 0.0)
     order: list[str] = []
 
     def slow() -> None:
@@ -76,6 +78,26 @@ def test_what_is_short_runs_several_times_in_a_turn() -> None:
 
     interleaved({"slow": slow, "fast": lambda: order.append("fast")}, rounds=1, warmup=1)
     assert order == ["slow", "fast", "slow", *["fast"] * measure.MOST_RUNS]
+
+
+def test_a_turn_begins_with_runs_that_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "TURN", 0.0)
+    order: list[str] = []
+
+    def run(name: str) -> None:
+        order.append(name)
+        time.sleep(0.6 * measure.SETTLE)
+
+    times = interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, rounds=1, warmup=1)
+    assert order == ["a", "b", "a", "a", "a", "b", "b", "b"]
+    assert [len(row) for row in times.values()] == [1, 1]
+
+
+def test_what_is_long_is_not_run_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "LONG", 0.0)
+    order: list[str] = []
+    interleaved({"a": lambda: order.append("a")}, rounds=2, warmup=1)
+    assert order == ["a", *["a"] * 2 * measure.MOST_RUNS]
 
 
 def test_rounds_are_chosen_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
