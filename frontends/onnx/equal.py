@@ -62,11 +62,20 @@ def choose(a: Dim, b: Dim) -> dict[DimCall, Dim] | None:
     """Which argument of a ``min`` or ``max`` makes ``a`` and ``b`` equal: with ``max(0, 512 - T)`` as ``512 - T``, the last
     T of 512 positions are T."""
     difference = a - b
-    for monomial, coefficient in difference.terms:
-        call = monomial[0][0] if len(monomial) == 1 and monomial[0][1] == 1 else None
+    atoms = dict.fromkeys(atom for monomial, _ in difference.terms for atom, _ in monomial)
+    for call in atoms:
         if isinstance(call, DimCall) and call.fn in ("min", "max"):
-            rest = difference - Dim([(monomial, coefficient)])
             for argument in call.args:
-                if rest + argument * coefficient == 0:
+                if _put(difference, call, argument) == 0:
                     return {call: argument}
     return None
+
+
+def _put(dim: Dim, call: DimCall, argument: Dim) -> Dim:
+    """``dim`` with ``argument`` in the place of ``call``."""
+    total = const(0)
+    for monomial, coefficient in dim.terms:
+        powers = dict(monomial)
+        power = powers.pop(call, 0)
+        total += Dim([(tuple(powers.items()), coefficient)]) * argument**power
+    return total

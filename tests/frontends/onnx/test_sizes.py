@@ -208,6 +208,19 @@ def test_the_last_positions_of_a_table(tmp_path: Path) -> None:
         run_imported(imported, [np.zeros((2, 12), np.float32)])
 
 
+def test_a_bound_that_multiplies_other_sizes(tmp_path: Path) -> None:
+    """GPT-Neo's: T tokens times 4 features are `min(9, T)` rows of 4, for every T up to 9: T is not 1."""
+    nodes = [
+        node("Shape", "x", "b", start=0, end=1), node("Shape", "x", "t", start=1, end=2), node("Min", "t nine", "least"),
+        node("Concat", "b least four", "shape", axis=0), node("Reshape", "x shape", "y"),
+    ]  # fmt: skip
+    constants = {"nine": i(9), "four": i(4)}
+    sizes = [{"B": 2, "T": 5}, {"B": 1, "T": 9}]
+    imported = agree(model(nodes, {"x": ("f32", ["B", "T", 2, 2])}, ["y"], constants), tmp_path, sizes=sizes)
+    assert str(imported.module.graph.outputs[0].type) == "f32[B, T, 4]"
+    assert [(str(r.left), r.op, str(r.right)) for r in imported.module.graph.requires] == [("T", "<=", "9")]
+
+
 def test_the_sides_of_an_image_follow_from_the_positions(tmp_path: Path) -> None:
     """Exporters leave height and width of a ViT free, although its positions fix the number of patches."""
     nodes = [
