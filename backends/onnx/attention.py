@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...ir.dims import const
 from ...ir.types import bf16, f16, f32
 from .registry import claim
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
 
     from ...ir.dims import Dim
     from ...ir.graph import Node
+    from ...ir.types import DType
     from .emit import Emitter
+
+
+# Ops whose results hold elements of their first operands, or sums and products of them: how many of these count, and the first.
+_FOLLOWED = {
+    "Add": (0, 2), "Sub": (0, 2), "Mul": (0, 2), "Max": (0, 9), "Min": (0, 9), "Concat": (0, 999), "Where": (1, 3),
+    **dict.fromkeys(("Cast", "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Neg", "Reshape", "Slice", "Squeeze",
+                     "Transpose", "Unsqueeze"), (0, 1)),
+}  # fmt: skip
 
 
 @claim("std.attention.attention")
@@ -33,6 +44,8 @@ def attention(
     if a["causal"] and not aligned:
         causal, rows = _causal(e, tokens, keys), True
         mask = causal if mask is None else e.op("And", mask, causal)
+    if bias is not None and _may_be_lowest(bias, dtype):
+        bias = _above_lowest(e, bias)
     scores = mask if bias is None else bias
     if mask is not None and bias is not None:
         scores = e.remember(("masked", mask, bias), lambda: e.op("Where", mask, bias, e.constant(float("-inf"), dtype)))
@@ -52,6 +65,47 @@ def attention(
     y = e.op("Attention", *joined, scores, q_num_heads=heads.value, kv_num_heads=groups.value, **options)
     flat, split = (batch, tokens, heads * width), (batch, tokens, heads, width)
     return e.transpose(e.reshape(y, flat, split), (0, 2, 1, 3))
+
+
+def _above_lowest(e: Emitter, bias: ox.Value) -> ox.Value:
+    """The bias with the number next to the lowest in its place.
+
+    ONNX Runtime takes the lowest number for -inf: where a query has nothing else it gives 0, not the mean of the values.
+    """
+    import ml_dtypes
+
+    dtype = e.dtype(bias)
+    lowest = np.asarray(ml_dtypes.finfo(dtype.numpy).min, dtype.numpy)
+    above = e.constant(np.nextafter(lowest, np.zeros_like(lowest)), dtype)
+    is_lowest = lambda: e.op("Equal", bias, e.constant(lowest, dtype))  # noqa: E731
+    return e.remember(("above lowest", bias), lambda: e.op("Where", is_lowest(), above, bias))
+
+
+def _may_be_lowest(bias: ox.Value, dtype: DType) -> bool:
+    """Whether an element may be the lowest number: some constant that it is made of is, or it is the caller's.
+
+    What is computed from features is not.
+    """
+    import ml_dtypes
+
+    # Half of it, for the sums of two.
+    low = float(ml_dtypes.finfo(dtype.numpy).min) / 2
+    pending, seen = [bias], {bias}
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if value.const_value is not None:
+            array = value.const_value.numpy()
+            if array.dtype.kind not in "biu" and array.size and array.astype(np.float64).min() <= low:
+                return True
+        elif node is None:
+            return True
+        else:
+            first, last = _FOLLOWED.get(node.op_type, (0, 0))
+            operands = [v for v in node.inputs[first:last] if v is not None and v not in seen]
+            seen.update(operands)
+            pending += operands
+    return False
 
 
 def _joined(e: Emitter, node: Node, position: int, x: ox.Value) -> ox.Value | None:

@@ -233,6 +233,35 @@ def test_attention_splits_and_joins_the_heads_itself(causal: str) -> None:
         np.testing.assert_allclose(claimed[name], wanted[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("bias", ["other", "where(seen, zero, low)", "where(seen, zero, low) + where(later, zero, low)"])
+@pytest.mark.parametrize("causal", ["true", "false"])
+def test_a_row_of_the_lowest_number_is_the_mean(bias: str, causal: str, dtype: str) -> None:
+    """ONNX Runtime's kernel gives 0 for it, as for a row of -inf."""
+    low = float(np.finfo(DTYPES[dtype].numpy).min)
+    made = loads(f"""
+        use std.attention (attention)
+        model m(q: {dtype}[2, 1, 4, 8], k: {dtype}[2, 1, 4, 8], v: {dtype}[2, 1, 4, 8], seen: bool[2, 1, 1, 4],
+                other: {dtype}[2, 1, 4, 4]) -> (y: {dtype}[2, 1, 4, 8]) {{
+            zero = constant(0.0, dtype={dtype})
+            low = constant({low}, dtype={dtype})
+            later = iota(4) < unsqueeze(iota(4), 1) + 2
+            return attention(q, k, v, bias={bias}, causal={causal})
+        }}
+    """)
+    assert "Attention" in ops(build(made))
+    q, k, v = (randn(2, 1, 4, 8, seed=i).astype(DTYPES[dtype].numpy) for i in range(3))
+    other = np.zeros((2, 1, 4, 4), q.dtype)
+    other[0, 0] = low
+    other[1, 0, 2] = [-np.inf, low, low, -np.inf]
+    seen = np.array([[False] * 4, [True, False, True, False]])[:, None, None]
+    feeds = {"q": q, "k": k, "v": v, "seen": seen, "other": other}
+    claimed, wanted = session(made)(feeds), session(made, claims=False)(feeds)
+    assert np.abs(claimed["y"][0]).min() > 0
+    if dtype == "f32":  # The kernel of f16 adds in f16, in which the lowest number swallows the scores.
+        np.testing.assert_allclose(claimed["y"], wanted["y"], atol=1e-5)
+
+
 DIMENSIONS: list[tuple[str, Any]] = [
     ("sum of products", B * B * 3 - T * B + T * 2 + 7),
     ("floordiv", (T * 5 + 3) // 4),
