@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .pattern import Rule
 
 # The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.
-RAISING = ("std.raise", "std.raise_scores", "std.raise_attention")
+RAISING = ("std.raise_decomposed", "std.raise", "std.raise_scores", "std.raise_attention")
 
 _resolver: Callable[[str], Composite] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None

@@ -35,6 +35,12 @@ _SIZE_OPS: dict[str, Callable[..., Any]] = {
     "prim.min.int": dim_min,
     "prim.max.int": dim_max,
 }
+# Conversions of numbers, and of integers that a size may stand for.
+_NUMBERS: dict[str, Callable[..., Any]] = {
+    "aten.Int.bool": int,
+    "aten.Float.bool": float,
+    "aten.Float.Scalar": lambda x: x if isinstance(x, Dim) else float(x),
+}
 _CONSTANTS = frozenset({"int", "float", "bool", "str", "device"})
 _MISSING = object()
 
@@ -203,6 +209,8 @@ class _Walk:
             return [_integer(operands[0].type.shape[operands[1]])]
         if name in _SIZE_OPS:
             return [_integer(_SIZE_OPS[name](*map(as_dim, operands)))]
+        if name in _NUMBERS:
+            return [_NUMBERS[name](*operands)]
         if name in ("prim.NumToTensor.Scalar", "aten.tensor.int", "aten.tensor.float"):
             return [self.importing.tensor(operands[0])]
         if name in ("tensor_static_info_cast", "copy.to_vtensor", "copy.to_tensor", "derefine"):

@@ -18,8 +18,10 @@ from tessera.specs import catalog
 
 from .conftest import passed, run, weights_of
 from .raise_cases import CASES, HEADER, HEADS, Case
+from .raise_decomposed_cases import DECOMPOSED
 
 RAISE = PassSpec("raise_composites")
+FORMS = {**CASES, **DECOMPOSED}
 SIZES = {"B": 2, "T": 5, "S": 6}
 
 
@@ -55,9 +57,9 @@ def composites(module: Module) -> Counter[str]:
     return Counter(n.op.name for n in module.graph.nodes() if n.op.qualified in RAISED)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FORMS)
 def test_form(name: str) -> None:
-    case: Case = CASES[name]
+    case: Case = FORMS[name]
     before = program(case.body, case.type)
     after, (report,) = passed(before, RAISE)
     missing = set(case.rules.split()) - set(report.facts["rules"])
@@ -69,7 +71,7 @@ def test_form(name: str) -> None:
 
 
 def test_every_rule_fires_in_some_form() -> None:
-    tested = {name for case in CASES.values() for name in case.rules.split()}
+    tested = {name for case in FORMS.values() for name in case.rules.split()}
     assert tested == {name for unit in RAISING for name in rules_of(unit)}
 
 

@@ -84,6 +84,11 @@ def _zeros(i: Import, shape: Sequence[Any], dtype: Any = None, *rest: Any) -> Va
     return _full(i, shape, 0, dtype_of(dtype) or f32)
 
 
+@aten("empty_strided", "empty_permuted")
+def _empty(i: Import, shape: Sequence[Any], layout: Any, dtype: Any = None, *rest: Any) -> Value:
+    return _full(i, shape, 0, dtype_of(dtype) or f32)
+
+
 @aten("ones")
 def _ones(i: Import, shape: Sequence[Any], dtype: Any = None, *rest: Any) -> Value:
     return _full(i, shape, 1, dtype_of(dtype) or f32)

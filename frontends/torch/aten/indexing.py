@@ -87,7 +87,7 @@ def _listed(x: Value, indices: Sequence[Any]) -> tuple[int, list[Value]]:
     return axes[0], [v for _, v in given]
 
 
-@aten("index.Tensor", "_unsafe_index.Tensor")
+@aten("index.Tensor", "index.Tensor_hacked_twin", "_unsafe_index.Tensor", "_unsafe_index.Tensor_hacked_twin")
 def _index(i: Import, x: Value, indices: Sequence[Any]) -> Value:
     first, given = _listed(x, indices)
     if len(given) == 1:
@@ -106,7 +106,7 @@ def _index(i: Import, x: Value, indices: Sequence[Any]) -> Value:
     return i.op("take", joined, index, axis=first)
 
 
-@aten("index_put", "_unsafe_index_put")
+@aten("index_put", "index_put.hacked_twin", "_unsafe_index_put", "_unsafe_index_put.hacked_twin")
 def _index_put(
     i: Import, x: Value, indices: Sequence[Any], values: Value, accumulate: bool = False, *rest: Any
 ) -> Value:
