@@ -218,7 +218,8 @@ class _Merger:
         metric = x if self.options.metric == "tokens" else self._keys(block, builder)
         fields = stream.maps[-1].fields
         bipartite = composite("std.token.bipartite_merge")
-        merge = builder.multi(bipartite, x, *fields, metric, r=present - left, protect=self.options.protect)
+        options = {"protect": self.options.protect, "padding": stream.padded}
+        merge = builder.multi(bipartite, x, *fields, metric, r=present - left, **options)
         y, node = merge[0], merge[0].node
         assert node is not None
         y.name = x.name

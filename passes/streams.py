@@ -45,6 +45,7 @@ class Stream:
         batch_size: the size of the batch axis.
         inputs: which graph inputs the token features come from, a bit each: values that come from them are features.
         padding: where the padding mask comes from, and whether true means a real token.
+        padded: whether some tokens may be padding, of size 0.
     """
 
     tokens: Axis
@@ -53,6 +54,7 @@ class Stream:
     batch_size: Dim
     inputs: int
     padding: tuple[Value, bool] | None = None
+    padded: bool = False
     maps: list[TokenMap] = field(default_factory=list)
     counts: list[Dim] = field(default_factory=list)
     merged_at: list[Node] = field(default_factory=list)
@@ -115,6 +117,7 @@ def start(stream: Stream, mask: Value | None, origins: Origins, builder: Builder
     valid = None
     if mask is not None:
         stream.padding = trace_mask(mask, origins, stream)
+        stream.padded = True
         valid = builder.op("squeeze", mask, axis=(1, 2))
         if valid.type.shape[0] != stream.batch_size:
             valid = builder.op("expand", valid, shape=(stream.batch_size, stream.length))

@@ -69,6 +69,11 @@ def _scale(e: Emitter, node: Node, weight: ox.Value | None) -> ox.Value | None:
     return weight
 
 
+@claim("std.nn.l2_normalize")
+def l2_normalize(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    return e.op("LpNormalization", x, axis=-1, p=2)
+
+
 @claim("std.nn.batch_normalize")
 def batch_normalize(
     e: Emitter, node: Node, x: ox.Value, mean: ox.Value, variance: ox.Value, weight: ox.Value | None, bias: ox.Value | None

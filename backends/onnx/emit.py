@@ -39,6 +39,8 @@ class Emitter:
         # What was moved about, so that moving it back costs nothing: result -> what it was made from.
         self.reshaped: dict[ox.Value, tuple[ox.Value, tuple[Dim, ...]]] = {} if parent is None else parent.reshaped
         self.transposed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.transposed
+        self.squeezed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.squeezed
+        self.unsqueezed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.unsqueezed
         # Values whose readers are counted: a weight that is read once may be stored transposed.
         self.weights: dict[ox.Value, Callable[[tuple[int, ...]], ox.Value | None]] = {}
         # Whether something is ordered or selected: NaN would then make the result depend on the machine.
@@ -232,10 +234,26 @@ class Emitter:
         return self.op("Expand", x, self.shape(target))
 
     def unsqueeze(self, x: ox.Value, *axes: int) -> ox.Value:
-        return self.op("Unsqueeze", x, self.ints(axes)) if axes else x
+        """With new axes of size 1 at ``axes``, counted in the result from the front (or all from the back)."""
+        if not axes:
+            return x
+        origin, gone = self.squeezed.get(x, (x, ()))
+        if gone == axes:
+            return origin
+        y = self.op("Unsqueeze", x, self.ints(axes))
+        self.unsqueezed[y] = x, axes
+        return y
 
     def squeeze(self, x: ox.Value, *axes: int) -> ox.Value:
-        return self.op("Squeeze", x, self.ints(axes)) if axes else x
+        """Without ``axes``, which have size 1."""
+        if not axes:
+            return x
+        origin, made = self.unsqueezed.get(x, (x, ()))
+        if made == axes:
+            return origin
+        y = self.op("Squeeze", x, self.ints(axes))
+        self.squeezed[y] = x, axes
+        return y
 
     def slice(self, x: ox.Value, axis: int, start: Dim | int, stop: Dim | int | None, step: int = 1) -> ox.Value:
         """``x[start:stop:step]`` along one axis; no ``stop`` means to the end."""

@@ -40,7 +40,7 @@ def take(e: Emitter, node: Node, x: ox.Value, index: ox.Value) -> ox.Value:
         # GatherND wants the indexed axis right behind the batch axes.
         rank = operand(node).rank
         x = e.transpose(x, [*range(batch), axis, *range(batch, axis), *range(axis + 1, rank)])
-    y = e.op("GatherND", x, e.unsqueeze(e.cast(index, i64), -1), batch_dims=batch)
+    y = e.op("GatherND", x, e.unsqueeze(e.cast(index, i64), batch + picked), batch_dims=batch)
     if axis > batch and picked:
         moved = [*range(batch + picked, axis + picked), *range(batch, batch + picked)]
         y = e.transpose(y, [*range(batch), *moved, *range(axis + picked, node.output.type.rank)])
@@ -79,14 +79,38 @@ def scatter_set(e: Emitter, node: Node, x: ox.Value, index: ox.Value, updates: o
 def scatter(e: Emitter, node: Node, x: ox.Value, index: ox.Value, updates: ox.Value) -> ox.Value:
     batch, target = node.attrs["batch"], operand(node)
     how = node.op.name.removeprefix("scatter_")
-    return combine(e, x, target.shape, target.dtype, index, operand(node, 1).shape, updates, batch, how)
+    places = operand(node, 1).shape
+    factors = _factors(node, updates, len(places))
+    return combine(e, x, target.shape, target.dtype, index, places, updates, batch, how, factors)
+
+
+Factors = tuple["ox.Value", "ox.Value"]
+
+
+def _factors(node: Node, updates: ox.Value, picked: int) -> Factors | None:
+    """Updates and a number for each index, where the updates are their product; in f32, where nothing was cast."""
+    made, emitted = node.inputs[2].node, updates.producer()  # type: ignore[union-attr]
+    if made is None or emitted is None or made.op.qualified != "mul" or emitted.op_type != "Mul":
+        return None
+    whole = node.inputs[2].type.shape  # type: ignore[union-attr]
+    for i in (0, 1):
+        shapes = [operand(made, j).shape for j in (1 - i, i)]
+        if shapes == [whole, (*whole[:picked], *[const(1)] * (len(whole) - picked))]:
+            each, factor = emitted.inputs[1 - i], emitted.inputs[i]
+            assert each is not None
+            assert factor is not None
+            return each, factor
+    return None
 
 
 def combine(
     e: Emitter, x: ox.Value, target: Sequence[Dim], dtype: DType, index: ox.Value, places: Sequence[Dim], updates: ox.Value,
-    batch: int, how: str,
+    batch: int, how: str, factors: Factors | None = None,
 ) -> ox.Value:  # fmt: skip
-    """``x`` [batch…, N, rest…] with ``updates`` [batch…, K…, rest…] added (or their min, max taken) at ``index`` [batch…, K…]."""
+    """``x`` [batch…, N, rest…] with ``updates`` [batch…, K…, rest…] added (or their min, max taken) at ``index`` [batch…, K…].
+
+    ``factors``: the updates as a product of others like them and a number for each index, [batch…, K…, 1…].
+    """
     lead, n, rest = tuple(target[:batch]), target[batch], tuple(target[batch + 1 :])
     # Everything as [B, N, D] and [B, K]; halves in f32, for which there is a kernel and which sums better.
     count, k, width = product(lead), product(places[batch:]), product(rest)
@@ -99,17 +123,23 @@ def combine(
         and n.value <= ONE_HOT_ROWS
         and width != 1
     ):
+        here = e.op("Equal", e.unsqueeze(index, batch + 1), e.iota(n))
+        if factors is not None and dtype == wide:
+            updates, factor = factors
+            factor = e.reshape(factor, (*places, *[const(1)] * len(rest)), (*lead, k, const(1)))
+            weight = e.op("Where", here, factor, e.constant(0, wide))
+        else:
+            weight = e.cast(here, wide)
         flat = e.reshape(e.cast(updates, wide), (*places, *rest), (*lead, k, width))
-        here = e.op("Equal", e.unsqueeze(index, batch), e.unsqueeze(e.iota(n), -1))
-        sums = e.op("MatMul", e.cast(here, wide), flat)
+        sums = e.op("MatMul", e.transpose(weight, [*range(batch), batch + 1, batch]), flat)
         sums = e.reshape(sums, (*lead, n, width), target)
         return e.cast(e.op("Add", e.cast(x, wide), sums), dtype)
     index = e.reshape(index, (*lead, k), (count, k))
-    shape: tuple[Dim, ...] = (count, n) if width == 1 else (count, n, width)
-    change: tuple[Dim, ...] = (count, k) if width == 1 else (count, k, width)
+    shape: tuple[Dim, ...] = (count, n, width) if rest else (count, n)
+    change: tuple[Dim, ...] = (count, k, width) if rest else (count, k)
     flat = e.reshape(e.cast(updates, wide), (*places, *rest), change)
-    if width != 1:
-        index = e.expand(e.unsqueeze(index, -1), (count, k, const(1)), change)
+    if rest:
+        index = e.expand(e.unsqueeze(index, 2), (count, k, const(1)), change)
     base = e.reshape(e.cast(x, wide), target, shape)
     y = e.op("ScatterElements", base, index, flat, axis=1, reduction=how)
     return e.cast(e.reshape(y, shape, target), dtype)

@@ -70,6 +70,14 @@ def test_layer_normalize(agrees: Agrees, given: str) -> None:
            F.layer_norm(x - 100.0, (8,), used.get("w"), used.get("b"), 1e-6), x=x - 100.0, **used)  # fmt: skip
 
 
+def test_l2_normalize(agrees: Agrees) -> None:
+    x = torch.randn(2, 3, 8)
+    x[0, 1] = 0.0
+    agrees("std.nn.l2_normalize", "l2_normalize(x)", F.normalize(x, dim=-1), x=x)
+    # Squares that vanish: the length is 0.
+    agrees("std.nn.l2_normalize", "l2_normalize(x)", torch.zeros(1, 4), x=torch.full((1, 4), 1e-30))
+
+
 def test_rms_normalize(agrees: Agrees) -> None:
     x, w = torch.randn(3, 5, 8), torch.randn(8)
     agrees("std.nn.rms_normalize", "rms_normalize(x, w, eps=1e-3)", F.rms_norm(x, (8,), w, 1e-3), x=x, w=w)

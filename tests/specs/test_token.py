@@ -17,10 +17,10 @@ MERGE = """
 use std.token (TokenMap, bipartite_merge, unmerge)
 
 model merge(x: float[B, {T}, 6], metric: float[B, {T}, 16], size: f32[B, {T}], source: i64[B, {N}],
-            position: i64[B, {T}], *, r: int = {r}, protect: int = {protect})
+            position: i64[B, {T}], *, r: int = {r}, protect: int = {protect}, padding: bool = true)
     -> (y: float[B, {T} - r, 6], map: TokenMap[B, {N}, {T} - r], back: float[B, {N}, 6]) {{
     map = TokenMap(source=source, size=size, position=position)
-    y, after = bipartite_merge(x, map, metric, r=r, protect=protect)
+    y, after = bipartite_merge(x, map, metric, r=r, protect=protect, padding=padding)
     return y, after, unmerge(y, after)
 }}
 """
@@ -122,9 +122,10 @@ def test_ties_go_to_the_lowest_index(compiled: Callable[..., Any], tokens: int, 
 
 
 @pytest.mark.parametrize("protect", [0, 1, 2])
-def test_tome_on_tokens_that_were_merged_before(compiled: Callable[..., Any], protect: int) -> None:
+@pytest.mark.parametrize("padding", [True, False])
+def test_tome_on_tokens_that_were_merged_before(compiled: Callable[..., Any], protect: int, padding: bool) -> None:
     rng = np.random.default_rng(7)
-    run = compiled(loads(MERGE.format(T=13, N=29, r=4, protect=protect)))
+    run = compiled(loads(MERGE.format(T=13, N=29, r=4, protect=protect), params={"padding": padding}))
     check(run, merged_before(rng, arguments(rng, 5, 13), 29), 4, protect)
 
 
