@@ -17,7 +17,7 @@ from .inline import inline_composites
 from .matcher import Why, rewrite, why
 from .options import option
 from .raise_layout import name_axes
-from .raise_masks import raise_masks
+from .raise_masks import leaves_scores, raise_masks
 from .raise_report import RAISED, Leftover, leftovers
 from .report import Report
 
@@ -25,6 +25,8 @@ from .report import Report
 _FOLD = 64
 # What folding and the merging of equal nodes changed, among the counts of the rules.
 TIDIED = "tidied"
+# Rules that add a very low number to scores that it took the place of.
+_ADDED = ("scores_masked_by_lowest", "scores_masked_out_by_lowest")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class RaiseComposites(Pass):
     contract = "exact"
 
     padding: bool = option(
-        True, "let a mask of the lowest number hide keys altogether: a query without any key gives 0, not the mean"
+        False, "let a mask of the lowest number hide keys altogether: a query without any key gives 0, not the mean"
     )
     layout: bool = option(True, "also write reshapes as `rearrange`, which names heads and tokens")
 
@@ -66,7 +68,14 @@ class RaiseComposites(Pass):
             report.contract = "approximate"
             report.notes.append(
                 f"{fired['mask_from_lowest']} mask(s) of the lowest number hide keys altogether: a query that may attend to "
-                "nothing, as in a row of padding, gives 0, where it gave the mean of all values; `padding=false` leaves them"
+                "nothing, as in a row of padding, gives 0, where it gave the mean of all values"
+            )
+        added = sum(n for name, n in fired.items() if name in _ADDED)
+        if rounded := min(added, leaves_scores(graph)):
+            report.contract = "approximate"
+            report.notes.append(
+                f"{rounded} mask(s) put a number in the place of scores, to which they are added now: of a query that may attend "
+                "to nothing, scores beyond those that the number swallows (±32 with -1e9) change the result"
             )
         return report
 
@@ -95,7 +104,7 @@ def explain(module: Module, rule: Rule) -> Why:
         return why(module.graph, rule)
     copy = module.clone()
     places: dict[str, list[Span | None]] = {}
-    recover(copy.graph, True, places)
+    recover(copy.graph, False, places)
     if places.get(rule.name):
         return Why(rule.name, tuple(places[rule.name]), None)
     return why(copy.graph, rule)

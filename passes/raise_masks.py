@@ -6,14 +6,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..ir.builder import Builder
-from ..ir.dims import Dim, as_dim
+from ..ir.dims import Dim, as_dim, prove_ge
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import DType, boolean, i64
 from .cost import ATTENTION
-from .raise_index import Apply, Element, Expr, Known, Place, element, linear, places, substituted
+from .raise_index import Apply, Element, Expr, Known, Place, element, linear, places, simplify, substituted
 
 # A number that a masked score is replaced by, or that is added to it: exp of it is 0 next to any other score.
 _LOWEST = -1e4
+# With any score added, this is the same number still.
+_SWALLOWS = -1e30
 _ROWS, _HEADS, _QUERIES, _KEYS = range(4)
 
 
@@ -23,12 +25,17 @@ class _Unwritable(Exception):
 
 @dataclass
 class _Meaning:
-    """What a mask and a bias come to: factors that must all hold, and what is added to the scores."""
+    """What a mask and a bias come to: factors that must all hold, and what is added to the scores.
+
+    ``soft`` are the terms of the bias that say, with a very low number instead of -inf, that conditions must hold: where a
+    query sees no key at all, the mean of those that are hidden equally is left. Each is a value, its condition and the number.
+    """
 
     causal: bool = False
     factors: list[Expr] = field(default_factory=list)
+    soft: list[tuple[Value, Expr, float]] = field(default_factory=list)
     terms: list[Value] = field(default_factory=list)
-    lowest: bool = False
+    dropped: bool = False
 
 
 def raise_masks(graph: Graph, padding: bool) -> Counter[str]:
@@ -48,36 +55,68 @@ def raise_masks(graph: Graph, padding: bool) -> Counter[str]:
     return counts
 
 
+def leaves_scores(graph: Graph) -> int:
+    """How many attentions have a mask of a number that, added to scores, leaves something of them (-1e9 in f32: all beyond
+    32), and may have queries that see no key."""
+    count = 0
+    for node in graph.nodes():
+        if node.op.qualified == ATTENTION and node.inputs[4] is not None:
+            count += any(low > _SWALLOWS for _, _, low in _meaning(node).soft)
+    return count
+
+
+def sees_no_later(node: Node) -> bool:
+    """Whether no query of an attention sees a key behind its place, whatever says so: the flag, the mask or the bias."""
+    q, k = node.inputs[:2]
+    assert q is not None
+    assert k is not None
+    found = _meaning(node)
+    shift = k.type.shape[2] - q.type.shape[2]
+    hidden = [*found.factors, *(condition for _, condition, _ in found.soft)]
+    hidden += [shown for term in found.terms if (shown := _shown(element(term))) is not None]
+    return found.causal or any(_implies_causal(f, shift) for f in hidden)
+
+
+def _meaning(node: Node) -> _Meaning:
+    mask, bias = node.inputs[3:]
+    found = _Meaning(node.attrs["causal"])
+    if mask is not None:
+        _factors(element(mask), found.factors)
+    if bias is not None:
+        _terms(bias, found)
+    return found
+
+
 def _mask(node: Node, writer: _Writer, padding: bool) -> Counter[str]:
     q, k, _, mask, bias = node.inputs
     assert q is not None
     assert k is not None
     shift = k.type.shape[2] - q.type.shape[2]
-    found = _Meaning(node.attrs["causal"])
-    if mask is not None:
-        _factors(element(mask), found)
-    masks = len(found.factors)
-    if bias is not None:
-        _terms(bias, found)
-    masking = bias is not None and (not found.terms or len(found.factors) > masks)
-    unseeing = found.lowest and not _see_themselves(found.factors, q.type.shape[2], k.type.shape[2])
+    found = _meaning(node)
+    hidden = list(found.factors)
+    for _, condition, _ in found.soft:
+        _factors(condition, hidden)
+    unseeing = bool(found.soft) and not _see_themselves(hidden, q.type.shape[2], k.type.shape[2])
+    terms = found.terms
     if unseeing and not padding:
-        return Counter()
-    kept = [f for f in found.factors if not _is_causal(f, shift)]
-    causal = found.causal or len(kept) < len(found.factors)
+        hidden = found.factors
+        terms = [*terms, *(value for value, *_ in found.soft)]
+    masking = found.dropped or len(terms) < len(found.terms) + len(found.soft)
+    kept = [f for f in hidden if not _is_causal(f, shift)]
+    causal = found.causal or len(kept) < len(hidden)
     used = set().union(*map(places, kept)) if kept else set()
     gains = {
         "mask_from_bias": masking,
         "mask_causal": causal and not node.attrs["causal"],
         "mask_dropped": mask is not None and not kept,
         "mask_of_keys": mask is not None and bool(kept) and _QUERIES not in used and mask.type.shape[_QUERIES] != 1,
-        "mask_from_lowest": unseeing,
+        "mask_from_lowest": unseeing and padding,
     }
     if not any(gains.values()):
         return Counter()
     try:
         new_mask = writer.all_of(kept, node) if kept else None
-        new_bias = writer.total(found.terms, node) if masking else bias
+        new_bias = writer.total(terms, node) if masking else bias
     except _Unwritable:
         return Counter()
     node.set_input(3, new_mask)
@@ -92,17 +131,17 @@ def _see_themselves(factors: list[Expr], queries: Dim, keys: Dim) -> bool:
     return queries == keys and all(substituted(f, _KEYS, own) == Known(True) for f in factors)
 
 
-def _factors(expr: Expr, found: _Meaning) -> None:
-    """The parts of a condition that must all hold."""
+def _factors(expr: Expr, found: list[Expr]) -> None:
+    """Add the parts of a condition that must all hold."""
     if isinstance(expr, Apply) and expr.op == "logical_and":
         for arg in expr.args:
             _factors(arg, found)
-    elif expr != Known(True) and expr not in found.factors:
-        found.factors.append(expr)
+    elif expr != Known(True) and expr not in found:
+        found.append(expr)
 
 
 def _terms(value: Value, found: _Meaning) -> None:
-    """The parts of a bias; those that are masks become factors."""
+    """The parts of a bias: those that hide are factors, or soft."""
     node = value.node
     if node is not None and node.op is not None and node.op.qualified == "add":
         operands = [v for v in node.inputs if v is not None and v.type.rank == value.type.rank]
@@ -112,34 +151,50 @@ def _terms(value: Value, found: _Meaning) -> None:
             return
     expr = element(value)
     if _zero(expr):
+        found.dropped = True
         return
-    condition = _as_condition(expr, found)
+    condition, low = _as_condition(expr)
     if condition is None:
         found.terms.append(value)
+    elif low == float("-inf"):
+        found.dropped = True
+        _factors(condition, found.factors)
     else:
-        _factors(condition, found)
+        found.soft.append((value, condition, low))
 
 
-def _as_condition(expr: Expr, found: _Meaning) -> Expr | None:
-    """The condition that a bias of 0 and a very low number stands for."""
+def _as_condition(expr: Expr) -> tuple[Expr | None, float]:
+    """The condition that a bias of 0 and a very low number stands for, and that number."""
     if not isinstance(expr, Apply):
-        return None
+        return None, 0.0
     if expr.op == "where":
         condition, yes, no = expr.args
-        if _zero(yes) and _low(no, found):
-            return condition
-        return Apply("logical_not", (condition,)) if _low(yes, found) and _zero(no) else None
+        if _zero(yes) and _low(no):
+            return condition, _low(no)
+        if _low(yes) and _zero(no):
+            return simplify(Apply("logical_not", (condition,))), _low(yes)
     if expr.op == "mul":
         for gap, low in (expr.args, expr.args[::-1]):
             # (1 - mask) * lowest, of a mask that holds 0 and 1.
-            if isinstance(gap, Apply) and gap.op == "sub" and _one(gap.args[0]) and _low(low, found):
+            if isinstance(gap, Apply) and gap.op == "sub" and _one(gap.args[0]) and _low(low):
                 inner = gap.args[1]
                 if isinstance(inner, Apply) and inner.op == "cast" and inner.dtype.kind == "float":
                     inner = inner.args[0]
                     if isinstance(inner, Element) and inner.value.type.dtype.kind == "int":
-                        return Apply("ne", (inner, Known(as_dim(0))))
-                    return inner if _is_condition(inner) else None
-    return None
+                        return Apply("ne", (inner, Known(as_dim(0)))), _low(low)
+                    if _is_condition(inner):
+                        return inner, _low(low)
+    return None, 0.0
+
+
+def _shown(expr: Expr) -> Expr | None:
+    """Where a bias shows keys that it hides elsewhere with a very low number."""
+    if not isinstance(expr, Apply) or expr.op != "where":
+        return None
+    condition, yes, no = expr.args
+    if _low(no):
+        return condition
+    return simplify(Apply("logical_not", (condition,))) if _low(yes) else None
 
 
 def _is_condition(expr: Expr) -> bool:
@@ -165,25 +220,38 @@ def _one(expr: Expr) -> bool:
     return _number(expr) == 1
 
 
-def _low(expr: Expr, found: _Meaning) -> bool:
+def _low(expr: Expr) -> float:
+    """The very low number that an expression is, else 0."""
     number = _number(expr)
-    if number is None or number > _LOWEST:
-        return False
-    found.lowest |= number != float("-inf")
-    return True
+    return number if number is not None and number <= _LOWEST else 0.0
 
 
-def _is_causal(factor: Expr, shift: object) -> bool:
+def _is_causal(factor: Expr, shift: Dim) -> bool:
     """Whether a condition is `s <= t + shift`: the last query sees every key."""
+    return _reach(factor) == shift
+
+
+def _implies_causal(expr: Expr, shift: Dim) -> bool:
+    """Whether a condition holds for no key behind the query's place."""
+    if isinstance(expr, Apply) and expr.op == "logical_and":
+        return any(_implies_causal(arg, shift) for arg in expr.args)
+    if isinstance(expr, Apply) and expr.op == "logical_or":
+        return all(_implies_causal(arg, shift) for arg in expr.args)
+    reach = _reach(expr)
+    return reach is not None and prove_ge(shift, reach)
+
+
+def _reach(factor: Expr) -> Dim | None:
+    """The d of a condition that is `s <= t + d`."""
     if not isinstance(factor, Apply) or factor.op not in ("le", "lt", "ge", "gt"):
-        return False
+        return None
     first, second = factor.args if factor.op in ("le", "lt") else factor.args[::-1]
     terms = linear(Apply("sub", (second, first)))
     if terms is None:
-        return False
+        return None
     rest = terms.pop(None, as_dim(0)) - (1 if factor.op in ("lt", "gt") else 0)
     named = {atom.axis: factor.value for atom, factor in terms.items() if isinstance(atom, Place)}
-    return len(named) == len(terms) and named == {_QUERIES: 1, _KEYS: -1} and rest == shift
+    return rest if len(named) == len(terms) and named == {_QUERIES: 1, _KEYS: -1} else None
 
 
 def _fitting(value: Value, node: Node) -> Value:

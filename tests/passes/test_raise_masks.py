@@ -26,7 +26,7 @@ ZERO = "constant(0.0, dtype=f32)"
 
 def program(body: str) -> Module:
     return loads(
-        f"""use std.attention (attention)
+        f"""use std.attention (attention) use std.nn (softmax)
         model program(
             q: f32[B, 4, T, 8], k: f32[B, 4, T, 8], v: f32[B, 4, T, 8], ids: i64[B, T], real: bool[B, T],
             bias: f32[1, 4, T, T], other: f32[B, 1, 1, T],
@@ -79,26 +79,54 @@ CASES = {
 }  # fmt: skip
 
 
+# Those in which the lowest number stands for -inf, and a query may see no key.
+LOWEST = (
+    "added, the lowest", "added, inverted", "one minus the mask", "one minus the condition", "beside positions",
+)  # fmt: skip
+PADDING = PassSpec("raise_composites", {"padding": True})
+
+
+def hiding(module: Module, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Inputs of which the last row is padding alone."""
+    inputs = inputs_of(module, sizes)
+    inputs["ids"][-1] = 0
+    inputs["real"][-1] = False
+    return inputs
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_mask(name: str) -> None:
     body, mask, (causal, type, biased), rule = CASES[name]
     before = program(f"{COUNT} {body}  {ATTEND.format(mask)}")
-    after, (report,) = passed(before, RAISE)
+    after, (report,) = passed(before, PADDING)
     node = attention(after)
     assert (node.attrs["causal"], mask_type(node), node.inputs[4] is not None) == (causal, type, biased)
     assert not rule or rule in report.facts["rules"]
+    assert report.contract == ("approximate" if name in LOWEST else "exact")
     for sizes in ({"B": 2, "T": 5}, {"B": 1, "T": 1}):
         agree(before, after, 1e-5, sizes)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_exact_by_default(name: str) -> None:
+    body, mask, *_ = CASES[name]
+    before = program(f"{COUNT} {body}  {ATTEND.format(mask)}")
+    after, (report,) = passed(before, RAISE)
+    assert report.contract == "exact"
+    for sizes in ({"B": 2, "T": 5}, {"B": 1, "T": 1}):
+        inputs = hiding(before, sizes)
+        (want,), (got,) = (run(m, {}, **inputs).values() for m in (before, after))
+        np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_a_mask_of_the_lowest_number_is_told() -> None:
     """-inf gives another result than the lowest number only where a query sees no key: then it is said, or left."""
     padded = program(f"{COUNT} {GATHERED} {ATTEND.format(f'bias=where(s <= t and seen, {ZERO}, {LOW})')}")
-    after, (report,) = passed(padded, RAISE)
+    after, (report,) = passed(padded, PADDING)
     assert report.contract == "approximate"
     assert any("1 mask(s) of the lowest number hide keys" in note for note in report.notes)
     assert attention(after).attrs["causal"]
-    left, (report,) = passed(padded, PassSpec("raise_composites", {"padding": False}))
+    left, (report,) = passed(padded, RAISE)
     assert report.contract == "exact"
     assert not attention(left).attrs["causal"]
     inputs = inputs_of(padded, {"B": 2, "T": 3})
@@ -109,11 +137,37 @@ def test_a_mask_of_the_lowest_number_is_told() -> None:
     assert np.all(want[:, :, 0] != 0)
 
 
+def test_what_is_hidden_by_infinity_is_a_mask_beside_the_lowest_number() -> None:
+    mask = f"bias=where(s <= t, {ZERO}, -inf) + where(seen, {ZERO}, {LOW})"
+    before = program(f"{COUNT} {GATHERED} {ATTEND.format(mask)}")
+    after, (report,) = passed(before, RAISE)
+    node = attention(after)
+    assert report.contract == "exact"
+    assert node.attrs["causal"]
+    assert node.inputs[4] is not None
+    assert str(node.inputs[4].type) == "f32[B, 1, 1, T]"
+    inputs = hiding(before, {"B": 2, "T": 5})
+    (want,), (got,) = (run(m, {}, **inputs).values() for m in (before, after))
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 @pytest.mark.parametrize("mask", ["s <= t", "s <= t and s > t - 3", "s < t + 1 and s >= t - 1"])
 def test_every_query_sees_its_own_place(mask: str) -> None:
     before = program(f"{COUNT} {ATTEND.format(f'bias=where({mask}, {ZERO}, {LOW})')}")
-    after, (report,) = passed(before, PassSpec("raise_composites", {"padding": False}))
+    after, (report,) = passed(before, RAISE)
     assert report.contract == "exact"
     assert attention(after).attrs["causal"]
     assert attention(after).inputs[4] is None
     agree(before, after, 1e-5, {"B": 2, "T": 6})
+
+
+@pytest.mark.parametrize(("low", "contract"), [(LOW, "exact"), ("-1e9", "approximate")])
+def test_scores_that_a_mask_does_not_swallow_are_told(low: str, contract: str) -> None:
+    scores = f"where(unsqueeze(real, [1, 2]), q @ transpose(k, perm=[0, 1, 3, 2]), {low})"
+    _, (report,) = passed(program(f"return softmax({scores}, axis=-1) @ v"), RAISE)
+    assert report.facts["recognised"]["attention"] == 1
+    assert report.contract == contract
+    _, (report,) = passed(
+        program(f"{COUNT} return softmax({scores.replace('unsqueeze(real, [1, 2])', 's <= t')}, axis=-1) @ v"), RAISE
+    )
+    assert report.contract == "exact"
