@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .dims import Atom, Dim, DimCall, apply, const, sym
+from .dims import Dim, apply, const, sym
+from .monomials import Atom, DimCall
 
 
 def axis_symbol(name: str, axis: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .dims import Atom, Dim, DimCall, Monomial
+from .dims import Dim
+from .monomials import Atom, DimCall, Monomial
 
 # A call of more atoms than this is shown as `min(…)`: only a message could hold it, source names such a dimension by `let`.
 _PRINT_WEIGHT = 2000

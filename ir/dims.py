@@ -16,63 +16,14 @@ every operation here walks the graph, only ``str`` writes the form out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping
 from math import gcd
 from operator import index
 from typing import Any, ClassVar, Union
 
+from .monomials import Atom, DimCall, Monomial, Terms, atom_key, divide, evaluate, monomial_key, multiply, short_key
+
 DimLike = Union["Dim", int, str]
-
-# Above this many atoms a sort key is a digest.
-_KEY_WEIGHT = 16
-
-
-class DimCall:
-    """An atom that is not a symbol: ``fn`` is ``floordiv``, ``mod``, ``min`` or ``max``. Interned: compare with ``is``."""
-
-    __slots__ = ("_hash", "args", "fn", "key", "weight")
-    _interned: ClassVar[dict[tuple[str, tuple[Dim, ...]], DimCall]] = {}
-
-    fn: str
-    args: tuple[Dim, ...]
-    key: str
-    weight: int
-    _hash: int
-
-    def __new__(cls, fn: str, args: tuple[Dim, ...]) -> DimCall:
-        found = cls._interned.get((fn, args))
-        if found is None:
-            found = super().__new__(cls)
-            found.fn, found.args = fn, args
-            found.weight = sum(a.weight for a in args)
-            found.key = _short(f"{fn}({','.join(a.key for a in args)})", found.weight)
-            found._hash = hash((fn, args))
-            found = cls._interned.setdefault((fn, args), found)
-        return found
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (DimCall, (self.fn, self.args))
-
-
-Atom = str | DimCall
-Monomial = tuple[tuple[Atom, int], ...]
-
-
-def _short(key: str, weight: int) -> str:
-    """A key that is the same in every process and does not grow with the expression."""
-    return key if weight <= _KEY_WEIGHT else f"~{blake2b(key.encode(), digest_size=16).hexdigest()}"
-
-
-def _atom_key(atom: Atom) -> tuple[int, str]:
-    return (0, atom) if isinstance(atom, str) else (1, atom.key)
-
-
-def _monomial_key(monomial: Monomial) -> tuple[int, list[tuple[tuple[int, str], int]]]:
-    return (-sum(p for _, p in monomial), [(_atom_key(a), p) for a, p in monomial])
 
 
 class Dim:
@@ -88,10 +39,10 @@ class Dim:
     _symbols: frozenset[str] | None
     _weight: int | None
 
-    def __new__(cls, terms: Iterable[tuple[Monomial, int]]) -> Dim:
+    def __new__(cls, terms: Terms) -> Dim:
         rows = [(m, c) for m, c in terms if c]
         if len(rows) > 1:
-            rows.sort(key=lambda row: _monomial_key(row[0]))
+            rows.sort(key=lambda row: monomial_key(row[0]))
         key = tuple(rows)
         found = cls._interned.get(key)
         if found is None:
@@ -142,13 +93,9 @@ class Dim:
     def key(self) -> str:
         """A short text that differs for different dimensions and is the same in every process: what to sort by."""
         if self._key is None:
-            text = "+".join(f"{c}*{'*'.join(f'{_atom_key(a)[1]}^{p}' for a, p in m)}" for m, c in self.terms)
-            self._key = _short(text, self.weight)
+            text = "+".join(f"{c}*{'*'.join(f'{atom_key(a)[1]}^{p}' for a, p in m)}" for m, c in self.terms)
+            self._key = short_key(text, self.weight)
         return self._key
-
-    @property
-    def is_const(self) -> bool:
-        return self.value is not None
 
     @property
     def atom(self) -> Atom | None:
@@ -226,7 +173,7 @@ class Dim:
         rows: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in other.terms:
-                product = _multiply(left, right)
+                product = multiply(left, right)
                 rows[product] = rows.get(product, 0) + a * b
         return Dim(rows.items())
 
@@ -307,7 +254,7 @@ class Dim:
 
     def evaluate(self, values: Mapping[str, int]) -> int:
         """The integer for given symbols. Raises KeyError for a symbol without a value, ZeroDivisionError."""
-        return _evaluate(self, values, {})
+        return evaluate(self.terms, values, {})
 
 
 def _subs(dim: Dim, values: Mapping[str, Dim], done: dict[Atom, Dim]) -> Dim:
@@ -329,29 +276,6 @@ def _subs(dim: Dim, values: Mapping[str, Dim], done: dict[Atom, Dim]) -> Dim:
             total[m] = total.get(m, 0) + c
     return Dim(total.items())
 
-
-def _evaluate(dim: Dim, values: Mapping[str, int], done: dict[DimCall, int]) -> int:
-    total = 0
-    for monomial, coefficient in dim.terms:
-        product = coefficient
-        for atom, power in monomial:
-            if isinstance(atom, str):
-                factor = values[atom]
-            elif atom in done:
-                factor = done[atom]
-            else:
-                factor = done[atom] = _INT_FUNCTIONS[atom.fn](*(_evaluate(a, values, done) for a in atom.args))
-            product *= factor**power
-        total += product
-    return total
-
-
-_INT_FUNCTIONS: dict[str, Callable[..., int]] = {
-    "floordiv": lambda a, b: a // b,
-    "mod": lambda a, b: a % b,
-    "min": min,
-    "max": max,
-}
 
 _CONSTS: dict[int, Dim] = {}
 
@@ -424,15 +348,6 @@ def _call(fn: str, args: tuple[Dim, ...]) -> Dim:
     return Dim([(((DimCall(fn, args), 1),), 1)])
 
 
-def _multiply(left: Monomial, right: Monomial) -> Monomial:
-    if not left or not right:
-        return left or right
-    powers = dict(left)
-    for atom, power in right:
-        powers[atom] = powers.get(atom, 0) + power
-    return tuple(sorted(powers.items(), key=lambda row: _atom_key(row[0])))
-
-
 def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
     """``a / b`` when ``b`` has one term that divides every term of ``a``, or when ``a == k * b``; else None."""
     if a is b:
@@ -445,15 +360,10 @@ def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
     monomial, coefficient = b.terms[0]
     rows = []
     for m, c in a.terms:
-        powers = dict(m)
-        for atom, power in monomial:
-            left = powers.get(atom, 0) - power
-            if left < 0:
-                return None
-            powers[atom] = left
-        if c % coefficient:
+        quotient = divide(m, monomial)
+        if quotient is None or c % coefficient:
             return None
-        rows.append((tuple((atom, p) for atom, p in powers.items() if p), c // coefficient))
+        rows.append((quotient, c // coefficient))
     return Dim(rows)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from .dims import Atom, Dim, DimCall, Facts, Monomial, sym
+from .dims import Dim, Facts, sym
+from .monomials import Atom, DimCall, Monomial
 
 Interval = tuple[int | None, int | None]
 # Goals tried for one question: enough for a cap such as `r <= (T - 1) // 2` a few layers deep, and quick to give up.

@@ -9,8 +9,9 @@ from typing import Any
 
 from ...ir.binding import axis_symbol, solve_symbols
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims import Atom, Dim, as_dim
+from ...ir.dims import Dim, as_dim
 from ...ir.graph import Graph, Node, Value
+from ...ir.monomials import Atom
 from ...ir.op import Composite
 from ...ir.types import DType, TensorType
 
