@@ -148,14 +148,14 @@ class Function:
     """
 
     def __init__(self, callee: Any, name: str) -> None:
-        self._callee = callee
+        self.callee = callee
         self.__name__ = name.rpartition(".")[2]
         self.__qualname__ = name
         node = callee.declared.node if isinstance(callee, DeclValue) else getattr(callee, "op", None)
         self.__doc__ = getattr(node, "doc", None)
 
     def __call__(self, *args: Any, name: str = "", **kwargs: Any) -> Any:
-        return _model_of([*args, *kwargs.values()])._call(self._callee, args, kwargs, name)
+        return _model_of([*args, *kwargs.values()])._call(self.callee, args, kwargs, name)
 
     def __repr__(self) -> str:
         return f"<{self.__qualname__}>"

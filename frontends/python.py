@@ -30,6 +30,7 @@ from .source import ast
 from .source.builtin import BUILTIN, known
 from .source.elaborate import Elaborator
 from .source.frame import Frame
+from .source.gather import gather
 from .source.library import Unit
 from .source.parser import parse_expr, parse_type
 from .source.regions import Region
@@ -270,7 +271,7 @@ class Model:
                 )
             return value._value if isinstance(value, Tensor) else value._bundle
         if isinstance(value, Function):
-            return value._callee
+            return value.callee
         if isinstance(value, Dim):
             return known(value)
         return tuple(self._unwrap(v, span) for v in value) if isinstance(value, (list, tuple)) else value
@@ -313,7 +314,7 @@ class Model:
             graph.add_output(tensor, info.name, info.role)
         self._elaborator._check_params(graph)
         self._elaborator._check_bodies(graph)
-        locals_, uses = self._elaborator._locals(graph, self._unit)
+        locals_, uses = gather(self._elaborator, graph, self._unit)
         self._module = Module(self.name, graph, self.doc, locals_, uses)
 
 

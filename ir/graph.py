@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .declarations import Declaration, reachable
 from .diagnostics import Span
 from .dims import Dim
 from .op import AnyOp, Attrs
@@ -52,7 +53,12 @@ class Input(Value):
     __slots__ = ("init", "role", "span")
 
     def __init__(
-        self, type: TensorType, name: str, role: str = "input", init: Initializer | None = None, span: Span | None = None
+        self,
+        type: TensorType,
+        name: str,
+        role: str = "input",
+        init: Initializer | None = None,
+        span: Span | None = None,
     ) -> None:
         super().__init__(type, name)
         self.role = role
@@ -403,7 +409,12 @@ def _same_value(v: Value | None, w: Value | None, twin: dict[Value, Value]) -> b
     if v is None or w is None:
         return v is w
     if v.node is not None and v.node.op is not None and v.node.op.name == "constant":
-        return w.node is not None and w.node.op.name == "constant" and same_attr(v.node.attrs, w.node.attrs) and v.type == w.type
+        return (
+            w.node is not None
+            and w.node.op.name == "constant"
+            and same_attr(v.node.attrs, w.node.attrs)
+            and v.type == w.type
+        )
     return twin.get(v) is w
 
 
@@ -415,7 +426,7 @@ class Module:
         name: the model's name.
         graph: the model.
         doc: its ``##`` text.
-        locals: composites and records declared in the file itself (name -> syntax tree), written back by the printer.
+        locals: declarations of the program's own files by name, of which :meth:`declared` are written back by the printer.
         uses: what those declarations use of shipped modules: name there -> (module, name).
         compile: the file's ``compile`` block for this model (a :class:`CompileSpec`), or None.
         path: the source file, for relative weights.
@@ -425,11 +436,15 @@ class Module:
     name: str
     graph: Graph
     doc: str = ""
-    locals: dict[str, Any] = field(default_factory=dict)
+    locals: dict[str, Declaration] = field(default_factory=dict)
     uses: dict[str, tuple[str, str]] = field(default_factory=dict)
     compile: CompileSpec | None = None
     path: str | None = None
     rules: dict[str, Rule] = field(default_factory=dict)
+
+    def declared(self) -> dict[str, Declaration]:
+        """The declarations of the program's own files that its graph uses, directly or not."""
+        return reachable(self.graph, self.locals)
 
     def clone(self) -> Module:
         return replace(
@@ -445,7 +460,7 @@ class Module:
         """None when equal; else a sentence about the first difference."""
         if self.name != other.name:
             return f"{self.name} and {other.name}"
-        if self.locals != other.locals:
+        if self.declared() != other.declared():
             return "local declarations differ"
         return first_difference(self.graph, other.graph)
 

@@ -138,7 +138,9 @@ def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[st
     elaborator = Elaborator(library, DTYPES[dtype])
     name, block = _choose(unit, model)
     spec, statics = _compile_spec(elaborator, unit, block)
-    module = elaborator.model(unit, name, {**statics, **(params or {})})
+    outside = params or {}
+    spans = {n: span for n, span in _spans(block).items() if n not in outside}
+    module = elaborator.model(unit, name, {**statics, **outside}, spans)
     module.compile = spec
     module.rules = _rules(elaborator, unit)
     return module
@@ -163,10 +165,11 @@ def _check(unit_of: Callable[[Library], Unit]) -> list[Module]:
     modules = []
     for name, node in unit.models.items():
         blocks = [c for c in _compiles(unit) if c.model == name]
-        spec, statics = _compile_spec(elaborator, unit, blocks[0] if blocks else None)
+        block = blocks[0] if blocks else None
+        spec, statics = _compile_spec(elaborator, unit, block)
         if any(s.default is None and s.name not in statics for s in node.statics):
             continue
-        module = elaborator.model(unit, name, statics)
+        module = elaborator.model(unit, name, statics, _spans(block))
         module.compile = spec
         modules.append(module)
     for block in _compiles(unit):
@@ -174,6 +177,11 @@ def _check(unit_of: Callable[[Library], Unit]) -> list[Module]:
     check_declarations(elaborator, unit)
     _rules(elaborator, unit)
     return modules
+
+
+def _spans(block: ast.Compile | None) -> dict[str, Span | None]:
+    """Where a compile block gives the value of each parameter."""
+    return {arg.name: arg.value.span for arg in block.args if arg.name} if block is not None else {}
 
 
 def _compiles(unit: Unit) -> list[ast.Compile]:
@@ -232,7 +240,7 @@ def _compile_spec(
 
 
 def options(args: list[ast.Arg], elaborator: Elaborator | None = None, unit: Unit | None = None) -> dict[str, Any]:
-    """Arguments of a pass, target or model as values; a bare identifier that is no constant is a string."""
+    """Arguments of a pass, target or model as values; a bare word that is no constant is a string."""
     elaborator = elaborator or shared_elaborator()
     values: dict[str, Any] = {}
     for arg in args:
@@ -249,6 +257,8 @@ def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
 
     if isinstance(expr, ast.ListExpr):
         return tuple(_option(item, elaborator, unit) for item in expr.items)
+    if isinstance(expr, ast.Attribute) and (word := _dotted(expr)):
+        return word
     if isinstance(expr, ast.Name):
         declared = unit.names.get(expr.id) if unit is not None else None
         if expr.id in DTYPES:
@@ -256,6 +266,16 @@ def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
         if declared is None or not isinstance(declared.node, ast.Const):
             return expr.id
     return elaborator.static(unit or elaborator.library.text("", "<options>"), expr, {})
+
+
+def _dotted(expr: ast.Expr) -> str | None:
+    """``std.nn.gelu`` as the word that it is; None for another expression."""
+    from . import ast
+
+    if isinstance(expr, ast.Attribute):
+        head = _dotted(expr.value)
+        return f"{head}.{expr.name}" if head else None
+    return expr.id if isinstance(expr, ast.Name) else None
 
 
 def parse_pass(text: str) -> Any:

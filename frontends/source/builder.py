@@ -258,7 +258,9 @@ class AstBuilder(ExpressionBuilder):
         targets[1].append(self.span(j, j))
         return targets
 
-    def assign(self, i: int, j: int, targets: tuple[list[str], list[Span | None]], _equal: str, value: ast.Expr) -> ast.Assign:
+    def assign(
+        self, i: int, j: int, targets: tuple[list[str], list[Span | None]], _equal: str, value: ast.Expr
+    ) -> ast.Assign:
         return self.checked(i, j, ast.Assign(targets[0], value, targets[1], span=self.span(i, j)))
 
     def weight(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...ir.declarations import references
 from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.dims import Dim
 from ...ir.graph import Value
@@ -13,6 +14,7 @@ from ...ir.signature import Bindings, Operand, Pattern, RecordDef, RecordPattern
 from ...ir.types import DTYPES, DType, TensorType
 from . import ast
 from .builtin import STATIC_FUNCTIONS
+from .cycles import recursion
 from .evaluate import join
 from .frame import Frame
 from .records import construct
@@ -44,6 +46,7 @@ class Calls:
 
     def __init__(self, elaborator: Elaborator) -> None:
         self.elaborator = elaborator
+        self._active: list[tuple[Any, ...]] = []
 
     def call(self, frame: Frame, e: ast.Call, scope: str = "") -> Any:
         """Evaluate a call expression; ``scope`` is what ``as`` gave."""
@@ -339,6 +342,11 @@ class Calls:
         env = self.body_environment(signature, bound, operands)
         inner = Frame(self.elaborator, declared.unit, env, builder=frame.builder, region=frame.region, scope=scope,
                       dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)  # fmt: skip
+        # Through functions that are passed on a call cycle is not to be seen in the source alone.
+        call = (id(node), *references(bound.statics.values()))
+        if call in self._active:
+            raise recursion(node, [node.name, node.name], span)
+        self._active.append(call)
         try:
             inner.run(node.body)
             self.finish_states(inner)
@@ -347,6 +355,8 @@ class Calls:
             if len(error.notes) < MOST_NOTES:
                 error.notes.append(Note(f"in `{node.name}`, called here", span))
             raise
+        finally:
+            self._active.pop()
         return values[0] if len(values) == 1 else Multi(tuple(values))
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...ir.diagnostics import Diagnostic
+from ...ir.diagnostics import Diagnostic, Span
 from . import ast
 from .library import Declared
 
@@ -24,11 +24,7 @@ def check_acyclic(declared: Declared, acyclic: set[int]) -> None:
             return
         if any(p.node is node for p in path):
             first = next(i for i, p in enumerate(path) if p.node is node)
-            names = " -> ".join(p.node.name for p in [*path[first:], at])
-            raise Diagnostic(
-                "E0503", f"`{node.name}` calls itself: {names}", node.name_span or node.span,
-                help="the language has no recursion; `repeat` and `fold` are its loops",
-            )  # fmt: skip
+            raise recursion(node, [p.node.name for p in [*path[first:], at]], node.name_span or node.span)
         path.append(at)
         shadowed = {p.name for p in [*node.params, *node.statics]}
         # A function that is passed as a parameter counts as called.
@@ -40,6 +36,14 @@ def check_acyclic(declared: Declared, acyclic: set[int]) -> None:
         acyclic.add(id(node))
 
     visit(declared)
+
+
+def recursion(node: ast.Function, path: list[str], span: Span | None) -> Diagnostic:
+    """E0503: a function that calls itself along ``path``."""
+    return Diagnostic(
+        "E0503", f"`{node.name}` calls itself: {' -> '.join(path)}", span,
+        help="the language has no recursion; `repeat` and `fold` are its loops",
+    )  # fmt: skip
 
 
 def names_in(node: Any) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...ir.builder import Builder
+from ...ir.declarations import references
 from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.dims import Dim, const, sym
 from ...ir.graph import Graph, Module, Node, Value
@@ -16,10 +17,12 @@ from ...ir.types import DTYPES, DType, TensorType
 from . import ast
 from .builtin import STATIC_FUNCTIONS
 from .calls import Calls
-from .cycles import check_acyclic, names_in
+from .cycles import check_acyclic, recursion
 from .evaluate import decide
 from .frame import Frame
-from .library import LOCAL, Declared, Library, Unit
+from .gather import gather
+from .given import given_value
+from .library import Declared, Library, Unit
 from .signatures import Signatures
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, describe, is_tensor
 
@@ -65,8 +68,10 @@ class Elaborator:
 
     def attribute(self, value: Any) -> Any:
         """A static value as a node's attribute: functions become references."""
+        if isinstance(value, tuple):
+            return tuple(map(self.attribute, value))
         if isinstance(value, DeclValue):
-            self._register(value.declared)
+            self.register(value.declared)
             return value.ref
         if isinstance(value, OpValue):
             return FuncRef("", value.op.name)
@@ -74,7 +79,7 @@ class Elaborator:
             return FuncRef("", value.name)
         return value
 
-    def _register(self, declared: Declared) -> None:
+    def register(self, declared: Declared) -> None:
         """Note a declaration by its qualified name. Raises E0204 when two of a program's own files share one."""
         other = self._declared.setdefault(declared.qualified, declared)
         if other.node is not declared.node:
@@ -83,11 +88,15 @@ class Elaborator:
                 notes=[Note("the other one is here", other.node.span)], help="give one of them another name",
             )  # fmt: skip
 
+    def registered(self, module: str, name: str) -> Declared | None:
+        """What goes by that name: an op, a record, or a function that was passed as a value."""
+        return self._declared.get(f"{module}.{name}")
+
     def function_value(self, ref: FuncRef, span: Span | None) -> Any:
         """The function that a reference names."""
         if not ref.module:
             return OpValue(OPS[ref.name]) if ref.name not in STATIC_FUNCTIONS else BuiltinValue(ref.name)
-        found = self._declared.get(f"{ref.module}.{ref.name}")
+        found = self.registered(ref.module, ref.name)
         if found is None:
             unit = self.library.std(ref.module, span)
             found = unit.names.get(ref.name)
@@ -97,13 +106,8 @@ class Elaborator:
 
     def where_declared(self, name: str) -> str | None:
         """A help line for a name that some shipped module declares."""
-        from .library import SPECS
-
-        for path in sorted((SPECS / "std").glob("*.tess")):
-            unit = self.library.std(f"std.{path.stem}")
-            if unit.local(name):
-                return f"did you forget `use std.{path.stem} ({name})`?"
-        return None
+        module = self.library.declaring(name)
+        return f"did you forget `use {module} ({name})`?" if module else None
 
     def check_cycles(self, declared: Declared) -> None:
         """Raises E0503 when a function calls itself, directly or not."""
@@ -117,7 +121,7 @@ class Elaborator:
         assert isinstance(node, ast.Function)
         found = self._composites.get(id(node))
         if found is None:
-            self._register(declared)
+            self.register(declared)
             signature = self.signatures.of(declared)
 
             def instantiate(types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
@@ -237,30 +241,36 @@ class Elaborator:
 
     # Models ------------------------------------------------------------------------------------------------------
 
-    def model(self, unit: Unit, name: str, params: dict[str, Any]) -> Module:
+    def model(
+        self, unit: Unit, name: str, params: dict[str, Any], spans: Mapping[str, Span | None] | None = None
+    ) -> Module:
         """Elaborate one model of a unit.
 
         Args:
             params: values for its static parameters.
+            spans: where in the source a value stands, by parameter.
 
         Raises:
             Diagnostic: whatever is wrong with the program.
         """
         node = unit.models[name]
         declared = Declared(unit, node)
+        self.register(declared)
         self.check_cycles(declared)
         self.called.add(id(node))
         signature = self.signatures.of(declared)
         statics: dict[str, Any] = {}
         for key, value in params.items():
             static = signature.static(key)
+            where = spans.get(key) if spans else None
             if static is None:
                 names = [s.name for s in signature.statics]
                 raise Diagnostic(
-                    "E0403", f"the model `{name}` has no static parameter `{key}`", node.name_span,
+                    "E0403", f"the model `{name}` has no static parameter `{key}`", where or node.name_span,
                     help=did_you_mean(key, names) or f"its static parameters are {', '.join(names) or 'none'}",
                 )  # fmt: skip
-            statics[key] = self.calls.static_value(static.kind, static.optional, value, name, key, None)
+            meant = given_value(self, unit, static, value, where)
+            statics[key] = self.calls.static_value(static.kind, static.optional, meant, name, key, where)
         graph = Graph(name)
         builder = Builder(graph)
         bound, operands = self._model_inputs(node, signature, statics, builder)
@@ -272,7 +282,7 @@ class Elaborator:
         self._model_outputs(graph, signature, bound, values)
         self._check_params(graph)
         self._check_bodies(graph)
-        locals_, uses = self._locals(graph, unit)
+        locals_, uses = gather(self, graph, unit)
         return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
 
     def _model_inputs(
@@ -346,11 +356,11 @@ class Elaborator:
                     help="use it or take it out: a weight that is loaded and ignored is rarely meant",
                 )  # fmt: skip
 
-    def _check_bodies(self, graph: Graph) -> None:
+    def _check_bodies(self, graph: Graph, within: tuple[Any, ...] = ()) -> None:
         """Instantiate the body of every composite, and take over what it requires of sizes."""
         for node in graph.nodes():
             if node.body is not None:
-                self._check_bodies(node.body)
+                self._check_bodies(node.body, within)
             if not isinstance(node.op, Composite):
                 continue
             types = [None if v is None else v.type for v in node.inputs]
@@ -359,9 +369,12 @@ class Elaborator:
             except Diagnostic as error:
                 error.notes.append(Note(f"in the body of `{node.op.name}`, called here", node.span))
                 raise
+            call = (id(node.op.decl), *references(node.attrs.values()))
+            if call in within:
+                raise recursion(node.op.decl, [node.op.name, node.op.name], node.span)
             if id(body) not in self._checked:
                 self._checked.add(id(body))
-                self._check_bodies(body)
+                self._check_bodies(body, (*within, call))
             for need in body.requires:
                 verdict = decide(need.op, need.left, need.right, graph)
                 if verdict is False:
@@ -371,33 +384,6 @@ class Elaborator:
                 if verdict is None and need not in graph.requires:
                     graph.requires.append(need)
 
-    def _locals(self, graph: Graph, unit: Unit) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
-        """The file's own declarations that the graph uses, and what these use of shipped modules: for the printer."""
-        used: dict[str, Any] = {}
-        imports: dict[str, tuple[str, str]] = {}
-        for node in graph.nodes():
-            if isinstance(node.op, Composite) and not shipped(node.op.module):
-                declared = self._by_node.get(id(node.op.decl))
-                self._collect(node.op.name, declared, used, imports)
-        return dict(sorted(used.items())), dict(sorted(imports.items()))
-
-    def _collect(
-        self, name: str, declared: Declared | None, used: dict[str, Any], imports: dict[str, tuple[str, str]]
-    ) -> None:
-        if declared is None or name in used:
-            return
-        if shipped(declared.unit.module):
-            imports[name] = (declared.unit.module, declared.node.name)
-            return
-        used[name] = declared.node
-        for inner in names_in(declared.node):
-            self._collect(inner, declared.unit.names.get(inner), used, imports)
-
 
 def _expanded(graph: Graph, type: TensorType) -> TensorType:
     return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))
-
-
-def shipped(module: str) -> bool:
-    """Whether a unit's module name is that of a file in the package."""
-    return module != LOCAL

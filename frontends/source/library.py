@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from ...ir.declarations import LOCAL
 from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from . import ast
 from .cache import load_ast
 from .parser import parse
 
-# The module of every file that is not shipped: printed, they become one file.
-LOCAL = "local"
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 
 
@@ -67,6 +66,11 @@ class Library:
                 help=did_you_mean(module, known) or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
             )  # fmt: skip
         return self._unit(module, path, None, span)
+
+    def declaring(self, name: str) -> str | None:
+        """The first module of std that declares ``name``."""
+        modules = (f"std.{path.stem}" for path in sorted((SPECS / "std").glob("*.tess")))
+        return next((module for module in modules if self.std(module).local(name)), None)
 
     def file(self, path: str | Path, root: Path | None = None, span: Span | None = None) -> Unit:
         """A user's file. A shipped file opened by its path is the shipped module."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ...ir.declarations import LOCAL
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims import Dim
 from ...ir.graph import Graph, Initializer, Module, Node, Parameter, Value
@@ -14,7 +15,6 @@ from ...ir.signature import Bindings, RecordDef, RecordPattern, Static
 from ...ir.types import DType, TensorType
 from . import ast
 from .builtin import BINARY, BUILTIN
-from .elaborate import shipped
 from .fmt import format_file
 from .lexer import RESERVED
 from .parser import parse_expr
@@ -43,7 +43,7 @@ def literal(value: Any) -> ast.Expr:
         return ast.ListExpr([literal(v) for v in value])
     if isinstance(value, Dim):
         return parse_expr(str(value))
-    if isinstance(value, (DType, FuncRef)):
+    if isinstance(value, DType):
         return ast.Name(str(value))
     raise TypeError(f"not a static value: {value!r}")
 
@@ -81,11 +81,13 @@ class _Names:
 class _Printer:
     def __init__(self, module: Module) -> None:
         self.module = module
-        self.imports: dict[tuple[str, str], str] = {target: name for name, target in module.uses.items()}
+        self.declared = module.declared()
+        needed = {name for declaration in self.declared.values() for name in declaration.needs}
+        self.imports = {target: name for name, target in module.uses.items() if name in needed}
         self.helpers: list[ast.Function] = []
         graph = module.graph
         symbols = {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
-        reserved = set(RESERVED) | set(BUILTIN) | symbols | set(module.locals) | {module.name}
+        reserved = set(RESERVED) | set(BUILTIN) | symbols | set(self.declared) | {module.name}
         self.names = _Names(reserved | {v.name for v in graph.inputs})
         self.names.taken |= {n.op.name for n in graph.nodes()}
         self.values: dict[Value, ast.Expr] = {}
@@ -109,7 +111,7 @@ class _Printer:
         params = [ast.Param(v.name, type_expr(v.type)) for v in graph.inputs if v.role == "input"]
         model = ast.Function("model", self.module.name, params, [], results, body, self.module.doc or None)
         shown = self._uses()
-        return ast.File("", shown, [*self.module.locals.values(), *self.helpers, model])
+        return ast.File("", shown, [*(d.syntax for d in self.declared.values()), *self.helpers, model])
 
     def _uses(self) -> list[ast.Use]:
         by_module: dict[str, list[tuple[str, str | None]]] = {}
@@ -266,20 +268,24 @@ class _Printer:
             else:
                 args.append(ast.Arg(operand.name if named else None, value))
         for name, value in self._attrs(node):
-            args.append(ast.Arg(name, self._function(value) if isinstance(value, FuncRef) else literal(value)))
+            args.append(ast.Arg(name, self._static(value)))
         return ast.Call(ast.Name(self._imported(op.module, op.name)), args)
 
-    def _function(self, ref: FuncRef) -> ast.Expr:
-        return ast.Name(self._imported(ref.module, ref.name) if ref.module else ref.name)
+    def _static(self, value: Any) -> ast.Expr:
+        if isinstance(value, FuncRef):
+            return ast.Name(self._imported(value.module, value.name) if value.module else value.name)
+        if isinstance(value, tuple):
+            return ast.ListExpr([self._static(v) for v in value])
+        return literal(value)
 
     def _imported(self, module: str, name: str) -> str:
-        if not shipped(module):
-            if name not in self.module.locals:
+        if module == LOCAL:
+            if name not in self.declared:
                 raise Diagnostic("E0202", f"`{name}` of `{module}` cannot be printed: it is not a shipped declaration")
             return name
         found = self.imports.get((module, name))
         if found is None:
-            clash = any(alias == name for alias in self.imports.values()) or name in self.module.locals
+            clash = any(alias == name for alias in self.imports.values()) or name in self.declared
             found = self.names.fresh(name) if clash else name
             self.names.taken.add(found)
             self.imports[(module, name)] = found
@@ -296,7 +302,7 @@ class _Printer:
         ):
             return bases[0]
         args = [ast.Arg(name, expr) for (name, _), expr in zip(record.fields, exprs, strict=True)]
-        args += [ast.Arg(name, literal(node.attrs[f"{operand}.{name}"])) for name, _ in record.statics]
+        args += [ast.Arg(name, self._static(node.attrs[f"{operand}.{name}"])) for name, _ in record.statics]
         return ast.Call(ast.Name(self._imported(record.module, record.name)), args)
 
     # Loops -------------------------------------------------------------------------------------------------------

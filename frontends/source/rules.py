@@ -50,7 +50,9 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
         items = value.items if isinstance(value, Multi) else (value,)
         for item in items:
             if not isinstance(item, Value):
-                raise Diagnostic("E0506", f"the replacement must be a tensor, not {describe(item)}", node.replacement.span)
+                raise Diagnostic(
+                    "E0506", f"the replacement must be a tensor, not {describe(item)}", node.replacement.span
+                )
         return items
 
     def where(match: Match) -> bool | str:
@@ -185,7 +187,9 @@ class _PatternReader:
                 raise Diagnostic("E0404", f"`{signature.name}` needs `{operand.name}`", expr.span)
         for parameter in signature.statics:
             if parameter.default is REQUIRED and parameter.name not in attrs:
-                raise Diagnostic("E0401", f"`{signature.name}` needs the static parameter `{parameter.name}`", expr.span)
+                raise Diagnostic(
+                    "E0401", f"`{signature.name}` needs the static parameter `{parameter.name}`", expr.span
+                )
         return Call(qualified, tuple(inputs), tuple(attrs.items()), span=expr.span)
 
     def _is_static(self, expr: ast.Expr) -> bool:

@@ -1,0 +1,54 @@
+"""Declarations of a program's own files: kept with the module, and written back where its graph comes to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .op import Composite, FuncRef
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+# The module of everything that is not shipped: printed, it becomes one file.
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A declaration's syntax tree, and the names of the others (or of what shipped modules declare) that it mentions."""
+
+    syntax: Any
+    needs: tuple[str, ...] = ()
+
+
+def reachable(graph: Graph, known: Mapping[str, Declaration]) -> dict[str, Declaration]:
+    """Those of ``known`` that the graph uses, directly or not, by name."""
+    found: dict[str, Declaration] = {}
+    pending = [name for module, name in used_by(graph) if module == LOCAL]
+    while pending:
+        name = pending.pop()
+        if name in known and name not in found:
+            found[name] = known[name]
+            pending += known[name].needs
+    return dict(sorted(found.items()))
+
+
+def used_by(graph: Graph) -> Iterator[tuple[str, str]]:
+    """(module, name) of each composite in a graph and its loops, and of each function among its attributes."""
+    for node in graph.nodes():
+        if isinstance(node.op, Composite):
+            yield node.op.module, node.op.name
+            yield from ((ref.module, ref.name) for ref in references(node.attrs.values()))
+        if node.body is not None:
+            yield from used_by(node.body)
+
+
+def references(values: Iterable[Any]) -> Iterator[FuncRef]:
+    """The functions among static values, lists included."""
+    for value in values:
+        if isinstance(value, FuncRef):
+            yield value
+        elif isinstance(value, tuple):
+            yield from references(value)
