@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
-from ...ir.dims import Dim, DimCall, const, prove_ge, sym
+from ...ir.dims import Dim, const, prove_ge, sym
 from ...ir.graph import Graph, Module, Require, Value
+from ...ir.monomials import DimCall
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
 from . import ops  # noqa: F401  # fills the tables
@@ -309,6 +310,13 @@ class Importer:
         need = Require(left, op, right, "the exported model needs this of its sizes")
         if not proved and need not in self.graph.requires:
             self.graph.requires.append(need)
+
+    def differ(self, left: Dim, right: Dim, where: str) -> None:
+        """Check that two sizes differ when the model runs, and say so."""
+        need = Require(left, "!=", right, "the exported model was decided for other sizes")
+        if need not in self.graph.requires:
+            self.graph.requires.append(need)
+            self.notes.append(f"{left} is taken not to be {right}: {where}")
 
     def unify(self, a: Dim, b: Dim, reason: str) -> None:
         """Start again with free sizes made equal. Raises Unify, or E0759 when they cannot be equal."""

@@ -277,6 +277,10 @@ def pool(c: Call) -> Value:
     if prod(kernel) > _LARGEST_WINDOW:
         c.refuse(f"a window of {prod(kernel)} elements")
     sizes = c.shape()[2:]
+    if c.attr("auto_pad", "NOTSET").startswith("SAME") and (
+        any(d > 1 for d in dilations) or any(s > k for s, k in zip(strides, kernel, strict=True))
+    ):
+        c.refuse("auto_pad of dilated windows, or of ones farther apart than they are wide")
     pairs = padding(c, sizes, kernel, strides, dilations)
     if c.attr("ceil_mode", 0):
         pairs = [_ceiled(c, *row) for row in zip(sizes, pairs, kernel, strides, dilations, strict=True)]

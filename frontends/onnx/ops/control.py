@@ -9,7 +9,7 @@ import numpy as np
 
 from ....ir.diagnostics import Diagnostic
 from ....ir.dims import Dim, as_dim
-from ....ir.graph import Graph, Require, Value
+from ....ir.graph import Graph, Value
 from ....ir.types import TensorType, i64
 from ..call import Call
 from ..registry import CONTROL
@@ -56,12 +56,7 @@ def _assumed(c: Call) -> bool:
     left, right = sides
     if left is None or right is None or not (left.symbols or right.symbols):
         raise _fail(c, "its condition depends on the values of tensors, or on sizes that are left free")
-    message = "the exported model was decided for other sizes"
-    need = Require(left, "!=", right, message)
-    requires = c.importer.graph.requires
-    if need not in requires:
-        requires.append(need)
-        c.importer.notes.append(f"{left} is taken not to be {right}: {c.where}")
+    c.importer.differ(left, right, c.where)
     return answer
 
 

@@ -11,7 +11,7 @@ from ....ir.diagnostics import Diagnostic
 from ....ir.dims import Dim
 from ....ir.graph import Value
 from ....ir.signature import broadcast_shapes
-from ....ir.types import TensorType, boolean, f32
+from ....ir.types import TensorType, boolean, f64
 from ..call import Call
 from ..registry import MICROSOFT, Result, imports
 from ..tensors import dtype_of
@@ -121,9 +121,13 @@ def mod(c: Call) -> Value:
         return c.op("mod", a, b)
     if a.type.dtype.kind == "int":
         return c.op("mul", c.op("sign", a), c.op("mod", c.op("abs", a), c.op("abs", b)))
+    if not c.attr("fmod", 0):
+        c.refuse("Mod of floats without fmod=1")
+    # With more digits, so that a quotient just below a whole number does not become it.
+    dtype, a, b = a.type.dtype, c.cast(a, f64), c.cast(b, f64)
     quotient = c.op("div", a, b)
     whole = c.op("where", c.op("lt", quotient, c.like(0, quotient)), c.op("ceil", quotient), c.op("floor", quotient))
-    return c.op("sub", a, c.op("mul", whole, b))
+    return c.cast(c.op("sub", a, c.op("mul", whole, b)), dtype)
 
 
 @imports("Pow")
@@ -131,7 +135,7 @@ def power(c: Call) -> Value:
     x = c.x()
     exponent = single(c.tensor(1))
     if exponent is not None and c.broadcast(c.tensor(0), c.tensor(1)) == x.type.shape:
-        if exponent == int(exponent) and 1 <= exponent <= 4:
+        if float(exponent).is_integer() and 1 <= exponent <= 4:
             # `pow` is for bases that are not negative.
             result = x
             for _ in range(int(exponent) - 1):
@@ -144,8 +148,10 @@ def power(c: Call) -> Value:
     x, y = operands(c, 0, 1)
     if x.type.dtype.kind == "float":
         return c.op("pow", x, c.cast(y, x.type.dtype))
-    wide = c.op("pow", c.cast(x, f32), c.cast(y, f32))
-    return c.cast(c.op("round", wide), x.type.dtype)
+    wide = c.op("pow", c.cast(x, f64), c.cast(y, f64))
+    # A fractional power of an integer is cut off; that of a whole one is whole but for the last digit.
+    whole = y.type.dtype.kind == "int" or (exponent is not None and float(exponent).is_integer())
+    return c.cast(c.op("round", wide) if whole else wide, x.type.dtype)
 
 
 @imports("Min", "Max", "Sum", "Mean")
@@ -202,13 +208,13 @@ def reciprocal(c: Call) -> Value:
 
 
 @imports("IsInf")
-def is_inf(c: Call) -> Value:
+def is_inf(c: Call) -> Result:
     x = c.x()
     positive, negative = c.attr("detect_positive", 1), c.attr("detect_negative", 1)
     if positive and negative:
         return c.op("eq", c.op("abs", x), c.like(math.inf, x))
     if not positive and not negative:
-        c.refuse("IsInf that detects nothing")
+        return Tensor(TensorType(boolean, x.type.shape), fill=False)
     return c.op("eq", x, c.like(math.inf if positive else -math.inf, x))
 
 

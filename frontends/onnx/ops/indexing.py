@@ -35,7 +35,8 @@ def gather(c: Call) -> Tensor:
         run = _run(c, axis, known)
         if run is not None:
             return c.tensor_of(run, nonnegative)
-    return c.tensor_of(c.op("take", c.x(0, "weight"), _index(c, 1, c.shape()[axis]), axis=axis), nonnegative)
+    index = c.x(1) if _embeds(c, axis) else _index(c, 1, c.shape()[axis])
+    return c.tensor_of(c.op("take", c.x(0, "weight"), index, axis=axis), nonnegative)
 
 
 def _run(c: Call, axis: int, index: np.ndarray) -> Value | None:
@@ -57,15 +58,26 @@ def _run(c: Call, axis: int, index: np.ndarray) -> Value | None:
 
 
 def _index(c: Call, position: int, size: Dim) -> Value:
-    """Indices as a value; known negative ones are counted from the front."""
-    known = c.tensor(position).known
-    if known is None or known.dtype == object or not (known < 0).any():
+    """Indices as a value, where negative ones are counted from the front."""
+    tensor = c.tensor(position)
+    known = c.known(position)
+    if tensor.nonnegative or (known is not None and known.dtype != object and not (known < 0).any()):
         return c.x(position)
-    if size.value is None:
-        index = c.x(position)
-        wrapped = c.op("add", index, c.cast(c.number(size), index.type.dtype))
-        return c.op("where", c.op("lt", index, c.like(0, index)), wrapped, index)
+    if known is None or known.dtype == object or size.value is None:
+        return from_front(c, c.x(position), size)
     return c.constant(np.where(known < 0, known + size.value, known))
+
+
+def from_front(c: Call, index: Value, size: Dim) -> Value:
+    """Indices of which negative ones count from the end, as ones that do not."""
+    wrapped = c.op("add", index, c.cast(c.number(size), index.type.dtype))
+    return c.op("where", c.op("lt", index, c.like(0, index)), wrapped, index)
+
+
+def _embeds(c: Call, axis: int) -> bool:
+    """Whether this is a lookup in a table of weights by what the user gives: an id is no negative number then."""
+    table, index = c.tensor(0), c.tensor(1)
+    return axis == 0 and table.weight is not None and index.value is not None and index.value.node is None
 
 
 @imports("GatherElements")
@@ -88,12 +100,23 @@ def fold_gather_nd(c: Call, x: np.ndarray, index: np.ndarray) -> np.ndarray:
     return limited(x[tuple(np.moveaxis(index, -1, 0))])
 
 
-def _flat_index(c: Call, index: Value, shape: tuple[Dim, ...]) -> Value:
-    """Indices [..., q] into the first axes of ``shape`` as positions in their row-major order."""
+def _flat_index(c: Call, shape: tuple[Dim, ...]) -> Value:
+    """The second operand, indices [..., q] into the first axes of ``shape``, as positions in their row-major order."""
+    known = c.known(1)
+    if known is not None and known.dtype != object and all(d.value is not None for d in shape):
+        sizes = [int(d) for d in shape]
+        parts = np.moveaxis(np.where(known < 0, known + np.array(sizes), known), -1, 0)
+        if not all(((p >= 0) & (p < n)).all() for p, n in zip(parts, sizes, strict=True)):
+            c.misfit(f"an index outside of {c.type()}")
+        return c.constant(np.ravel_multi_index(tuple(parts), sizes).astype(np.int64))
+    index = c.cast(c.x(1), i64)
     rank = index.type.rank
+    nonnegative = c.tensor(1).nonnegative or (known is not None and known.dtype != object and not (known < 0).any())
     total: Value | None = None
     for i in range(len(shape)):
         part = c.op("squeeze", c.op("slice", index, axis=rank - 1, start=i, stop=i + 1), axis=rank - 1)
+        if not nonnegative:
+            part = from_front(c, part, shape[i])
         stride = product(shape[i + 1 :])
         if stride != 1:
             part = c.op("mul", part, c.number(stride))
@@ -105,14 +128,14 @@ def _flat_index(c: Call, index: Value, shape: tuple[Dim, ...]) -> Value:
 @imports("GatherND")
 def gather_nd(c: Call) -> Value:
     batch = c.attr("batch_dims", 0)
-    x, index = c.x(), c.cast(c.x(1), i64)
+    x = c.x()
     depth = c.shape(1)[-1].value
     if depth is None or not 0 < depth <= c.rank() - batch:
         c.misfit(f"indices {c.type(1)} into {c.type()}")
     shape = x.type.shape
     for i in range(batch):
         c.equal(shape[i], c.shape(1)[i], f"batch axis {i}")
-    flat = _flat_index(c, index, shape[batch : batch + depth])
+    flat = _flat_index(c, shape[batch : batch + depth])
     rows = c.reshape(x, (*shape[:batch], product(shape[batch : batch + depth]), *shape[batch + depth :]))
     return c.op("take", rows, flat, axis=batch, batch=batch)
 
@@ -139,15 +162,15 @@ def fold_scatter_nd(c: Call, x: np.ndarray, index: np.ndarray, updates: np.ndarr
 @imports("ScatterND")
 def scatter_nd(c: Call) -> Value:
     name = _mode(c)
-    x, index = c.x(), c.cast(c.x(1), i64)
+    x = c.x()
     shape = x.type.shape
     depth = c.shape(1)[-1].value
     if depth is None or not 0 < depth <= len(shape):
         c.misfit(f"indices {c.type(1)} into {c.type()}")
     for i, (d, e) in enumerate(zip(c.shape(2), (*c.shape(1)[:-1], *shape[depth:]), strict=True)):
         c.equal(d, e, f"axis {i} of the updates {c.type(2)}")
-    count = product(index.type.shape[:-1])
-    flat = c.reshape(_flat_index(c, index, shape[:depth]), (count,))
+    count = product(c.shape(1)[:-1])
+    flat = c.reshape(_flat_index(c, shape[:depth]), (count,))
     updates = c.reshape(c.x(2), (count, *shape[depth:]))
     rows = c.reshape(x, (product(shape[:depth]), *shape[depth:]))
     return c.reshape(c.op(name, rows, flat, updates, batch=0), shape)
@@ -178,7 +201,7 @@ def one_hot(c: Call) -> Value:
     index = c.x()
     axis = c.normal_axis(c.attr("axis", -1), c.rank() + 1)
     count = c.op("iota", n=depth, dtype=index.type.dtype if index.type.dtype.kind == "int" else i64)
-    index = c.cast(index, count.type.dtype)
+    index = from_front(c, c.cast(index, count.type.dtype), depth)
     shape = [depth if i == axis else const(1) for i in range(c.rank() + 1)]
     hit = c.op("eq", c.op("unsqueeze", index, axis=axis), c.reshape(count, shape))
     off, on = (c.op("squeeze", c.op("slice", values, axis=0, start=i, stop=i + 1), axis=0) for i in range(2))

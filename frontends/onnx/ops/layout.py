@@ -71,13 +71,16 @@ def _rest(old: list[Dim], given: list[Dim]) -> Dim:
 
 @folds("Flatten")
 def fold_flatten(c: Call, x: np.ndarray) -> np.ndarray:
-    axis = c.attr("axis", 1) % (x.ndim + 1)
-    return x.reshape(int(np.prod(x.shape[:axis])), -1)
+    axis = c.attr("axis", 1)
+    axis = axis + x.ndim if axis < 0 else axis
+    return x.reshape(int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:])))
 
 
 @imports("Flatten")
 def flatten(c: Call) -> Value:
     axis, shape = c.attr("axis", 1), c.shape()
+    if not -len(shape) <= axis <= len(shape):
+        c.misfit(f"axis {axis} of {c.type()}")
     axis = axis + len(shape) if axis < 0 else axis
     return c.reshape(c.x(), (product(shape[:axis]), product(shape[axis:])))
 
@@ -97,6 +100,9 @@ def squeeze(c: Call) -> Tensor:
     axes = _axes(c)
     if axes is None:
         axes = [i for i, d in enumerate(shape) if d == 1]
+        for d in shape:
+            if d.value is None:
+                c.importer.differ(d, const(1), c.where)
     axes = sorted({c.normal_axis(a, len(shape)) for a in axes})
     for axis in axes:
         c.equal(shape[axis], const(1), f"axis {axis} of {c.type()}, which is left out")
@@ -236,7 +242,11 @@ def _from_end(bound: Dim, size: Dim) -> int | Dim:
 @folds("Split")
 def fold_split(c: Call, x: np.ndarray, sizes: np.ndarray | None = None) -> list[np.ndarray]:
     if sizes is None:
-        return list(np.array_split(x, c.attr("num_outputs") or len(c.node.output), axis=c.attr("axis", 0)))
+        count, size = len(c.node.output), x.shape[c.attr("axis", 0)]
+        part = -(-size // count)
+        if size % count and (c.opset < 18 or part * (count - 1) > size):
+            raise Unfoldable
+        return list(np.split(x, range(part, part * count, part), axis=c.attr("axis", 0)) if part else [x] * count)
     return list(np.split(x, np.cumsum(_plain(sizes))[:-1], axis=c.attr("axis", 0)))
 
 
@@ -252,6 +262,8 @@ def split(c: Call) -> list[Value]:
         if c.attr("num_outputs", count) != count:
             c.misfit(f"num_outputs is not the number of results, {count}")
         part = -(-size // count)
+        if prove_ge(part * (count - 1), size + 1):
+            c.misfit(f"axis {axis} of {size} elements cut into {count} parts of {part}")
         if c.opset < 18 and part * count != size:
             c.equal(size // count * count, size, f"axis {axis}, which is cut into {count} equal parts")
         sizes = [part] * (count - 1) + [size - part * (count - 1)]
@@ -305,13 +317,15 @@ def fold_tile(c: Call, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
 
 
 @imports("Tile")
-def tile(c: Call) -> Value:
+def tile(c: Call) -> Result:
     x, shape = c.x(), c.shape()
     repeats = c.dims(1, "the number of repetitions")
     if len(repeats) != len(shape):
         c.misfit(f"{len(repeats)} repetitions of {c.type()}")
     if all(r == 1 for r in repeats):
         return x
+    if any(r == 0 for r in repeats):
+        return Tensor(TensorType(c.type().dtype, tuple(d * r for r, d in zip(repeats, shape, strict=True))), fill=0)
     if all(r == 1 or d == 1 for r, d in zip(repeats, shape, strict=True)):
         return c.expand(x, [d * r for r, d in zip(repeats, shape, strict=True)])
     # Each repeated axis gets one in front of it, along which the tensor is the same.

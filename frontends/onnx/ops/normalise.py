@@ -7,10 +7,15 @@ from ....ir.graph import Value
 from ....ir.types import DTYPES, f32
 from ..call import Call
 from ..registry import MICROSOFT, imports
+from ..tensors import dtype_of
 
 
 def _last_axes(c: Call, x: Value, axis: int, *weights: Value | None) -> tuple[Value, list[Value | None]]:
     """x and its weights with the axes from ``axis`` on as one; weights as they are where it is the last already."""
+    for w in weights:
+        for d, e in zip(reversed(x.type.shape), reversed(() if w is None else w.type.shape), strict=False):
+            if e != 1:
+                c.equal(d, e, f"the weight {w.type if w else None} of {x.type}")
     if axis == x.type.rank - 1:
         return x, list(weights)
     size = product(x.type.shape[axis:])
@@ -23,20 +28,29 @@ def _vector(c: Call, w: Value | None, width: Value) -> Value | None:
     if w is None:
         return None
     w = c.reshape(w, (w.type.numel,)) if w.type.rank != 1 else w
-    c.equal(w.type.shape[0], width.type.shape[-1], f"the weight {w.type} of {width.type}") if w.type.shape[0] != 1 else None
+    c.equal(w.type.shape[0], width.type.shape[-1], f"the weight {w.type} of {width.type}") if w.type.shape[
+        0
+    ] != 1 else None
     return c.expand(w, width.type.shape[-1:])
 
 
 @imports("LayerNormalization")
-def layer_normalization(c: Call) -> Value:
-    if any(c.node.output[1:]):
-        c.refuse("the mean or the inverse deviation of LayerNormalization")
+def layer_normalization(c: Call) -> list[Value]:
     x, axis = c.x(), c.axis(-1)
     flat, (weight, bias) = _last_axes(c, x, axis, c.x(1, "weight"), c.maybe(2, "bias"))
-    y = c.std(
-        "nn.layer_normalize", flat, _vector(c, weight, flat), _vector(c, bias, flat), eps=c.attr("epsilon", 1e-5)
-    )
-    return c.reshape(y, x.type.shape)
+    y = c.std("nn.layer_normalize", flat, _vector(c, weight, flat), _vector(c, bias, flat), eps=c.attr("epsilon", 1e-5))
+    results = [c.reshape(y, x.type.shape)]
+    if any(c.node.output[1:]):
+        results += _statistics(c, c.cast(x, f32), tuple(range(axis, x.type.rank)))
+    return results
+
+
+def _statistics(c: Call, x: Value, axes: tuple[int, ...]) -> list[Value]:
+    """Mean and inverse deviation, which some exporters name though nobody reads them."""
+    mean = c.op("mean", x, axis=axes, keepdims=True)
+    centred = c.op("sub", x, mean)
+    variance = c.op("mean", c.op("mul", centred, centred), axis=axes, keepdims=True)
+    return [mean, c.op("rsqrt", c.op("add", variance, c.like(c.attr("epsilon", 1e-5), x)))]
 
 
 @imports("RMSNormalization", "SimplifiedLayerNormalization")
@@ -122,7 +136,8 @@ def lp_normalization(c: Call) -> Value:
         length = c.op("sum", c.op("abs", x), axis=axis, keepdims=True)
     else:
         length = c.op("sqrt", c.op("sum", c.op("mul", x, x), axis=axis, keepdims=True))
-    return c.op("div", x, length)
+    # What has no length stays 0.
+    return c.op("div", x, c.op("where", c.op("eq", length, c.like(0.0, x)), c.like(1.0, x), length))
 
 
 @imports("MeanVarianceNormalization")
@@ -150,7 +165,8 @@ def dequantize(c: Call) -> Value:
     shape = _along(c, x, scale)
     if c.has(2):
         wide = c.op("sub", wide, c.reshape(c.cast(c.x(2, "zero_point"), f32), shape))
-    return c.op("mul", wide, c.reshape(c.cast(scale, f32), shape))
+    dtype = dtype_of(c.attr("output_dtype"), c.where) if c.attr("output_dtype", 0) else scale.type.dtype
+    return c.cast(c.op("mul", wide, c.reshape(c.cast(scale, f32), shape)), dtype)
 
 
 @imports("QuantizeLinear")
@@ -160,6 +176,8 @@ def quantize(c: Call) -> Value:
     x, scale = c.x(), c.x(1, "scale")
     shape = _along(c, x, scale)
     dtype = c.type(2).dtype if c.has(2) else DTYPES["u8"]
+    if c.attr("output_dtype", 0):
+        dtype = dtype_of(c.attr("output_dtype"), c.where)
     y = c.op("round", c.op("div", c.cast(x, f32), c.reshape(c.cast(scale, f32), shape)))
     if c.has(2):
         y = c.op("add", y, c.reshape(c.cast(c.x(2, "zero_point"), f32), shape))
@@ -175,6 +193,7 @@ def _along(c: Call, x: Value, scale: Value) -> list[Dim]:
     if scale.type.numel == 1:
         return []
     axis = c.normal_axis(c.attr("axis", 1), x.type.rank)
+    c.equal(x.type.shape[axis], scale.type.shape[0], f"axis {axis} of {x.type} and the scale {scale.type}")
     return [scale.type.shape[0] if i == axis else const(1) for i in range(x.type.rank)]
 
 
@@ -185,6 +204,8 @@ def dynamic_quantize(c: Call) -> list[Value]:
     highest = c.op("maximum", c.op("max", x), c.like(0.0, x))
     lowest = c.op("minimum", c.op("min", x), c.like(0.0, x))
     scale = c.op("div", c.op("sub", highest, lowest), c.like(255.0, x))
+    # Where all is 0, ONNX Runtime divides by 1.
+    scale = c.op("where", c.op("eq", scale, c.like(0.0, x)), c.like(1.0, x), scale)
     zero = c.op("round", _within_bytes(c, c.op("div", c.op("neg", lowest), scale)))
     y = c.op("add", c.op("round", c.op("div", x, scale)), zero)
     return [c.cast(_within_bytes(c, y), DTYPES["u8"]), scale, c.cast(zero, DTYPES["u8"])]

@@ -12,6 +12,7 @@ from ....ir.types import boolean, f32
 from ..call import Call
 from ..ratio import Unfoldable
 from ..registry import Result, folds, imports
+from ..values import Tensor
 from .folding import limited
 
 _CORE = {
@@ -22,7 +23,10 @@ _CORE = {
 
 @folds("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin")
 def fold_reduce(c: Call, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
-    chosen = tuple(c.attr("axes") or range(x.ndim)) if axes is None or not axes.size else tuple(int(a) for a in axes)
+    given = c.attr("axes") or [] if axes is None else [int(a) for a in axes]
+    if not given and c.attr("noop_with_empty_axes", 0):
+        return x
+    chosen = tuple(given or range(x.ndim))
     if x.dtype != object:
         functions: dict[str, Any] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
         function = functions[c.op_type]
@@ -76,26 +80,26 @@ def log_sum_exp(c: Call) -> Value:
 
 
 @imports("ArgMax", "ArgMin")
-def arg(c: Call) -> Value:
+def arg(c: Call) -> Tensor:
     x, axis = c.x(), c.axis(0)
     attrs = {"axis": axis, "keepdims": bool(c.attr("keepdims", 1))}
     name = c.op_type.lower()
     if not c.attr("select_last_index", 0):
-        return c.op(name, x, **attrs)
+        return c.tensor_of(c.op(name, x, **attrs), nonnegative=True)
     first = c.op(name, c.op("flip", x, axis=axis), **attrs)
     last = x.type.shape[axis] - 1
-    return c.op("sub", c.number(last), first)
+    return c.tensor_of(c.op("sub", c.number(last), first), nonnegative=True)
 
 
 @imports("TopK")
-def topk(c: Call) -> list[Value]:
+def topk(c: Call) -> list[Tensor]:
     x, axis = c.x(), c.axis(-1)
     k = c.dims(1, "k")[0]
     rank = x.type.rank
     order = [i for i in range(rank) if i != axis] + [axis]
     back = [order.index(i) for i in range(rank)]
     pair = c.multi("topk", c.transpose(x, order), k=k, largest=bool(c.attr("largest", 1)))
-    return [c.transpose(value, back) for value in pair]
+    return [c.tensor_of(c.transpose(value, back), nonnegative=i == 1) for i, value in enumerate(pair)]
 
 
 @folds("CumSum")

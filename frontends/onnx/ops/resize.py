@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ....ir.dims import Dim, const
+from ....ir.dims import Dim, const, prove_ge
 from ....ir.graph import Value
 from ....ir.types import f32, f64
 from ..call import Call
@@ -40,24 +41,33 @@ def resize(c: Call) -> Value:
             scales.append(None if number is None else float(number))
             size = old[axis].value
             if number is not None and size is not None:
-                targets.append(const(int(size * float(number))))
+                # In the 24 bits of the scale, as ONNX Runtime does: 0.7 times 10 is 7.
+                targets.append(const(int(np.float32(size) * np.float32(number))))
             else:
                 exact = factor if number is None else float(number)
-                targets.append((Ratio(old[axis]) * exact).floor().whole())
+                targets.append(_scaled(c, old[axis], exact))
     if len(targets) != len(axes):
         c.misfit(f"{len(targets)} sizes for {len(axes)} axes")
     mode = c.attr("mode", "nearest")
     for axis, target, scale in zip(axes, targets, scales, strict=True):
-        if target != old[axis]:
+        if target != old[axis] or (scale is not None and scale != 1):
             x = _axis(c, x, axis, target, scale, mode)
     return x
+
+
+def _scaled(c: Call, size: Dim, factor: Any) -> Dim:
+    """A free size times a factor; required to be whole, since what is cut off shifts the coordinates."""
+    exact = Ratio(size) * factor
+    target = exact.floor().whole()
+    c.importer.require(target * exact.bottom, ">=", exact.top)
+    return target
 
 
 def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: str) -> Value:
     source = x.type.shape[axis]
     coordinates = c.attr("coordinate_transformation_mode", "half_pixel" if c.op_type == "Resize" else "asymmetric")
     times = target // source if source != 0 else const(0)
-    whole = times.value is not None and times * source == target and times.value > 1
+    whole = times.value is not None and times * source == target and times.value > 1 and scale in (None, times.value)
     rounding = c.attr("nearest_mode", "round_prefer_floor" if c.op_type == "Resize" else "floor")
     if mode == "nearest" and whole and (coordinates, rounding) in _REPEATS:
         shape = x.type.shape
@@ -74,7 +84,10 @@ def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: 
         matrix = c.constant(rows.astype(np.float32))
     else:
         cubic = mode == "cubic" and c.attr("cubic_coeff_a", -0.75) == -0.75 and not c.attr("exclude_outside", 0)
-        if coordinates not in ("half_pixel", "pytorch_half_pixel") or not (mode == "linear" or cubic):
+        halves = coordinates in ("half_pixel", "pytorch_half_pixel")
+        if coordinates == "pytorch_half_pixel" and not prove_ge(target, 2):
+            c.importer.differ(target, const(1), c.where)
+        if not halves or not (mode == "linear" or cubic):
             c.refuse(f'resizing a free size with mode="{mode}" and coordinate_transformation_mode="{coordinates}"')
         name = "vision.bilinear_matrix" if mode == "linear" else "vision.bicubic_matrix"
         matrix = c.std(name, source=source, target=target)
@@ -91,18 +104,19 @@ def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: 
 
 def interpolation(c: Call, source: int, target: int, scale: float, mode: str, coordinates: str) -> np.ndarray:
     """The matrix [target, source]: how much of each source element goes into an element of the result."""
-    i = np.arange(target, dtype=np.float64)
+    # Coordinates in the precision of ONNX Runtime, whose rounding decides between neighbours.
+    i, half, factor = np.arange(target, dtype=np.float32), np.float32(0.5), np.float32(scale)
     if coordinates == "half_pixel":
-        at = (i + 0.5) / scale - 0.5
+        at = (i + half) / factor - half
     elif coordinates == "pytorch_half_pixel":
-        at = (i + 0.5) / scale - 0.5 if target > 1 else np.zeros(target)
+        at = (i + half) / factor - half if target > 1 else np.zeros_like(i)
     elif coordinates == "half_pixel_symmetric":
-        centre = source / 2 * (1 - target / (scale * source))
-        at = centre + (i + 0.5) / scale - 0.5
+        centre = np.float32(source) / 2 * (1 - np.float32(target) / (factor * np.float32(source)))
+        at = centre + (i + half) / factor - half
     elif coordinates == "align_corners":
-        at = i * (source - 1) / (target - 1) if target > 1 else np.zeros(target)
+        at = i * np.float32(source - 1) / np.float32(target - 1) if target > 1 else np.zeros_like(i)
     elif coordinates == "asymmetric":
-        at = i / scale
+        at = i / factor
     else:
         c.refuse(f'coordinate_transformation_mode="{coordinates}"')
     rows = np.zeros((target, source))
