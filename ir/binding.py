@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .dims import Dim, apply, const, sym
 from .monomials import Atom, DimCall
+
+if TYPE_CHECKING:
+    from .graph import Graph
 
 
 def axis_symbol(name: str, axis: int) -> str:
@@ -14,19 +17,36 @@ def axis_symbol(name: str, axis: int) -> str:
     return f"{name}.{axis}"
 
 
-def solve_symbols(shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Dim]:
-    """Each symbol in terms of axes (:func:`axis_symbol`) and of symbols that come before it in the result.
+class Solution(NamedTuple):
+    """A symbol is ``(size of the axis - rest) / coefficient``; ``rest`` is made of symbols solved before."""
+
+    input: str
+    axis: int
+    coefficient: int
+    rest: Dim
+
+    @property
+    def dim(self) -> Dim:
+        """The symbol in terms of its axis (:func:`axis_symbol`) and of the symbols solved before."""
+        return (sym(axis_symbol(self.input, self.axis)) - self.rest) // self.coefficient
+
+    def __str__(self) -> str:
+        return f"axis {self.axis} of `{self.input}`"
+
+
+def solve_symbols(shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Solution]:
+    """Which axis of which input gives each symbol its value, in an order in which each needs only those before it.
 
     A bare axis ``T`` is preferred; else an axis that is ``a * T + b`` with a known ``b``. What nothing determines is left out.
 
-        >>> {s: str(d) for s, d in solve_symbols({"x": (sym("B"), sym("T") * 2 + 1)}).items()}
+        >>> {s: str(at.dim) for s, at in solve_symbols({"x": (sym("B"), sym("T") * 2 + 1)}).items()}
         {'B': 'x.0', 'T': '(x.1 - 1) // 2'}
     """
-    solved: dict[str, Dim] = {}
+    solved: dict[str, Solution] = {}
     for name, shape in shapes.items():
         for axis, dim in enumerate(shape):
             if dim.symbol is not None:
-                solved.setdefault(dim.symbol, sym(axis_symbol(name, axis)))
+                solved.setdefault(dim.symbol, Solution(name, axis, 1, const(0)))
     changed = True
     while changed:
         changed = False
@@ -39,17 +59,25 @@ def solve_symbols(shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Dim]:
                 coefficient = next((c for m, c in dim.terms if m == ((symbol, 1),)), 0)
                 rest = dim - sym(symbol) * coefficient
                 if coefficient and symbol not in rest.symbols:
-                    solved[symbol] = (sym(axis_symbol(name, axis)) - rest) // coefficient
+                    solved[symbol] = Solution(name, axis, coefficient, rest)
                     changed = True
     return solved
 
 
-def symbol_sizes(solved: Mapping[str, Dim], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """The integers for :func:`solve_symbols`' symbols, given the actual shapes."""
-    values = {axis_symbol(name, i): size for name, shape in shapes.items() for i, size in enumerate(shape)}
-    for symbol, dim in solved.items():
-        values[symbol] = dim.evaluate(values)
-    return {symbol: values[symbol] for symbol in solved}
+def solve_inputs(graph: Graph) -> dict[str, Solution]:
+    """:func:`solve_symbols` for the inputs of a graph, in terms of its free symbols."""
+    # States and random inputs come last: they need not be given, and are then made from the sizes of the others.
+    ordered = sorted(graph.inputs, key=lambda value: value.role != "input")
+    return solve_symbols({v.name: [graph.expand_lets(dim) for dim in v.type.shape] for v in ordered})
+
+
+def symbol_sizes(solved: Mapping[str, Solution], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The integers for :func:`solve_symbols`' symbols, given the actual shapes; without those that only an absent input tells."""
+    sizes: dict[str, int] = {}
+    for symbol, at in solved.items():
+        if at.input in shapes and at.rest.symbols <= sizes.keys():
+            sizes[symbol] = (shapes[at.input][at.axis] - at.rest.evaluate(sizes)) // at.coefficient
+    return sizes
 
 
 def encode_dim(dim: Dim) -> Any:

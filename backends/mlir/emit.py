@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...ir.binding import axis_symbol, solve_symbols
+from ...ir.binding import axis_symbol, solve_inputs
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims import Dim, as_dim
 from ...ir.graph import Graph, Node, Value
@@ -150,15 +150,14 @@ class Emitter:
 
     def define_sizes(self, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
         """Read the symbols of the graph from the shapes of its inputs."""
-        solved = solve_symbols({v.name: v.type.shape for v in graph.inputs})
         for value in graph.inputs:
             for axis, dim in enumerate(value.type.shape):
                 if dim.value is None:
                     operands: list[Operand] = [tensors[value.name], self.constant(axis)]
                     name = self.line("torch.aten.size.int", operands, "!torch.int")
                     self._sizes[axis_symbol(value.name, axis)] = Scalar(name, "!torch.int")
-        for symbol, dim in solved.items():
-            self._sizes[symbol] = self.size(dim)
+        for symbol, at in solve_inputs(graph).items():
+            self._sizes[symbol] = self.size(at.dim)
         self._dims.clear()
 
     def size(self, dim: Dim) -> Scalar:

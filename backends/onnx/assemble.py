@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ox
 
-from ...ir.binding import axis_symbol, encode_dim, solve_symbols
+from ...ir.binding import axis_symbol, encode_dim, solve_inputs
 from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Graph, Input, Module, Parameter, Value
 from .lowering import Lowerer, known_type
@@ -43,10 +43,8 @@ def build_model(
     # Taken first, so that no inner value has the name of an output. A state is an input and an output of one name, but ONNX
     # has one name space for both.
     names = [e.unique(info.name) for info in graph.output_info]
-    # States and random inputs come last: they need not be given.
-    shapes = {v.name: v.type.shape for v in sorted(graph.inputs, key=lambda v: v.role != "input")}
     axes = {axis_symbol(v.name, i): (env[v], i) for v in graph.inputs for i in range(v.type.rank)}
-    e.sizes = Sizes(e, graph, solve_symbols(shapes), axes)
+    e.sizes = Sizes(e, graph, {name: at.dim for name, at in solve_inputs(graph).items()}, axes)
     for param in graph.params.values():
         env[param] = _parameter(e, param, weights[param.full_name])
     e.walk(graph, env)

@@ -18,7 +18,7 @@ from ...ir.graph import Graph, Input, Node, Parameter, Value
 from ...ir.op import Attrs, Composite
 from ...ir.types import DType, TensorType
 from .claims import CLAIMS
-from .sizes import solve_symbols
+from .sizes import solve_all
 from .table import CONTROL, LOWERINGS, SCALAR_OPERANDS
 
 _TORCH = {
@@ -162,8 +162,9 @@ class Writer:
 
     def size_lines(self, arguments: list[str]) -> Iterator[tuple[str, str]]:
         """How each symbol is read off the inputs' shapes; a symbol that needs another one follows it."""
-        for name, at in solve_symbols(self.graph).items():
-            size = f"{arguments[at.input]}.shape[{at.axis}]"
+        called = {value.name: argument for value, argument in zip(self.graph.inputs, arguments, strict=True)}
+        for name, at in solve_all(self.graph).items():
+            size = f"{called[at.input]}.shape[{at.axis}]"
             if at.rest != 0:
                 self.used_symbols |= at.rest.symbols
                 size = f"({size} - ({_dim_source(at.rest)}))"

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ir.binding import symbol_sizes
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims import sym
 from ...ir.graph import Graph, Input, Require
 from ...ir.requirements import requirements
 from ...runtime.initialise import fill
 from .emit import torch_dtype
-from .sizes import Solution, sizes_of, solve_symbols, where_from
+from .sizes import solve_all, where_from
 
 # Ops whose result depends on an order, in which NaN has no place.
 _SELECTIONS = frozenset({"sort", "topk", "argmax", "argmin", "searchsorted"})
@@ -26,7 +27,7 @@ class Inputs:
 
     def __init__(self, graph: Graph, bodies: Sequence[tuple[int | None, Graph]]) -> None:
         self.graph = graph
-        self.solved: dict[str, Solution] = solve_symbols(graph)
+        self.solved = solve_all(graph)
         self.bodies = [(parent, body, requirements(body)) for parent, body in bodies]
         self.selects = any(node.op.qualified in _SELECTIONS for _, body in bodies for node in body.nodes())
 
@@ -69,20 +70,19 @@ class Inputs:
 
     def _sizes(self, given: Sequence[Tensor | None]) -> dict[str, int]:
         graph = self.graph
-        sizes = sizes_of(graph, self.solved, [None if t is None else t.shape for t in given])
+        given_shapes = {v.name: t.shape for v, t in zip(graph.inputs, given, strict=True) if t is not None}
+        sizes = symbol_sizes(self.solved, given_shapes)
         unknown = next((name for name in self.solved if name not in sizes), None)
         if unknown is not None:
-            value = graph.inputs[self.solved[unknown].input]
+            value = next(v for v in graph.inputs if v.name == self.solved[unknown].input)
             message = f"`{graph.name}` was called without `{value.name}: {value.type}`, which alone tells the size `{unknown}`"
             raise Diagnostic("E0901", message, value.span)
         for name, size in sizes.items():
             least, greatest = graph.facts.get(name, (1, None))
             if size < least or (greatest is not None and size > greatest):
                 bounds = f"at least {least}" if greatest is None else f"from {least} to {greatest}"
-                notes = [Note(*row) for row in where_from(graph, self.solved, sym(name), sizes)]
-                raise Diagnostic(
-                    "E0902", f"the size `{name}` of `{graph.name}` must be {bounds}, but is {size}", notes=notes
-                )
+                message = f"the size `{name}` of `{graph.name}` must be {bounds}, but is {size}"
+                raise Diagnostic("E0902", message, notes=where_from(graph, self.solved, sym(name), sizes))
         sizes = graph.sizes(sizes)
         for value, tensor in zip(graph.inputs, given, strict=True):
             for axis, dim in enumerate(value.type.shape if tensor is not None else ()):
@@ -92,8 +92,7 @@ class Inputs:
                     message = (
                         f"axis {axis} of `{value.name}` must be {shown}, but is {tensor.shape[axis]}: {_shown(tensor)}"
                     )
-                    notes = [Note(*row) for row in where_from(graph, self.solved, dim, sizes)]
-                    raise Diagnostic("E0902", message, value.span, notes)
+                    raise Diagnostic("E0902", message, value.span, where_from(graph, self.solved, dim, sizes))
         return sizes
 
     def _check_requirements(self, sizes: dict[str, int]) -> None:
