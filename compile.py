@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -183,25 +182,25 @@ def _write_and_verify(
     from .runtime.files import written_aside
 
     with ExitStack() as stack:
-        if output is not None:
-            aside = stack.enter_context(written_aside(output))
-        else:
-            artifact._folder = tempfile.TemporaryDirectory(prefix="tessera-")
-            aside = Path(artifact._folder.name, f"{artifact.module.name}{artifact.suffix}")
+        aside = stack.enter_context(written_aside(output)) if output is not None else artifact._aside()
         with clock("writing"):
             artifact._write(aside)
         artifact.report.size = sum(p.stat().st_size for p in aside.parent.iterdir())
-        if seed is None:
-            return
-        with clock("comparing with the reference"):
-            if artifact.target == "onnx":
-                _compare_onnx(artifact, aside, reference, bound, seed)
-            elif artifact.target == "mlir":
-                from .mlir_target import compare_mlir
+        if seed is not None:
+            with clock("comparing with the reference"):
+                _compare(artifact, aside, reference, bound, seed)
+    artifact._wrote(aside if output is None else Path(output))
 
-                compare_mlir(artifact, aside, reference, bound, seed)
-            else:
-                _compare_torch(artifact, aside, bound)
+
+def _compare(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
+    if artifact.target == "onnx":
+        _compare_onnx(artifact, path, reference, bound, seed)
+    elif artifact.target == "mlir":
+        from .mlir_target import compare_mlir
+
+        compare_mlir(artifact, path, reference, bound, seed)
+    else:
+        _compare_torch(artifact, path, bound)
 
 
 def _compare_onnx(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
@@ -218,7 +217,7 @@ def _compare_onnx(artifact: Artifact, path: Path, reference: Module, bound: Any,
     # torch takes about as long to import as ONNX Runtime to open the file, which does not hold the interpreter.
     with ThreadPoolExecutor(1) as pool:
         importing = pool.submit(import_module, "torch")
-        artifact._runner = session = Session(path)
+        session = Session(path, mapped=True)
         importing.result()
     from .backends import torch
 

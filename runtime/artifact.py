@@ -118,6 +118,7 @@ class Artifact:
         self._open_runner = open_runner
         self._runner: Runner | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._file: tuple[Path, tuple[int, ...]] | None = None
 
     @property
     def suffix(self) -> str:
@@ -126,13 +127,23 @@ class Artifact:
 
     @property
     def runner(self) -> Runner:
-        """What runs it; written to a temporary folder and opened at first use."""
+        """What runs it, opened at first use: the file that was written, or a temporary one where that is gone or another."""
         if self._runner is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="tessera-")
-            path = Path(self._folder.name, f"{self.module.name}{self.suffix}")
-            self._write(path)
-            self._runner = self._open_runner(path)
+            if self._file is None or _identity(self._file[0]) != self._file[1]:
+                path = self._aside()
+                self._write(path)
+                self._wrote(path)
+            assert self._file is not None
+            self._runner = self._open_runner(self._file[0])
         return self._runner
+
+    def _aside(self) -> Path:
+        """Where it is written when nobody says where: in a folder that goes with it."""
+        self._folder = tempfile.TemporaryDirectory(prefix="tessera-")
+        return Path(self._folder.name, f"{self.module.name}{self.suffix}")
+
+    def _wrote(self, path: Path) -> None:
+        self._file = path, _identity(path)
 
     @property
     def inputs(self) -> list[InputSpec]:
@@ -195,6 +206,15 @@ class TorchRunner:
             if not np.array_equal(ours.view(np.uint8).ravel(), np.ascontiguousarray(theirs).view(np.uint8).ravel()):
                 return f"the weight `{name}`"
         return None
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written anew; nothing when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _spec(value: Input) -> InputSpec:

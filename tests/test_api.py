@@ -111,6 +111,17 @@ def test_saving_twice_and_to_output(x: np.ndarray, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a.onnx", "b.onnx"}
 
 
+def test_an_artifact_stays_itself_whatever_becomes_of_its_file(x: np.ndarray, tmp_path: Path) -> None:
+    module, path = ts.loads(SOURCE), tmp_path / "m.onnx"
+    first = ts.compile(module, output=path, seed=1)
+    second = ts.compile(module, output=path, seed=2)
+    gone = ts.compile(module, output=tmp_path / "gone.onnx", seed=1)
+    (tmp_path / "gone.onnx").unlink()
+    np.testing.assert_array_equal(second(x)["output"], ts.open(path)({"x": x})["output"])
+    np.testing.assert_array_equal(first(x)["output"], gone(x)["output"])
+    assert not np.array_equal(first(x)["output"], second(x)["output"])
+
+
 def test_unverified_artifacts_open_when_they_are_called(x: np.ndarray) -> None:
     artifact = ts.compile(ts.loads(SOURCE), verify=False)
     assert artifact.report.verified == []

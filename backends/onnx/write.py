@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
+from ...runtime.wire import GRAPH, INITIALIZER, RAW_DATA, tag, varint
 from .weights import Weight
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 EXTERNAL_FROM = 3 << 29
 _LIMIT = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096
-
-# Field numbers of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data; all are length-delimited.
-_GRAPH, _INITIALIZER, _RAW = (7 << 3) | 2, (5 << 3) | 2, (9 << 3) | 2
 
 Write = Callable[[Any], Any]
 
@@ -101,17 +99,17 @@ def _write_embedded(model: ox.Model, file: IO[bytes]) -> None:
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
     rows = [(_header(value).SerializeToString(), weight) for value, weight in _weights(model)]
-    sizes = [len(head) + 1 + len(_varint(w.nbytes)) + w.nbytes for head, w in rows]
-    total = len(graph) + sum(1 + len(_varint(size)) + size for size in sizes)
+    sizes = [len(head) + 1 + len(varint(w.nbytes)) + w.nbytes for head, w in rows]
+    total = len(graph) + sum(1 + len(varint(size)) + size for size in sizes)
     if total > _LIMIT:
         raise Diagnostic(
             "E0804", f"the model with its weights is {total / 2**30:.1f} GiB, but one ONNX file holds at most 2 GiB",
             help="write the weights beside it: external data",
         )  # fmt: skip
     file.write(proto.SerializeToString())
-    file.write(bytes([_GRAPH]) + _varint(total) + graph)
+    file.write(tag(GRAPH) + varint(total) + graph)
     for (head, weight), size in zip(rows, sizes, strict=True):
-        file.write(bytes([_INITIALIZER]) + _varint(size) + head + bytes([_RAW]) + _varint(weight.nbytes))
+        file.write(tag(INITIALIZER) + varint(size) + head + tag(RAW_DATA) + varint(weight.nbytes))
         for block in weight.blocks():
             file.write(block.data)
 
@@ -133,15 +131,6 @@ def _write_external(model: ox.Model, path: Path) -> None:
                 file.write(block.data)
             proto.graph.initializer.append(header)
     path.write_bytes(proto.SerializeToString())
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def check_model(model: ox.Model) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
+from ...runtime.wire import Extent, Malformed, strip
 from .order import subgraphs
 from .tensors import Store
-from .wire import Extent, Malformed, strip
 
 FIRST_OPSET, LAST_OPSET = 13, 24
 # ONNX's own domain has two names.

@@ -97,6 +97,8 @@ def claim_cases() -> list[Any]:
         ("std.nn.layer_normalize", [x, None, None], {"eps": 1e-3}, "LayerNormalization"),
         ("std.nn.rms_normalize", [x, row], {}, "RMSNormalization"),
         ("std.nn.rms_normalize", [x, None], {}, "RMSNormalization"),
+        ("std.nn.l2_normalize", [np.where(x > 2, 0.0, x).astype(np.float32)], {}, "LpNormalization"),
+        ("std.nn.l2_normalize", [np.zeros((2, 3), np.float32)], {}, "LpNormalization"),
         (
             "std.nn.batch_normalize",
             [image, per_channel[0], abs(per_channel[1]), *per_channel[2:]],

@@ -7,11 +7,14 @@ is left out of the message that protobuf parses; where it lies in the file is re
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-# Fields of onnx.proto by number: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+# Fields of onnx.proto by number: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data; all are length-delimited.
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 # Smaller data is not worth a place of its own.
 _LARGE = 1024
 
@@ -40,10 +43,10 @@ def strip(data: memoryview) -> Skeleton:
     extents: list[Extent | None] = []
     found = False
     for number, start, body, end in _fields(data, 0, len(data)):
-        if number == _GRAPH:
+        if number == GRAPH:
             found = True
             graph = _graph(data, body, end, extents)
-            parts += [_tag(_GRAPH), _varint(len(graph)), graph]
+            parts += [tag(GRAPH), varint(len(graph)), graph]
         else:
             parts.append(bytes(data[start:end]))
     if not found:
@@ -51,16 +54,40 @@ def strip(data: memoryview) -> Skeleton:
     return Skeleton(b"".join(parts), extents)
 
 
+def mapped_model(path: str | os.PathLike[str]) -> bytes:
+    """The model of a file with its large weights as external data that lies in the very file.
+
+    Whoever loads it, told the file's folder, can map the weights rather than copy them. Raises Malformed.
+    """
+    import onnx
+
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        found = strip(view)
+    model = onnx.ModelProto.FromString(found.message)
+    for tensor, extent in zip(model.graph.initializer, found.extents, strict=True):
+        if extent is not None:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            entries = {"location": Path(path).name, "offset": extent.offset, "length": extent.length}
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=str(value))
+    message: bytes = model.SerializeToString()
+    return message
+
+
 def _graph(data: memoryview, start: int, end: int, extents: list[Extent | None]) -> bytes:
     parts: list[bytes] = []
     copied = start  # what precedes this place is in `parts`
     for number, first, body, after in _fields(data, start, end):
-        if number != _INITIALIZER:
+        if number != INITIALIZER:
             continue
         tensor, extent = _tensor(data, body, after)
         extents.append(extent)
         if extent is not None:
-            parts += [bytes(data[copied:first]), _tag(_INITIALIZER), _varint(len(tensor)), tensor]
+            parts += [bytes(data[copied:first]), tag(INITIALIZER), varint(len(tensor)), tensor]
             copied = after
     parts.append(bytes(data[copied:end]))
     return b"".join(parts)
@@ -70,7 +97,7 @@ def _tensor(data: memoryview, start: int, end: int) -> tuple[bytes, Extent | Non
     parts: list[bytes] = []
     extent = None
     for number, first, body, after in _fields(data, start, end):
-        if number == _RAW_DATA and after - body >= _LARGE:
+        if number == RAW_DATA and after - body >= _LARGE:
             extent = Extent(body, after - body)
         else:
             parts.append(bytes(data[first:after]))
@@ -117,11 +144,13 @@ def _read(data: memoryview, at: int, end: int) -> tuple[int, int]:
     raise Malformed(f"byte {at} is within a number that does not end")
 
 
-def _tag(number: int) -> bytes:
+def tag(number: int) -> bytes:
+    """What a length-delimited field begins with; its length follows."""
     return bytes([number << 3 | 2])
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number of variable length, as lengths are written."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
