@@ -331,6 +331,8 @@ class Graph:
 
         Constants compare by value, so that sharing one or writing it twice is the same graph.
         """
+        from .compare import first_difference
+
         return isinstance(other, Graph) and first_difference(self, other, names=False) is None
 
     __hash__ = object.__hash__
@@ -345,77 +347,6 @@ def clone_node(node: Node, copies: dict[Value, Value]) -> Node:
         copy.outputs.append(twin)
         copies[value] = twin
     return copy
-
-
-def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
-    """None when the graphs are structurally equal; else a sentence about the first place where they differ.
-
-    ``names``: whether inputs and outputs must have the same names too; a loop's body has none that anybody sees.
-    """
-
-    def interface(g: Graph) -> list[tuple[Any, ...]]:
-        return [(v.name if names else "", v.type, v.role, v.init) for v in g.inputs]
-
-    if interface(a) != interface(b):
-        return f"inputs differ: {a.inputs} and {b.inputs}"
-    same = _same_params(a, b)
-    if same is not None:
-        return same
-    if a.lets != b.lets:
-        return f"let definitions differ: {a.lets} and {b.lets}"
-    twin: dict[Value, Value] = dict(zip(a.inputs, b.inputs, strict=True))
-    twin.update((p, b.params[name]) for name, p in a.params.items())
-    left = [n for n in a.nodes() if n.op.name != "constant"]
-    right = [n for n in b.nodes() if n.op.name != "constant"]
-    if len(left) != len(right):
-        return f"{len(left)} nodes and {len(right)} nodes"
-    for x, y in zip(left, right, strict=True):
-        if x.op.qualified != y.op.qualified or not same_attr(x.attrs, y.attrs) or len(x.inputs) != len(y.inputs):
-            return f"{x.op.qualified}{x.attrs} and {y.op.qualified}{y.attrs}"
-        if not all(map(lambda v, w: _same_value(v, w, twin), x.inputs, y.inputs)):
-            return f"the inputs of {x.op.qualified} at {x.span} differ: {x.inputs} and {y.inputs}"
-        if [v.type for v in x.outputs] != [v.type for v in y.outputs]:
-            return f"the types of {x.op.qualified} differ: {x.outputs} and {y.outputs}"
-        twin.update(zip(x.outputs, y.outputs, strict=True))
-    if names and a.output_info != b.output_info:
-        return f"outputs differ: {a.output_info} and {b.output_info}"
-    if len(a.outputs) != len(b.outputs) or not all(map(lambda v, w: _same_value(v, w, twin), a.outputs, b.outputs)):
-        return "the outputs are different values"
-    return None
-
-
-def same_attr(a: Any, b: Any) -> bool:
-    """Equality of attribute values, in which one NaN equals another."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same_attr(v, b[k]) for k, v in a.items())
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(same_attr, a, b))
-    if isinstance(a, float) and isinstance(b, float) and a != a:
-        return b != b
-    return bool(a == b)
-
-
-def _same_params(a: Graph, b: Graph) -> str | None:
-    def rows(g: Graph) -> list[tuple[Any, ...]]:
-        return [(p.full_name, p.type, p.init, p.trainable) for p in g.params.values()]
-
-    for x, y in zip(rows(a), rows(b), strict=False):
-        if x != y:
-            return f"parameters differ: {x} and {y}"
-    return None if len(a.params) == len(b.params) else f"{len(a.params)} parameters and {len(b.params)}"
-
-
-def _same_value(v: Value | None, w: Value | None, twin: dict[Value, Value]) -> bool:
-    if v is None or w is None:
-        return v is w
-    if v.node is not None and v.node.op is not None and v.node.op.name == "constant":
-        return (
-            w.node is not None
-            and w.node.op.name == "constant"
-            and same_attr(v.node.attrs, w.node.attrs)
-            and v.type == w.type
-        )
-    return twin.get(v) is w
 
 
 @dataclass(eq=False)
@@ -458,6 +389,8 @@ class Module:
 
     def difference(self, other: Module) -> str | None:
         """None when equal; else a sentence about the first difference."""
+        from .compare import first_difference
+
         if self.name != other.name:
             return f"{self.name} and {other.name}"
         if self.declared() != other.declared():

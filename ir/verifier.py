@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .compare import same_attr
 from .diagnostics import Diagnostic
 from .dims import Dim
-from .graph import Graph, Node, Parameter, Value, same_attr
+from .graph import Graph, Node, Parameter, Value
 from .types import TensorType
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.ir.builder import Builder, freeze, reinfer
+from tessera.ir.compare import first_difference
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import sym
 from tessera.ir.graph import (
@@ -19,7 +20,6 @@ from tessera.ir.graph import (
     PassSpec,
     Require,
     Value,
-    first_difference,
 )
 from tessera.ir.types import TensorType, boolean, f32, i64
 from tessera.ir.verifier import verify
