@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..ir.diagnostics import Diagnostic, did_you_mean
 from .common import columns, first_sentence, json_option, print_json
+
+if TYPE_CHECKING:
+    from ..passes.engine import Pass
 
 
 @click.command()
@@ -88,28 +91,32 @@ def passes(name: str | None, as_json: bool) -> None:
     """List the passes, or show the options of one."""
     import inspect
 
-    from ..passes.engine import registry
+    from ..passes.engine import find, registry
     from ..passes.options import options_of, shown_value
 
     known = registry()
     if name is None:
         if as_json:
-            print_json([{"name": n, "contract": p.contract, "doc": p.summary()} for n, p in known.items()])
+            print_json([{**_pass(p), "doc": p.summary()} for p in known.values()])
         else:
-            click.echo(columns([[n, p.contract, p.summary()] for n, p in known.items()]))
+            click.echo(columns([[", ".join([n, *p.aliases]), p.contract, p.summary()] for n, p in known.items()]))
         return
-    if name not in known:
-        raise _unknown("pass", name, known, "`tessera passes` lists them")
-    found = known[name]
+    found = find(name)
     options = [{"name": o.name, "type": o.kind, "default": o.default, "doc": o.doc} for o in options_of(found).values()]
     if as_json:
-        print_json({"name": name, "contract": found.contract, "doc": inspect.getdoc(found), "options": options})
+        print_json({**_pass(found), "doc": inspect.getdoc(found), "options": options})
         return
-    click.echo(f"{name} ({found.contract})\n\n{inspect.getdoc(found)}")
+    click.echo(f"{found.name} ({found.contract})\n\n{inspect.getdoc(found)}")
+    if found.aliases:
+        click.echo(f"\nalso called: {', '.join(found.aliases)}")
     if options:
         click.echo("\noptions")
         rows = [[o["name"], o["type"], f"= {shown_value(o['default'])}", o["doc"]] for o in options]
         click.echo(columns(rows, indent="  "))
+
+
+def _pass(found: type[Pass]) -> dict[str, Any]:
+    return {"name": found.name, "aliases": list(found.aliases), "contract": found.contract}
 
 
 @click.command()

@@ -61,13 +61,15 @@ def show(
 
 def _until(steps: list[PassSpec], after: str) -> list[PassSpec]:
     from ..compile import parse_pass
+    from ..passes.engine import find
 
+    last = parse_pass(after)
     for i, step in enumerate(steps):
-        if step.name == after:
+        if find(step.name, step.span) is find(last.name):
             return steps[: i + 1]
     # A pass that is not in the pipeline is run by itself: `show vit --after dce`.
     if not steps:
-        return [parse_pass(after)]
+        return [last]
     names = [s.name for s in steps]
     raise Diagnostic(
         "E0013", f"the pipeline has no pass `{after}`", help=did_you_mean(after, names) or f"it runs {', '.join(names)}"

@@ -44,10 +44,12 @@ class Pass:
     Attributes:
         name: the name in source and on the command line.
         contract: ``exact`` (the same function, up to rounding) or ``approximate`` (the report says what changed).
+        aliases: other names that it answers to.
     """
 
     name: ClassVar[str]
     contract: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
 
     def requires(self, module: Module) -> None:
         """Raise a Diagnostic when the module is not one that this pass can work on."""
@@ -110,14 +112,14 @@ def registry() -> dict[str, type[Pass]]:
 
 
 def find(name: str, span: Span | None = None) -> type[Pass]:
-    """The pass of that name. Raises E0701 when there is none."""
-    known = registry()
+    """The pass of that name or alias. Raises E0701 when there is none."""
+    known = {alias: cls for cls in registry().values() for alias in cls.aliases} | registry()
     if name not in known:
         raise Diagnostic(
             "E0701",
             f"there is no pass `{name}`",
             span,
-            help=did_you_mean(name, known) or f"the passes are {', '.join(known)}",
+            help=did_you_mean(name, known) or f"the passes are {', '.join(registry())}",
         )
     return known[name]
 

@@ -37,6 +37,7 @@ class RaiseComposites(Pass):
     """
 
     name = "raise_composites"
+    aliases = ("raise",)
     contract = "exact"
 
     padding: bool = option(

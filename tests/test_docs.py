@@ -185,7 +185,8 @@ def passes_sections() -> str:
     for name, kind in registry().items():
         rows = [f"| `{o.name} = {shown_value(o.default)}` | {o.doc} |" for o in options_of(kind).values()]
         table = "\n\n" + "\n".join(["| option | |", "|---|---|", *rows]) if rows else ""
-        sections.append(f"### {name}\n\n*{kind.contract}.* {kind.summary()}{table}")
+        also = f" Also called `{'`, `'.join(kind.aliases)}`." if kind.aliases else ""
+        sections.append(f"### {name}\n\n*{kind.contract}.* {kind.summary()}{also}{table}")
     return "\n\n".join(sections)
 
 

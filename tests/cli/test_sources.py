@@ -190,6 +190,21 @@ def test_passes(cli: Cli) -> None:
     assert "did you mean `fold_constants`?" in cli("passes", "fold_constant").err
 
 
+def test_aliases_of_passes(cli: Cli, tmp_path: Path) -> None:
+    assert re.search(r"^raise_composites, raise +exact", cli("passes").out, re.MULTILINE)
+    assert cli("passes", "raise").out == cli("passes", "raise_composites").out
+    assert json.loads(cli("passes", "raise", "--json").out)["aliases"] == ["raise"]
+    path = tmp_path / "m.tess"
+    path.write_text(
+        "model m(x: f32[B]) -> f32[B] { return x * (1.0 / (1.0 + exp(-x))) }\n"
+        "compile m { pass raise_composites pass inline }"
+    )
+    for args in (("--pass", "raise"), ("--after", "raise")):
+        result = cli("show", path, *args)
+        assert result.code == 0
+        assert "silu(x)" in result.out
+
+
 def test_specs(cli: Cli) -> None:
     rows = {row["name"]: row["models"] for row in json.loads(cli("specs", "--json").out)}
     assert "vit_s16" in rows["zoo/vit"]

@@ -100,6 +100,21 @@ def test_passes_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.registry.cache_clear()
 
 
+def test_an_alias_is_another_name_of_the_same_pass() -> None:
+    block = "model m(x: f32[B, 4]) -> f32[B, 4] {{ return x * (1.0 / (1.0 + exp(-x))) }}\ncompile m {{ pass {} }}"
+    short, long = (loads(block.format(name)) for name in ("raise", "raise_composites"))
+    assert find("raise") is find("raise_composites")
+    assert short.compile is not None and long.compile is not None
+    results = [run_pipeline(m, m.compile.passes) for m in (short, long) if m.compile is not None]
+    results.append(run_pipeline(short, [PassSpec("raise", {"layout": True})]))
+    for module, reports in results:
+        assert [n.op.name for n in module.graph.nodes()] == ["silu"]
+        assert [r.name for r in reports] == ["raise_composites"]
+    assert apply(short, "raise")[0] == results[0][0]
+    known = registry()
+    assert not {alias for cls in known.values() for alias in cls.aliases} & set(known)
+
+
 def test_unknown_pass() -> None:
     error = refused(PassSpec("merge_token", {}, HERE))
     assert (error.code, error.help, error.span) == ("E0701", "did you mean `merge_tokens`?", HERE)
