@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .pattern import Rule
 
 # The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.
-RAISING = ("std.raise_decomposed", "std.raise", "std.raise_scores", "std.raise_attention")
+RAISING = ("std.raise_decomposed", "std.raise", "std.raise_variants", "std.raise_scores", "std.raise_attention")
 
 _resolver: Callable[[str], Composite] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None
@@ -32,9 +32,7 @@ def composite(qualified: str) -> Composite:
     return _resolver(qualified)
 
 
-def set_rule_resolver(
-    resolver: Callable[[str, Module], Rule], of_module: Callable[[str], dict[str, Rule]]
-) -> None:
+def set_rule_resolver(resolver: Callable[[str, Module], Rule], of_module: Callable[[str], dict[str, Rule]]) -> None:
     """Called once by the package: ``resolver(name, module)`` is a ``rewrite`` of the module's file, or a shipped one;
     ``of_module("std.raise")`` are all of a shipped module by name."""
     global _rule_resolver, _rules_resolver

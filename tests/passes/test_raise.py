@@ -19,14 +19,15 @@ from tessera.specs import catalog
 from .conftest import passed, run, weights_of
 from .raise_cases import CASES, HEADER, HEADS, Case
 from .raise_decomposed_cases import DECOMPOSED
+from .raise_variant_cases import VARIANTS
 
 RAISE = PassSpec("raise_composites")
-FORMS = {**CASES, **DECOMPOSED}
+FORMS = {**CASES, **DECOMPOSED, **VARIANTS}
 SIZES = {"B": 2, "T": 5, "S": 6}
 
 
 def program(body: str, type: str = HEADS) -> Module:
-    return loads(f"use std.nn (softmax)\n{HEADER}{type} {{ {body} }}")
+    return loads(f"use std.nn (gelu, softmax)\n{HEADER}{type} {{ {body} }}")
 
 
 def inputs_of(module: Module, sizes: dict[str, int]) -> dict[str, np.ndarray]:
