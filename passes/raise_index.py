@@ -10,6 +10,7 @@ from typing import Any
 
 from ..ir.dims import Dim, as_dim
 from ..ir.graph import Node, Value
+from ..ir.ops.shape import rearrange_plan
 from .raise_layout import axis_groups
 
 # Beyond this many ops a value is taken as it is.
@@ -77,6 +78,14 @@ def element(value: Value) -> Expr:
     """The element of ``value`` at the place (0, 1, …): one expression for all of them."""
     index = tuple(ZERO if d == 1 else Place(axis, d) for axis, d in enumerate(value.type.shape))
     return _Reader().at(value, index, 0)
+
+
+def number_of(expr: Expr) -> float | None:
+    """The number that an expression is, whatever its place."""
+    if not isinstance(expr, Known):
+        return None
+    value = expr.value
+    return float(value) if isinstance(value, (bool, float)) else None if value.value is None else float(value.value)
 
 
 def places(expr: Expr) -> set[int]:
@@ -193,21 +202,20 @@ class _Reader:
     def reshape(self, node: Node, index: tuple[Expr, ...], depth: int) -> Expr | None:
         source = node.inputs[0]
         assert source is not None
-        before: dict[int, Expr] = {}
-        groups = axis_groups(source.type.shape, node.output.type.shape)
-        for old, new in groups or ():
-            if len(old) == 1 and len(new) == 1:
-                before[old[0]] = index[new[0]]
-            elif len(old) <= 1 and all(node.output.type.shape[axis] == 1 for axis in new):
-                before.update(dict.fromkeys(old, ZERO))
-            else:
-                split = _split(index[new[0]], [source.type.shape[axis] for axis in old]) if len(new) == 1 else None
-                if split is None:
-                    return None
-                before.update(zip(old, split, strict=True))
-        if groups is None:
+        before = _before_reshape(source.type.shape, node.output.type.shape, index)
+        return None if before is None else self.at(source, before, depth)
+
+    def rearrange(self, node: Node, index: tuple[Expr, ...], depth: int) -> Expr | None:
+        """Only where it moves and joins axes."""
+        source = node.inputs[0]
+        assert source is not None
+        split, perm, final = rearrange_plan(source.type, node.attrs)
+        if tuple(split) != tuple(source.type.shape):
             return None
-        return self.at(source, tuple(before[axis] for axis in range(source.type.rank)), depth)
+        moved = _before_reshape(tuple(split[axis] for axis in perm), tuple(final), index)
+        if moved is None:
+            return None
+        return self.at(source, tuple(moved[perm.index(axis)] for axis in range(len(perm))), depth)
 
     def take(self, node: Node, index: tuple[Expr, ...], depth: int) -> Expr | None:
         x, which = node.inputs
@@ -225,8 +233,25 @@ _MOVES = {
     "constant": _Reader.constant, "full": _Reader.constant, "iota": _Reader.iota, "cast": _Reader.cast,
     "expand": _Reader.expand, "unsqueeze": _Reader.unsqueeze, "squeeze": _Reader.squeeze,
     "transpose": _Reader.transpose, "slice": _Reader.slice, "concat": _Reader.concat, "reshape": _Reader.reshape,
-    "take": _Reader.take,
+    "rearrange": _Reader.rearrange, "take": _Reader.take,
 }  # fmt: skip
+
+
+def _before_reshape(old: tuple[Dim, ...], new: tuple[Dim, ...], index: tuple[Expr, ...]) -> tuple[Expr, ...] | None:
+    """The place in a tensor of one shape of what stands at ``index`` under another shape, where axes are joined."""
+    groups = axis_groups(old, new)
+    before: dict[int, Expr] = {}
+    for mine, theirs in groups or ():
+        if len(mine) == 1 and len(theirs) == 1:
+            before[mine[0]] = index[theirs[0]]
+        elif len(mine) <= 1 and all(new[axis] == 1 for axis in theirs):
+            before.update(dict.fromkeys(mine, ZERO))
+        else:
+            split = _split(index[theirs[0]], [old[axis] for axis in mine]) if len(theirs) == 1 else None
+            if split is None:
+                return None
+            before.update(zip(mine, split, strict=True))
+    return None if groups is None else tuple(before[axis] for axis in range(len(old)))
 
 
 # Arithmetic ----------------------------------------------------------------------------------------------------------
