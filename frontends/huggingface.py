@@ -228,11 +228,6 @@ def load(
     return Imported(module, open_weights(_weights_file(path), module.compile.renames), notes)
 
 
-def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder that :func:`load` is meant for."""
-    return os.path.isfile(Path(path) / CONFIG)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` as a dictionary. Raises E0931."""
     return _json(folder / CONFIG)

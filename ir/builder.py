@@ -21,9 +21,6 @@ from .op import AnyOp
 from .ops import OPS
 from .types import DType, TensorType, i64
 
-# A dimension whose printed form is longer than this many atoms deserves a name of its own.
-HEAVY_DIM = 12
-
 
 class Builder:
     """Adds to ``graph``, at its end or behind ``after``. ``span`` and ``scope`` are given to the nodes made."""

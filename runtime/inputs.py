@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-FITS = ("exact", "resize", "crop")
 
 
 @dataclass(frozen=True, slots=True)

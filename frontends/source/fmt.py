@@ -23,22 +23,6 @@ def format_file(file: ast.File) -> str:
     return formatter.text()
 
 
-def format_declaration(node: ast.Declaration | ast.Use) -> str:
-    """One declaration with its doc, without comments."""
-    with deep_recursion():
-        formatter = _Formatter(Comments())
-        formatter.declaration(node)
-    return formatter.text()
-
-
-def format_statements(statements: Sequence[ast.Stmt], indent: int = 0) -> str:
-    """Statements, one after another, ``indent`` columns from the left, without comments."""
-    with deep_recursion():
-        formatter = _Formatter(Comments(), indent)
-        formatter.statements(statements, None)
-    return formatter.text()
-
-
 def format_expr(node: ast.Expr) -> str:
     """An expression; more than one line if it does not fit on one."""
     with deep_recursion():
@@ -54,10 +38,10 @@ def format_type(node: ast.TypeExpr) -> str:
 class _Formatter(ExpressionFormatter):
     """Writes lines. ``_last`` is the source line of what was written last, to keep a blank line that follows it."""
 
-    def __init__(self, comments: Comments, indent: int = 0) -> None:
+    def __init__(self, comments: Comments) -> None:
         super().__init__(comments)
         self._lines: list[str] = []
-        self._indent = indent
+        self._indent = 0
         self._last: int | None = None
 
     def text(self) -> str:
@@ -218,11 +202,17 @@ class _Formatter(ExpressionFormatter):
         head = f"rewrite {node.contract} {node.name}"
         self._write([head, self._params(node, _end_of_last([*node.params, *node.statics])), " {"])
         self._indent += STEP
+        for naming in node.named:
+            self._write_inner_comments(start_of(naming.span))
+            self._assign(naming)
         self._write_inner_comments(start_of(node.pattern.span))
-        pattern, replacement = self.expr(node.pattern), self.expr(node.replacement)
+        pattern = self.expr(node.pattern)
+        replacement: list[Doc] = [self.expr(node.replacement[0])]
+        for value in node.replacement[1:]:
+            replacement += [",", LINE, self.expr(value)]
         condition: Doc = [] if node.condition is None else [LINE, "where ", self.expr(node.condition)]
         self._write_inner_comments(end_of(node.span))
-        self._write(Group([pattern, Indent([LINE, "=> ", replacement, condition])]))
+        self._write(Group([pattern, Indent([LINE, "=> ", *replacement, condition])]))
         self._indent -= STEP
         self._close("}")
 

@@ -154,13 +154,13 @@ class _Walk:
                     )
                 self.env[node] = spec.arg.value
             elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-                self.env[node] = self._weight(node, spec, owners)
+                self.env[node] = self._weight(spec, owners)
             else:
                 raise Diagnostic(
                     "E0782", f"the input `{node.name}` is a {spec.kind.name.lower()}, which has no counterpart"
                 )
 
-    def _weight(self, node: torch.fx.Node, spec: Any, owners: dict[Any, Value]) -> Value:
+    def _weight(self, spec: Any, owners: dict[Any, Value]) -> Value:
         full = spec.target
         tensor = self.program.state_dict.get(full)
         if tensor is None:

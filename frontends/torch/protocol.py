@@ -18,7 +18,6 @@ from ...ir.library import composite
 from ...ir.signature import broadcast_shapes
 from ...ir.types import DType, TensorType, boolean, f32, i64
 
-Size = int | Dim
 Importer = Callable[..., Any]
 
 ATEN: dict[str, Importer] = {}

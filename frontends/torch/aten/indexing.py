@@ -76,7 +76,7 @@ def _linear(i: Import, x: Value, indices: Sequence[Value], first: int) -> tuple[
     return i.reshape(x, shape), total
 
 
-def _listed(x: Value, indices: Sequence[Any]) -> tuple[int, list[Value]]:
+def _listed(indices: Sequence[Any]) -> tuple[int, list[Value]]:
     """The first indexed axis, and the indices, which must stand at neighbouring axes."""
     given = [(a, v) for a, v in enumerate(indices) if v is not None]
     if any(v.type.dtype == boolean for _, v in given):
@@ -89,7 +89,7 @@ def _listed(x: Value, indices: Sequence[Any]) -> tuple[int, list[Value]]:
 
 @aten("index.Tensor", "index.Tensor_hacked_twin", "_unsafe_index.Tensor", "_unsafe_index.Tensor_hacked_twin")
 def _index(i: Import, x: Value, indices: Sequence[Any]) -> Value:
-    first, given = _listed(x, indices)
+    first, given = _listed(indices)
     if len(given) == 1:
         return i.op("take", x, _from_front(i, given[0], x.type.shape[first]), axis=first)
     whole = [whole_axis(v, d) for v, d in zip(given, x.type.shape[first:], strict=False)]
@@ -115,7 +115,7 @@ def _index_put(
         mask = given[0]
         spread = i.reshape(mask, [*mask.type.shape, *[1] * (x.type.rank - mask.type.rank)])
         return i.op("where", spread, i.reshape(i.cast(values, x.type.dtype), []), x)
-    first, given = _listed(x, indices)
+    first, given = _listed(indices)
     if first != 0:
         raise Unsupported("writing at indices behind whole axes")
     joined, index = _linear(i, x, i.broadcast(*given), 0)
