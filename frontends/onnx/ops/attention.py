@@ -8,7 +8,7 @@ from ....ir.dims import Dim, const
 from ....ir.graph import Value
 from ....ir.types import boolean, i64
 from ..call import Call
-from ..registry import MICROSOFT, imports
+from ..registry import imports
 
 
 def split_heads(c: Call, x: Value, heads: int) -> Value:
@@ -34,9 +34,8 @@ def attention(c: Call) -> list[Value | None]:
     past = None
     if c.has(4) and c.has(5):
         past = c.shape(4)[2]
-        k, v = c.op("concat", c.x(4), k, axis=2), c.op("concat", c.x(5), v, axis=2)
-    c.equal(q.type.shape[0], k.type.shape[0], "the batch of queries and keys")
-    c.equal(k.type.shape[2], v.type.shape[2], "the tokens of keys and values")
+        k, v = cached(c, 4, k), cached(c, 5, v)
+    fitting(c, q, k, v)
     mask, bias = _mask(c, c.x(3) if c.has(3) else None, q, k)
     softcap = c.attr("softcap", 0.0)
     if softcap and bias is not None and c.opset < 24:
@@ -46,14 +45,14 @@ def attention(c: Call) -> list[Value | None]:
     offset = past if past is not None else const(0)
     if c.has(6):
         # Keys beyond a row's own number are padding; queries are the last of those that count.
-        mask = _both(c, mask, _within(c, keys))
+        mask = both(c, mask, _within(c, keys))
         if causal:
             length = c.op("reshape", c.cast(c.x(6), i64), shape=(c.shape(6)[0], 1, 1, 1))
             first = c.op("sub", length, c.number(tokens))
-            mask = _both(c, mask, _not_after(c, keys, c.op("add", first, _rows(c, tokens))))
+            mask = both(c, mask, not_after(c, keys, c.op("add", first, rows(c, tokens))))
             causal = False
     if causal and keys != tokens + offset:
-        mask = _both(c, mask, _not_after(c, keys, c.op("add", _rows(c, tokens), c.number(offset))))
+        mask = both(c, mask, not_after(c, keys, c.op("add", rows(c, tokens), c.number(offset))))
         causal = False
     attrs: dict[str, Any] = {"causal": causal}
     if c.attr("scale") is not None:
@@ -64,11 +63,25 @@ def attention(c: Call) -> list[Value | None]:
     return [join_heads(c, y) if flat else y, k, v]
 
 
-def _rows(c: Call, tokens: Dim) -> Value:
+def fitting(c: Call, q: Value, k: Value, v: Value) -> None:
+    """Operands [B, heads, T, K], of which free sizes become equal where they must be."""
+    rows = ((q, k, 0, "batch"), (k, v, 0, "batch"), (k, v, 1, "heads"), (k, v, 2, "tokens"), (q, k, 3, "features"))
+    for a, b, axis, what in rows:
+        c.equal(a.type.shape[axis], b.type.shape[axis], f"the {what} of {a.type} and {b.type}")
+
+
+def cached(c: Call, index: int, new: Value) -> Value:
+    """A cache [B, heads, P, K] and what comes after it."""
+    for axis in (0, 1, 3):
+        c.equal(c.shape(index)[axis], new.type.shape[axis], f"axis {axis} of the cache {c.type(index)}")
+    return c.op("concat", c.x(index), new, axis=2)
+
+
+def rows(c: Call, tokens: Dim) -> Value:
     return c.op("unsqueeze", c.op("iota", n=tokens), axis=-1)
 
 
-def _not_after(c: Call, keys: Dim, row: Value) -> Value:
+def not_after(c: Call, keys: Dim, row: Value) -> Value:
     """``bool[…, T, S]``: keys up to the row's own position."""
     seen = c.op("le", c.op("unsqueeze", c.op("iota", n=keys), axis=0), row)
     return seen if seen.type.rank == 4 else c.op("unsqueeze", seen, axis=(0, 1))
@@ -79,7 +92,7 @@ def _within(c: Call, keys: Dim) -> Value:
     return c.op("lt", c.op("reshape", c.op("iota", n=keys), shape=(1, 1, 1, keys)), length)
 
 
-def _both(c: Call, a: Value | None, b: Value) -> Value:
+def both(c: Call, a: Value | None, b: Value) -> Value:
     return b if a is None else c.op("logical_and", a, b)
 
 
@@ -107,6 +120,12 @@ def rotary(c: Call) -> Value:
             c.misfit("num_heads must be given for an operand of three axes")
         x = split_heads(c, x, heads)
     cosine, sine = c.x(1), c.x(2)
+    given = 3 if c.has(3) else 1
+    for axis, dim in ((0, x.type.shape[0]), (1, x.type.shape[2])):
+        if c.shape(given)[axis] != 1:
+            c.equal(c.shape(given)[axis], dim, f"axis {axis} of {c.type(given)} and the operand {c.type()}")
+    for axis, (d, e) in enumerate(zip(cosine.type.shape, sine.type.shape, strict=True)):
+        c.equal(d, e, f"axis {axis} of {cosine.type} and {sine.type}")
     if c.has(3):
         cosine, sine = (c.op("take", table, c.x(3)) for table in (cosine, sine))
     part = c.attr("rotary_embedding_dim", 0)
@@ -114,89 +133,6 @@ def rotary(c: Call) -> Value:
         cosine, sine = (c.op("slice", t, axis=2, start=0, stop=part // 2) for t in (cosine, sine))
     y = c.std("attention.rope", x, cosine, sine, interleaved=bool(c.attr("interleaved", 0)))
     return join_heads(c, y) if flat else y
-
-
-# Microsoft's -----------------------------------------------------------------------------------------------------------
-
-
-@imports("RotaryEmbedding", domain=MICROSOFT)
-def microsoft_rotary(c: Call) -> Value:
-    x, heads = c.x(), c.attr("num_heads", 0)
-    flat = x.type.rank == 3
-    cosine, sine = c.x(2), c.x(3)
-    if flat:
-        width = x.type.shape[2]
-        heads = heads or int(width // (cosine.type.shape[1] * 2))
-        x = split_heads(c, x, heads)
-    tokens = x.type.shape[2]
-    position = c.x(1)
-    if position.type.rank == 1:  # the first position of all rows
-        position = c.op("unsqueeze", c.op("add", position, c.op("iota", n=tokens)), axis=0)
-    cosine, sine = (c.op("take", table, position) for table in (cosine, sine))
-    y = c.std("attention.rope", x, cosine, sine, interleaved=bool(c.attr("interleaved", 0)))
-    return join_heads(c, y) if flat else y
-
-
-@imports("MultiHeadAttention", domain=MICROSOFT)
-def multi_head_attention(c: Call) -> list[Value | None]:
-    heads = c.attr("num_heads", 0)
-    if any(c.has(i) for i in (6, 7)) or any(c.node.output[1:]):
-        c.refuse("a cache of MultiHeadAttention")
-    if not c.has(1) or not c.has(2) or c.rank(0) != 3:
-        c.refuse("packed operands of MultiHeadAttention")
-    q, k, v = c.x(0), c.x(1), c.x(2)
-    if c.has(3):
-        bias, at = c.x(3, "bias"), const(0)
-        parts = []
-        for value in (q, k, v):
-            width = value.type.shape[-1]
-            parts.append(c.op("add", value, c.op("slice", bias, axis=0, start=at, stop=at + width)))
-            at = at + width
-        q, k, v = parts
-    q, k, v = split_heads(c, q, heads), *(x if x.type.rank == 4 else split_heads(c, x, heads) for x in (k, v))
-    mask = _padding_mask(c, 4, k.type.shape[2])
-    bias4 = c.x(5) if c.has(5) else None
-    attrs: dict[str, Any] = {"causal": bool(c.attr("unidirectional", 0))}
-    if c.attr("scale", 0.0):
-        attrs["scale"] = c.attr("scale")
-    return [join_heads(c, c.std("attention.attention", q, k, v, mask, bias4, **attrs)), None, None]
-
-
-def _padding_mask(c: Call, index: int, keys: Dim) -> Value | None:
-    """A mask over the keys, [B, S] or with more axes, 0 where a key is padding."""
-    if not c.has(index):
-        return None
-    mask = c.x(index)
-    if mask.type.rank == 1:
-        c.refuse("a mask of lengths")
-    mask = mask if mask.type.dtype == boolean else c.op("ne", mask, c.like(0, mask))
-    if mask.type.rank == 2:
-        return c.op("unsqueeze", mask, axis=(1, 2))
-    return c.op("unsqueeze", mask, axis=1) if mask.type.rank == 3 else mask
-
-
-@imports("Attention", domain=MICROSOFT)
-def microsoft_attention(c: Call) -> list[Value | None]:
-    heads = c.attr("num_heads", 0)
-    if c.has(4) or any(c.node.output[1:]):
-        c.refuse("a cache of Attention")
-    from .contraction import product
-
-    packed = product(c, c.x(), 1)
-    if c.has(2):
-        packed = c.op("add", packed, c.x(2, "bias"))
-    sizes = c.attr("qkv_hidden_sizes") or [int(packed.type.shape[-1]) // 3] * 3
-    parts, at = [], 0
-    for size in sizes:
-        parts.append(split_heads(c, c.op("slice", packed, axis=2, start=at, stop=at + size), heads))
-        at += size
-    q, k, v = parts
-    mask = _padding_mask(c, 3, k.type.shape[2])
-    bias = c.x(5) if c.has(5) else None
-    attrs: dict[str, Any] = {"causal": bool(c.attr("unidirectional", 0))}
-    if c.attr("scale", 0.0):
-        attrs["scale"] = c.attr("scale")
-    return [join_heads(c, c.std("attention.attention", q, k, v, mask, bias, **attrs)), None]
 
 
 @imports("TensorScatter")

@@ -62,40 +62,6 @@ def rms_normalization(c: Call) -> Value:
     return c.reshape(y, x.type.shape)
 
 
-@imports("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
-def skip_layer_normalization(c: Call) -> list[Value | None]:
-    simple = "Simplified" in c.op_type
-    c.broadcast(c.tensor(0), c.tensor(1))
-    total = c.op("add", c.x(), c.x(1))
-    bias = 3 if simple else 4
-    if c.has(bias):
-        total = c.op("add", total, c.x(bias, "bias"))
-    eps = c.attr("epsilon", 1e-12 if not simple else 1e-5)
-    if simple:
-        y = c.std("nn.rms_normalize", total, c.x(2, "weight"), eps=eps)
-    else:
-        y = c.std("nn.layer_normalize", total, c.x(2, "weight"), c.maybe(3, "bias"), eps=eps)
-    return [y, None, None, total]
-
-
-@imports("EmbedLayerNormalization", domain=MICROSOFT)
-def embed_layer_normalization(c: Call) -> list[Value | None]:
-    if c.has(7):
-        c.refuse("the mask of EmbedLayerNormalization")
-    ids = c.x()
-    y = c.op("take", c.x(2, "weight"), ids)
-    if c.has(8):
-        position = c.op("take", c.x(3, "weight"), c.x(8))
-    else:
-        position = c.op("slice", c.x(3, "weight"), axis=0, start=0, stop=ids.type.shape[1])
-    y = c.op("add", y, position)
-    if c.has(1) and c.has(4):
-        y = c.op("add", y, c.op("take", c.x(4, "weight"), c.x(1)))
-    total = y
-    y = c.std("nn.layer_normalize", y, c.x(5, "weight"), c.x(6, "bias"), eps=c.attr("epsilon", 1e-12))
-    return [y, None, total]
-
-
 @imports("BatchNormalization")
 def batch_normalization(c: Call) -> Value:
     if c.attr("training_mode", 0):
@@ -146,14 +112,6 @@ def mean_variance(c: Call) -> Value:
     centred = c.op("sub", x, c.op("mean", x, axis=axes, keepdims=True))
     variance = c.op("mean", c.op("mul", centred, centred), axis=axes, keepdims=True)
     return c.op("div", centred, c.op("add", c.op("sqrt", variance), c.like(1e-9, x)))
-
-
-@imports("BiasGelu", "FastGelu", domain=MICROSOFT)
-def bias_gelu(c: Call) -> Value:
-    x = c.x()
-    if c.has(1):
-        x = c.op("add", x, c.x(1, "bias"))
-    return c.std("nn.gelu" if c.op_type == "BiasGelu" else "nn.gelu_tanh", x)
 
 
 @imports("DequantizeLinear")

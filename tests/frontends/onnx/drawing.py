@@ -20,13 +20,14 @@ Array = np.ndarray
 
 @dataclass
 class Case:
-    """``fixed``: operands that the importer must know, and gets as initializers; ``free``: those that are inputs."""
+    """``fixed``: operands that the importer must know, and gets as initializers. ``unnamed``: results without a name."""
 
     op: str
     inputs: dict[str, Array | None]
     attrs: dict[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     outputs: int = 1
+    unnamed: frozenset[int] = frozenset()
     opset: int = 18
     domain: str = ""
     tolerance: float = 1e-5
@@ -35,7 +36,7 @@ class Case:
         operands = [name if array is not None else "" for name, array in self.inputs.items()]
         while operands and not operands[-1]:
             operands.pop()
-        outputs = [f"y{i}" for i in range(self.outputs)]
+        outputs = ["" if i in self.unnamed else f"y{i}" for i in range(self.outputs)]
         return helper.make_node(self.op, operands, outputs, name="it", domain=self.domain, **self.attrs)
 
 

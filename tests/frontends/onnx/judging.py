@@ -46,7 +46,7 @@ def proto_of(case: Case, r: Draw) -> tuple[onnx.ModelProto, dict[str, Array]]:
             shape = [f"{name}{i}" if r.chance(0.3) else d for i, d in enumerate(array.shape)]
             inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape))
             feeds[name] = array
-    outputs = [onnx.ValueInfoProto(name=f"y{i}") for i in range(case.outputs)]
+    outputs = [onnx.ValueInfoProto(name=name) for name in case.node().output if name]
     graph = helper.make_graph([*nodes, case.node()], "graph", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", case.opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10), feeds

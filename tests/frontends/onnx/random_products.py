@@ -124,7 +124,7 @@ def layer_norm(r: Draw, op: str) -> Case:
         attrs,
         frozenset("wb") if r.chance(0.7) else frozenset(),
         outputs,
-        23 if op[0] == "R" else 18,
+        opset=23 if op[0] == "R" else 18,
         tolerance=1e-4,
     )
 
