@@ -21,11 +21,12 @@ def ops(name: str | None, as_json: bool) -> None:
 
     A composite has a dotted name, as in `std.nn.gelu`.
     """
+    from ..ir.notation import show_signature
     from ..ir.ops import OPS
 
     if name is None:
         rows = [
-            {"name": o.name, "family": o.family, "signature": signature_text(o), "doc": o.doc} for o in OPS.values()
+            {"name": o.name, "family": o.family, "signature": show_signature(o.signature), "doc": o.doc} for o in OPS.values()
         ]
         if as_json:
             print_json(rows)
@@ -38,7 +39,7 @@ def ops(name: str | None, as_json: bool) -> None:
             click.echo(columns([[m["name"], first_sentence(m["doc"])] for m in members], indent="  "))
         return
     op = OPS.get(name) or _composite(name, OPS)
-    info = {"name": op.qualified, "family": op.family, "signature": signature_text(op), "doc": op.doc}
+    info = {"name": op.qualified, "family": op.family, "signature": show_signature(op.signature), "doc": op.doc}
     if as_json:
         print_json(info)
     else:
@@ -53,37 +54,6 @@ def _composite(name: str, known: Any) -> Any:
     return composite(name)
 
 
-def signature_text(op: Any) -> str:
-    """An op's signature in the language's notation."""
-    signature = op.signature
-    operands = [f"{o.name}: {o.type}{'*' if o.variadic else ''}{'?' if o.optional else ''}" for o in signature.operands]
-    statics = [_static_text(s) for s in signature.statics]
-    arguments = ", ".join([*operands, "*", *statics] if statics else operands)
-    results = ", ".join(f"{r.name}: {r.type}" if r.name else str(r.type) for r in signature.results)
-    return f"{signature.name}({arguments}) -> {f'({results})' if len(signature.results) != 1 else results}"
-
-
-def _static_text(static: Any) -> str:
-    from ..ir.signature import REQUIRED
-
-    text = f"{static.name}: {static.kind}{'?' if static.optional else ''}"
-    if static.default is REQUIRED:
-        return text
-    return f"{text} = {'…' if callable(static.default) else _value(static.default)}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "none"
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    return str(value)
-
-
 @click.command()
 @click.argument("name", required=False)
 @json_option
@@ -91,8 +61,9 @@ def passes(name: str | None, as_json: bool) -> None:
     """List the passes, or show the options of one."""
     import inspect
 
+    from ..ir.notation import show_value
     from ..passes.engine import find, registry
-    from ..passes.options import options_of, shown_value
+    from ..passes.options import options_of
 
     known = registry()
     if name is None:
@@ -111,7 +82,7 @@ def passes(name: str | None, as_json: bool) -> None:
         click.echo(f"\nalso called: {', '.join(found.aliases)}")
     if options:
         click.echo("\noptions")
-        rows = [[o["name"], o["type"], f"= {shown_value(o['default'])}", o["doc"]] for o in options]
+        rows = [[o["name"], o["type"], f"= {show_value(o['default'])}", o["doc"]] for o in options]
         click.echo(columns(rows, indent="  "))
 
 

@@ -1,4 +1,4 @@
-"""The language's notation for signatures, as core ops write theirs."""
+"""The language's notation for signatures, as core ops write theirs, and for static values."""
 
 from __future__ import annotations
 
@@ -146,3 +146,44 @@ class _Reader:
                 self.accept(",")
             return functions[token](*args)
         return sym(token)
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def quote(text: str) -> str:
+    """``text`` as a string literal."""
+    return '"' + "".join(map(_escape, text)) + '"'
+
+
+def _escape(char: str) -> str:
+    known = _ESCAPES.get(char)
+    if known is not None:
+        return known
+    code = ord(char)
+    return f"\\u{code:04x}" if code < 0x20 or code == 0x7F or 0xD800 <= code <= 0xDFFF else char
+
+
+def show_value(value: Any) -> str:
+    """A static value as it is written in source."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(show_value, value))}]"
+    return quote(value) if isinstance(value, str) else str(value)
+
+
+def show_signature(signature: Signature) -> str:
+    """A signature as it is declared; a default that is computed from other parameters is ``…``."""
+    operands = [f"{o.name}: {o.type}{'*' if o.variadic else ''}{'?' if o.optional else ''}" for o in signature.operands]
+    statics = [_show_static(s) for s in signature.statics]
+    arguments = ", ".join([*operands, "*", *statics] if statics else operands)
+    results = ", ".join(f"{r.name}: {r.type}" if r.name else str(r.type) for r in signature.results)
+    return f"{signature.name}({arguments}) -> {f'({results})' if len(signature.results) != 1 else results}"
+
+
+def _show_static(static: Static) -> str:
+    text = f"{static.name}: {static.kind}{'?' if static.optional else ''}"
+    if static.default is REQUIRED:
+        return text
+    return f"{text} = {'…' if callable(static.default) else show_value(static.default)}"

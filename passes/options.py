@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..ir.diagnostics import Diagnostic, Span, did_you_mean
+from ..ir.notation import show_value
 
 if TYPE_CHECKING:
     from ..ir.graph import PassSpec
@@ -78,7 +79,7 @@ def check_options(cls: type[Pass], spec: PassSpec) -> dict[str, Any]:
         if not fits:
             raise Diagnostic(
                 "E0703",
-                f"`{name}` of the pass `{cls.name}` must be {known[name].kind}, but is {shown_value(value)}",
+                f"`{name}` of the pass `{cls.name}` must be {known[name].kind}, but is {show_value(value)}",
                 spec.span,
                 help=known[name].doc or None,
             )
@@ -141,12 +142,3 @@ def describe(hint: Any) -> str:
         return f"list of {describe(get_args(hint)[0])}"
     names = {int: "int", float: "real", bool: "bool", str: "str", NoneType: "none"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def shown_value(value: Any) -> str:
-    """A value as source text."""
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(shown_value, value))}]"
-    return f'"{value}"' if isinstance(value, str) else str(value)

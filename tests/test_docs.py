@@ -178,12 +178,13 @@ def errors_table() -> str:
 
 
 def passes_sections() -> str:
+    from tessera.ir.notation import show_value
     from tessera.passes.engine import registry
-    from tessera.passes.options import options_of, shown_value
+    from tessera.passes.options import options_of
 
     sections = []
     for name, kind in registry().items():
-        rows = [f"| `{o.name} = {shown_value(o.default)}` | {o.doc} |" for o in options_of(kind).values()]
+        rows = [f"| `{o.name} = {show_value(o.default)}` | {o.doc} |" for o in options_of(kind).values()]
         table = "\n\n" + "\n".join(["| option | |", "|---|---|", *rows]) if rows else ""
         also = f" Also called `{'`, `'.join(kind.aliases)}`." if kind.aliases else ""
         sections.append(f"### {name}\n\n*{kind.contract}.* {kind.summary()}{also}{table}")
@@ -191,12 +192,12 @@ def passes_sections() -> str:
 
 
 def ops_sections() -> str:
-    from tessera.cli.lists import signature_text
+    from tessera.ir.notation import show_signature
     from tessera.ir.ops import OPS
 
     families: dict[str, list[str]] = {}
     for op in sorted(OPS.values(), key=lambda o: o.name):
-        families.setdefault(op.family, []).append(f"`{signature_text(op)}`  \n{op.doc}")
+        families.setdefault(op.family, []).append(f"`{show_signature(op.signature)}`  \n{op.doc}")
     return "\n\n".join(f"## {family}\n\n" + "\n\n".join(rows) for family, rows in sorted(families.items()))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...ir.notation import quote
 from . import ast
 from .depth import deep_recursion
-from .fmt_expr import Comments, ExpressionFormatter, Place, end_of, parenthesised, quote, start_of, tidy
+from .fmt_expr import Comments, ExpressionFormatter, Place, end_of, parenthesised, start_of, tidy
 from .layout import LINE, STEP, WIDTH, Doc, Group, Indent, render
 
 

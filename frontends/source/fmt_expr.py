@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...ir.diagnostics import Span
+from ...ir.notation import quote
 from . import ast
 from .expressions import COMPARISON, POWER, PRECEDENCE, PREFIX
 from .layout import HARD, LINE, SOFT, Doc, Group, IfBroken, Indent, Trailing
@@ -13,22 +14,8 @@ from .layout import HARD, LINE, SOFT, Doc, Group, IfBroken, Indent, Trailing
 # Above the operators' strengths: what may be scoped, called, indexed.
 _SCOPED = 9
 _POSTFIX = 10
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 Place = tuple[int, int]
-
-
-def quote(text: str) -> str:
-    """``text`` as a string literal."""
-    return '"' + "".join(map(_escape, text)) + '"'
-
-
-def _escape(char: str) -> str:
-    known = _ESCAPES.get(char)
-    if known is not None:
-        return known
-    code = ord(char)
-    return f"\\u{code:04x}" if code < 0x20 or code == 0x7F or 0xD800 <= code <= 0xDFFF else char
 
 
 def start_of(span: Span | None) -> Place | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...ir.dims import Dim
 from ...ir.graph import Value
+from ...ir.notation import show_value
 from ...ir.op import FuncRef, Op
 from ...ir.signature import RecordDef
 from ...ir.types import DType
@@ -82,7 +83,7 @@ def describe(value: Any) -> str:
         return "none"
     if isinstance(value, Dim):
         return f"the dimension {value}"
-    return f"the {static_kind(value)} {show_static(value)}"
+    return f"the {static_kind(value)} {show_value(value)}"
 
 
 def _kind(node: ast.Function | ast.Record | ast.Const | ast.Rewrite) -> str:
@@ -108,19 +109,6 @@ def static_kind(value: Any) -> str:
     return "none" if value is None else type(value).__name__
 
 
-def show_static(value: Any) -> str:
-    """A static value as it is written in source."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "none"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(show_static(v) for v in value) + "]"
-    return str(value)
-
-
 __all__ = [
     "BuiltinValue",
     "Bundle",
@@ -131,6 +119,5 @@ __all__ = [
     "Unit",
     "describe",
     "is_tensor",
-    "show_static",
     "static_kind",
 ]
