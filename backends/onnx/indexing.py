@@ -79,38 +79,14 @@ def scatter_set(e: Emitter, node: Node, x: ox.Value, index: ox.Value, updates: o
 def scatter(e: Emitter, node: Node, x: ox.Value, index: ox.Value, updates: ox.Value) -> ox.Value:
     batch, target = node.attrs["batch"], operand(node)
     how = node.op.name.removeprefix("scatter_")
-    places = operand(node, 1).shape
-    factors = _factors(node, updates, len(places))
-    return combine(e, x, target.shape, target.dtype, index, places, updates, batch, how, factors)
-
-
-Factors = tuple["ox.Value", "ox.Value"]
-
-
-def _factors(node: Node, updates: ox.Value, picked: int) -> Factors | None:
-    """Updates and a number for each index, where the updates are their product; in f32, where nothing was cast."""
-    made, emitted = node.inputs[2].node, updates.producer()  # type: ignore[union-attr]
-    if made is None or emitted is None or made.op.qualified != "mul" or emitted.op_type != "Mul":
-        return None
-    whole = node.inputs[2].type.shape  # type: ignore[union-attr]
-    for i in (0, 1):
-        shapes = [operand(made, j).shape for j in (1 - i, i)]
-        if shapes == [whole, (*whole[:picked], *[const(1)] * (len(whole) - picked))]:
-            each, factor = emitted.inputs[1 - i], emitted.inputs[i]
-            assert each is not None
-            assert factor is not None
-            return each, factor
-    return None
+    return combine(e, x, target.shape, target.dtype, index, operand(node, 1).shape, updates, batch, how)
 
 
 def combine(
     e: Emitter, x: ox.Value, target: Sequence[Dim], dtype: DType, index: ox.Value, places: Sequence[Dim], updates: ox.Value,
-    batch: int, how: str, factors: Factors | None = None,
+    batch: int, how: str,
 ) -> ox.Value:  # fmt: skip
-    """``x`` [batch…, N, rest…] with ``updates`` [batch…, K…, rest…] added (or their min, max taken) at ``index`` [batch…, K…].
-
-    ``factors``: the updates as a product of others like them and a number for each index, [batch…, K…, 1…].
-    """
+    """``x`` [batch…, N, rest…] with ``updates`` [batch…, K…, rest…] added (or their min, max taken) at ``index`` [batch…, K…]."""
     lead, n, rest = tuple(target[:batch]), target[batch], tuple(target[batch + 1 :])
     # Everything as [B, N, D] and [B, K]; halves in f32, for which there is a kernel and which sums better.
     count, k, width = product(lead), product(places[batch:]), product(rest)
@@ -123,15 +99,9 @@ def combine(
         and n.value <= ONE_HOT_ROWS
         and width != 1
     ):
-        here = e.op("Equal", e.unsqueeze(index, batch + 1), e.iota(n))
-        if factors is not None and dtype == wide:
-            updates, factor = factors
-            factor = e.reshape(factor, (*places, *[const(1)] * len(rest)), (*lead, k, const(1)))
-            weight = e.op("Where", here, factor, e.constant(0, wide))
-        else:
-            weight = e.cast(here, wide)
         flat = e.reshape(e.cast(updates, wide), (*places, *rest), (*lead, k, width))
-        sums = e.op("MatMul", e.transpose(weight, [*range(batch), batch + 1, batch]), flat)
+        here = e.cast(e.op("Equal", e.unsqueeze(index, batch + 1), e.iota(n)), wide)
+        sums = e.op("MatMul", e.transpose(here, [*range(batch), batch + 1, batch]), flat)
         sums = e.reshape(sums, (*lead, n, width), target)
         return e.cast(e.op("Add", e.cast(x, wide), sums), dtype)
     index = e.reshape(index, (*lead, k), (count, k))
