@@ -51,7 +51,14 @@ def loads(
     params: Mapping[str, Any] | None = None,
     dtype: str = "f32",
 ) -> Module:
-    """As :func:`load`, from source text; ``path`` names it in messages.
+    """As :func:`load`, from source text.
+
+    Args:
+        text: a whole file.
+        path: names the text in messages; files that it uses are looked for beside it.
+        model: which model, where the text holds several.
+        params: values of its static parameters.
+        dtype: what ``float`` means in its signature: ``f32``, ``f16``, ``bf16`` or ``f64``.
 
     Raises:
         Diagnostic: whatever is wrong with the program.
@@ -62,7 +69,11 @@ def loads(
 
 
 def models(name: str | os.PathLike[str]) -> list[str]:
-    """The models of a ``.tess`` file or of a shipped spec. Raises Diagnostic when it cannot be read."""
+    """The names of the models of a ``.tess`` file or of a shipped spec.
+
+    Raises:
+        Diagnostic: E0001 when there is none, E01xx when it cannot be read.
+    """
     from .frontends import source as frontend
     from .specs.catalog import find
 
@@ -70,7 +81,11 @@ def models(name: str | os.PathLike[str]) -> list[str]:
 
 
 def check(name: str | os.PathLike[str]) -> list[Module]:
-    """Type-check a whole file, and return its models. Raises Diagnostic at the first mistake."""
+    """Type-check every declaration of a ``.tess`` file or of a shipped spec, and return its models.
+
+    Raises:
+        Diagnostic: the first mistake.
+    """
     from .frontends import source as frontend
     from .specs.catalog import find
 
@@ -82,8 +97,12 @@ def apply(module: Module | Model, name: str, **options: Any) -> Module:
 
         ts.apply(m, "merge_tokens", r=8)
 
+    Args:
+        name: ``tessera passes`` lists them.
+        options: the pass's own; ``tessera passes merge_tokens`` lists them.
+
     Raises:
-        Diagnostic: E0701 to E0706.
+        Diagnostic: E07xx: no such pass, an option it does not take, or a program that it does not fit.
     """
     from .passes.engine import apply as run
 
@@ -91,7 +110,11 @@ def apply(module: Module | Model, name: str, **options: Any) -> Module:
 
 
 def source(module: Module | Model) -> str:
-    """The module as source, which :func:`loads` reads back to an equal module."""
+    """The module as source, which :func:`loads` reads back to an equal module.
+
+    Raises:
+        Diagnostic: E0016 for a model whose ``with`` block is still open.
+    """
     from .frontends import source as frontend
 
     return frontend.print_module(_module(module))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..ir.diagnostics import Diagnostic, did_you_mean
 from ..ir.dims import Dim
 from ..ir.graph import Value
+from ..ir.notation import show_signature
 from ..ir.ops import OPS
 from ..ir.types import DType, TensorType
+from ..specs.catalog import summary
 from .callsite import call_site
 from .source import ast, shared_elaborator
 from .source.builtin import known
@@ -31,6 +33,7 @@ def _operator(symbol: str, swapped: bool = False) -> Callable[[Tensor, Any], Ten
         result: Tensor = self._model._evaluate(ast.Binary(symbol, ast.Name("a"), ast.Name("b")), {"a": a, "b": b})
         return result
 
+    apply.__doc__ = f"``{'other' if swapped else 'self'} {symbol} {'self' if swapped else 'other'}`` of the language."
     return apply
 
 
@@ -39,11 +42,17 @@ def _prefix(symbol: str) -> Callable[[Tensor], Tensor]:
         result: Tensor = self._model._evaluate(ast.Unary(symbol, ast.Name("a")), {"a": self})
         return result
 
+    apply.__doc__ = f"``{symbol} self`` of the language."
     return apply
 
 
 class Tensor:
-    """A tensor of a model under construction. Operators, comparisons and indexing are those of the language."""
+    """A tensor of a model under construction: symbolic, it holds no numbers.
+
+    Operators, comparisons and indexing are those of the language and add to the model: ``x + 1``, ``x @ w``,
+    ``x[:, 1:, ..., none]``; ``&``, ``|`` and ``~`` are its ``and``, ``or`` and ``not``. Each raises Diagnostic as the
+    language does: E0303 for dtypes, E0304 for shapes that do not broadcast, E0407 where Python wants a truth value.
+    """
 
     __slots__ = ("_model", "_value")
     __hash__ = object.__hash__
@@ -78,6 +87,7 @@ class Tensor:
 
     @property
     def dtype(self) -> DType:
+        """The element type; where the declaration says ``float``, the one that stands for it."""
         return self._value.type.dtype
 
     def named(self, name: str) -> Tensor:
@@ -121,7 +131,10 @@ class Tensor:
 
 
 class Record:
-    """A record of a model under construction: its fields are attributes, ``map.size``."""
+    """A record of a model under construction: its fields are attributes.
+
+    ``map.size`` is a :class:`Tensor` for a tensor field, and a plain value for a static one.
+    """
 
     __slots__ = ("_bundle", "_model")
 
@@ -151,8 +164,7 @@ class Function:
         self.callee = callee
         self.__name__ = name.rpartition(".")[2]
         self.__qualname__ = name
-        node = callee.declared.node if isinstance(callee, DeclValue) else getattr(callee, "op", None)
-        self.__doc__ = getattr(node, "doc", None)
+        self.__doc__ = "\n\n".join(text for text in (_declared(callee), _doc(callee)) if text) or None
 
     def __call__(self, *args: Any, name: str = "", **kwargs: Any) -> Any:
         return _model_of([*args, *kwargs.values()])._call(self.callee, args, kwargs, name)
@@ -161,15 +173,39 @@ class Function:
         return f"<{self.__qualname__}>"
 
 
+def _declared(callee: Any) -> str:
+    """The signature as it is declared."""
+    if isinstance(callee, OpValue):
+        return show_signature(callee.op.signature)
+    if isinstance(callee, DeclValue) and isinstance(callee.declared.node, ast.Function):
+        return show_signature(shared_elaborator().signatures.of(callee.declared))
+    return "scan(f: fn, x: any[...]*, *, axis: int) -> any[...]*" if isinstance(callee, BuiltinValue) else ""
+
+
+def _doc(callee: Any) -> str:
+    if isinstance(callee, DeclValue):
+        return getattr(callee.declared.node, "doc", None) or ""
+    return OPS[callee.name].doc if isinstance(callee, BuiltinValue) else callee.op.doc
+
+
 class Namespace:
-    """The functions of a file, or the files of a folder: ``ts.std`` holds ``ts.std.nn``, which holds ``ts.std.nn.linear``."""
+    """The functions of a file, or the files of a folder: ``ts.std`` holds ``ts.std.nn``, which holds ``ts.std.nn.linear``.
+
+    ``dir()`` lists what it holds, and ``help(ts.std.nn.linear)`` shows the signature, the shapes and the source of one.
+    """
 
     def __init__(
-        self, name: str, unit: Callable[[], Unit] | None = None, members: Callable[[], list[str]] | None = None
+        self,
+        name: str,
+        unit: Callable[[], Unit] | None = None,
+        members: Callable[[], list[str]] | None = None,
+        doc: str = "",
     ) -> None:
         self._name = name
         self._unit = unit
         self._members = members
+        if doc:
+            self.__doc__ = doc
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -186,7 +222,7 @@ class Namespace:
             return None
         full = f"{self._name}.{name}"
         if self._unit is None:
-            return Namespace(full, lambda: library().std(full))
+            return Namespace(full, lambda: library().std(full), doc=summary(full.replace(".", "/")))
         declared = self._unit().names[name]
         if isinstance(declared.node, ast.Const):
             return Elaborator(library()).const(declared)
@@ -204,12 +240,13 @@ class Namespace:
 
 class _CoreOps(Namespace):
     def _find(self, name: str) -> Any:
-        if name in OPS:
-            return Function(OpValue(OPS[name]), name)
-        return Function(BuiltinValue(name), name) if name == "scan" else None
+        if name == "scan":  # takes a function, where the op takes its body
+            return Function(BuiltinValue(name), name)
+        return Function(OpValue(OPS[name]), name) if name in OPS else None
 
     def __dir__(self) -> list[str]:
-        return sorted(OPS)
+        # A loop's body is a graph: `m.fold` makes it.
+        return sorted(OPS.keys() - {"fold"})
 
 
 def library() -> Library:
@@ -221,16 +258,23 @@ def folder(name: str) -> Namespace:
     """The shipped files of one folder of ``specs/``: ``folder("std").nn.linear``."""
     from .source.library import SPECS
 
-    return Namespace(name, None, lambda: sorted(p.stem for p in (SPECS / name).glob("*.tess")))
+    files = sorted(p.stem for p in (SPECS / name).glob("*.tess"))
+    doc = "\n".join([f"The files of specs/{name}.", "", *(f"{file}: {summary(f'{name}/{file}')}" for file in files)])
+    return Namespace(name, None, lambda: files, doc)
 
 
 def core_ops() -> Namespace:
     """The core ops: ``core_ops().exp(x)``."""
-    return _CoreOps("ops")
+    doc = "The core ops: ts.ops.topk(x, k=3). help(ts.ops.topk) shows the signature and the shapes of one."
+    return _CoreOps("ops", doc=doc)
 
 
 def use(path: str | Path) -> Namespace:
-    """The declarations of a ``.tess`` file: ``use("blocks.tess").mixer(x)``. Raises Diagnostic when it cannot be read."""
+    """The declarations of a ``.tess`` file, callable on the tensors of a model: ``ts.use("blocks.tess").mixer(x, r=4)``.
+
+    Raises:
+        Diagnostic: E0001 when there is no such file, and whatever is wrong in it.
+    """
     unit = library().file(path)
     return Namespace(Path(path).stem, lambda: unit)
 

@@ -38,7 +38,11 @@ from .source.values import Bundle, DeclValue, Multi, OpValue
 
 
 class Model:
-    """A model under construction; made by :func:`model`, used as a context manager."""
+    """A model under construction; made by :func:`model`, used as a context manager.
+
+    Types are texts of the language, ``"float[B, T, 64]"``. A declaration that does not fit raises Diagnostic: E0016 for a name
+    that is taken or a model that is finished, E01xx for text that cannot be read, E02xx and E03xx for what it says.
+    """
 
     def __init__(self, name: str, *, doc: str = "", dtype: str = "f32") -> None:
         span, _ = call_site()
@@ -109,12 +113,20 @@ class Model:
     def param(
         self, name: str, type: str, init: str = "zeros", *, external: str | None = None, trainable: bool = True
     ) -> Tensor:
-        """Declare a weight: ``m.param("cls", "float[1, 1, 64]", "normal(0.02)")``; ``external`` is its name in files."""
+        """Declare a weight: ``m.param("cls", "float[1, 1, 64]", "normal(0.02)")``.
+
+        Args:
+            name: what comes last in its full name, behind the names of the scopes around it.
+            type: its dtype and shape; all axes are known.
+            init: what fills it when no weights are given: ``zeros``, ``ones``, ``normal(std)``, ``uniform(low, high)``, ….
+            external: its full name in files, where that is another.
+            trainable: False makes it a buffer.
+        """
         kind = "param" if trainable else "buffer"
         return self._declare(ast.ParamStmt(kind, name, parse_type(type), parse_expr(init), external), name)
 
     def state(self, name: str, type: str, init: str = "zeros") -> Tensor:
-        """Declare a state: an input and an output of the artifact. :meth:`update` sets its new value."""
+        """Declare a state: an input and an output of the artifact, ``init`` at the start. :meth:`update` sets its new value."""
         return self._declare(ast.StateStmt(name, parse_type(type), parse_expr(init)), name)
 
     def update(self, name: str, value: Tensor) -> None:
@@ -127,11 +139,11 @@ class Model:
         frame.env[name] = self._unwrap(value, span)
 
     def random(self, name: str, type: str, distribution: str = "uniform(0, 1)") -> Tensor:
-        """Declare a random input, which the runtime fills from a seed."""
+        """Declare a random input, which the runtime fills from a seed: ``uniform(low, high)`` or ``normal(std)``."""
         return self._declare(ast.RandomStmt(name, parse_type(type), parse_expr(distribution)), name)
 
     def tap(self, name: str, value: Tensor) -> None:
-        """Expose an inner value under a name."""
+        """Expose an inner value: an artifact returns it under this name beside the outputs."""
         self._statement(ast.TapStmt(name, ast.Name("value")), {"value": value})
 
     def let(self, name: str, value: str | int | Dim) -> int | Dim:
@@ -143,7 +155,11 @@ class Model:
         return found
 
     def require(self, condition: str, message: str) -> None:
-        """State what must hold of the sizes: ``m.require("T >= 4", "at least four tokens")``."""
+        """State what must hold of the sizes: ``m.require("T >= 4", "at least four tokens")``.
+
+        Raises:
+            Diagnostic: E0501 when it is known not to hold; what only run time knows is checked by the artifact, E0904.
+        """
         self._statement(ast.RequireStmt(parse_expr(condition), message), {})
 
     def output(self, *values: Tensor | Record, name: str | None = None) -> None:
@@ -322,8 +338,12 @@ def model(name: str, *, doc: str = "", dtype: str = "f32") -> Model:
     """Build a model: ``with ts.model("tiny") as m: …``; afterwards ``m.module`` is the program.
 
     Args:
+        name: an identifier.
         doc: its documentation, ``##`` in source.
-        dtype: what ``float`` stands for.
+        dtype: what ``float`` stands for: ``f32``, ``f16``, ``bf16`` or ``f64``.
+
+    Raises:
+        Diagnostic: E0016 for another name or dtype; when the block is left, for a model without output.
     """
     return Model(name, doc=doc, dtype=dtype)
 

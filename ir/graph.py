@@ -378,6 +378,7 @@ class Module:
         return reachable(self.graph, self.locals)
 
     def clone(self) -> Module:
+        """A copy whose graph can be changed without changing this one's."""
         return replace(
             self, graph=self.graph.clone(), locals=dict(self.locals), uses=dict(self.uses), rules=dict(self.rules)
         )

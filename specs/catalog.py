@@ -30,7 +30,7 @@ def models_of(name: str) -> list[str]:
 def summary(name: str) -> str:
     """A shipped spec's own documentation on one line, or an empty string."""
     head = _DOC.match(_path(name).read_text(encoding="utf-8"))
-    return " ".join(line.strip().lstrip("#").strip() for line in head.group().splitlines()) if head else ""
+    return " ".join(head.group().replace("#", " ").split()) if head else ""
 
 
 def find(name: str | os.PathLike[str]) -> tuple[Path, str | None]:

@@ -224,7 +224,7 @@ def test_functions_of_files(tmp_path: Path) -> None:
     )
     blocks = ts.use(path)
     assert dir(blocks) == ["N", "Pair", "double", "twice"]
-    assert blocks.double.__doc__ == "Doubles."
+    assert blocks.double.__doc__ == "double(x: float[...]) -> float[...]\n\nDoubles."
     with ts.model("uses") as m:
         x = m.input("x", "f32[B, 4]")
         y = blocks.twice(x, name="block")
@@ -246,11 +246,30 @@ def test_a_python_model_compiles_and_takes_passes() -> None:
     assert ts.compile(built, verify=False).module.name == "encoder"
 
 
+def test_a_scan_takes_a_function(tmp_path: Path) -> None:
+    path = tmp_path / "combine.tess"
+    path.write_text("fn larger(a: float[...], b: float[...]) -> float[...] { return maximum(a, b) }\n")
+    with ts.model("m") as m:
+        x = m.input("x", "float[B, T]")
+        m.output(ts.ops.scan(ts.use(path).larger, x, axis=1))
+    again = ts.loads(ts.source(m))
+    assert [node.op.name for node in again.graph.nodes()] == ["scan"]
+    assert "scan(f: fn" in ts.ops.scan.__doc__
+    assert "fold" not in dir(ts.ops)
+
+
 def test_namespaces_say_what_they_hold() -> None:
     assert {"nn", "attention", "token"} <= set(dir(ts.std))
     assert "linear" in dir(ts.std.nn)
     assert "exp" in dir(ts.ops)
-    assert ts.std.nn.linear.__doc__
+    assert ts.std.nn.linear.__doc__ == (
+        "linear(x: float[..., I], *, out: int, bias: bool = true) -> float[..., out]\n\n"
+        "`torch.nn.Linear`: weight [out, I], bias [out]."
+    )
+    assert ts.ops.exp.__doc__ == "exp(x: float[...]) -> float[...]\n\n`e ** x`."
+    assert ts.std.token.TokenMap.__doc__.startswith("Where each of N original tokens went")
+    assert "token: Tokens as a set that shrinks" in ts.std.__doc__
+    assert ts.std.nn.__doc__.startswith("Neural network basics")
     with pytest.raises(AttributeError, match="did you mean `linear`"):
         _ = ts.std.nn.linaer
     with pytest.raises(AttributeError):
