@@ -62,12 +62,15 @@ class Call:
         inputs: one pattern for each tensor of the op's signature, records flattened; None where nothing was passed.
         attrs: the attributes that the pattern mentions: values, or :class:`Static`. Others must have their defaults.
         result: which of several results is meant.
+        names: names of its results, in order, records flattened: bound by matching. A pattern that holds a call with names
+            more than once means one node.
     """
 
     op: str
     inputs: tuple[Pattern | None, ...]
     attrs: tuple[tuple[str, Any], ...] = ()
     result: int = 0
+    names: tuple[str, ...] = ()
     span: Span | None = field(default=None, compare=False)
 
 
@@ -76,7 +79,8 @@ Pattern = Var | Number | Scalar | Call
 
 @dataclass
 class Match:
-    """What a pattern was matched to: tensors and static values by the rule's names, and the nodes of its calls."""
+    """What a pattern was matched to: tensors (``map.size`` for a field) and static values by the rule's names, and the nodes
+    of its calls."""
 
     tensors: dict[str, Value] = field(default_factory=dict)
     statics: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +102,7 @@ class Rule:
             value for each result of the root, of the same type.
         where: whether a structural match counts; True, or the reason why not.
         signature: the types of the parameters, when they are declared; the matched tensors must unify with it.
+        kept: names of results that the replacement uses: their nodes stay, and may be read elsewhere too.
     """
 
     name: str
@@ -107,4 +112,5 @@ class Rule:
     where: Callable[[Match], bool | str] | None = None
     signature: Signature | None = None
     doc: str = ""
+    kept: tuple[str, ...] = ()
     span: Span | None = field(default=None, compare=False)

@@ -88,6 +88,11 @@ class Matcher:
             yield from self._scalar(pattern, value, state, reader)
         elif value.node is None or value.node.op is None:
             self._fail(state, reader, f"the pattern calls `{pattern.op}` where `{value.name}` is an input or a weight")
+        elif pattern.names and pattern.names[0] in state.tensors:
+            if state.tensors[pattern.names[pattern.result]] is value:
+                yield state
+            else:
+                self._fail(state, value.node, f"this is not `{pattern.names[pattern.result]}`")
         elif value.index != pattern.result:
             self._fail(
                 state, value.node, f"the pattern takes result {pattern.result}, but this is result {value.index}"
@@ -126,10 +131,17 @@ class Matcher:
         statics = self._attributes(pattern, node, state)
         if statics is None:
             return
+        if pattern.names and len(pattern.names) != len(node.outputs):
+            self._fail(state, node, f"this has {len(node.outputs)} results, in the pattern {len(pattern.names)}")
+            return
         state = state._replace(statics=statics, nodes=(*state.nodes, node))
-        yield from self._operands(pattern.inputs, node.inputs, state, node)
+        orders = [pattern.inputs]
         if pattern.op in COMMUTATIVE and pattern.inputs[0] != pattern.inputs[1]:
-            yield from self._operands(pattern.inputs[::-1], node.inputs, state, node)
+            orders.append(pattern.inputs[::-1])
+        for inputs in orders:
+            for found in self._operands(inputs, node.inputs, state, node):
+                named = dict(zip(pattern.names, node.outputs, strict=False))
+                yield found._replace(tensors={**found.tensors, **named}) if named else found
 
     def _operands(
         self, patterns: Sequence[Pattern | None], values: Sequence[Value | None], state: _State, node: Node
@@ -179,7 +191,14 @@ class Matcher:
     def _escapes(self, state: _State) -> bool:
         """Whether a result inside the match is read elsewhere too, so that it has to be computed anyway."""
         root, inside = state.nodes[0], set(state.nodes)
-        for node in inside - {root}:
+        stays = {state.tensors[name].node for name in self.rule.kept}
+        pending = list(stays)
+        while pending:
+            node = pending.pop()
+            feeding = {v.node for v in node.inputs if v is not None and v.node in inside} if node is not None else set()
+            pending += feeding - stays
+            stays |= feeding
+        for node in inside - {root} - stays:
             if node.op.qualified in _MOVES:
                 continue
             if any(user not in inside for value in node.outputs for user in value.users):
@@ -191,9 +210,10 @@ class Matcher:
         signature = self.rule.signature
         if signature is None:
             return True
-        types = [match.tensors[o.name].type if o.name in match.tensors else None for o in signature.operands]
+        types = [match.tensors[n].type if n in match.tensors else None for n, _, _ in signature.leaves()]
+        statics = {n: v for n, v in match.statics.items() if signature.static(n) is not None}
         try:
-            match.bindings = signature.unify(types, dict(match.statics), span=match.root.span)
+            match.bindings = signature.unify(types, statics, span=match.root.span)
         except Diagnostic as error:
             self._fail(state, match.root, error.message)
             return False
@@ -215,7 +235,17 @@ class Matcher:
 
 
 def _size(pattern: Pattern | None) -> int:
-    return 1 + sum(map(_size, pattern.inputs)) if isinstance(pattern, Call) else 0
+    """How many nodes a pattern stands for: a named call counts once."""
+    named: set[tuple[str, ...]] = set()
+
+    def count(at: Pattern | None) -> int:
+        if not isinstance(at, Call) or at.names in named:
+            return 0
+        if at.names:
+            named.add(at.names)
+        return 1 + sum(map(count, at.inputs))
+
+    return count(pattern)
 
 
 def _depth(pattern: Pattern | None) -> int:

@@ -314,16 +314,20 @@ class Function(Node):
 
 @dataclass(slots=True)
 class Rewrite(Node):
-    """``rewrite exact double_neg(x: float[...]) { neg(neg(x)) => x where … }``; statics bind by matching."""
+    """``rewrite exact double_neg(x: float[...]) { neg(neg(x)) => x where … }``; statics bind by matching.
+
+    ``named`` are the results of calls that the pattern mentions: ``values, indices = topk(x, k=k)`` before it.
+    """
 
     name: str
     contract: str
     params: list[Param]
     statics: list[Param]
     pattern: Expr
-    replacement: Expr
+    replacement: list[Expr]
     condition: Expr | None = None
     doc: str | None = None
+    named: list[Assign] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -157,15 +157,16 @@ class AstBuilder(ExpressionBuilder):
         params: list[Any],
         _close: str,
         _brace: str,
+        named: list[ast.Assign],
         pattern: ast.Expr,
         _arrow: str,
-        replacement: ast.Expr,
+        replacement: list[ast.Expr],
         *rest: Any,
     ) -> ast.Rewrite:
         tensors, statics = self._split_params(params)
         condition = rest[1] if len(rest) > 1 else None
         node = ast.Rewrite(
-            name, contract, tensors, statics, pattern, replacement, condition, self._doc(i), span=self.span(i, j)
+            name, contract, tensors, statics, pattern, replacement, condition, self._doc(i), named, span=self.span(i, j)
         )
         return self.checked(i, j, node)
 

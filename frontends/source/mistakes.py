@@ -35,6 +35,8 @@ def _hint(site: Site) -> str | None:
         return "`=` gives a name to a value; two values are compared with `==`"
     if site.text == "->" and "=>" in {t for t, k in site.tokens.known.items() if k in site.expected}:
         return "a pattern and its replacement are separated by `=>`"
+    if site.text == "=>" and "rewrite" in _statement_words(site)[:1]:
+        return "after the names, a pattern starts with a name: `neg(x)` for `-x`, `mul(a, b)` for `(…) * b`"
     if site.text.startswith("//") or site.text == "/":
         return "a comment starts with `#`"
     if site.kind == "DOT" and site.kind_at(1) == "INT":

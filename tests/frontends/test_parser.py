@@ -241,14 +241,18 @@ B_ = [Name("B")]
                 [Param("x", F32)],
                 [Param("k", TypeExpr("int"))],
                 Call(f, [Arg(None, Call(f, [Arg(None, x)]))]),
-                x,
+                [x],
                 Binary(">", Name("k"), Int(2)),
             ),
         ),
-        ("rewrite approximate r() { a => b }", ast.Rewrite("r", "approximate", [], [], a, b)),
+        ("rewrite approximate r() { a => b }", ast.Rewrite("r", "approximate", [], [], a, [b])),
         ("rewrite exact r() { a => where(b, c) where where(a, b) }", ast.Rewrite(
-            "r", "exact", [], [], a, Call(Name("where"), [Arg(None, b), Arg(None, c)]),
+            "r", "exact", [], [], a, [Call(Name("where"), [Arg(None, b), Arg(None, c)])],
             Call(Name("where"), [Arg(None, a), Arg(None, b)]),
+        )),
+        ("rewrite exact r() { x, y = f(a) z = b f(x, z) => y, z where c }", ast.Rewrite(
+            "r", "exact", [], [], Call(f, [Arg(None, x), Arg(None, Name("z"))]), [Name("y"), Name("z")], c, None,
+            [Assign(["x", "y"], Call(f, [Arg(None, a)])), Assign(["z"], b)],
         )),
         ("compile f { }", ast.Compile("f", [], [])),
         (

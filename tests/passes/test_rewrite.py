@@ -97,6 +97,76 @@ def test_an_inner_result_read_elsewhere_blocks() -> None:
     assert ops(apply(shown, "rewrite", rules=["twice"])[0]) == ["neg", "neg"]
 
 
+NAMED = """
+record Pair[B] { static sorted: bool  first: f32[B, 4]  second: f32[B, 4] }
+op pair(x: f32[B, 4], y: f32[B, 4]?) -> (f32[B, 4], Pair[B] if given(y)) {
+    if given(y) { return x + y, Pair(sorted=false, first=x, second=y) }
+    return x
+}
+op order(p: Pair[B]) -> Pair[B] {
+    return Pair(sorted=true, first=minimum(p.first, p.second), second=maximum(p.first, p.second))
+}
+rewrite exact largest(x: float[B, T], *, k: int) { v, i = topk(x, k=k) take(x, i, axis=1, batch=1) => v }
+rewrite exact sigmoids(x: float[...]) { e = exp(x) e / (e + 1.0) => sigmoid(x) }
+rewrite exact ordered(p: Pair[B]) { order(order(p)) => order(p) }
+rewrite exact already(p: Pair[B]) { order(p) => p where p.sorted }
+rewrite exact second(x: f32[B, 4], y: f32[B, 4]) { total, p = pair(x, y) total - p.first => p.second }
+rewrite exact both(p: Pair[B]) { s = order(p) s.first + s.second => p.first + p.second }
+rewrite exact doubled(x: float[B, T], *, k: int) { topk(x + x, k=k) => twice(x, k=k) }
+rewrite exact one_of_two(x: float[B, T], *, k: int) { topk(abs(abs(x)), k=k) => x }
+fn twice(x: float[B, T], *, k: int) -> (float[B, k], i64[B, k]) { v, i = topk(x, k=k) return v * 2.0, i }
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "body", "results", "after"),
+    [
+        ("largest", "v, i = topk(x, k=2) return take(x, i, axis=1, batch=1)", "f32[B, 2]", ["topk"]),
+        # What the replacement uses stays, so it may be read elsewhere too.
+        ("largest", "v, i = topk(x, k=2) return take(x, i, axis=1, batch=1) * v", "f32[B, 2]", ["topk", "mul"]),
+        ("largest", "v, i = topk(x, k=2) return take(y, i, axis=1, batch=1)", "f32[B, 2]", ["topk", "take"]),
+        ("sigmoids", "e = exp(x) return e / (1.0 + e)", "f32[B, 4]", ["sigmoid"]),
+        ("sigmoids", "return exp(x) / (1.0 + exp(x))", "f32[B, 4]", ["exp", "exp", "add", "div"]),
+        ("sigmoids", "e = exp(x) return e / (1.0 + e) * e", "f32[B, 4]", ["exp", "add", "div", "mul"]),
+        ("ordered", "o = order(order(Pair(x, y, false))) return o.first - o.second", "f32[B, 4]", ["order", "sub"]),
+        ("already", "o = order(Pair(x, x, true)) return o.second", "f32[B, 4]", []),
+        ("already", "o = order(Pair(x, y, false)) return o.second", "f32[B, 4]", ["order"]),
+        ("second", "t, p = pair(x, y) return t - p.first", "f32[B, 4]", ["pair"]),
+        ("second", "return pair(x, none) - x", "f32[B, 4]", ["pair", "sub"]),
+        ("both", "o = order(Pair(x, y, false)) return o.second + o.first", "f32[B, 4]", ["add"]),
+        ("both", "o = order(Pair(x, y, false)) return o.second + o.second", "f32[B, 4]", ["order", "add"]),
+        ("doubled", "v, i = topk(x + x, k=2) return v + cast(i, f32)", "f32[B, 2]", ["topk", "mul", "cast", "add"]),
+    ],
+)
+def test_named_results_and_records(rule: str, body: str, results: str, after: list[str]) -> None:
+    before = loads(f"{NAMED}\nmodel program(x: f32[B, 4], y: f32[B, 4]) -> {results} {{ {body} }}")
+    result, (report,) = passed(before, PassSpec("rewrite", {"rules": (rule,)}))
+    assert ops(result) == after
+    assert (report.modified > 0) == (ops(before) != after)
+    rng = np.random.default_rng(0)
+    inputs = {n: rng.standard_normal((3, 4)).astype(np.float32) for n in "xy"}
+    np.testing.assert_allclose(
+        run(result, {}, **inputs)["output"], run(before, {}, **inputs)["output"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_as_many_results_as_the_root_has() -> None:
+    text = f"{NAMED}\nmodel program(x: f32[B, 4]) -> (f32[B, 2], i64[B, 2]) {{ v, i = topk(abs(abs(x)), k=2) return v, i }}"
+    with pytest.raises(Diagnostic) as caught:
+        apply(loads(text), "rewrite", rules=["one_of_two"])
+    assert caught.value.code == "E0713"
+    assert "puts f32[B, 4] in the place of f32[B, 2], i64[B, 2]" in caught.value.message
+
+
+def test_why_of_named_results() -> None:
+    text = f"{NAMED}\nmodel program(x: f32[B, 4]) -> f32[B, 4] {{ return pair(x, none) - x }}"
+    m = loads(text)
+    assert "2 of 2 calls" not in str(why(m.graph, m.rules["second"]))
+    text = f"{NAMED}\nmodel program(x: f32[B, 4]) -> f32[B, 4] {{ return exp(x) / (1.0 + exp(x)) }}"
+    m = loads(text)
+    assert "this is not `e`" in str(why(m.graph, m.rules["sigmoids"]))
+
+
 def test_a_replacement_keeps_the_users_line() -> None:
     text = (
         RULES
