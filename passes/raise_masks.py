@@ -21,9 +21,9 @@ _QUERIES = KEYS - 1
 
 @dataclass(frozen=True)
 class Soft:
-    """A term of a bias: 0 where a condition holds, else a very low number."""
+    """A term of a bias: 0 where a condition holds, else a very low number. ``value`` is that term, where there is one."""
 
-    value: Value
+    value: Value | None
     condition: Expr
     low: float
 
@@ -123,7 +123,8 @@ def _mask(node: Node, writer: Writer, padding: bool) -> Counter[str]:
     try:
         new_mask = writer.all_of(kept, node) if kept else None
         low = [
-            writer.soft(_parts(t.condition), t.low, t.value.type.dtype, node) if _of_keys(t) else t.value for t in soft
+            writer.soft(_parts(t.condition), t.low, q.type.dtype, node) if t.value is None or _of_keys(t) else t.value
+            for t in soft
         ]
         new_bias = writer.total([*found.terms, *low], node) if masking or shorter else bias
     except Unwritable:
@@ -136,7 +137,8 @@ def _mask(node: Node, writer: Writer, padding: bool) -> Counter[str]:
 
 def _of_keys(term: Soft) -> bool:
     """Whether a term has a row for each query, but depends on the key alone."""
-    return term.value.type.shape[_QUERIES] != 1 and _QUERIES not in places(term.condition)
+    rows = term.value is None or term.value.type.shape[_QUERIES] != 1
+    return rows and _QUERIES not in places(term.condition)
 
 
 def _see_themselves(factors: list[Expr], queries: Dim, keys: Dim) -> bool:
@@ -171,6 +173,15 @@ def _terms(value: Value, found: _Meaning) -> None:
             return
     expr = element(value)
     condition, low = _as_condition(expr)
+    written: Value | None = value
+    if condition is None and node is not None and node.op is not None and node.op.qualified == "where":
+        # The lowest number in the place of the bias is the bias plus that number (T5).
+        rest = node.inputs[1]
+        if rest is not None and rest.type.rank == value.type.rank and isinstance(expr, Apply) and expr.op == "where":
+            low = _low(expr.args[2])
+            if low <= _SWALLOWS:
+                _terms(rest, found)
+                condition, written = expr.args[0], None
     if _zero(expr) or condition == Known(True):
         found.dropped = True
         return
@@ -180,7 +191,7 @@ def _terms(value: Value, found: _Meaning) -> None:
         found.dropped = True
         _factors(condition, found.factors)
     else:
-        found.soft.append(Soft(value, condition, low))
+        found.soft.append(Soft(written, condition, low))
 
 
 def _as_condition(expr: Expr) -> tuple[Expr | None, float]:

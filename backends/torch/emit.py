@@ -365,7 +365,8 @@ def _scalar(value: Value) -> str | None:
     number, dtype = value.node.attrs["value"], value.type.dtype
     if isinstance(number, tuple):
         return None
-    if dtype.kind == "float" and dtype.size == 2:  # PyTorch computes with a number in f32; the program rounded it
+    # PyTorch computes with a number in f32; the program rounded it. It takes none that only rounding makes one of f32.
+    if dtype.kind == "float" and (dtype.size == 2 or (dtype.size == 4 and abs(number) > 3.4e38)):
         number = float(dtype.numpy.type(number))
     return f"({number!r})" if number < 0 else repr(number)
 

@@ -73,6 +73,12 @@ CASES = {
     "beside positions": (
         GATHERED, f"bias=bias + where(seen, {ZERO}, {LOW})", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
     ),
+    "in the place of positions": (
+        GATHERED, f"bias=where(seen, bias, {LOW})", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
+    ),
+    "-inf in the place of positions": (
+        GATHERED, "bias=where(seen, bias, -inf)", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
+    ),
     "added to nothing": ("m = expand(t >= 0, [1, 1, T, T])", f"bias=where(m, {ZERO}, {LOW})", (False, "none", False), ""),
     "a bias that is none": ("", "bias=other", (False, "none", True), ""),
     "not low enough": ("", f"bias=where(s <= t, {ZERO}, -5.0)", (False, "none", True), ""),
@@ -82,6 +88,7 @@ CASES = {
 # Those in which the lowest number stands for -inf, and a query may see no key.
 LOWEST = (
     "added, the lowest", "added, inverted", "one minus the mask", "one minus the condition", "beside positions",
+    "in the place of positions",
 )  # fmt: skip
 PADDING = PassSpec("raise_composites", {"padding": True})
 
