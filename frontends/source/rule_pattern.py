@@ -84,7 +84,7 @@ class PatternReader:
         ):
             raise Diagnostic("E0404", f"{len(naming.targets)} name(s) for {len(results)} result(s)", naming.span)
         leaves: list[str] = []
-        places = []
+        places: list[tuple[str, int, RecordDef | None, int]] = []
         records = 0
         for name, result in zip(naming.targets, results, strict=False):
             record = result.type.record if isinstance(result.type, RecordPattern) else None
@@ -92,7 +92,7 @@ class PatternReader:
             records += record is not None
             leaves += [name] if record is None else [f"{name}.{field}" for field, _ in record.fields]
         call = replace(call, names=tuple(leaves))
-        self.named.update((name, Named(call, *place)) for name, *place in places)
+        self.named.update((name, Named(call, first, type, nth)) for name, first, type, nth in places)
 
     def _check_complete(self, node: ast.Rewrite, root: Call) -> None:
         """Whatever a rule names must be found by matching: else it could never fire, or not be written."""
