@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tessera.benchmarks import figures
 from tessera.frontends import source
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
@@ -201,13 +202,18 @@ def ops_sections() -> str:
     return "\n\n".join(f"## {family}\n\n" + "\n\n".join(rows) for family, rows in sorted(families.items()))
 
 
-GENERATED = {"errors.md": errors_table, "passes.md": passes_sections, "ops.md": ops_sections}
+GENERATED = {
+    "docs/errors.md": errors_table,
+    "docs/passes.md": passes_sections,
+    "docs/ops.md": ops_sections,
+    "README.md": figures.markdown,
+}
 MARKS = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n")
 
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_parts_are_up_to_date(name: str, update_golden: bool) -> None:
-    path = ROOT / "docs" / name
+    path = ROOT / name
     page = path.read_text(encoding="utf-8")
     start, end = page.index(MARKS[0]) + len(MARKS[0]), page.index(MARKS[1])
     wanted = f"\n{GENERATED[name]()}\n\n"

@@ -1,0 +1,68 @@
+"""What README says of speed, memory and fidelity, from the results beside this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from .common import RESULTS
+
+_SPEED = {
+    "vit_s batch 1 r 13": "ViT-S/16, batch 1, `r=13`",
+    "vit_s batch 8 r 13": "ViT-S/16, batch 8, `r=13`",
+    "vit_b batch 1 r 16": "ViT-B/16, batch 1, `r=16`",
+    "vit_b batch 8 r 16": "ViT-B/16, batch 8, `r=16`",
+    "minilm batch 1 tokens 128": "MiniLM, batch 1, 128 tokens, `keep=0.7`",
+    "minilm batch 1 tokens 256": "MiniLM, batch 1, 256 tokens, `keep=0.7`",
+    "minilm batch 8 tokens 128": "MiniLM, batch 8, 128 tokens, `keep=0.7`",
+}
+
+
+def results(name: str) -> Any:
+    """What ``benchmarks/results/NAME.json`` holds."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
+def markdown() -> str:
+    """A table of speeds, and a list of the rest."""
+    return "\n".join([*_table(), "", *(f"- {fact}" for fact in _facts())])
+
+
+def _table() -> Iterator[str]:
+    yield "| ONNX Runtime on 2 cores, in f32 | plain | merged |"
+    yield "|---|---|---|"
+    found = results("ort_speed")
+    for name, shown in _SPEED.items():
+        rows = found[name]["rows"]
+        merged = next(row for candidate, row in rows.items() if candidate.startswith("tessera_merged"))
+        yield f"| {shown} | {_speedup(rows['tessera']):.2f} x | {_speedup(merged):.2f} x |"
+
+
+def _facts() -> Iterator[str]:
+    free = [row["merged_relative_to_fixed_indices"] for row in results("ort_speed").values() if len(row) > 1]
+    yield f"Merging reaches {min(free):.2f} to {max(free):.2f} of the speed that it would have if choosing the tokens were free."
+    building = results("compile_time")["vit_b16 with weights"]
+    compared, plain = (_speedup(building[name]) for name in ("tessera", "tessera_no_verify"))
+    yield (
+        f"Compiling ViT-B/16 with its weights is {compared:.1f} x as fast as `torch.onnx.export`, the comparison with PyTorch at"
+        f" two sizes included; {plain:.1f} x without."
+    )
+    lines, row = list(results("frontend")["lines"].items())[-1]
+    yield f"A spec of {int(lines):,} lines is parsed and checked in {row['parse_and_check_s']:.2f} s."
+    memory = results("memory")
+    peak = memory["compared with torch"]["peak_above_baseline_mib"]
+    yield (
+        f"Compiling {memory['weights_gib']:.1f} GiB of weights takes {peak:.0f} MiB of memory above an idle interpreter, mapped"
+        " files apart."
+    )
+    quality = results("minilm_quality")
+    merged, dropped = (quality["kept 0.7"][name]["cosine"] for name in ("merge_tokens", "random_dropping"))
+    yield (
+        f"MiniLM with `keep=0.7` keeps a cosine of {merged:.3f} to its own embeddings of {quality['texts']} texts, where dropping"
+        f" as many tokens at random keeps {dropped:.3f}."
+    )
+
+
+def _speedup(row: dict[str, float]) -> float:
+    return row["speedup_over_torch_onnx_export"]
