@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Dim, DimCall, as_dim
+from ...ir.dims import Dim, as_dim
 from ...ir.imported import Imported
+from ...ir.monomials import DimCall
 
 _MOST_EXTREMA = 64
 
@@ -30,6 +31,7 @@ def load(
         Diagnostic: E0001, E0002 and E0751 to E0762; one for each file, whatever is wrong with it.
     """
     from ...runtime.weights import LazyTensor
+    from ..positions import write_positions
     from .equal import Unify
     from .importer import Importer
     from .reader import read
@@ -58,4 +60,4 @@ def load(
         full_name: LazyTensor(full_name, weight.dtype, weight.shape, weight.load)
         for full_name, weight in importer.weights.items()
     }
-    return Imported(module, weights, notes + importer.notes)
+    return Imported(module, weights, notes + importer.notes + write_positions(module.graph, weights, trained=True))

@@ -18,6 +18,7 @@ from ...ir.dims import Dim, as_dim, dim_max, dim_min
 from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
 from ...ir.types import TensorType
+from ..positions import write_positions
 from .aten import ATEN
 from .finish import input_names, lift_inline, output_names, prune
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
@@ -120,7 +121,7 @@ class _Walk:
         self.refusals.check(len(calls))
         self._outputs()
         self._requires()
-        notes = self.importing.notes + prune(self.graph, self.weights)
+        notes = self.importing.notes + prune(self.graph, self.weights) + write_positions(self.graph, self.weights)
         return Imported(Module(self.graph.name, self.graph, self.doc), self.weights, notes)
 
     # Inputs and weights ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from ...ir.dims import Dim, as_dim, ceildiv, dim_max, dim_min, sym
 from ...ir.graph import Graph, Initializer, Module, Value
 from ...ir.imported import Imported
 from ...ir.types import DTYPES, DType, TensorType
+from ..positions import write_positions
 from .aten import ATEN
 from .finish import INLINE, TORCH_FILE, identifier, input_names, prune
 from .protocol import Import, Refusals, Unsupported
@@ -100,7 +101,7 @@ class _Walk:
                 continue
             known += 1
             self._op(op)
-        notes = prune(self.graph, self.weights)
+        notes = prune(self.graph, self.weights) + write_positions(self.graph, self.weights)
         return Imported(Module(self.graph.name, self.graph, "Imported from MLIR."), self.weights, notes)
 
     # Inputs ------------------------------------------------------------------------------------------------------
