@@ -1,6 +1,7 @@
 """Which stage of a shrinking token stream a value is at, and what it is at another one.
 
-A padding mask follows by the sizes, a rotary table by position, a feature as an average over what was merged.
+A padding mask follows by the sizes, a rotary table by position, a bias or window of pairs of places by the positions of both,
+a feature as an average over what was merged.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from .streams import Origins, Stream
 
 # One axis of a value that belongs to a stream: (axis, stream, how many of its first tokens are cut off).
 TokenAxis = tuple[int, Stream, int]
+# Ops that put what masks say together; of numbers 0 and 1 too.
+_CONNECTIVES = frozenset({"logical_and", "logical_or", "logical_not", "mul", "cast"})
 # The streams that a node meets, and at which stage, by identity.
 Targets = dict[int, tuple[Stream, int]]
 
@@ -75,25 +78,24 @@ class Carrier:
     def carry(self, value: Value, stream: Stream, to: int, node: Node) -> Value:
         """``value`` at stage ``to`` of ``stream``, for ``node`` to read. Raises CannotFollow."""
         rank = max(v.type.rank for v in (value, *node.outputs)) if node.op.family == "elementwise" else value.type.rank
+        # In front of its first reader: later readers come later in the order.
+        return self._at(value, stream, to, rank, Builder(self.graph).before(node))
+
+    def _at(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
+        if all(s is not stream for _, s, _ in self.token_axes(value)):
+            return value
         key = (value, id(stream), to, rank)
         if key not in self._carried:
-            # In front of its first reader: later readers come later in the order.
-            self._carried[key] = self._carry(value, stream, to, rank, Builder(self.graph).before(node))
+            self._carried[key] = self._carry(value, stream, to, rank, builder)
         return self._carried[key]
 
     def _carry(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
         places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
         if len(places) > 1:
-            raise CannotFollow(f"{shown(value)} relates pairs of token places; it cannot be carried to merged tokens")
+            return self._carry_pairs(value, stream, to, rank, builder)
         (axis, first), stage = places[0], self.stage(value, stream)
         batch = self.batch(value, stream, axis)
-        if (
-            batch is None
-            and rank == value.type.rank
-            and stream.batch_size != 1
-            and (axis == 0 or value.type.shape[0] != 1)
-        ):
-            raise CannotFollow(f"{shown(value)} has no batch axis, but merging differs within a batch")
+        self._check_batch(value, stream, axis, batch, rank)
         if batch is None and rank > value.type.rank:
             value = builder.op("unsqueeze", value, axis=tuple(range(rank - value.type.rank)))
             axis += value.type.rank - (value.node.inputs[0].type.rank)  # type: ignore[union-attr]
@@ -115,6 +117,61 @@ class Carrier:
             out = flow.pick(value, axis, flow.vector(stream, to, "position", first, builder), batch == 0, builder)
         self._adopt(out, axis, stream, first, to)
         return out
+
+    def _carry_pairs(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
+        """What says something of pairs of places: a relative position bias, a window. A merged token stands where the token is
+        that the others were merged into."""
+        node, origins, floats = value.node, self.origins.of(value), value.type.dtype.kind == "float"
+        if self.stage(value, stream) or (floats and origins & stream.inputs):
+            raise CannotFollow(f"{shown(value)} compares tokens as they were before the merge, not places")
+        says_padding = stream.padding is not None and origins & self.origins.of(stream.padding[0])
+        if node is not None and node.op.qualified in _CONNECTIVES and says_padding and not floats:
+            # What is padding is in the sizes, which know it of merged tokens better than a place does.
+            parts = [v and self._at(v, stream, to, value.type.rank, builder) for v in node.inputs]
+            out = builder.op(node.op, *parts, **node.attrs)
+            self._take_over(value, out, stream, to)
+            return out
+        if node is not None and node.op.qualified == "expand" and node.inputs[0] is not None:
+            # The same for all rows: one is enough to pick from.
+            row = node.inputs[0]
+            value = row if row.type.shape == (1, *value.type.shape[1:]) else value
+        places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
+        batch = self.batch(value, stream, places[0][0])
+        self._check_batch(value, stream, places[0][0], batch, rank)
+        if batch not in (None, 0) or len(places) > 2:
+            raise CannotFollow(f"{shown(value)} relates token places; it cannot be carried to merged tokens")
+        out, shift = value, 0
+        if batch is None and rank > value.type.rank:
+            shift = rank - value.type.rank
+            out = builder.op("unsqueeze", value, axis=tuple(range(shift)))
+        for n, (axis, first) in enumerate(places):
+            index = flow.vector(stream, to, "position", first, builder)
+            out = flow.pick(out, axis + shift, index, batch == 0 or n > 0, builder)
+        self._take_over(value, out, stream, to)
+        return out
+
+    def _take_over(self, old: Value, new: Value, stream: Stream, stage: int) -> None:
+        """``new`` is ``old`` at ``stage``, perhaps with other rows and more axes in front."""
+        shift = new.type.rank - old.type.rank
+        tokens = {axis for axis, s, _ in self.token_axes(old) if s is stream}
+        for axis, (before, after) in enumerate(zip(old.type.shape, new.type.shape[shift:], strict=True)):
+            if axis in tokens or before == after:
+                self.axes.join((old, axis), (new, axis + shift))
+        if new.type.shape[0] == stream.batch_size:
+            self.axes.join(stream.batch, (new, 0))
+        self._stage[new, id(stream)] = stage
+        if new.node is not None:
+            self.origins.add(new.node)
+
+    @staticmethod
+    def _check_batch(value: Value, stream: Stream, axis: int, batch: int | None, rank: int) -> None:
+        if (
+            batch is None
+            and rank == value.type.rank
+            and stream.batch_size != 1
+            and (axis == 0 or value.type.shape[0] != 1)
+        ):
+            raise CannotFollow(f"{shown(value)} has no batch axis, but merging differs within a batch")
 
     def _carried_mask(
         self, value: Value, stream: Stream, axis: int, first: int, batch: int, to: int, builder: Builder

@@ -211,8 +211,8 @@ class _Merger:
         builder.span, builder.scope = block.attention.span, block.attention.scope
         if not stream.maps:
             mask = block.attention.inputs[3]
-            usable = mask is not None and flow.is_padding_mask(mask, stream, self.axes)
-            flow.start(stream, mask if usable else None, self.origins, builder)
+            known = flow.padding_in(mask, stream, self.axes) if mask is not None else None
+            flow.start(stream, known, self.origins, builder)
             self._need_two(stream, block)
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{len(stream.maps)}", left, least=1)
         metric = x if self.options.metric == "tokens" else self._keys(block, builder)

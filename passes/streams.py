@@ -105,11 +105,19 @@ def _scalar(value: Value | None) -> float | None:
     return None if isinstance(number, tuple) else float(number)
 
 
-def is_padding_mask(mask: Value, stream: Stream, axes: Axes) -> bool:
-    """Whether an attention mask [B, 1, 1, T] says of each key by itself whether it counts."""
+def padding_in(mask: Value, stream: Stream, axes: Axes) -> Value | None:
+    """What an attention mask says of each key by itself, [B, 1, 1, T]: the mask, or a part of it that must hold with others."""
+    if mask.type.rank != 4 or mask.type.dtype.kind == "float":
+        return None
     shape = mask.type.shape
     per_key = shape[1] == 1 and shape[2] == 1 and shape[0] in (as_dim(1), stream.batch_size)
-    return per_key and axes.find(mask, 3) == stream.tokens
+    if per_key and axes.find(mask, 3) == stream.tokens:
+        return mask
+    node = mask.node
+    if node is None or node.op is None or node.op.qualified not in ("logical_and", "mul", "cast"):
+        return None
+    parts = (padding_in(v, stream, axes) for v in node.inputs if v is not None)
+    return next((part for part in parts if part is not None), None)
 
 
 def start(stream: Stream, mask: Value | None, origins: Origins, builder: Builder) -> None:
@@ -119,6 +127,8 @@ def start(stream: Stream, mask: Value | None, origins: Origins, builder: Builder
         stream.padding = trace_mask(mask, origins, stream)
         stream.padded = True
         valid = builder.op("squeeze", mask, axis=(1, 2))
+        if valid.type.dtype != boolean:
+            valid = builder.op("cast", valid, dtype=boolean)
         if valid.type.shape[0] != stream.batch_size:
             valid = builder.op("expand", valid, shape=(stream.batch_size, stream.length))
     fields = builder.multi(composite("std.token.token_map"), valid, batch=stream.batch_size, tokens=stream.length)

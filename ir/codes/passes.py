@@ -82,9 +82,10 @@ entry which is too large is an error.
     ),
     "E0710": Code(
         "something that belongs to token places cannot follow a merge",
-        """After a merge, tokens no longer lie in their old places. Masks of padding, rotary tables and other per-token
-values follow by the token map, and a mean over tokens becomes a mean weighted by size. What relates two places (a position
-bias [.., T, T]), picks a token by its place, or mixes neighbours (a convolution, a running sum) cannot follow.
+        """After a merge, tokens no longer lie in their old places. Masks of padding, rotary tables, position biases
+[.., T, T] and other values of places follow by the token map, and a mean over tokens becomes a mean weighted by size. What was
+computed from pairs of tokens before the merge, picks a token by its place, or mixes neighbours (a convolution, a running sum)
+cannot follow.
 
     wrong    x[:, 3] after the merged blocks
     right    pass merge_tokens(r=8, restore=true)      # every token gets its merged value back first
