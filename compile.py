@@ -21,7 +21,7 @@ from .runtime.artifact import Artifact, CompileReport
 
 if TYPE_CHECKING:
     from .frontends.python import Model
-    from .ir.graph import PassSpec
+    from .ir.compiling import PassSpec
     from .passes.engine import After, Pass
     from .passes.report import Report
     from .runtime.artifact import Runner

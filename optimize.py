@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .compile import CLEANUP, Progress, apply_passes
 from .compile import compile as drive
 from .importing import Source, read_model
-from .ir.graph import Module, PassSpec
+from .ir.compiling import PassSpec
+from .ir.graph import Module
 from .runtime.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
 from .runtime.fidelity import compare
 from .runtime.files import written_aside

@@ -13,7 +13,8 @@ import click
 from ..ir.diagnostics import Diagnostic, Note, Span
 
 if TYPE_CHECKING:
-    from ..ir.graph import Module, PassSpec
+    from ..ir.compiling import PassSpec
+    from ..ir.graph import Module
 
 F = TypeVar("F", bound=Callable[..., Any])
 

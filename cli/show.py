@@ -19,7 +19,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..ir.graph import Module, PassSpec
+    from ..ir.compiling import PassSpec
+    from ..ir.graph import Module
     from ..passes.engine import Pass
     from ..passes.report import Report
 

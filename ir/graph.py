@@ -13,6 +13,7 @@ from .op import AnyOp, Attrs
 from .types import TensorType
 
 if TYPE_CHECKING:
+    from .compiling import CompileSpec
     from .pattern import Rule
 
 
@@ -397,24 +398,3 @@ class Module:
         if self.declared() != other.declared():
             return "local declarations differ"
         return first_difference(self.graph, other.graph)
-
-
-@dataclass(frozen=True)
-class PassSpec:
-    """``merge_tokens(r=8)``: a pass by name, with the values of its options."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    span: Span | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
-class CompileSpec:
-    """A ``compile`` block: weights file and renames (name in the file -> name in the model), passes, target and its options."""
-
-    weights: str | None = None
-    renames: tuple[tuple[str, str], ...] = ()
-    passes: tuple[PassSpec, ...] = ()
-    target: str | None = None
-    target_options: dict[str, Any] = field(default_factory=dict)
-    span: Span | None = field(default=None, compare=False)

@@ -25,8 +25,9 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any, ClassVar
 
+from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
-from ..ir.graph import Module, PassSpec
+from ..ir.graph import Module
 from ..ir.verifier import verify
 from .options import check_options
 from .report import Report

@@ -11,7 +11,7 @@ from ..ir.diagnostics import Diagnostic, Span, did_you_mean
 from ..ir.notation import show_value
 
 if TYPE_CHECKING:
-    from ..ir.graph import PassSpec
+    from ..ir.compiling import PassSpec
     from .engine import Pass
 
 

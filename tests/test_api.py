@@ -143,7 +143,7 @@ def test_calls_that_do_not_fit(x: np.ndarray) -> None:
 
 
 def test_passes_in_every_form(x: np.ndarray) -> None:
-    from tessera.ir.graph import PassSpec
+    from tessera.ir.compiling import PassSpec
     from tessera.passes.engine import make
 
     module = ts.load("vit_s16", params=VIT)

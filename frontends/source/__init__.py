@@ -13,7 +13,8 @@ from ...ir.types import DTYPES
 from .depth import deep_recursion
 
 if TYPE_CHECKING:
-    from ...ir.graph import CompileSpec, Module
+    from ...ir.compiling import CompileSpec
+    from ...ir.graph import Module
     from ...ir.op import Composite
     from ...ir.pattern import Rule
     from . import ast
@@ -213,7 +214,7 @@ def _choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[st
 def _compile_spec(
     elaborator: Elaborator, unit: Unit, block: ast.Compile | None
 ) -> tuple[CompileSpec | None, dict[str, Any]]:
-    from ...ir.graph import CompileSpec, PassSpec
+    from ...ir.compiling import CompileSpec, PassSpec
     from . import ast
 
     if block is None:
@@ -280,7 +281,7 @@ def _dotted(expr: ast.Expr) -> str | None:
 
 def parse_pass(text: str) -> Any:
     """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`. Raises Diagnostic on other text."""
-    from ...ir.graph import PassSpec
+    from ...ir.compiling import PassSpec
     from . import ast
     from .parser import parse_clause
 

@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 
 from tessera.ir.builder import Builder, freeze, reinfer
 from tessera.ir.compare import first_difference
+from tessera.ir.compiling import CompileSpec, PassSpec
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import sym
 from tessera.ir.graph import (
-    CompileSpec,
     Graph,
     Initializer,
     Module,
     Node,
     Parameter,
-    PassSpec,
     Require,
     Value,
 )

@@ -10,7 +10,8 @@ import tessera  # noqa: F401  (lets passes find composites)
 from tessera.passes.engine import run_pipeline
 
 if TYPE_CHECKING:
-    from tessera.ir.graph import Module, PassSpec
+    from tessera.ir.compiling import PassSpec
+    from tessera.ir.graph import Module
     from tessera.passes.engine import Pass
     from tessera.passes.report import Report
 

@@ -11,8 +11,9 @@ import pytest
 from tessera.frontends.source import load, loads, parse_pass
 from tessera.frontends.source.library import SPECS
 from tessera.ir.codes.passes import CODES
+from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic, Span
-from tessera.ir.graph import Module, PassSpec
+from tessera.ir.graph import Module
 from tessera.passes import engine
 from tessera.passes.engine import BrokenContract, Pass, PassFailed, apply, find, registry, run_pipeline
 from tessera.passes.options import describe, option, options_of
@@ -104,7 +105,8 @@ def test_an_alias_is_another_name_of_the_same_pass() -> None:
     block = "model m(x: f32[B, 4]) -> f32[B, 4] {{ return x * (1.0 / (1.0 + exp(-x))) }}\ncompile m {{ pass {} }}"
     short, long = (loads(block.format(name)) for name in ("raise", "raise_composites"))
     assert find("raise") is find("raise_composites")
-    assert short.compile is not None and long.compile is not None
+    assert short.compile is not None
+    assert long.compile is not None
     results = [run_pipeline(m, m.compile.passes) for m in (short, long) if m.compile is not None]
     results.append(run_pipeline(short, [PassSpec("raise", {"layout": True})]))
     for module, reports in results:

@@ -9,9 +9,10 @@ import pytest
 
 from tessera.frontends.source import load, loads
 from tessera.frontends.source.library import SPECS
+from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import sym
-from tessera.ir.graph import Module, PassSpec
+from tessera.ir.graph import Module
 from tessera.passes.engine import apply
 from tessera.passes.merge_tokens import MergeTokens
 from tessera.passes.schedule import Schedule, linear

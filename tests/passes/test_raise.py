@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tessera.frontends.source import load, loads, models, print_module
+from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.graph import Module, PassSpec
+from tessera.ir.graph import Module
 from tessera.ir.library import RAISING, rule, rules_of
 from tessera.passes.engine import apply
 from tessera.passes.raise_composites import explain

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tessera.frontends.source import loads
-from tessera.ir.graph import Module, Node, PassSpec
+from tessera.ir.compiling import PassSpec
+from tessera.ir.graph import Module, Node
 
 from .conftest import passed, run
 from .test_raise import RAISE, agree, inputs_of

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tessera.frontends.source import loads
+from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.graph import Module, PassSpec
+from tessera.ir.graph import Module
 from tessera.passes.engine import apply
 from tessera.passes.matcher import why
 

@@ -11,8 +11,9 @@ import pytest
 from tessera.frontends.source import load, loads
 from tessera.frontends.source.library import SPECS
 from tessera.ir.builder import Builder
+from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.graph import Graph, Module, PassSpec
+from tessera.ir.graph import Graph, Module
 from tessera.ir.ops import OPS
 from tessera.ir.types import DType, TensorType
 from tessera.passes.engine import apply
