@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tessera.ir.builder import Builder, freeze, reinfer
 from tessera.ir.compare import first_difference
 from tessera.ir.compiling import CompileSpec, PassSpec
+from tessera.ir.declarations import LOCAL, Declaration
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import sym
 from tessera.ir.graph import (
@@ -20,6 +21,8 @@ from tessera.ir.graph import (
     Require,
     Value,
 )
+from tessera.ir.notation import parse_signature
+from tessera.ir.op import Composite
 from tessera.ir.types import TensorType, boolean, f32, i64
 from tessera.ir.verifier import verify
 
@@ -264,8 +267,19 @@ def test_modules_compare_name_locals_and_graph() -> None:
     a = Module("m", chain())
     assert a == a.clone()
     assert Module("n", chain()).difference(a) == "n and m"
-    assert Module("m", chain(), locals={"f": 1}).difference(a) == "local declarations differ"
     assert "nodes" in (Module("m", chain(3)).difference(a) or "")
+
+
+def test_modules_compare_the_local_declarations_that_they_use() -> None:
+    def program(text: str, called: bool) -> Module:
+        b = Builder(Graph("m"))
+        op = Composite(parse_signature("f(x: float[...]) -> float[...]"), LOCAL, "", None, lambda types, attrs: Graph())
+        b.graph.add_output(b.op(op, b.input("x", X)) if called else b.input("x", X), "y")
+        return Module("m", b.graph, locals={"f": Declaration(text)})
+
+    assert program("one", True).declared() == {"f": Declaration("one")}
+    assert program("one", True).difference(program("two", True)) == "local declarations differ"
+    assert program("one", False) == program("two", False)
 
 
 def test_specs_compare_without_spans() -> None:
