@@ -18,7 +18,7 @@ from tessera.ir.dims import ceildiv, const, dim_max, dim_min
 from tessera.ir.graph import Graph, Initializer, Module, Value
 from tessera.ir.types import DTYPES, DType, TensorType, f32
 
-from .onnx_support import B, T, module, of, ops, randn, session
+from .support import B, T, module, of, ops, randn, session
 
 # Composites as single ops --------------------------------------------------------------------------------------------
 

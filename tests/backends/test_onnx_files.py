@@ -27,7 +27,7 @@ from tessera.ir.types import DTYPES, i64
 from tessera.runtime.session import Session
 from tessera.runtime.weights import open_weights
 
-from .onnx_support import linear_model, module, of, ops, randn, session
+from .support import linear_model, module, of, ops, randn, session
 
 # Weights and files ---------------------------------------------------------------------------------------------------
 

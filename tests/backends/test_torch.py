@@ -23,20 +23,10 @@ from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims import ceildiv, dim_min, sym
 from tessera.ir.graph import Graph, Initializer, Require, Value
-from tessera.ir.types import DTYPES, TensorType, f16, f32, i64
+from tessera.ir.types import DTYPES, f16, f32, i64
 from tessera.runtime.weights import initialise, open_weights
 
-B, T = sym("B"), sym("T")
-
-
-def of(dtype: str, *shape: Any) -> TensorType:
-    return TensorType.of(dtype, shape)
-
-
-def finish(b: Builder, **outputs: Value) -> Graph:
-    for name, value in outputs.items():
-        b.graph.add_output(value, name)
-    return b.graph
+from .support import B, T, finish, of
 
 
 def mlp() -> Graph:

@@ -1,4 +1,4 @@
-"""Small modules, and what becomes of them as ONNX."""
+"""Small graphs and modules, and what becomes of them as ONNX."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ def of(dtype: str, *shape: Any) -> TensorType:
     return TensorType.of(dtype, shape)
 
 
-def module(b: Builder, **outputs: Value) -> Module:
+def finish(b: Builder, **outputs: Value) -> Graph:
     for name, value in outputs.items():
         b.graph.add_output(value, name)
-    return Module(b.graph.name, b.graph)
+    return b.graph
+
+
+def module(b: Builder, **outputs: Value) -> Module:
+    return Module(b.graph.name, finish(b, **outputs))
 
 
 def ops(model: ox.Model) -> list[str]:
