@@ -11,6 +11,7 @@ from ...ir.types import TensorType, i64
 from .emit import Call, Lowering, Tensor
 from .indexing import INDEXING, ORDER
 from .literals import constant
+from .scatter import SCATTER
 
 _CODES = "torch-mlir has no lowering of it to linalg"
 
@@ -205,5 +206,5 @@ def _fold(call: Call) -> list[Tensor]:
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **ELEMENTWISE, **GRADIENT, **CONTRACTION, **REDUCTION, **ORDER, **INDEXING, **SHAPE, "fold": _fold,
+    **ELEMENTWISE, **GRADIENT, **CONTRACTION, **REDUCTION, **ORDER, **INDEXING, **SCATTER, **SHAPE, "fold": _fold,
 }  # fmt: skip
