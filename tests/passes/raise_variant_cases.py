@@ -1,4 +1,4 @@
-"""Attention in other layouts, one form or more for each rule of std.raise_variants."""
+"""Attention in other layouts, one form or more for each rule of std.raise_variants; and rotary positions by halves."""
 
 from __future__ import annotations
 
@@ -49,5 +49,17 @@ VARIANTS: dict[str, Case] = {
     "sinks": Case(
         "softmax_of_moved attention_with_sinks",
         f"{SINKS}  return softmax(s - max(s, axis=-1, keepdims=true), axis=-1)[..., :-1] @ v", "attention", HEADS,
+    ),
+    "rope by halves": Case(
+        "rope_from_halves_apart",
+        "c = unsqueeze(cos(angle), 1)  s = unsqueeze(sin(angle), 1)  f = q[..., :4]  h = q[..., 4:]"
+        "  return concat(f * c - h * s, h * c + f * s, axis=-1)", "rope", HEADS,
+    ),
+    "rope by pairs": Case(
+        "rope_from_pairs_apart rope_of_first",
+        "c = unsqueeze(cos(angle[..., :3]), 1)  s = unsqueeze(sin(angle[..., :3]), 1)"
+        "  p = reshape(q[..., :6], [B, 4, T, 3, 2])  f = p[..., 0]  h = p[..., 1]"
+        "  r = concat(unsqueeze(f * c - h * s, -1), unsqueeze(h * c + f * s, -1), axis=-1)"
+        "  return concat(reshape(r, [B, 4, T, 6]), q[..., 6:], axis=-1)", "rope", HEADS,
     ),
 }  # fmt: skip
