@@ -17,6 +17,8 @@ import tessera as ts  # noqa: E402
 from tessera.frontends.huggingface import FAMILIES, load  # noqa: E402
 from tessera.ir.diagnostics import Diagnostic  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
+
 TOLERANCE = 2e-5
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
           "image_size": 32, "patch_size": 8}  # fmt: skip
@@ -30,14 +32,6 @@ WHISPER = {"vocab_size": 60, "num_mel_bins": 8, "d_model": 32, "encoder_layers":
            "encoder_ffn_dim": 64, "max_source_positions": 12, "decoder_layers": 1, "decoder_attention_heads": 4,
            "decoder_ffn_dim": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
            "decoder_start_token_id": 1, "begin_suppress_tokens": None}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with torch.no_grad():
-        yield
 
 
 def saved(kind: str, config: str, sizes: dict[str, Any], folder: Path, **options: Any) -> Any:

@@ -21,6 +21,8 @@ from tessera.frontends.source import load  # noqa: E402
 from tessera.runtime.weights import bind, open_weights  # noqa: E402
 
 ZOO = Path(__file__).resolve().parents[2] / "specs" / "zoo"
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
+
 TOLERANCE = 2e-5
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
           "image_size": 32, "patch_size": 8}  # fmt: skip
@@ -55,14 +57,6 @@ def agree(got: dict[str, np.ndarray], **expected: Any) -> None:
     assert set(got) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value.numpy(), rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with torch.no_grad():
-        yield
 
 
 def token_ids(rng: np.random.Generator, batch: int, tokens: int, vocab: int = 50) -> np.ndarray:
