@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -54,6 +55,12 @@ def summary(times: dict[str, list[float]], over: str) -> dict[str, dict[str, flo
         }
         for name, row in times.items()
     }
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def write(name: str, results: Any) -> Path:

@@ -30,6 +30,7 @@ from tessera.runtime.session import Session
 
 from .architectures import ARCHITECTURES, Architecture
 from .architectures_more import MORE
+from .common import markdown_table
 from .raise_table import imported, merged, short
 from .timm_architectures import TIMM, unavailable
 
@@ -173,9 +174,8 @@ def table(found: Sequence[Row]) -> str:
         "merges",
         "what fails, and why",
     ]
-    lines = [head, ["---"] * len(head), *(row.cells for row in found)]
-    text = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    return f"{sum(row.passes for row in found)} of {len(found)} rows pass entirely.\n\n{text}"
+    passing = sum(row.passes for row in found)
+    return f"{passing} of {len(found)} rows pass entirely.\n\n{markdown_table(head, (row.cells for row in found))}"
 
 
 def main() -> None:

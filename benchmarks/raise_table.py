@@ -24,6 +24,7 @@ from tessera.passes.engine import apply
 
 from .architectures import ARCHITECTURES, Architecture
 from .architectures_more import MORE
+from .common import markdown_table
 
 if TYPE_CHECKING:
     from tessera.ir.graph import Module
@@ -147,8 +148,7 @@ def table(rows: list[Row]) -> str:
         "merged",
         "left, and why",
     ]
-    lines = [head, ["---"] * len(head), *(row.cells for row in rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return markdown_table(head, (row.cells for row in rows))
 
 
 def main() -> None:
