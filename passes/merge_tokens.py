@@ -19,6 +19,7 @@ from .dce import remove_dead
 from .engine import BrokenContract, Pass
 from .follow import Follower
 from .options import option
+from .raise_masks import raise_masks, sees_no_later
 from .report import Report, Table
 from .schedule import FEWEST, Schedule, TooMany, linear, padded
 from .streams import Origins, Stream
@@ -71,8 +72,9 @@ class MergeTokens(Pass):
     )
 
     def run(self, module: Module) -> Report:
+        given, notes = module.graph, _read_masks(module)
         graph = module.graph
-        before, originals = cost(graph), list(graph.outputs)
+        before, originals = cost(given), list(graph.outputs)
         old_types = [v.type for v in originals]
         axes = Axes(graph)
         found, misses = find_blocks(graph, axes)
@@ -83,6 +85,7 @@ class MergeTokens(Pass):
         merged = merger.run()
         report = Report.of(self, merged)
         if not merged:
+            module.graph = given
             return report
         # Masks that are now in the sizes, and maps that nobody reads.
         remove_dead(graph)
@@ -91,7 +94,7 @@ class MergeTokens(Pass):
         for info, old, value in zip(graph.output_info, old_types, graph.outputs, strict=False):
             if value.type != old:
                 report.notes.append(f"the output `{info.name}` is now {value.type}; it was {old}")
-        report.notes += merger.notes
+        report.notes += notes + merger.notes
         report.sizes = default_sizes(graph)
         comparison = _Comparison(before, cost(graph))
         report.tables["blocks_before_and_after"] = comparison.table
@@ -116,7 +119,7 @@ class MergeTokens(Pass):
                         "self-attention block(s)",
                     )
             chosen = [found[i] for i in sorted({i % len(found) for i in self.blocks})]
-        causal = next((b for b in chosen if b.attention.attrs["causal"]), None)
+        causal = next((b for b in chosen if sees_no_later(b.attention)), None)
         if causal is not None:
             raise Diagnostic(
                 "E0708",
@@ -156,6 +159,19 @@ class MergeTokens(Pass):
                 schedule = Schedule(count, self.r, self.keep)
             places.update((block, (schedule, i)) for i, block in enumerate(blocks))
         return places
+
+
+def _read_masks(module: Module) -> list[str]:
+    """Let masks say what they hide: what they add to scores does not tell padding. What that changes, in words."""
+    clone = module.clone()
+    counts = raise_masks(clone.graph, padding=True)
+    if not counts:
+        return []
+    remove_dead(clone.graph)
+    module.graph = clone.graph
+    number = counts["mask_from_lowest"]
+    told = f"{number} mask(s) of the lowest number hide keys altogether: a query that may attend to nothing gives 0"
+    return [told] if number else []
 
 
 class _Merger:

@@ -66,7 +66,8 @@ names the place that came closest, and what it lacked.
     "E0708": Code(
         "tokens of causal attention cannot be merged",
         """In causal attention a token sees only those before it. A merged token stands for several places at once, so that
-an early place would see a late one: the model would read the future. Merge in models that see all tokens at once
+an early place would see a late one: the model would read the future. Whatever says so counts: the flag `causal`, a mask or a
+bias that compares places, a triangle among the weights of an imported file. Merge in models that see all tokens at once
 (encoders), or leave the causal blocks out with `blocks=[…]`.
 """,
     ),
