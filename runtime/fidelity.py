@@ -54,7 +54,7 @@ class Tally:
         self.magnitude += float(np.sum(b**2))
         if scores:
             self.top1 += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
-            p, q = _log_probabilities(b), _log_probabilities(a)
+            p, q = _log_probabilities(b, a)
             self.kl += float(np.sum(np.exp(p) * (p - q)))
 
     def result(self, scores: bool) -> dict[str, float]:
@@ -155,12 +155,33 @@ def _add(
             return "it has no such output"
         if ours.shape != theirs.shape:
             return f"{SHAPE} {list(ours.shape)}, from {list(theirs.shape)}"
-        a, b = (x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1) for x in (ours, theirs))
+        if not theirs.size:
+            return "it is empty"
+        reason = _not_finite(ours, theirs)
+        if reason is not None:
+            return reason
+        a, b = (_rows(x, kind) for x in (ours, theirs))
         valid = _valid(feed, theirs.shape)
         if valid is not None:
             a, b = a[valid], b[valid]
         tally.add(a, b, kind.scores)
     return None
+
+
+def _rows(x: np.ndarray, kind: Kind) -> np.ndarray:
+    """Rows along the last axis; along the second for scores of pixels, which are [batch, classes, height, width]."""
+    if kind.scores and x.ndim > 3:
+        x = x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+    return x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1)
+
+
+def _not_finite(ours: np.ndarray, theirs: np.ndarray) -> str | None:
+    import numpy as np
+
+    a, b = (np.isfinite(x.astype(np.float64)).all() for x in (ours, theirs))
+    if a and b:
+        return None
+    return "the original has infinite numbers, or ones that are none" if not b else "it has infinite numbers, or ones that are none"
 
 
 def _valid(feed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -172,12 +193,22 @@ def _valid(feed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray
     return found
 
 
-def _log_probabilities(rows: np.ndarray) -> np.ndarray:
-    """The logarithm of softmax, or of rows that are probabilities already."""
+def _log_probabilities(original: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logarithms of both softmaxes, or of both as they are where the original's rows are probabilities."""
     import numpy as np
 
-    if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3):
-        return np.log(np.maximum(rows, 1e-30))
+    if (original >= 0).all() and np.allclose(original.sum(axis=1), 1.0, atol=1e-3):
+        # Quantized probabilities may miss 1 a little.
+        kept = [np.maximum(rows, 1e-30) for rows in (original, other)]
+        p, q = (np.log(rows / rows.sum(axis=1, keepdims=True)) for rows in kept)
+        return p, q
+    p, q = (_log_softmax(rows) for rows in (original, other))
+    return p, q
+
+
+def _log_softmax(rows: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     shifted = rows - rows.max(axis=1, keepdims=True)
     found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return found

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
+BLOCKS = "A block reaches from its attention to the next one's; the stem is what comes before the first."
+
 WIDTH = 100
 # A ratio nearer to 1 than this is no difference that anybody would notice.
 _NOTICED = 0.02
 # Quartiles that are further apart than this say little.
 _SCATTERED = 1.5
+# Of fewer rounds nothing is concluded.
+_ROUNDS = 5
 # What a cosine must differ by to be called better or worse than a baseline.
 _BETTER = 0.001
 
@@ -29,7 +33,7 @@ _MEASURES = {
     "worst_cosine": "worst",
     "relative_error": "relative error",
     "top1": "top-1 same",
-    "kl": "KL",
+    "kl": "KL (nats)",
 }
 
 
@@ -53,7 +57,10 @@ def _speed(report: Report) -> dict[str, Any]:
     shown = f"{gain['median']:.2f}x ({gain['low']:.2f} … {gain['high']:.2f}) at {where}"
     promised = report["cost"]["ratio"]
     scattered = gain["high"] > _SCATTERED * gain["low"]
-    if gain["low"] > 1 and gain["median"] >= 1 + _NOTICED:
+    pays: bool | None
+    if latency["rounds"] < _ROUNDS:
+        pays, text = None, f"{latency['rounds']} rounds are too few to tell whether it pays here: {shown}"
+    elif gain["low"] > 1 and gain["median"] >= 1 + _NOTICED:
         pays, text = True, f"pays here: {shown}"
     elif gain["high"] < 1 or (gain["median"] < 1 - _NOTICED and not scattered):
         pays, text = False, f"does not pay here: {shown}"
@@ -75,7 +82,7 @@ def _speed(report: Report) -> dict[str, Any]:
     if stacked:
         text += f". int8 alone gives {latency['rows']['int8']['speedup']['median']:.2f}x; fewer tokens on top of it"
         text += f" are worth {stacked['median']:.2f}x"
-    if not pays:
+    if pays is False:
         text += ". A larger batch or longer inputs may pay: try `--size`"
     return {"pays": pays, "text": text}
 
@@ -86,11 +93,12 @@ def _fidelity(report: Report) -> dict[str, Any]:
     if not compared:
         reasons = {o["skipped"].get("optimized") for o in fidelity["outputs"]}
         why = f": {'; '.join(sorted(r for r in reasons if r))}" if any(reasons) else ""
+        why = why or ("" if fidelity["outputs"] else ": none holds floats")
         return {"pays": None, "text": f"no output could be compared{why}"}
     # The output that says most about what the model is for: scores before features.
     output = next((o for o in compared if o["kind"] == "scores"), compared[0])
     ours = output["rows"]["optimized"]
-    text = f"`{output['output']}` keeps a cosine of {ours['cosine']:.3f}"
+    text = f"`{output['output']}` keeps a cosine of {_cosine(ours['cosine'])}"
     if "top1" in ours:
         text += f", the same top-1 in {ours['top1']:.0%}"
     better = None
@@ -101,12 +109,17 @@ def _fidelity(report: Report) -> dict[str, Any]:
         gap = ours["cosine"] - theirs["cosine"]
         word = "more than" if gap > _BETTER else "less than" if gap < -_BETTER else "no more than"
         better = (better is not False) and gap > _BETTER
-        text += f"; {word} {name} ({theirs['cosine']:.3f})"
+        text += f"; {word} {name} ({_cosine(theirs['cosine'])})"
     if "int8" in output["rows"]:
-        text += f"; int8 alone keeps {output['rows']['int8']['cosine']:.3f}"
+        text += f"; int8 alone keeps {_cosine(output['rows']['int8']['cosine'])}"
     if fidelity["random_inputs"]:
         return {"pays": None, "text": f"on random inputs, which says nothing about real ones: {text}"}
     return {"pays": better, "text": text}
+
+
+def _cosine(value: float) -> str:
+    """Three digits, or more where three would say that nothing was lost."""
+    return f"{value:.3f}" if value < 0.9995 else f"{value:.6f}"
 
 
 def warnings(report: Report) -> list[str]:
@@ -227,6 +240,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     where = f" at {at(report['sizes'])}" if report["sizes"] else ""
     yield Text(f"\nTokens and FLOPs{where}", style="bold")
     yield _table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
+    yield Text(BLOCKS)
     rounds = report["latency"]["rounds"]
     yield Text(f"\nLatency{where}: medians and quartiles of {rounds} interleaved rounds", style="bold")
     yield _table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -157,7 +158,8 @@ class Importer:
             ]
             total = sum(count for count, _ in unknown.values())
             names = ", ".join(name[:100] for name in sorted(unknown))
-            raise Diagnostic("E0752", f"{total} node(s) have ops that are not imported: {names}", notes=notes)
+            message = f"{total} node(s) have ops that are not imported: {names}"
+            raise Diagnostic("E0752", message, notes=notes, help=_advice(unknown))
 
     def _clean(self) -> None:
         """Take out what turned out not to be needed."""
@@ -337,6 +339,18 @@ def _filled(results: Result | Sequence[Result | None], fill: float | int | bool)
     """What an op that only moves elements makes of equal ones. The nodes it added are taken out in the end."""
     rows: Sequence[Result | None] = [results] if isinstance(results, (Value, Tensor)) else results
     return [Tensor(row.type, fill=fill, nonnegative=fill >= 0) for row in rows if row is not None]
+
+
+# What files that were made from another one have in them.
+_MADE_FROM = {
+    r".*\bQ(Linear|Gemm|Attention)\w*|ConvInteger|.*DynamicQuantize\w+|.*IntegerToFloat|.*MatMulNBits": "the model is quantized: "
+    "give the one that it was made from, and quantize afterwards (`tessera optimize --int8`)",
+    r"com\.microsoft\.nchwc\..*": "ONNX Runtime wrote the file for one kind of machine: give the one that it was made from",
+}
+
+
+def _advice(ops: Iterable[str]) -> str | None:
+    return next((help for pattern, help in _MADE_FROM.items() for op in ops if re.fullmatch(pattern, op)), None)
 
 
 def weight_tensor(weight: Weight) -> Tensor:

@@ -91,3 +91,31 @@ def test_integers_are_no_fidelity() -> None:
 def test_zeros() -> None:
     row = one("features", [[0.0, 0.0]], [[0.0, 0.0]])
     assert (row["cosine"], row["relative_error"]) == (1.0, 0.0)
+
+
+def test_probabilities_that_miss_one_a_little() -> None:
+    row = one("probabilities", [[0.26, 0.78]], [[0.5, 0.5]])
+    assert row["kl"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)
+
+
+def test_scores_of_pixels_are_along_the_classes() -> None:
+    theirs = np.zeros((1, 3, 2, 2))
+    theirs[:, 1] = 4.0
+    ours = theirs.copy()
+    ours[:, :, 0, 0] = [9.0, 0.0, 0.0]  # one of four pixels
+    row = one("logits", ours.tolist(), theirs.tolist())
+    assert row["top1"] == 0.75
+    assert row["cosine"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        ([[math.nan, 1.0]], [[1.0, 1.0]], "it has infinite numbers, or ones that are none"),
+        ([[1.0, 1.0]], [[math.inf, 1.0]], "the original has infinite numbers, or ones that are none"),
+        ([[]], [[]], "it is empty"),
+    ],
+)
+def test_what_has_no_fidelity(ours: list, theirs: list, reason: str) -> None:
+    found = compare([{}], [{"logits": np.array(theirs)}], {"c": [[{"logits": np.array(ours)}]]})[0]
+    assert (found.rows, found.skipped) == ({}, {"c": reason})

@@ -236,3 +236,23 @@ def test_names_are_escaped() -> None:
 def test_a_report_is_plain_data() -> None:
     report = base()
     assert json.loads(json.dumps(report)) == report
+
+
+def test_two_rounds_conclude_nothing() -> None:
+    report = base()
+    report["latency"]["rounds"] = 2
+    speed = verdict(report)["speed"]
+    assert speed["pays"] is None
+    assert speed["text"].startswith("2 rounds are too few to tell whether it pays here: 1.25x (1.20 … 1.30)")
+
+
+def test_a_cosine_is_not_rounded_to_one() -> None:
+    report = base()
+    report["fidelity"]["outputs"][0]["rows"]["optimized"]["cosine"] = 0.99987
+    assert "keeps a cosine of 0.999870," in verdict(report)["fidelity"]["text"]
+
+
+def test_models_without_floats() -> None:
+    report = base()
+    report["fidelity"]["outputs"] = []
+    assert verdict(report)["fidelity"]["text"] == "no output could be compared: none holds floats"

@@ -11,7 +11,7 @@ from ....ir.diagnostics import Diagnostic
 from ....ir.dims import Dim
 from ....ir.graph import Value
 from ....ir.signature import broadcast_shapes
-from ....ir.types import TensorType, boolean, f64
+from ....ir.types import DType, TensorType, boolean, f64
 from ..call import Call
 from ..registry import MICROSOFT, Result, imports
 from ..tensors import dtype_of
@@ -180,7 +180,21 @@ def cast(c: Call) -> Tensor:
     if fill is not None:
         number = short(np.array(fill).astype(dtype.numpy)[()])
         return Tensor(TensorType(dtype, c.shape()), fill=number, nonnegative=number >= 0)
-    return c.tensor_of(c.cast(c.x(), dtype), c.tensor(0).nonnegative or c.type().dtype == boolean)
+    return c.tensor_of(c.cast(_before_widening(c.x(), dtype), dtype), c.tensor(0).nonnegative or c.type().dtype == boolean)
+
+
+# What holds every number of a dtype.
+_WIDER = {"bool": "u8 i8 i16 i32 i64 f16 bf16 f32 f64", "f16": "f32 f64", "bf16": "f32 f64", "f32": "f64", "i32": "i64 f64",
+          "u8": "i16 i32 i64 f16 f32 f64", "i8": "i16 i32 i64 f16 f32 f64", "i16": "i32 i64 f32 f64"}  # fmt: skip
+
+
+def _before_widening(x: Value, dtype: DType) -> Value:
+    """What was converted to a dtype that holds all its numbers, where it is to be converted back."""
+    node = x.node
+    before = node.inputs[0] if node is not None and node.op.name == "cast" else None
+    if before is None or before.type.dtype != dtype:
+        return x
+    return before if x.type.dtype.name in _WIDER.get(dtype.name, "").split() else x
 
 
 @imports("CastLike")
@@ -197,7 +211,7 @@ def identity(c: Call) -> Result:
 def dropout(c: Call) -> list[Result | None]:
     mode = c.known(2) if c.has(2) else None
     if c.has(2) and (mode is None or bool(mode)):
-        c.refuse("dropout while training")
+        c.refuse("dropout while training", help="export the model as it is used: `model.eval()` before `torch.onnx.export`")
     return [c.tensor(0), None]
 
 

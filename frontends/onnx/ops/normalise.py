@@ -65,7 +65,7 @@ def rms_normalization(c: Call) -> Value:
 @imports("BatchNormalization")
 def batch_normalization(c: Call) -> Value:
     if c.attr("training_mode", 0):
-        c.refuse("BatchNormalization while training")
+        c.refuse("BatchNormalization while training", help="export the model after `model.eval()`")
     names = ("weight", "bias", "running_mean", "running_var")
     weight, bias, mean, variance = (c.cast(c.x(i + 1, name), c.type().dtype) for i, name in enumerate(names))
     c.equal(c.shape()[1], weight.type.shape[0], f"the channels of {c.type()} and {weight.type}")
