@@ -17,6 +17,7 @@ import numpy as np
 from .diagnostics import Diagnostic, Span
 from .dims import Dim, sym
 from .graph import Graph, Initializer, Input, Node, Parameter, Value
+from .naming import unique
 from .op import AnyOp
 from .ops import OPS
 from .types import DType, TensorType, i64
@@ -92,13 +93,10 @@ class Builder:
             if value == dim:
                 return sym(known)
         taken = set(self.graph.lets) | set(self.graph.symbols())
-        unique, n = name, 0
-        while unique in taken:
-            n += 1
-            unique = f"{name}{n}"
-        self.graph.lets[unique] = dim
-        self.graph.facts[unique] = (least, None)
-        return sym(unique)
+        symbol = unique(name, taken, joint="")
+        self.graph.lets[symbol] = dim
+        self.graph.facts[symbol] = (least, None)
+        return sym(symbol)
 
     # Nodes -------------------------------------------------------------------------------------------------------
 

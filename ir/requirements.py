@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .dims import Dim, as_dim, const, prove_ge
 from .graph import Graph, Node, Require
+from .ops.shape import slice_bounds
 
 # Reductions that have no result for no elements.
 _NONEMPTY = frozenset({"max", "min", "argmax", "argmin"})
@@ -43,18 +44,8 @@ def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
         first = node.inputs[0]
         assert first is not None
         size = first.type.shape[node.attrs["axis"]]
-        start, stop = (
-            _from_front(node.attrs[name], size, default) for name, default in (("start", const(0)), ("stop", size))
-        )
+        start, stop = slice_bounds(node.attrs, size)
         message = f"the slice {start}:{stop} reaches outside its axis"
         yield start, const(0), message
         yield stop, start, message
         yield size, stop, message
-
-
-def _from_front(bound: Dim | int | None, size: Dim, default: Dim) -> Dim:
-    """A slice's bound; what is counted from the end is counted from the front."""
-    if bound is None:
-        return default
-    at = as_dim(bound)
-    return size + at if at.value is not None and at.value < 0 else at

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...ir.dims import Dim, sym
 from ...ir.graph import Graph, Input, Node, Parameter, Value
+from ...ir.naming import unique
 from ...ir.op import Attrs, Composite
 from ...ir.types import DType, TensorType
 from .claims import CLAIMS
@@ -94,10 +95,9 @@ class Program:
         arguments, body, symbols = Writer(self, graph, outer, parent).function(loop)
         # Bodies that differ in types alone may read the same: `affine` of any width is one function.
         if (arguments, body) not in self._written:
-            unique = _unique(f"_{name}", self._taken)
-            self._taken.add(unique)
-            self._functions.append(f"def {unique}({arguments}):\n{body}\n")
-            self._written[arguments, body] = Function(unique, symbols)
+            called = unique(f"_{name}", self._taken)
+            self._functions.append(f"def {called}({arguments}):\n{body}\n")
+            self._written[arguments, body] = Function(called, symbols)
         return self._written[arguments, body]
 
 
@@ -219,8 +219,7 @@ class Writer:
         """Give ``value`` a name that is free here."""
         base = re.sub(r"\W", "_", hint).lstrip("_") or "t"
         base = f"t{base}" if base[0].isdigit() else base
-        found = _unique(f"{base}_" if base in _RESERVED else base, self.taken)
-        self.taken.add(found)
+        found = unique(f"{base}_" if base in _RESERVED else base, self.taken)
         self.names[value] = found
         return found
 
@@ -378,14 +377,6 @@ def _live(graph: Graph) -> set[Node]:
         if any(reader in live or reader is graph.end for v in node.outputs for reader, _ in v.uses):
             live.add(node)
     return live
-
-
-def _unique(base: str, taken: set[str]) -> str:
-    name, n = base, 0
-    while name in taken:
-        n += 1
-        name = f"{base}_{n}"
-    return name
 
 
 def _tuple(items: list[str]) -> str:

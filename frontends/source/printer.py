@@ -10,6 +10,7 @@ from ...ir.declarations import LOCAL
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims import Dim
 from ...ir.graph import Graph, Initializer, Module, Node, Parameter, Value
+from ...ir.naming import unique
 from ...ir.op import Composite, FuncRef
 from ...ir.signature import Bindings, RecordDef, RecordPattern, Static
 from ...ir.types import DType, TensorType
@@ -70,12 +71,7 @@ class _Names:
         if base[0].isdigit():
             base = f"v{base}"
         base = re.sub(r"_\d+$", "", base) or base
-        name, n = base, 0
-        while name in self.taken:
-            n += 1
-            name = f"{base}_{n}"
-        self.taken.add(name)
-        return name
+        return unique(base, self.taken)
 
 
 class _Printer:

@@ -17,6 +17,7 @@ from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims import Dim, as_dim, dim_max, dim_min
 from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
+from ...ir.naming import unique
 from ...ir.types import TensorType
 from ..positions import write_positions
 from .aten import ATEN
@@ -339,12 +340,7 @@ class _Walk:
                 if node is not None:
                     self.importing.notes.append(f"the output `{name}` is no tensor and is left out")
                 continue
-            unique, n = name, 0
-            while unique in taken:
-                n += 1
-                unique = f"{name}_{n}"
-            taken.add(unique)
-            self.graph.add_output(self.env[node], unique)
+            self.graph.add_output(self.env[node], unique(name, taken))
         if not self.graph.output_info:
             raise Diagnostic("E0783", "the program returns no tensor")
 

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ...ir.graph import Graph
+from ...ir.naming import unique
 
 # Constants of at most so many numbers are written into the source; larger ones are buffers.
 INLINE = 16
@@ -30,16 +31,7 @@ def identifier(text: str) -> str:
 def input_names(names: Iterable[str]) -> list[str]:
     """Names of inputs, unique and valid."""
     taken: set[str] = set()
-    result = []
-    for text in names:
-        base = identifier(text)
-        name, n = base, 0
-        while name in taken:
-            n += 1
-            name = f"{base}_{n}"
-        taken.add(name)
-        result.append(name)
-    return result
+    return [unique(identifier(text), taken) for text in names]
 
 
 def output_names(spec: Any, leaves: list[Any]) -> list[str]:

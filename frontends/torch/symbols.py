@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...ir.dims import Dim, const, dim_max, dim_min, sym
+from ...ir.naming import unique
 from .protocol import Unsupported
 
 # What an axis of an input is usually called, by its place and the number of axes.
@@ -13,18 +14,9 @@ _USUAL = {1: ("N",), 2: ("B", "T"), 3: ("B", "T", "D"), 4: ("B", "C", "H", "W"),
 
 
 def usual_name(axis: int, rank: int, taken: set[str]) -> str:
-    """What the size of an axis of a tensor is usually called, and is not called yet."""
+    """What the size of an axis of a tensor is usually called, with a number behind it where that is taken."""
     usual = _USUAL.get(rank, ())
-    return unique(usual[axis] if axis < len(usual) else f"N{axis}", taken)
-
-
-def unique(base: str, taken: set[str]) -> str:
-    """The name, with a number behind it when it is taken."""
-    name, n = base, 0
-    while name in taken:
-        n += 1
-        name = f"{base}{n}"
-    return name
+    return unique(usual[axis] if axis < len(usual) else f"N{axis}", taken, joint="")
 
 
 class Symbols:
@@ -38,9 +30,8 @@ class Symbols:
         """Give torch's symbol a name, at its first appearance."""
         if symbol in self.names:
             return
-        name = unique(wanted, self.taken) if wanted else usual_name(axis, rank, self.taken)
-        self.taken.add(name)
-        self.names[symbol] = name
+        found = unique(wanted, self.taken, joint="") if wanted else usual_name(axis, rank, self.taken)
+        self.names[symbol] = found
 
     def dim(self, expression: Any) -> Dim:
         """A size as a dimension: an int, a SymInt, or a sympy expression."""

@@ -284,11 +284,14 @@ define("concat(xs: any[...]*, *, axis: int) -> any[...]", "Tensors one behind th
        bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["C", 3])), {"axis": 1}, "E0302"),))  # fmt: skip
 
 
-def _bound(value: Any, dim: Dim, default: Dim) -> Dim:
-    if value is None:
-        return default
-    at = as_dim(value)
-    return dim + at if at.value is not None and at.value < 0 else at
+def slice_bounds(attrs: Attrs, size: Dim) -> tuple[Dim, Dim]:
+    """Where a slice of an axis of that size starts and stops; what is counted from the end is counted from the front."""
+
+    def from_front(value: Any, default: Dim) -> Dim:
+        at = default if value is None else as_dim(value)
+        return size + at if at.value is not None and at.value < 0 else at
+
+    return from_front(attrs["start"], const(0)), from_front(attrs["stop"], size)
 
 
 def _from_end(given: Any, at: Dim) -> int | Dim:
@@ -303,7 +306,7 @@ def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> lis
     dim, step = x.shape[axis], as_dim(attrs["step"])
     if step.value is None or step.value < 1:
         raise fail("E0405", f"slice: the step is {step}, but must be a positive integer; use `flip` to reverse", span)
-    start, stop = _bound(attrs["start"], dim, const(0)), _bound(attrs["stop"], dim, dim)
+    start, stop = slice_bounds(attrs, dim)
     if prove_ge(-1, start) or prove_ge(start, dim + 1) or prove_ge(stop, dim + 1) or prove_ge(start, stop + 1):
         raise fail("E0306", f"slice {start}:{stop} reaches outside axis {axis} of {x}, which has {dim} elements", span)
     # What is counted from the end stays so, and an open end stays open: the slice follows when a pass shrinks the axis.
