@@ -225,6 +225,11 @@ class Signature:
         for static in self.statics:
             if static.name in attrs:
                 continue
+            operand, dot, _ = static.name.partition(".")
+            if dot and operand not in bound.given:
+                # What is static about a record that was not passed.
+                bound.statics[static.name] = attrs[static.name] = None
+                continue
             if static.default is REQUIRED:
                 message = f"`{self.name}` needs the static parameter `{static.name}: {static.kind}`"
                 raise Diagnostic("E0401", message, span, help=f"write `{self.name}(…, {static.name}=…)`")
@@ -334,9 +339,7 @@ class Signature:
                 notes=[Note(f"`...` was bound by {first}", place)],
             )
 
-    def _check_dim(
-        self, bound: Bindings, name: str, axis: int, wanted: Dim, found: Dim, where: Span | None
-    ) -> None:
+    def _check_dim(self, bound: Bindings, name: str, axis: int, wanted: Dim, found: Dim, where: Span | None) -> None:
         unbound = wanted.symbols - bound.dims.keys()
         # The caller may use the same names for its own dimensions: those of the signature get a mark while solving.
         value = wanted.subs({**bound.dims, **{u: sym(f"{u}?") for u in unbound}})

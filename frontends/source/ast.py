@@ -316,7 +316,7 @@ class Function(Node):
 class Rewrite(Node):
     """``rewrite exact double_neg(x: float[...]) { neg(neg(x)) => x where … }``; statics bind by matching.
 
-    ``named`` are the results of calls that the pattern mentions: ``values, indices = topk(x, k=k)`` before it.
+    ``named`` are results of calls that the pattern mentions: ``let values, indices = topk(x, k=k) in`` before it.
     """
 
     name: str

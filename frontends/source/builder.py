@@ -170,6 +170,18 @@ class AstBuilder(ExpressionBuilder):
         )
         return self.checked(i, j, node)
 
+    def naming(
+        self,
+        i: int,
+        j: int,
+        _let: str,
+        targets: tuple[list[str], list[Span | None]],
+        _equal: str,
+        value: ast.Expr,
+        _in: str,
+    ) -> ast.Assign:
+        return ast.Assign(targets[0], value, targets[1], span=self.span(i, j))
+
     def where(self, i: int, j: int, word: str) -> str:
         if word != "where":
             raise Diagnostic(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.declarations import references
 from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.dims import Dim
-from ...ir.graph import Value
+from ...ir.graph import Graph, Value
 from ...ir.op import FuncRef, Op
 from ...ir.ops import OPS
 from ...ir.signature import Bindings, Operand, Pattern, RecordDef, RecordPattern, Signature
@@ -18,7 +18,7 @@ from .cycles import recursion
 from .evaluate import join
 from .frame import Frame
 from .records import construct
-from .regions import Region
+from .scans import scan
 from .signatures import environment
 from .values import (
     BuiltinValue,
@@ -94,7 +94,7 @@ class Calls:
                 raise Diagnostic("E0404", "`where` takes a condition and two values", span)
             return arguments[1 if arguments[0][1] else 2][1]
         if name == "scan":
-            return self._scan(frame, arguments, span)
+            return scan(self, frame, arguments, span)
         if name in OPS and any(isinstance(v, Value) for _, v, _ in arguments):
             return self._core(frame, OPS[name], arguments, span)
         function = STATIC_FUNCTIONS.get(name)
@@ -125,39 +125,6 @@ class Calls:
             extra = {"axes": tuple(axes)} if axes else {}
         operands, statics, spans = self.bind(frame, op.signature, arguments, span)
         outputs = frame.emit(op, operands, {**statics, **extra}, span, spans=spans)
-        return outputs[0] if len(outputs) == 1 else Multi(tuple(outputs))
-
-    def _scan(self, frame: Frame, arguments: list[Argument], span: Span | None) -> Any:
-        statics = {n: v for n, v, _ in arguments if n is not None}
-        plain = [v for n, v, _ in arguments if n is None]
-        if not plain or static_kind(plain[0]) != "fn" or not all(map(is_tensor, plain[1:])) or set(statics) != {"axis"}:
-            raise Diagnostic(
-                "E0405", "`scan` takes a function, the tensors to scan, and an axis", span,
-                help="write `scan(combine, x, y, axis=1)` with `fn combine(a: …, b: …, c: …, d: …) -> (…, …) { … }`",
-            )  # fmt: skip
-        function, tensors = plain[0], [frame.local(v) for v in plain[1:]]
-        axis = statics["axis"]
-        if not tensors or isinstance(axis, bool) or not isinstance(axis, int):
-            raise Diagnostic("E0405", "`scan` takes at least one tensor, and an integer axis", span)
-        assert frame.builder is not None
-        region = Region("scan", frame.builder, frame.region)
-        sides = []
-        for side in ("left", "right"):
-            for i, value in enumerate(tensors):
-                shape = list(value.type.shape)
-                if not -len(shape) <= axis < len(shape):
-                    raise Diagnostic("E0305", f"axis {axis} does not exist in {value.type}", span)
-                del shape[axis]
-                sides.append(region.argument(f"{side}{i}", TensorType(value.type.dtype, tuple(shape))))
-        inner = frame.nested(region)
-        result = self.apply(inner, function, [(None, v, span) for v in sides], span)
-        results = result.items if isinstance(result, Multi) else (result,)
-        if len(results) != len(tensors) or not all(map(is_tensor, results)):
-            raise Diagnostic("E0404", f"the function of `scan` must return {len(tensors)} tensor(s)", span)
-        for i, value in enumerate(results):
-            region.graph.add_output(region.local(value), f"out{i}")
-        attrs = {"axis": axis, "carried": len(tensors), "body": region.graph}
-        outputs = frame.emit(OPS["scan"], [*tensors, *region.captured], attrs, span)
         return outputs[0] if len(outputs) == 1 else Multi(tuple(outputs))
 
     # Binding -------------------------------------------------------------------------------------------------------
@@ -364,8 +331,12 @@ class Calls:
         """The last value of a state's name is its new value: an output of the graph."""
         for name, full in inner.states.items():
             value = inner.env[name]
-            if not is_tensor(value):
-                raise Diagnostic("E0506", f"the state `{name}` ends as {describe(value)}")
+            declared = next(v for v in inner.root.graph.inputs if v.name == full)
+            if not is_tensor(value) or not same_size(inner.root.graph, value.type, declared.type):
+                raise Diagnostic(
+                    "E0308", f"the state `{name}` is {declared.type}, but ends as {describe(value)}", declared.span,
+                    help="its size stays: hold what grows in a fixed capacity, beside a count of what is filled",
+                )  # fmt: skip
             inner.root.graph.add_output(value, full, "state")
 
     def body_environment(self, signature: Signature, bound: Bindings, operands: list[Any]) -> dict[str, Any]:
@@ -399,3 +370,12 @@ class Calls:
             else:
                 items.append(next(flat))
         return items[0] if len(items) == 1 else Multi(tuple(items))
+
+
+def same_size(graph: Graph, a: TensorType, b: TensorType) -> bool:
+    """Whether two types are the same, with names of ``let`` or without."""
+    return a == b or _expanded(graph, a) == _expanded(graph, b)
+
+
+def _expanded(graph: Graph, type: TensorType) -> TensorType:
+    return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))

@@ -16,7 +16,7 @@ from ...ir.signature import REQUIRED, Bindings, Pattern, RecordPattern, Signatur
 from ...ir.types import DTYPES, DType, TensorType
 from . import ast
 from .builtin import STATIC_FUNCTIONS
-from .calls import Calls
+from .calls import Calls, same_size
 from .cycles import check_acyclic, recursion
 from .evaluate import decide
 from .frame import Frame
@@ -233,7 +233,7 @@ class Elaborator:
             bound.dtypes[pattern.dtype] = self.dtype if pattern.dtype == "float" else value.type.dtype
         wanted = bound.type_of(pattern)
         graph = frame.root.graph
-        if wanted == value.type or _expanded(graph, wanted) == _expanded(graph, value.type):
+        if same_size(graph, wanted, value.type):
             return
         shown = str(wanted) if str(wanted) == str(pattern) else f"{pattern} = {wanted}"
         message = f"{what} of `{node.name}` is declared as {shown}, but is {value.type}"
@@ -279,7 +279,7 @@ class Elaborator:
         frame.run(node.body)
         self.calls.finish_states(frame)
         values = self.check_results(declared, signature, bound, frame)
-        self._model_outputs(graph, signature, bound, values)
+        self._model_outputs(graph, signature, bound, values, node.name_span)
         self._check_params(graph)
         self._check_bodies(graph)
         locals_, uses = gather(self, graph, unit)
@@ -327,7 +327,9 @@ class Elaborator:
         return bound, operands
 
     @staticmethod
-    def _model_outputs(graph: Graph, signature: Signature, bound: Bindings, values: list[Any]) -> None:
+    def _model_outputs(
+        graph: Graph, signature: Signature, bound: Bindings, values: list[Any], span: Span | None
+    ) -> None:
         taken = {o.name for o in graph.output_info}
         extra = list(zip(graph.outputs, graph.output_info, strict=True))
         rows = []
@@ -339,7 +341,10 @@ class Elaborator:
                 rows.append((value, name))
         for _, name in rows:
             if name in taken:
-                raise Diagnostic("E0204", f"`{name}` is the name of two outputs")
+                raise Diagnostic(
+                    "E0204", f"`{name}` is the name of two outputs", span,
+                    help="states, taps and results are all outputs: give one of them another name",
+                )  # fmt: skip
             taken.add(name)
         graph.set_outputs((), ())
         for value, name in rows:
@@ -383,7 +388,3 @@ class Elaborator:
                     )
                 if verdict is None and need not in graph.requires:
                     graph.requires.append(need)
-
-
-def _expanded(graph: Graph, type: TensorType) -> TensorType:
-    return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))

@@ -204,8 +204,8 @@ class _Formatter(ExpressionFormatter):
         self._write([head, self._params(node, _end_of_last([*node.params, *node.statics])), " {"])
         self._indent += STEP
         for naming in node.named:
-            self._write_inner_comments(start_of(naming.span))
-            self._assign(naming)
+            self._write_inner_comments(end_of(naming.span))
+            self._write([f"let {', '.join(naming.targets)} = ", self.expr(naming.value), " in"])
         self._write_inner_comments(start_of(node.pattern.span))
         pattern = self.expr(node.pattern)
         replacement: list[Doc] = [self.expr(node.replacement[0])]

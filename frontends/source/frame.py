@@ -16,7 +16,7 @@ from . import ast
 from .builtin import BUILTIN, known
 from .evaluate import COMPARISONS, Evaluator, decide, join
 from .regions import Region
-from .values import Bundle, Multi, describe, is_tensor
+from .values import Bundle, Multi, describe, is_tensor, like, same_structure, tensors_of
 
 _INITIALISERS = {
     "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
@@ -112,10 +112,25 @@ class Frame(Evaluator):
         return Initializer(name.id, tuple(float(a) for a in args))
 
     def _input(self, s: ast.StateStmt | ast.RandomStmt, role: str, init: Initializer) -> None:
+        what = role if role == "state" else f"{role} input"
         pattern = self.elaborator.signatures.pattern(self.unit, s.type)
         if isinstance(pattern, RecordPattern) or self.kind not in ("layer", "model"):
-            raise Diagnostic("E0506", f"a `{role}` is a tensor of a layer or a model", s.span)
+            raise Diagnostic(
+                "E0506", f"a {what} is a tensor of a layer or a model", s.span,
+                help=f"declare it in a `layer`, and pass it in: `{s.name}: {s.type.name}[…]`",
+            )  # fmt: skip
+        if self.region is not None:
+            raise Diagnostic(
+                "E0506", f"the {what} `{s.name}` belongs to the whole program, not to a step of a loop", s.span,
+                help="declare it before the loop, and carry it: `fold … from (…)`" if role == "state" else
+                "declare it before the loop, with an axis for the steps: here it would be the same in every one",
+            )  # fmt: skip
         name = join(self.scope, s.name).replace(".", "_")
+        if any(v.name == name for v in self.root.graph.inputs):
+            raise Diagnostic(
+                "E0206", f"the program has an input `{name}` already", s.span,
+                help="a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
+            )  # fmt: skip
         self.bind(s.name, self.root.input(name, self.type(pattern, s.type.span), role, init, s.span), s.span)
         if role == "state":
             self.states[s.name] = name
@@ -129,11 +144,21 @@ class Frame(Evaluator):
 
     def _tap(self, s: ast.TapStmt) -> None:
         value = self.eval(s.value)
-        if not is_tensor(value) or self.region is not None or self.kind not in ("layer", "model"):
+        if not is_tensor(value):
+            raise Diagnostic("E0506", f"`tap {s.name}` exposes a tensor, not {describe(value)}", s.span)
+        if self.region is not None or self.kind not in ("layer", "model"):
+            where = "a step of a loop" if self.region is not None else f"a `{self.kind}`"
             raise Diagnostic(
-                "E0506", f"`tap {s.name}` must be a tensor of a layer or a model, not {describe(value)}", s.span
-            )
-        self.root.graph.add_output(value, join(self.scope, s.name).replace(".", "_"), "tap")
+                "E0506", f"`tap {s.name}` stands in {where}", s.span,
+                help="a tap is a statement of a layer or a model; return the value to one",
+            )  # fmt: skip
+        name = join(self.scope, s.name).replace(".", "_")
+        if any(info.name == name for info in self.root.graph.output_info):
+            raise Diagnostic(
+                "E0204", f"`{name}` is the name of two outputs", s.span,
+                help="taps that are reached twice need scopes: `layer(…) as name`, `repeat … as blocks`",
+            )  # fmt: skip
+        self.root.graph.add_output(value, name, "tap")
 
     def _require(self, s: ast.RequireStmt) -> None:
         self._need(s.condition, s)
@@ -214,33 +239,39 @@ class Frame(Evaluator):
         if isinstance(count, bool) or not isinstance(count, (int, Dim)):
             raise Diagnostic("E0402", f"`fold` takes a number of steps, not {describe(count)}", s.count.span)
         assert self.builder is not None
-        starts = []
+        starts: dict[str, Value | Bundle] = {}
         for name in s.carried:
             value = self.eval(ast.Name(name, span=s.span))
-            if not is_tensor(value):
+            if not tensors_of(value):
                 raise Diagnostic(
-                    "E0308", f"the carried value `{name}` must be a tensor, but is {describe(value)}", s.span
+                    "E0308",
+                    f"the carried value `{name}` must be a tensor or a record, but is {describe(value)}",
+                    s.span,
                 )
-            starts.append(self.local(value))
+            if name in starts or name == s.variable:
+                raise Diagnostic("E0204", f"`{name}` is a name of this `fold` twice", s.span)
+            starts[name] = like(value, map(self.local, tensors_of(value)))
         region = Region("fold", self.builder, self.region)
         inner = self.nested(region)
         inner.env[s.variable] = region.argument(s.variable, TensorType.of("i64"))
-        for name, start in zip(s.carried, starts, strict=True):
-            inner.env[name] = region.argument(name, start.type)
+        for name, start in starts.items():
+            inner.env[name] = like(start, (region.argument(name, v.type) for v in tensors_of(start)))
         if inner.run(s.body):
             raise Diagnostic(
                 "E0504", "`return` inside of `fold`", s.span, help="carry the value and return it after the loop"
             )
-        for name in s.carried:
+        for name, start in starts.items():
             value = inner.env[name]
-            if not is_tensor(value):
-                raise Diagnostic("E0308", f"the carried value `{name}` became {describe(value)}", s.span)
-            region.graph.add_output(region.local(value), name)
-        outputs = self.emit(
-            OPS["fold"], [*starts, *region.captured], {"n": count, "carried": len(starts), "body": region.graph}, s.span
-        )
-        for name, value in zip(s.carried, outputs, strict=True):
-            self.bind(name, value, s.span)
+            if not same_structure(start, value):
+                other = " with other static fields" if isinstance(start, Bundle) and isinstance(value, Bundle) else ""
+                raise Diagnostic("E0308", f"the carried value `{name}` became {describe(value)}{other}", s.span)
+            for tensor in tensors_of(value):
+                region.graph.add_output(region.local(tensor), name)
+        carried = [tensor for start in starts.values() for tensor in tensors_of(start)]
+        attrs = {"n": count, "carried": len(carried), "body": region.graph}
+        outputs = iter(self.emit(OPS["fold"], [*carried, *region.captured], attrs, s.span))
+        for name, start in starts.items():
+            self.bind(name, like(start, outputs), s.span)
 
     def nested(self, region: Region) -> Frame:
         """A frame for a loop's body, which sees the names of this one."""

@@ -11,7 +11,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Graph
 from . import ast
 from .builtin import BUILTIN
-from .cycles import names_in
+from .cycles import free_names, names_in
 from .lexer import RESERVED
 from .library import Declared, Unit
 
@@ -53,11 +53,12 @@ class _Gathering:
         self._give_names()
 
     def _mentioned(self, declared: Declared) -> Iterator[Declared]:
-        for name in dict.fromkeys(names_in(declared.node)):
+        self.free |= {name for name in names_in(declared.node) if name not in declared.unit.names}
+        for name in dict.fromkeys(free_names(declared.node)):
             target = declared.unit.names.get(name)
             if target is None:
-                self.free.add(name)
-            elif target.unit.module != LOCAL:
+                continue
+            if target.unit.module != LOCAL:
                 self.shipped.setdefault((target.unit.module, target.node.name), name)
             else:
                 yield target
@@ -94,7 +95,7 @@ class _Gathering:
 
     def _declaration(self, declared: Declared) -> Declaration:
         names: dict[str, str] = {}
-        for name in names_in(declared.node):
+        for name in free_names(declared.node):
             target = declared.unit.names.get(name)
             if target is not None and target.unit.module != LOCAL:
                 names[name] = self.shipped[(target.unit.module, target.node.name)]

@@ -59,6 +59,8 @@ def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Functi
         bound.statics[static.name] = value
         if isinstance(value, int) and not isinstance(value, bool):
             bound.dims[static.name] = const(value)
+    # One axis stands for `...`, where a caller may have any number.
+    assumed |= any(... in pattern.shape for _, pattern, _ in signature.leaves())
     graph = Graph(node.name)
     builder = Builder(graph)
     operands: list[Value | None] = []

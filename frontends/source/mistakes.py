@@ -31,12 +31,13 @@ def _hint(site: Site) -> str | None:
         return "there are no tuples: write a list `[a, b]`, or several names `a, b = …`"
     if site.kind == "LBRACE" and "TRUE" in site.expected:
         return "braces hold statements; a list is written `[a, b]`"
+    arrow = "=>" in {text for text, kind in site.tokens.known.items() if kind in site.expected}
+    if site.kind == "EQUAL" and arrow:
+        return "before a pattern, a result gets its name so: `let values, indices = topk(x, k=k) in`"
     if site.kind == "EQUAL" and "BINARY" in site.expected:
         return "`=` gives a name to a value; two values are compared with `==`"
-    if site.text == "->" and "=>" in {t for t, k in site.tokens.known.items() if k in site.expected}:
+    if site.text == "->" and arrow:
         return "a pattern and its replacement are separated by `=>`"
-    if site.text == "=>" and "rewrite" in _statement_words(site)[:1]:
-        return "after the names, a pattern starts with a name: `neg(x)` for `-x`, `mul(a, b)` for `(…) * b`"
     if site.text.startswith("//") or site.text == "/":
         return "a comment starts with `#`"
     if site.kind == "DOT" and site.kind_at(1) == "INT":

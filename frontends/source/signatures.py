@@ -74,7 +74,8 @@ class Signatures:
             optional = param.type.optional or isinstance(param.default, ast.NoneValue)
             operands.append(Operand(param.name, pattern, optional))
             if isinstance(pattern, RecordPattern):
-                statics += [Static(f"{param.name}.{name}", kind) for name, kind in pattern.record.statics]
+                record = pattern.record
+                statics += [Static(f"{param.name}.{n}", kind, optional=optional) for n, kind in record.statics]
         for param in node.statics:
             if param.type.dims is not None or param.type.name not in STATIC_KINDS:
                 raise Diagnostic(

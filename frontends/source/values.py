@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,25 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, Value)
 
 
+def tensors_of(value: Any) -> tuple[Value, ...]:
+    """The tensors of a tensor or a record; none for anything else."""
+    return (value,) if is_tensor(value) else tuple(value.fields.values()) if isinstance(value, Bundle) else ()
+
+
+def like(value: Value | Bundle, tensors: Iterator[Value]) -> Value | Bundle:
+    """The next tensors as what ``value`` is: one of them, or a record."""
+    if not isinstance(value, Bundle):
+        return next(tensors)
+    return Bundle(value.record, {name: next(tensors) for name in value.fields}, value.statics)
+
+
+def same_structure(a: Any, b: Any) -> bool:
+    """Whether both are tensors, or records with the same fields and the same static values."""
+    if isinstance(a, Bundle):
+        return isinstance(b, Bundle) and (a.record, a.statics) == (b.record, b.statics)
+    return is_tensor(a) and is_tensor(b)
+
+
 def describe(value: Any) -> str:
     """How a message names a value."""
     if isinstance(value, Value):
@@ -119,5 +139,8 @@ __all__ = [
     "Unit",
     "describe",
     "is_tensor",
+    "like",
+    "same_structure",
     "static_kind",
+    "tensors_of",
 ]

@@ -256,11 +256,6 @@ declarations = st.one_of(
     st.builds(
         ast.Rewrite, names, st.sampled_from(["exact", "approximate"]), st.lists(plain_params, max_size=2),
         st.lists(plain_params, max_size=2), exprs, st.lists(exprs, min_size=1, max_size=2), st.none() | exprs, docs,
-    ),
-    # After a named result the pattern starts with a name.
-    st.builds(
-        ast.Rewrite, names, st.just("exact"), st.just([]), st.just([]), st.builds(ast.Call, st.builds(ast.Name, names), args),
-        st.lists(exprs, min_size=1, max_size=2), st.none() | exprs, docs,
         st.lists(st.builds(ast.Assign, st.lists(names, min_size=1, max_size=2), exprs), max_size=2),
     ),
     st.builds(ast.Compile, names, args, st.lists(clauses, max_size=3), docs),

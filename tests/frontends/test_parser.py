@@ -250,8 +250,8 @@ B_ = [Name("B")]
             "r", "exact", [], [], a, [Call(Name("where"), [Arg(None, b), Arg(None, c)])],
             Call(Name("where"), [Arg(None, a), Arg(None, b)]),
         )),
-        ("rewrite exact r() { x, y = f(a) z = b f(x, z) => y, z where c }", ast.Rewrite(
-            "r", "exact", [], [], Call(f, [Arg(None, x), Arg(None, Name("z"))]), [Name("y"), Name("z")], c, None,
+        ("rewrite exact r() { let x, y = f(a) in let z = b in -f(x, z) => y, z where c }", ast.Rewrite(
+            "r", "exact", [], [], ast.Unary("-", Call(f, [Arg(None, x), Arg(None, Name("z"))])), [Name("y"), Name("z")], c, None,
             [Assign(["x", "y"], Call(f, [Arg(None, a)])), Assign(["z"], b)],
         )),
         ("compile f { }", ast.Compile("f", [], [])),

@@ -53,6 +53,32 @@ CASES = {
         {"x": _x(3)},
         lambda x: np.exp(x * 0.5),
     ),
+    "a fold over a record": Case(
+        "record Pair[B] { static sign: real  a: f32[B]  b: f32[B] }\n"
+        "op step(p: Pair[B], x: f32[B]) -> Pair[B] { return Pair(a=p.b, b=p.a + x * p.sign, sign=p.sign) }\n"
+        "model m(x: f32[B]) -> (f32[B], f32[B]) {\n"
+        "    p = Pair(a=x, b=x * 2.0, sign=-1.0)\n"
+        "    fold i in 3 from (p) { p = step(p, x) }\n    return p.a, p.b\n}",
+        {"x": _x(3)},
+        lambda x: (x, -x),
+    ),
+    "an optional record with a static field": Case(
+        "record Scale[B] { static negative: bool  by: f32[B] }\n"
+        "op scaled(x: f32[B], s: Scale[B]? = none) -> f32[B] {\n"
+        "    if given(s) { return where(s.negative, -x, x) * s.by }\n    return x\n}\n"
+        "model m(x: f32[B], y: f32[B]) -> (f32[B], f32[B]) {\n"
+        "    return scaled(x), scaled(x, Scale(by=y, negative=true))\n}",
+        {"x": _x(3), "y": _x(3, seed=1)},
+        lambda x, y: (x, -x * y),
+    ),
+    "variables named like functions": Case(
+        "fn keys(x: f32[B]) -> f32[B] { m = values(x) return m }\n"
+        "fn values(x: f32[B]) -> f32[B] { keys = x * 2.0 return keys }\n"
+        "op both(x: f32[B]) -> f32[B] { m = keys(x) return m + x }\n"
+        "model m(x: f32[B]) -> f32[B] { return both(x) }",
+        {"x": _x(3)},
+        lambda x: 3 * x,
+    ),
     "indexing": Case(
         "model m(x: f32[B, T, 6]) -> (f32[B, 6], f32[B, T, 3], f32[B, T], f32[T, 6]) {\n"
         "    return x[:, -1], x[..., ::2], x[:, :, 4], x[0]\n}",

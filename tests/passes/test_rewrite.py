@@ -107,12 +107,12 @@ op pair(x: f32[B, 4], y: f32[B, 4]?) -> (f32[B, 4], Pair[B] if given(y)) {
 op order(p: Pair[B]) -> Pair[B] {
     return Pair(sorted=true, first=minimum(p.first, p.second), second=maximum(p.first, p.second))
 }
-rewrite exact largest(x: float[B, T], *, k: int) { v, i = topk(x, k=k) take(x, i, axis=1, batch=1) => v }
-rewrite exact sigmoids(x: float[...]) { e = exp(x) e / (e + 1.0) => sigmoid(x) }
+rewrite exact largest(x: float[B, T], *, k: int) { let v, i = topk(x, k=k) in take(x, i, axis=1, batch=1) => v }
+rewrite exact sigmoids(x: float[...]) { let e = exp(x) in e / (e + 1.0) => sigmoid(x) }
 rewrite exact ordered(p: Pair[B]) { order(order(p)) => order(p) }
 rewrite exact already(p: Pair[B]) { order(p) => p where p.sorted }
-rewrite exact second(x: f32[B, 4], y: f32[B, 4]) { total, p = pair(x, y) total - p.first => p.second }
-rewrite exact both(p: Pair[B]) { s = order(p) s.first + s.second => p.first + p.second }
+rewrite exact second(x: f32[B, 4], y: f32[B, 4]) { let total, p = pair(x, y) in total - p.first => p.second }
+rewrite exact both(p: Pair[B]) { let s = order(p) in s.first + s.second => p.first + p.second }
 rewrite exact doubled(x: float[B, T], *, k: int) { topk(x + x, k=k) => twice(x, k=k) }
 rewrite exact one_of_two(x: float[B, T], *, k: int) { topk(abs(abs(x)), k=k) => x }
 fn twice(x: float[B, T], *, k: int) -> (float[B, k], i64[B, k]) { v, i = topk(x, k=k) return v * 2.0, i }
