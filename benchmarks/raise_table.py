@@ -59,11 +59,16 @@ class Row:
         return [self.name, self.importer, found, str(norms), str(acts), difference, self.merged, "; ".join(self.left)]
 
 
+def model_path(architecture: Architecture, folder: Path) -> Path:
+    """Where the exported file goes."""
+    return folder / f"{architecture.name}.onnx"
+
+
 def export_onnx(architecture: Architecture, folder: Path, opset: int = 18) -> Path:
     """The model as ``torch.onnx.export`` writes it."""
     import torch
 
-    path = folder / f"{architecture.name}.onnx"
+    path = model_path(architecture, folder)
     program = torch.onnx.export(
         architecture.build(), (), kwargs=architecture.example(), dynamo=True, opset_version=opset, verbose=False,
         dynamic_shapes={n: dict(axes) for n, axes in architecture.axes.items()},
