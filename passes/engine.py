@@ -3,6 +3,8 @@
 A pass is a frozen dataclass. Its fields are its options, under the same names in a ``compile`` block, on the command
 line and in Python:
 
+    >>> from dataclasses import dataclass
+    >>> from tessera.passes.options import option
     >>> @dataclass(frozen=True)
     ... class Shrink(Pass):
     ...     '''Removes things.'''

@@ -6,7 +6,9 @@ A ``tess`` block is checked, ``tess error E0302`` must fail so, ``tess file=bloc
 
 from __future__ import annotations
 
+import doctest
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,6 +234,19 @@ def test_python_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.M
     # The example does not inherit this file's postponed annotations.
     code = compile(block.text, f"{block.page}:{block.line}", "exec", dont_inherit=True)
     exec(code, {"__name__": "example"})
+
+
+FOLDERS = ("backends", "cli", "frontends", "ir", "passes", "runtime", "specs")
+EXAMPLES = [
+    ".".join(("tessera", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for path in sorted([*ROOT.glob("*.py"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))])
+    if ">>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_in_docstrings_hold(module: str) -> None:
+    assert doctest.testmod(import_module(module)).failed == 0
 
 
 def test_the_table_of_systems_follows_the_files() -> None:
