@@ -24,18 +24,6 @@ def format_file(file: ast.File) -> str:
     return formatter.text()
 
 
-def format_expr(node: ast.Expr) -> str:
-    """An expression; more than one line if it does not fit on one."""
-    with deep_recursion():
-        return "\n".join(render(ExpressionFormatter(Comments()).expr(node)))
-
-
-def format_type(node: ast.TypeExpr) -> str:
-    """A type: ``float[B, T - 1]?``."""
-    with deep_recursion():
-        return "\n".join(render(ExpressionFormatter(Comments()).type(node)))
-
-
 class _Formatter(ExpressionFormatter):
     """Writes lines. ``_last`` is the source line of what was written last, to keep a blank line that follows it."""
 

@@ -10,13 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.frontends.source import ast
-from tessera.frontends.source.fmt import format_expr, format_file, format_type
+from tessera.frontends.source.fmt import format_file
+from tessera.frontends.source.fmt_expr import Comments, ExpressionFormatter
+from tessera.frontends.source.layout import render
 from tessera.frontends.source.lexer import RESERVED, tokenize, word_kinds
 from tessera.frontends.source.parser import parse, parse_expr, parse_type
 from tessera.frontends.source.tables import tables
 
 HERE = Path(__file__).parent
 EVERYTHING = (HERE / "everything.tess").read_text(encoding="utf-8")
+
+
+def format_expr(tree: ast.Expr) -> str:
+    return "\n".join(render(ExpressionFormatter(Comments()).expr(tree)))
+
+
+def format_type(tree: ast.TypeExpr) -> str:
+    return "\n".join(render(ExpressionFormatter(Comments()).type(tree)))
 
 
 def formatted(text: str) -> str:
