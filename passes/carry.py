@@ -131,10 +131,14 @@ class Carrier:
             out = builder.op(node.op, *parts, **node.attrs)
             self._take_over(value, out, stream, to)
             return out
-        if node is not None and node.op.qualified == "expand" and node.inputs[0] is not None:
+        if node is not None and node.op.qualified == "expand" and (row := self._row(node, stream)) is not None:
             # The same for all rows: one is enough to pick from.
-            row = node.inputs[0]
-            value = row if row.type.shape == (1, *value.type.shape[1:]) else value
+            out = self._at(row, stream, to, rank, builder)
+            if any(d == 1 != e for d, e in zip(row.type.shape[1:], value.type.shape[1:], strict=True)):
+                shape = tuple(e if d == 1 else d for d, e in zip(out.type.shape, value.type.shape, strict=True))
+                out = builder.op("expand", out, shape=tuple(map(plain, shape)))
+                self._take_over(value, out, stream, to)
+            return out
         places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
         batch = self.batch(value, stream, places[0][0])
         self._check_batch(value, stream, places[0][0], batch, rank)
@@ -149,6 +153,19 @@ class Carrier:
             out = flow.pick(out, axis + shift, index, batch == 0 or n > 0, builder)
         self._take_over(value, out, stream, to)
         return out
+
+    def _row(self, node: Node, stream: Stream) -> Value | None:
+        """What an ``expand`` repeats for each row, where that is all the places too."""
+        row, whole = node.inputs[0], node.output
+        if (
+            row is None
+            or row.type.rank != whole.type.rank
+            or row.type.shape[0] != 1
+            or whole.type.shape[0] != stream.batch_size
+        ):
+            return None
+        tokens = [axis for axis, s, _ in self.token_axes(whole) if s is stream]
+        return row if all(row.type.shape[axis] == whole.type.shape[axis] for axis in tokens) else None
 
     def _take_over(self, old: Value, new: Value, stream: Stream, stage: int) -> None:
         """``new`` is ``old`` at ``stage``, perhaps with other rows and more axes in front."""

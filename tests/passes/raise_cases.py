@@ -222,7 +222,7 @@ CASES: dict[str, Case] = {
     ),
     "attention of matrices, biased": Case(
         "scores_of_matrices_times scores_of_matrices_bias attention_from_softmax",
-        f"s = reshape({SCORES}, [B * 4, T, S])  c = reshape(expand(heads, [B, 4, T, S]), [B * 4, T, S])"
+        f"s = reshape({SCORES}, [B * 4, T, S])  c = -reshape(expand(heads, [B, 4, T, S]), [B * 4, T, S])"
         "  return softmax(reshape(s * 0.3 + c, [B, 4, T, S]) + bias, axis=-1) @ v", "attention", HEADS,
     ),
     "attention of divided matrices": Case(

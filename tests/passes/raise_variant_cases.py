@@ -50,6 +50,14 @@ VARIANTS: dict[str, Case] = {
         "softmax_of_moved attention_with_sinks",
         f"{SINKS}  return softmax(s - max(s, axis=-1, keepdims=true), axis=-1)[..., :-1] @ v", "attention", HEADS,
     ),
+    "scores of positions": Case(
+        "gather_of_matrices transpose_of_gathered matrices_divided sum_of_matrices scores_bias attention_from_softmax",
+        "i = expand(unsqueeze(abs(unsqueeze(iota(S), 0) - unsqueeze(iota(T), 1)), 0) % 8, [B * 4, T, S])"
+        "  j = expand(unsqueeze(abs(unsqueeze(iota(T), 0) - unsqueeze(iota(S), 1)), 0) % 8, [B * 4, S, T])"
+        "  c = gather(reshape(q * 0.5, [B * 4, T, 8]), i, axis=2) / 2.0"
+        "  d = transpose(gather(reshape(k * 0.5, [B * 4, S, 8]), j, axis=2), perm=[0, 2, 1]) / 2.0"
+        f"  return softmax({SCORES} * 0.4 + reshape(c + d, [B, 4, T, S]), axis=-1) @ v", "attention", HEADS,
+    ),
     "rope by halves": Case(
         "rope_from_halves_apart",
         "c = unsqueeze(cos(angle), 1)  s = unsqueeze(sin(angle), 1)  f = q[..., :4]  h = q[..., 4:]"

@@ -180,7 +180,9 @@ def cast(c: Call) -> Tensor:
     if fill is not None:
         number = short(np.array(fill).astype(dtype.numpy)[()])
         return Tensor(TensorType(dtype, c.shape()), fill=number, nonnegative=number >= 0)
-    return c.tensor_of(c.cast(_before_widening(c.x(), dtype), dtype), c.tensor(0).nonnegative or c.type().dtype == boolean)
+    return c.tensor_of(
+        c.cast(_before_widening(c.x(), dtype), dtype), c.tensor(0).nonnegative or c.type().dtype == boolean
+    )
 
 
 # What holds every number of a dtype.
@@ -211,7 +213,9 @@ def identity(c: Call) -> Result:
 def dropout(c: Call) -> list[Result | None]:
     mode = c.known(2) if c.has(2) else None
     if c.has(2) and (mode is None or bool(mode)):
-        c.refuse("dropout while training", help="export the model as it is used: `model.eval()` before `torch.onnx.export`")
+        c.refuse(
+            "dropout while training", help="export the model as it is used: `model.eval()` before `torch.onnx.export`"
+        )
     return [c.tensor(0), None]
 
 
@@ -243,18 +247,21 @@ def quotient(c: Call) -> Value:
 
 
 @imports("Clip")
-def clip(c: Call) -> Value:
+def clip(c: Call) -> Tensor:
     result = c.x()
     dtype = result.type.dtype
+    bounds: dict[str, float] = {}
     for index, name in ((1, "maximum"), (2, "minimum")):
         if c.has(index):
             known = c.known(index)
             if known is not None and known.size == 1 and known.dtype != object:
-                bound = c.scalar(known.reshape(()).item(), dtype)
+                bounds[name] = known.reshape(()).item()
+                bound = c.scalar(bounds[name], dtype)
             else:
                 bound = c.x(index)
             result = c.op(name, result, bound)
-    return result
+    below = bounds.get("maximum", -1.0) >= 0 and (not c.has(2) or bounds.get("minimum", -1.0) >= 0)
+    return c.tensor_of(result, nonnegative=below)
 
 
 # Activations ---------------------------------------------------------------------------------------------------------

@@ -32,6 +32,15 @@ def test_reserved_words_are_known() -> None:
     assert RESERVED <= WORDS
 
 
+@pytest.mark.parametrize(("low", "wraps"), [(0, False), (-2, True)])
+def test_indices_that_are_clipped_to_0_are_not_counted_from_the_end(low: int, wraps: bool, tmp_path: Path) -> None:
+    nodes = [node("Clip", "k low high", "j"), node("Gather", "x j", "y", axis=1)]
+    bounds = {"low": np.array(low, np.int64), "high": np.array(3, np.int64)}
+    inputs = {"x": ("f32", ["B", 4]), "k": ("i64", ["T"])}
+    imported = agree(model(nodes, inputs, ["y"], constants=bounds), tmp_path)
+    assert any(n.op.name == "where" for n in imported.module.graph.nodes()) == wraps
+
+
 # Functions -------------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +116,9 @@ def test_if_of_a_comparison_is_refused(tmp_path: Path) -> None:
     condition = [node("Shape", "x", "s", start=1, end=2), node("Less", "s four", "e"), node("Squeeze", "e", "c")]
     path = tmp_path / "m.onnx"
     onnx.save(model(branch(condition), X, ["y"], {"four": i(4)}), path)
-    with pytest.raises(Diagnostic, match=r"node `if_y` \(If\): its condition depends on the values of tensors") as found:
+    with pytest.raises(
+        Diagnostic, match=r"node `if_y` \(If\): its condition depends on the values of tensors"
+    ) as found:
         load(path)
     assert found.value.code == "E0760"
 
@@ -139,7 +150,9 @@ def test_loop_is_a_fold(tmp_path: Path) -> None:
     ],
     ids=["scan output", "count", "condition", "type"],
 )  # fmt: skip
-def test_loops_that_are_no_fold(body: list[onnx.NodeProto], outputs: list[str], count: bool, message: str, tmp_path: Path) -> None:
+def test_loops_that_are_no_fold(
+    body: list[onnx.NodeProto], outputs: list[str], count: bool, message: str, tmp_path: Path
+) -> None:
     constants = {"yes": np.array(True), **({"n": i(3)} if count else {})}
     inputs = {**X, **({} if count else {"n": ("i64", [])})}
     path = tmp_path / "m.onnx"
