@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -234,6 +235,26 @@ def test_python_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.M
     # The example does not inherit this file's postponed annotations.
     code = compile(block.text, f"{block.page}:{block.line}", "exec", dont_inherit=True)
     exec(code, {"__name__": "example"})
+
+
+def test_the_first_steps_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tessera.cli import main
+
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = page[page.index("## Thirty seconds") : page.index("## A model you already have")]
+    steps = [shlex.split(step, comments=True) for step in re.findall(r"^    \$ (.*)$", section, re.MULTILINE)]
+    monkeypatch.chdir(tmp_path)
+    program = re.search(r"```tess\n(.*?)```", section, re.DOTALL)
+    assert program is not None
+    Path("encoder.tess").write_text(program.group(1), encoding="utf-8")
+    for command, *arguments in steps:
+        if command == "python":
+            assert arguments[0] == "-c"
+            exec(arguments[1], {})
+        else:
+            assert (command, main(arguments)) == ("tessera", 0), arguments
+    assert Path("out.npz").exists()
+    assert len(steps) == 5
 
 
 FOLDERS = ("backends", "cli", "frontends", "ir", "passes", "runtime", "specs")
