@@ -17,7 +17,9 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @size_option
 @rounds_option
 @threads_option
-@click.option("--memory", is_flag=True, help="Also measure the largest memory, each in a process of its own (ONNX only).")
+@click.option(
+    "--memory", is_flag=True, help="Also measure the largest memory, each in a process of its own (ONNX only)."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="For the random inputs.")
 @json_option
 def bench(

@@ -26,7 +26,8 @@ def ops(name: str | None, as_json: bool) -> None:
 
     if name is None:
         rows = [
-            {"name": o.name, "family": o.family, "signature": show_signature(o.signature), "doc": o.doc} for o in OPS.values()
+            {"name": o.name, "family": o.family, "signature": show_signature(o.signature), "doc": o.doc}
+            for o in OPS.values()
         ]
         if as_json:
             print_json(rows)

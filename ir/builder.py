@@ -1,10 +1,10 @@
 """The one way to add nodes: types are inferred, attributes completed, names and constants shared.
 
-    >>> b = Builder(Graph("f"))
-    >>> x = b.input("x", TensorType.of("f32", ["B", 8]))
-    >>> y = b.op("exp", x)
-    >>> str(y.type)
-    'f32[B, 8]'
+>>> b = Builder(Graph("f"))
+>>> x = b.input("x", TensorType.of("f32", ["B", 8]))
+>>> y = b.op("exp", x)
+>>> str(y.type)
+'f32[B, 8]'
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ class Builder:
     # Leaves ------------------------------------------------------------------------------------------------------
 
     def input(
-        self, name: str, type: TensorType, role: str = "input", init: Initializer | None = None, span: Span | None = None
+        self,
+        name: str,
+        type: TensorType,
+        role: str = "input",
+        init: Initializer | None = None,
+        span: Span | None = None,
     ) -> Input:
         return self.graph.add_input(Input(type, name, role, init, span))
 
@@ -60,9 +65,7 @@ class Builder:
                 span,
                 help="give one of the layers a scope of its own: `linear(…) as name`",
             )
-        return self.graph.add_param(
-            Parameter(type, full_name, init or Initializer("zeros"), trainable, span)
-        )
+        return self.graph.add_param(Parameter(type, full_name, init or Initializer("zeros"), trainable, span))
 
     def constant(self, value: float | int | bool, dtype: DType) -> Value:
         """A scalar; equal scalars share one node. Raises E0405 for a number that the dtype does not have, 0.5 as i64."""

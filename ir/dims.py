@@ -338,7 +338,9 @@ def _extremum(fn: str, args: Iterable[DimLike]) -> Dim:
     kept = sorted(flat, key=lambda d: (d.value is None, d.weight, d.key))
     for arg in list(kept)[::-1]:
         others = [other for other in kept if other is not arg]
-        loses = (lambda a, b: prove_ge(a, b, ANY_INTEGER)) if fn == "min" else (lambda a, b: prove_ge(b, a, ANY_INTEGER))
+        loses = (
+            (lambda a, b: prove_ge(a, b, ANY_INTEGER)) if fn == "min" else (lambda a, b: prove_ge(b, a, ANY_INTEGER))
+        )
         if any(loses(arg, other) for other in others):
             kept = others
     return kept[0] if len(kept) == 1 else _call(fn, tuple(kept))

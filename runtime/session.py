@@ -156,9 +156,7 @@ class Session:
             for axis, (dim, size) in enumerate(zip(shape, shapes[name], strict=True)):
                 if dim.symbols <= sizes.keys() and dim.evaluate(sizes) != size:
                     wanted = str(dim) if dim.value is not None else f"{dim} = {dim.evaluate(sizes)}"
-                    notes = [
-                        Note(f"{s} is {sizes[s]}, from {solved[s]}") for s in sorted(dim.symbols & solved.keys())
-                    ]
+                    notes = [Note(f"{s} is {sizes[s]}, from {solved[s]}") for s in sorted(dim.symbols & solved.keys())]
                     message = f"axis {axis} of `{name}` must be {wanted}, but is {size}: {list(shapes[name])}"
                     raise Diagnostic("E0902", message, notes=notes)
         return sizes

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 QUICK = {("vit", "torch"), ("bert", "onnx")}
 ROWS = [
-    pytest.param(name, importer, id=f"{name}-{importer}", marks=() if (name, importer) in QUICK else pytest.mark.extended)
+    pytest.param(
+        name, importer, id=f"{name}-{importer}", marks=() if (name, importer) in QUICK else pytest.mark.extended
+    )
     for name in ARCHITECTURES
     for importer in IMPORTERS
 ]

@@ -14,7 +14,7 @@ CODES = {
         "two dimensions should be equal, and are not",
         "A name such as B is bound by the first operand that shows it; every other place must then have the same size. Two\n"
         "different symbols are different sizes, even if they happen to be equal at run time. The notes say where each was bound.\n"
-        "    einsum(\"b t d, o d -> b t o\", x, w)    # wrong, when x is [B, T, 8] and w is [4, 9]: d is 8 and 9\n"
+        '    einsum("b t d, o d -> b t o", x, w)    # wrong, when x is [B, T, 8] and w is [4, 9]: d is 8 and 9\n'
         "    param w: float[4, 8]                   # right",
     ),
     "E0303": Code(
@@ -48,8 +48,8 @@ CODES = {
         "the elements do not fit the new shape",
         "Reshaping and rearranging keep every element: the sizes must multiply to the same number, for every size that a symbol\n"
         "may have.\n"
-        "    rearrange(x, \"b t (h k) -> b h t k\", h=3)    # wrong, when the axis is 10\n"
-        "    rearrange(x, \"b t (h k) -> b h t k\", h=5)    # right: h is 5 and k is 2",
+        '    rearrange(x, "b t (h k) -> b h t k", h=3)    # wrong, when the axis is 10\n'
+        '    rearrange(x, "b t (h k) -> b h t k", h=5)    # right: h is 5 and k is 2',
     ),
     "E0308": Code(
         "a loop's body does not fit what it carries",

@@ -14,7 +14,7 @@ CODES = {
         "a static value is of the wrong kind",
         "Static parameters have the kinds int, real, bool, str, list, fn and dtype; static arithmetic works on numbers. A\n"
         "dimension is an int, which may be known only at run time: then it can size an axis, but not a real.\n"
-        "    linear(x, out=\"8\")                # wrong\n"
+        '    linear(x, out="8")                # wrong\n'
         "    linear(x, out=8)                  # right",
     ),
     "E0403": Code(
@@ -33,8 +33,8 @@ CODES = {
         "a static value does not say anything",
         "The value has the right kind, but no meaning here: a pattern that names an axis twice, a ragged list, a stride of 0, a\n"
         "shape with a word in it, an unknown initialiser.\n"
-        "    rearrange(x, \"b t d -> b d\")      # wrong: where does t go?\n"
-        "    rearrange(x, \"b t d -> b d t\")    # right",
+        '    rearrange(x, "b t d -> b d")      # wrong: where does t go?\n'
+        '    rearrange(x, "b t d -> b d t")    # right',
     ),
     "E0406": Code(
         "an argument is given twice",

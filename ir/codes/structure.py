@@ -5,7 +5,7 @@ from . import Code
 CODES = {
     "E0501": Code(
         "a requirement does not hold",
-        "`require condition, \"message\"` states what must hold. It is proved while compiling where that is possible, and\n"
+        '`require condition, "message"` states what must hold. It is proved while compiling where that is possible, and\n'
         "checked when the sizes are known where it is not. Here it is known not to hold; the message says what was asked.",
     ),
     "E0502": Code(

@@ -31,10 +31,14 @@ def _einsum_dims(types: list[TensorType], attrs: Attrs, span: Span | None) -> tu
     sizes: dict[str, Dim] = {}
     for i, (term, type) in enumerate(zip(terms, types, strict=True)):
         if len(term) != type.rank:
-            raise fail("E0301", f"operand {i} of einsum `{equation}` names {len(term)} axes, but has {type.rank}: {type}", span)
+            raise fail(
+                "E0301", f"operand {i} of einsum `{equation}` names {len(term)} axes, but has {type.rank}: {type}", span
+            )
         for name, dim in zip(term, type.shape, strict=True):
             if sizes.setdefault(name, dim) != dim:
-                raise fail("E0302", f"axis `{name}` of einsum `{equation}` is {sizes[name]} and {dim} (operand {i})", span)
+                raise fail(
+                    "E0302", f"axis `{name}` of einsum `{equation}` is {sizes[name]} and {dim} (operand {i})", span
+                )
     if len(set(out)) != len(out):
         raise fail("E0405", f"einsum `{equation}`: an axis occurs twice in the result", span)
     for name in out:
@@ -102,7 +106,11 @@ def _conv_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     x, w = types
     spatial = w.rank - 2
     if x.rank != w.rank or spatial < 1:
-        raise fail("E0301", f"conv needs x [B, C, spatial…] and weight [O, C / groups, spatial…] of one rank, not {x} and {w}", span)
+        raise fail(
+            "E0301",
+            f"conv needs x [B, C, spatial…] and weight [O, C / groups, spatial…] of one rank, not {x} and {w}",
+            span,
+        )
     if spatial > 3:
         raise fail("E0301", f"conv: at most 3 spatial axes, but the weight {w} has {spatial}", span)
     for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
@@ -118,13 +126,21 @@ def _conv_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     if not isinstance(groups, int) or groups < 1 or (w.shape[0] % groups) != 0:
         raise fail("E0405", f"conv: groups = {groups} does not divide the {w.shape[0]} output channels", span)
     if x.shape[1] != w.shape[1] * groups:
-        raise fail("E0302", f"conv: x has {x.shape[1]} channels, but the weight takes {w.shape[1]} in each of {groups} group(s)", span)
+        raise fail(
+            "E0302",
+            f"conv: x has {x.shape[1]} channels, but the weight takes {w.shape[1]} in each of {groups} group(s)",
+            span,
+        )
     shape: list[Dim] = [x.shape[0], w.shape[0]]
     for i in range(spatial):
         reach = (w.shape[2 + i] - 1) * attrs["dilation"][i] + 1
         room = x.shape[2 + i] + attrs["padding"][i] * 2 - reach
         if prove_ge(-1, room):
-            raise fail("E0306", f"conv: the kernel reaches over {reach} elements of axis {2 + i} of {x}, padding included", span)
+            raise fail(
+                "E0306",
+                f"conv: the kernel reaches over {reach} elements of axis {2 + i} of {x}, padding included",
+                span,
+            )
         shape.append(room // attrs["stride"][i] + 1)
     return [TensorType(x.dtype, tuple(shape))]
 

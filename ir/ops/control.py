@@ -18,7 +18,11 @@ def _fold_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     body: Graph = attrs["body"]
     carried = types[: attrs["carried"]]
     if [v.type for v in body.inputs[1:]] != types:
-        raise fail("E0308", f"fold: the body takes {_shown(v.type for v in body.inputs[1:])}, but is given {_shown(types)}", span)
+        raise fail(
+            "E0308",
+            f"fold: the body takes {_shown(v.type for v in body.inputs[1:])}, but is given {_shown(types)}",
+            span,
+        )
     for i, (value, type) in enumerate(zip(body.outputs, carried, strict=True)):
         if value.type != type:
             raise fail("E0308", f"fold: the carried value `{body.inputs[1 + i].name}` starts as {type} but becomes {value.type}", span,
@@ -42,13 +46,23 @@ def _scan_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     slices = []
     for type in scanned:
         if type.rank <= axis or type.shape[axis] != scanned[0].shape[axis]:
-            raise fail("E0302", f"scan: axis {axis} of {type} must be {scanned[0].shape[axis]}, as of the first tensor", span)
+            raise fail(
+                "E0302", f"scan: axis {axis} of {type} must be {scanned[0].shape[axis]}, as of the first tensor", span
+            )
         slices.append(TensorType(type.dtype, type.shape[:axis] + type.shape[axis + 1 :]))
     wanted = [*slices, *slices, *types[len(scanned) :]]
     if [v.type for v in body.inputs] != wanted:
-        raise fail("E0308", f"scan: the function takes {_shown(v.type for v in body.inputs)}, but is given {_shown(wanted)}", span)
+        raise fail(
+            "E0308",
+            f"scan: the function takes {_shown(v.type for v in body.inputs)}, but is given {_shown(wanted)}",
+            span,
+        )
     if [v.type for v in body.outputs] != slices:
-        raise fail("E0308", f"scan: the function must return {_shown(slices)}, but returns {_shown(v.type for v in body.outputs)}", span)
+        raise fail(
+            "E0308",
+            f"scan: the function must return {_shown(slices)}, but returns {_shown(v.type for v in body.outputs)}",
+            span,
+        )
     return list(scanned)
 
 

@@ -22,7 +22,9 @@ def _gather_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> li
                    "to pick whole rows use `take`")  # fmt: skip
     for i, (a, b) in enumerate(zip(x.shape, index.shape, strict=True)):
         if i != axis and a != b:
-            raise fail("E0302", f"gather: axis {i} of x is {a}, but of index {b}; they may differ only at axis {axis}", span)
+            raise fail(
+                "E0302", f"gather: axis {i} of x is {a}, but of index {b}; they may differ only at axis {axis}", span
+            )
     return [TensorType(x.dtype, index.shape)]
 
 
@@ -205,4 +207,3 @@ define("linear_recurrence(a: float[...], b: float[...], *, axis: int) -> float[.
        "`h[t] = a[t] * h[t - 1] + b[t]` along one axis, from 0.", family="scan", rule=_along_rule,
        samples=_recurrence_samples,
        bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["B", 4])), {"axis": 1}, "E0302"),))  # fmt: skip
-

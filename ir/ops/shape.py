@@ -163,7 +163,9 @@ def rearrange_plan(x: TensorType, attrs: Attrs, span: Span | None = None) -> tup
     left, right = parsed
     for name, size in attrs["axes"]:
         if isinstance(size, bool) or not isinstance(size, (int, Dim)) or prove_ge(0, size):
-            raise fail("E0405", f"rearrange `{pattern}`: the size of `{name}` must be a positive integer, but is {size}", span)
+            raise fail(
+                "E0405", f"rearrange `{pattern}`: the size of `{name}` must be a positive integer, but is {size}", span
+            )
     if len(left) != x.rank:
         raise fail("E0301", f"rearrange `{pattern}` names {len(left)} axes, but x has {x.rank}: {x}", span)
     sizes = {name: as_dim(size) for name, size in attrs["axes"]}
@@ -180,7 +182,9 @@ def rearrange_plan(x: TensorType, attrs: Attrs, span: Span | None = None) -> tup
             sizes[missing[0]] = dim // known
             known = known * sizes[missing[0]]
         if known != dim:
-            raise fail("E0307", f"rearrange `{pattern}`: {' '.join(group) or '1'} makes {known}, but the axis is {dim}", span)
+            raise fail(
+                "E0307", f"rearrange `{pattern}`: {' '.join(group) or '1'} makes {known}, but the axis is {dim}", span
+            )
     order = [name for group in left for name in group]
     split = [sizes[name] for name in order]
     permutation = [order.index(name) for group in right for name in group]
@@ -272,7 +276,11 @@ def _concat_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> li
             raise fail("E0301", f"concat: tensor {i} is {type}, but the first is {first}", span)
         for a, (d, e) in enumerate(zip(type.shape, first.shape, strict=True)):
             if a != axis and d != e:
-                raise fail("E0302", f"concat: axis {a} of tensor {i} is {d}, but of the first {e}; only axis {axis} may differ", span)
+                raise fail(
+                    "E0302",
+                    f"concat: axis {a} of tensor {i} is {d}, but of the first {e}; only axis {axis} may differ",
+                    span,
+                )
         total = total + type.shape[axis]
     return [TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]
 

@@ -35,6 +35,7 @@ def test_files_beside_come_along(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_text("old")
+
     def fail() -> None:
         with written_aside(target) as aside:
             aside.write_text("half")
