@@ -78,6 +78,12 @@ def test_every_explained_code_is_raised() -> None:
     assert all_codes().keys() - raised() == set()
 
 
+def test_every_explained_code_is_provoked_by_a_test() -> None:
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != "test_diagnostics.py"]
+    texts = [path.read_text(encoding="utf-8") for path in [*tests, *(ROOT / "tests" / "errors").rglob("*.txt")]]
+    assert all_codes().keys() - set(re.findall(r"E\d{4}", "\n".join(texts))) == set()
+
+
 def test_no_code_is_explained_twice() -> None:
     from importlib import import_module
     from pkgutil import iter_modules
