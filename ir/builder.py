@@ -51,6 +51,7 @@ class Builder:
         init: Initializer | None = None,
         span: Span | None = None,
     ) -> Input:
+        """Declare an input; ``role`` is ``input``, ``state`` or ``random``, of which the last two have an ``init``."""
         return self.graph.add_input(Input(type, name, role, init, span))
 
     def param(

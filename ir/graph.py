@@ -112,6 +112,7 @@ class Require:
     span: Span | None = field(default=None, compare=False)
 
     def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether it holds at these sizes. Raises KeyError for a symbol without one."""
         a, b = self.left.evaluate(sizes), self.right.evaluate(sizes)
         return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b, "==": a == b, "!=": a != b}[self.op]
 
@@ -137,11 +138,13 @@ class Node:
             self.add_input(value)
 
     def add_input(self, value: Value | None) -> None:
+        """Read one value more; None stands for an optional operand that is not passed."""
         if value is not None:
             value.uses[(self, len(self.inputs))] = None
         self.inputs.append(value)
 
     def set_input(self, index: int, value: Value | None) -> None:
+        """Read another value at one place."""
         old = self.inputs[index]
         if old is not None:
             old.uses.pop((self, index), None)
@@ -150,6 +153,7 @@ class Node:
             value.uses[(self, index)] = None
 
     def clear_inputs(self) -> None:
+        """Read nothing any more."""
         for i in range(len(self.inputs)):
             self.set_input(i, None)
         self.inputs.clear()
@@ -215,6 +219,7 @@ class Graph:
 
     @property
     def outputs(self) -> list[Value]:
+        """The values that it returns, in the order of ``output_info``."""
         return [v for v in self._end.inputs if v is not None]
 
     @property
@@ -248,18 +253,22 @@ class Graph:
     # Building ----------------------------------------------------------------------------------------------------
 
     def add_input(self, value: Input) -> Input:
+        """Append an input, and return it."""
         self.inputs.append(value)
         return value
 
     def add_param(self, param: Parameter) -> Parameter:
+        """Add a parameter under its full name, and return it."""
         self.params[param.full_name] = param
         return param
 
     def add_output(self, value: Value, name: str, role: str = "output") -> None:
+        """Return one value more; ``role`` is ``output``, ``tap`` or ``state``."""
         self.output_info.append(Output(name, role))
         self._end.add_input(value)
 
     def set_outputs(self, values: Iterable[Value], info: Iterable[Output]) -> None:
+        """Return these values, under these names, in the place of all that were returned."""
         chosen = list(values)
         self._end.clear_inputs()
         for value in chosen:
@@ -267,6 +276,7 @@ class Graph:
         self.output_info = list(info)
 
     def append(self, node: Node) -> Node:
+        """Insert a node at the end, and return it."""
         return self.insert_after(self._last, node)
 
     def insert_after(self, anchor: Node | None, node: Node) -> Node:

@@ -47,6 +47,7 @@ class RecordPattern:
     dims: tuple[Dim, ...]
 
     def fields(self) -> list[tuple[str, Pattern]]:
+        """Name and type of each tensor field, with the dimensions given here."""
         values = dict(zip(self.record.dims, self.dims, strict=True))
         return [
             (name, Pattern(p.dtype, tuple(d if d is ... else d.subs(values) for d in p.shape)))
@@ -150,6 +151,7 @@ class Signature:
     results: tuple[Result, ...]
 
     def static(self, name: str) -> Static | None:
+        """The static parameter of that name."""
         return next((s for s in self.statics if s.name == name), None)
 
     def leaves(self, count: int | None = None) -> list[tuple[str, Pattern, bool]]:
