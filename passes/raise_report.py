@@ -23,6 +23,10 @@ _SUSPECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sqrt": ("norm", ("divided_by_sqrt", "rsqrt_from_sqrt")),
     "erf": ("gelu", ("gelu_half_first", "gelu_half_last", "gelu_half_inside_divided")),
 }
+_PRODUCTS = frozenset({"matmul", "einsum", "std.raise_scores.scores"})
+_MOVES = frozenset(
+    {"reshape", "rearrange", "transpose", "expand", "squeeze", "unsqueeze", "slice", "concat", "gather", "max"}
+)
 _ATTENTION = ("attention_from_softmax", "attention_from_guarded", "attention_from_einsum", "attention_of_one_head")
 
 
@@ -58,8 +62,22 @@ def _softmax(node: Node, rules: dict[str, Rule]) -> str:
     below = [n for n in _below(node) if n.op.qualified in ("matmul", "einsum")]
     if not below:
         return "nothing is multiplied with this softmax"
+    if not _of_product(node):
+        return "this softmax is taken of something else than products of queries and keys"
     miss = _nearest(iter(below), [rules[name] for name in _ATTENTION])
     return f"this softmax belongs to none: {_told(miss)}"
+
+
+def _of_product(node: Node) -> bool:
+    """Whether a softmax is taken of a product, to which other things were done element by element, or that was moved."""
+    ring, seen = [node], {node}
+    while ring:
+        ring = [v.node for n in ring for v in n.inputs if v is not None and v.node is not None and v.node not in seen]
+        seen.update(ring)
+        if any(n.op.qualified in _PRODUCTS for n in ring):
+            return True
+        ring = [n for n in ring if n.op.family == "elementwise" or n.op.qualified in _MOVES]
+    return False
 
 
 def _of_mean(node: Node) -> bool:

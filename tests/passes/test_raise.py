@@ -127,6 +127,8 @@ def test_what_is_left_is_told_with_its_reason() -> None:
     assert "where this is `abs`" in report.notes[0]
     _, report = apply(program("return softmax(q, axis=-1)"), RAISE)
     assert "nothing is multiplied with this softmax" in report.notes[0]
+    _, report = apply(program("return softmax(x, axis=-1) @ m", "f32[B, T, 8]"), RAISE)
+    assert "taken of something else than products of queries and keys" in report.notes[0]
 
 
 def test_roots_of_other_things_are_no_norms() -> None:
