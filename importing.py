@@ -55,7 +55,7 @@ def read_model(
     Args:
         name: the file, folder, or name of a shipped model.
         model, params, dtype: as for ``load``; only for specs and folders.
-        weights: safetensors files, for a spec.
+        weights: safetensors files, for a spec, or for arguments of MLIR text.
 
     Raises:
         Diagnostic: E0001 no such file, E0930 of another kind, and what the importer finds wrong.
@@ -67,9 +67,9 @@ def read_model(
     if suffix in (".onnx", ".mlir"):
         if not os.path.isfile(path):
             raise Diagnostic("E0001", f"there is no file `{path}`")
-        if model is not None or params or weights:
+        if model is not None or params or (weights and suffix == ".onnx"):
             raise Diagnostic("E0011", f"`{path.name}` has no static parameters, and brings its own weights")
-        return _onnx(path) if suffix == ".onnx" else _mlir(path)
+        return _onnx(path) if suffix == ".onnx" else _mlir(path, weights)
     if os.path.isdir(path):
         from .frontends import huggingface
 
@@ -95,15 +95,27 @@ def _onnx(path: Path) -> Source:
     return Source(found.module, "ONNX file", found.weights, list(found.notes), path, True, beside=path.parent)
 
 
-def _mlir(path: Path) -> Source:
+def _mlir(path: Path, weights: Sequence[str] | None) -> Source:
+    """Text with weights in it; or beside it, where Tessera wrote it; or in files, under the names of arguments."""
     from .frontends import torch
+    from .mlir_target import has_program, read_mlir, read_text
+    from .runtime.weights import open_weights
 
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise Diagnostic("E0930", f"`{path}` is not MLIR text", help="bytecode: print it as text first") from None
-    found = torch.load_mlir(text)
-    return Source(found.module, "torch MLIR", found.weights, list(found.notes), None, True, beside=path.parent)
+    if not weights and has_program(path):
+        module, bound, _ = read_mlir(path)
+        return Source(module, "torch MLIR", bound, raising=True, beside=path.parent)
+    given = open_weights(weights) if weights else {}
+    found = torch.load_mlir(read_text(path), weights=given)
+    notes = list(found.notes)
+    left = sum(name not in found.module.graph.params for name in given)
+    if given and left == len(given):
+        raise Diagnostic(
+            "E0606", f"none of the {left} tensors has the name of an argument of `{path.name}`",
+            help="as in `func.func @main(%x: …, %head.weight: …)`; a weight is an argument of its own name",
+        )  # fmt: skip
+    if left:
+        notes.append(f"{left} of {len(given)} tensors are no arguments of `{path.name}`, and are left out")
+    return Source(found.module, "torch MLIR", found.weights, notes, None, True, beside=path.parent)
 
 
 def _pickle(path: Path) -> Diagnostic:

@@ -12,6 +12,8 @@ from .runtime.artifact import Artifact, CompileReport, TorchRunner
 
 # What of the metadata is worth a comment in front of the text; the rest is in the weights' file.
 _SHOWN = ("tessera.version", "tessera.model", "tessera.weights")
+# What a text begins with that has its weights beside it.
+_HEAD = b"// tessera."
 
 
 def weights_path(path: Path) -> Path:
@@ -47,14 +49,35 @@ class MlirRunner(TorchRunner):
         return all(r.holds(values) for r in requirements(self.module.graph))
 
 
-def open_mlir(path: Path) -> MlirRunner:
-    """A saved file, ready to run.
+def has_program(path: Path) -> bool:
+    """Whether Tessera wrote a file of MLIR, and says beside it what its arguments are.
 
     Raises:
-        Diagnostic: E0001 without the weights' file, E0785 without torch-mlir, E0784 for a text that is none.
+        Diagnostic: E0001 when the file says so, but there is none beside it.
+    """
+    from .runtime.torch_file import SOURCE, read_metadata
+
+    beside = weights_path(path)
+    if beside.is_file():
+        return SOURCE in read_metadata(beside)
+    with open(path, "rb") as file:
+        if file.read(len(_HEAD)) == _HEAD:
+            raise Diagnostic(
+                "E0001",
+                f"there is no file `{beside}`",
+                help=f"it was written with `{path.name}`, and holds its weights",
+            )
+    return False
+
+
+def read_mlir(path: Path) -> tuple[Module, dict[str, Any], dict[str, str]]:
+    """A file that `build_mlir` wrote, and the weights beside it: the program of the text, its parameters, the metadata.
+
+    Raises:
+        Diagnostic: E0001 without the weights' file, E0014 when the two do not belong together, E0785 without torch-mlir,
+            E0784 for a text that is none.
     """
     from .backends import mlir
-    from .backends import torch as backend
     from .frontends import source
     from .frontends.torch import load_mlir
     from .runtime.torch_file import SOURCE, read_metadata
@@ -65,13 +88,38 @@ def open_mlir(path: Path) -> MlirRunner:
     program = source.loads(metadata[SOURCE], f"{beside.name}:source")
     bound = bind(program.graph, open_weights(beside))
     names = mlir.argument_names(program)
-    found = load_mlir(path.read_text("utf-8"), name=program.name, names=names, weights=dict(bound)).module
-    if len(found.graph.inputs) != len(program.graph.inputs) or len(found.graph.outputs) != len(program.graph.outputs):
+    found = load_mlir(read_text(path), name=program.name, names=names, weights=dict(bound)).module
+    inputs = [[v.name for v in graph.inputs] for graph in (found.graph, program.graph)]
+    if inputs[0] != inputs[1] or len(found.graph.outputs) != len(program.graph.outputs):
         raise Diagnostic("E0014", f"`{path.name}` and `{beside.name}` are not of one program")
     for value, original in zip(found.graph.inputs, program.graph.inputs, strict=True):
-        value.name, value.role, value.init = original.name, original.role, original.init
+        value.role, value.init = original.role, original.init
     found.graph.set_outputs(found.graph.outputs, program.graph.output_info)
-    return MlirRunner(found, backend.build(found, {n: bound[n] for n in found.graph.params}), metadata)
+    return found, {n: bound[n] for n in found.graph.params}, metadata
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of MLIR. Raises Diagnostic E0930 for bytes that are no text."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise Diagnostic("E0930", f"`{path}` is not MLIR text", help="bytecode: print it as text first") from None
+
+
+def open_mlir(path: Path) -> MlirRunner:
+    """A file of MLIR, ready to run: one that Tessera wrote, or one that has its weights in it.
+
+    Raises:
+        Diagnostic: what :func:`has_program` and :func:`read_mlir` raise, and what the importer finds wrong.
+    """
+    from .backends import torch as backend
+    from .frontends.torch import load_mlir
+
+    if has_program(path):
+        module, bound, metadata = read_mlir(path)
+        return MlirRunner(module, backend.build(module, bound), metadata)
+    found = load_mlir(read_text(path))
+    return MlirRunner(found.module, backend.build(found.module, found.weights), {})
 
 
 def compare_mlir(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:

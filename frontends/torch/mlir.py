@@ -119,12 +119,15 @@ class _Walk:
                     "E0782", f"the argument `{name}` is {argument.type}, not a tensor of a known rank and dtype"
                 )
             dtype, sizes = type
-            shape = [self._size(size, axis, len(sizes), shapes.get(argument), index) for axis, size in enumerate(sizes)]
-            tensor = TensorType(dtype, tuple(shape))
             if name in self.given:
-                self.env[argument] = self._param(name, tensor, self.given[name])
-            else:
-                self.env[argument] = self.importing.builder.input(next(plain), tensor)
+                known = self.given[name].shape
+                if len(known) != len(sizes):
+                    raise Diagnostic("E0606", f"`{name}` has {len(known)} axes, but the argument is {argument.type}")
+                shape = [as_dim(a if b is None else b) for a, b in zip(known, sizes, strict=True)]
+                self.env[argument] = self._param(name, TensorType(dtype, tuple(shape)), self.given[name])
+                continue
+            shape = [self._size(size, axis, len(sizes), shapes.get(argument), index) for axis, size in enumerate(sizes)]
+            self.env[argument] = self.importing.builder.input(next(plain), TensorType(dtype, tuple(shape)))
 
     def _size(self, size: int | None, axis: int, rank: int, bound: Any, index: int) -> Dim:
         if size is not None:
