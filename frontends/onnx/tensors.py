@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # TensorProto.DataType by number; those without a counterpart only by name, for messages.
 DTYPES: dict[int, DType] = {1: f32, 2: u8, 3: i8, 5: i16, 6: i32, 7: i64, 9: boolean, 10: f16, 11: f64, 16: bf16}
+# The field of a tensor that holds the elements of a dtype where they are not raw bytes; `int32_data` of all others.
+_TYPED = {f32: "float_data", f64: "double_data", i64: "int64_data"}
 _OTHERS = {
     0: "undefined", 4: "uint16", 8: "string", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
     17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4",
@@ -98,8 +100,7 @@ class Store:
         if proto.HasField("raw_data"):
             _enough(shown, dtype, shape, len(proto.raw_data), needed)
         else:
-            count = max(len(proto.float_data), len(proto.int32_data), len(proto.int64_data), len(proto.double_data))
-            _enough(shown, dtype, shape, count * dtype.size, needed)
+            _enough(shown, dtype, shape, len(getattr(proto, _TYPED.get(dtype, "int32_data"))) * dtype.size, needed)
         return Weight(proto.name, dtype, shape, lambda: _decode(proto, dtype, shape, shown))
 
     def _external(self, proto: Any, shown: str, needed: int) -> tuple[Mapped, int]:

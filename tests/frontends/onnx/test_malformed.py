@@ -77,6 +77,15 @@ def claim(proto: onnx.ModelProto) -> None:
     proto.graph.initializer[0].dims.extend([1 << 14, 1 << 15])
 
 
+def misplaced(proto: onnx.ModelProto) -> None:
+    """As many elements as there should be, but in the field of another dtype."""
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_type = TensorProto.INT64
+    tensor.dims[:] = [3]
+    tensor.int32_data.extend([1, 2, 3])
+
+
 def simple(*nodes: onnx.NodeProto, **inputs: tuple[str, list[int | str | None]]) -> Write:
     return changed(lambda proto: None, lambda: model(nodes, inputs or X, ["y"]))
 
@@ -169,6 +178,7 @@ TABLE: dict[str, tuple[Write, str, str]] = {
     "negative sizes": (changed(lambda p: p.graph.initializer[0].dims.__setitem__(0, -4)), "E0755", "negative size"),
     "too few numbers": (changed(lambda p: p.graph.initializer.append(TensorProto(name="v", data_type=1, dims=[3], float_data=[1.0]))),
                         "E0755", r"f32\[3\], 12 bytes, but the file holds 4"),
+    "data of another type": (changed(misplaced), "E0755", "but the file holds 0 for it"),
     "no data": (changed(lambda p: p.graph.initializer[0].ClearField("raw_data")), "E0755", "holds 0"),
     # External data
     "data in ..": (external("../w.bin"), "E0756", "outside of the model's folder"),
