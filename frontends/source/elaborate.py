@@ -18,7 +18,7 @@ from . import ast
 from .builtin import STATIC_FUNCTIONS
 from .calls import Calls, same_size
 from .cycles import check_acyclic, recursion
-from .evaluate import decide
+from .evaluate import decide, size_of
 from .frame import Frame
 from .gather import gather
 from .given import given_value
@@ -321,7 +321,7 @@ class Elaborator:
                 for dim in dims:
                     for name in dim.symbols - bound.dims.keys():
                         bound.dims[name] = sym(name)
-                shape = tuple(d.subs(bound.dims) for d in dims)
+                shape = tuple(size_of(d.subs(bound.dims), param.span) for d in dims)
                 operands.append(builder.input(leaf.replace(".", "_"), TensorType(dtype, shape), span=param.span))
         bound.given = frozenset(o.name for o in signature.operands if not o.optional)
         return bound, operands

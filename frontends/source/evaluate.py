@@ -193,8 +193,15 @@ class Evaluator:
             raise Diagnostic("E0402", f"`{left} {e.op} {right}` is out of range", e.span)
         return known(result) if isinstance(result, Dim) else result
 
+    def _one(self, expr: ast.Expr) -> Any:
+        """The value of an expression that is taken apart further."""
+        value = self.eval(expr)
+        if isinstance(value, Multi):
+            raise Diagnostic("E0404", f"{describe(value)} have no parts", expr.span, help="name them first: `a, b = …`")
+        return value
+
     def _attribute(self, e: ast.Attribute) -> Any:
-        value = self.eval(e.value)
+        value = self._one(e.value)
         if isinstance(value, Bundle):
             if e.name in value.fields:
                 return value.fields[e.name]
@@ -245,7 +252,7 @@ class Evaluator:
         return self.elaborator.calls.call(self.frame, call, scope=scope)
 
     def _index(self, e: ast.Index) -> Any:
-        value = self.eval(e.value)
+        value = self._one(e.value)
         if isinstance(value, tuple):
             return self._list_index(e, value)
         if not is_tensor(value):
@@ -335,11 +342,18 @@ class Evaluator:
                         help=did_you_mean(name, [n for n, v in self.env.items() if isinstance(v, (int, Dim))]),
                     )  # fmt: skip
                 values[name] = as_dim(value)
-            shape.append(dim.subs(values))
+            shape.append(size_of(dim.subs(values), span))
         dtype = pattern.dtype if isinstance(pattern.dtype, DType) else self.dtypes.get(pattern.dtype)
         if dtype is None:
             dtype = self.elaborator.dtype if pattern.dtype in ("float", "num", "any") else DTYPES["i64"]
         return TensorType(dtype, tuple(shape))
+
+
+def size_of(dim: Dim, span: Span | None) -> Dim:
+    """A dimension of a declared type. Raises E0306 when it is known to be negative."""
+    if dim.value is not None and dim.value < 0:
+        raise Diagnostic("E0306", f"a dimension of this type is {dim}, but must not be negative", span)
+    return dim
 
 
 def join(scope: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from ...ir.builder import Builder
@@ -38,7 +39,12 @@ class Frame(Evaluator):
 
     def run(self, body: list[ast.Stmt]) -> bool:
         """Execute statements; True when a ``return`` was reached (its values are in ``result``)."""
-        return any(self._DO[type(statement)](self, statement) for statement in body)
+        for statement, following in zip_longest(body, body[1:]):
+            if self._DO[type(statement)](self, statement):
+                if isinstance(statement, ast.ReturnStmt) and following is not None:
+                    raise Diagnostic("E0504", "nothing after a `return` is ever reached", following.span)
+                return True
+        return False
 
     def _assign(self, s: ast.Assign) -> None:
         value = self.eval(s.value)

@@ -82,7 +82,7 @@ class Signatures:
                     "E0402", f"`{param.name}` stands after `*`, so its type must be static, not `{param.type.name}[…]`",
                     param.span, help="static types are int, real, bool, str, list, fn, dtype; tensors stand before `*`",
                 )  # fmt: skip
-            default = REQUIRED if param.default is None else self._default(unit, param.default, param.type.name)
+            default = REQUIRED if param.default is None else self._default(unit, node.name, param)
             statics.append(Static(param.name, param.type.name, default, param.type.optional))
         results = []
         for result in node.results:
@@ -131,17 +131,19 @@ class Signatures:
             raise Diagnostic("E0310", "a dimension is an integer expression", expr.span)
         return as_dim(value)
 
-    def _default(self, unit: Unit, expr: ast.Expr, kind: str) -> Any:
-        if isinstance(expr, (ast.Int, ast.Real, ast.Str, ast.Bool)):
-            return float(expr.value) if kind == "real" and not isinstance(expr, (ast.Str, ast.Bool)) else expr.value
+    def _default(self, unit: Unit, function: str, param: ast.Param) -> Any:
+        """The value of a parameter that is not given. Raises E0402 when it is of another kind."""
+        expr = param.default
+        assert expr is not None
         if isinstance(expr, ast.NoneValue):
             return None
 
         def default(bound: Bindings) -> Any:
             value = self.elaborator.static(unit, expr, environment(bound))
-            return float(value) if kind == "real" and isinstance(value, int) else self.elaborator.attribute(value)
+            kind, optional = param.type.name, param.type.optional
+            return self.elaborator.calls.static_value(kind, optional, value, function, param.name, expr.span)
 
-        return default
+        return default(Bindings()) if isinstance(expr, (ast.Int, ast.Real, ast.Str, ast.Bool)) else default
 
     def _condition(self, unit: Unit, expr: ast.Expr) -> Callable[[Bindings], bool]:
         return lambda bound: bool(self.elaborator.static(unit, expr, environment(bound)))
