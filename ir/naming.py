@@ -10,9 +10,17 @@ def unique(base: str, taken: set[str], joint: str = "_") -> str:
     >>> unique("x", taken), unique("y", taken), unique("y", taken, joint="")
     ('x_2', 'y', 'y1')
     """
-    name, n = base, 0
-    while name in taken:
-        n += 1
-        name = f"{base}{joint}{n}"
+    if base not in taken:
+        taken.add(base)
+        return base
+    # The names that are taken are numbered without gaps as a rule, and there may be a hundred thousand: bisection.
+    high = 1
+    while f"{base}{joint}{high}" in taken:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if f"{base}{joint}{middle}" in taken else (low, middle)
+    name = f"{base}{joint}{high}"
     taken.add(name)
     return name
