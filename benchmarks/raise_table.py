@@ -102,8 +102,7 @@ def survey(architecture: Architecture, importer: str, folder: Path) -> Row:
     composites = Counter(report.facts["composites"])
     told = [re.sub(r"\S*/site-packages/", "", note) for note in report.notes if note.startswith("no ")]
     notes = tuple(f"{count} × {note}" if count > 1 else note for note, count in Counter(told).items())
-    exact, _ = apply(found.module, "raise_composites", padding=False)
-    difference = max(_difference(found, exact, architecture.example(which)) for which in (0, 1))
+    difference = max(_difference(found, raised, architecture.example(which)) for which in (0, 1))
     return Row(architecture.name, importer, architecture.blocks, composites, notes, merged(raised), difference)
 
 
