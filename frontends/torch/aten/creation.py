@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....ir.dims import Dim, as_dim, ceildiv
+from ....ir.dims import Dim, as_dim, ceildiv, dim_max, dim_min
 from ....ir.graph import Value
 from ....ir.types import DType, boolean, f32, i64
 from ..protocol import Import, Unsupported, aten
@@ -132,3 +133,37 @@ def _fill(i: Import, x: Value, value: Any) -> Value:
 @aten("scalar_tensor")
 def _scalar_tensor(i: Import, value: Any, dtype: Any = None, *rest: Any) -> Value:
     return i.scalar(value, dtype_of(dtype) or f32)
+
+
+# What sizes that were made tensors go through before they are numbers again.
+_SIZES: dict[str, Callable[..., Dim]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "neg": operator.neg,
+    "minimum": dim_min,
+    "maximum": dim_max,
+    "cast": lambda dim: dim,
+    "stop_gradient": lambda dim: dim,
+}
+
+
+@aten("item", "_local_scalar_dense")
+def _item(i: Import, x: Value) -> int | Dim:
+    dim = _size(x)
+    if dim is None:
+        raise Unsupported("a number that depends on what is in a tensor")
+    return dim if dim.value is None else dim.value
+
+
+def _size(x: Value) -> Dim | None:
+    """The size that a tensor without axes holds, if it is made of sizes (DeBERTa's spans)."""
+    node = x.node
+    if node is None or x.type.rank or x.type.dtype.kind != "int":
+        return None
+    if node.op.qualified in ("constant", "full"):
+        return as_dim(node.attrs["value"])
+    parts = [None if v is None else _size(v) for v in node.inputs]
+    known = [p for p in parts if p is not None]
+    made = _SIZES.get(node.op.qualified)
+    return made(*known) if made is not None and len(known) == len(parts) else None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tessera.backends.torch import build
 from tessera.frontends.source import print_module
 from tessera.frontends.torch import load
 from tessera.ir.diagnostics import Diagnostic
@@ -203,3 +204,31 @@ def test_inputs_and_outputs_without_counterpart() -> None:
         load(Counter().eval(), (torch.randn(3),))
     assert error.value.code == "E0783"
     assert "`count`" in error.value.message
+
+
+class Spans(nn.Module):
+    """A size that becomes a tensor, and a number again: how DeBERTa cuts its table of relative positions."""
+
+    def forward(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        span = torch.tensor(x.shape[1])
+        return table[8 - span : 8 + span].clamp(max=(span * 2).item())
+
+
+def test_a_size_that_was_a_tensor_is_a_size_again() -> None:
+    model, tokens = Spans().eval(), torch.export.Dim("tokens", min=2, max=8)
+    table = torch.arange(16.0)
+    imported = load(model, (torch.randn(2, 3), table), dynamic_shapes=({1: tokens}, None))
+    assert str(imported.module.graph.outputs[0].type) == "f32[2 * tokens]"
+    for count in (2, 5):
+        x = torch.randn(2, count)
+        (got,) = build(imported.module)(x, table).values()
+        torch.testing.assert_close(got, model(x, table))
+
+
+def test_a_number_from_the_values_of_a_tensor_is_refused() -> None:
+    class Cut(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x.sum().item()
+
+    with pytest.raises(Diagnostic, match="depends on what is in a tensor"):
+        load(Cut().eval(), (torch.randn(2, 3),))
