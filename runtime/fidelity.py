@@ -181,7 +181,7 @@ def _not_finite(ours: np.ndarray, theirs: np.ndarray) -> str | None:
     a, b = (np.isfinite(x.astype(np.float64)).all() for x in (ours, theirs))
     if a and b:
         return None
-    return "the original has infinite numbers, or ones that are none" if not b else "it has infinite numbers, or ones that are none"
+    return f"{'it' if b else 'the original'} has infinite numbers, or ones that are none"
 
 
 def _valid(feed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:

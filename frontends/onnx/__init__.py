@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from ...ir.diagnostics import Diagnostic
@@ -15,6 +16,8 @@ from ...ir.imported import Imported
 from ...ir.monomials import DimCall
 
 _MOST_EXTREMA = 64
+# Each free size that turns out to be another starts the import again: so often, or so many nodes and inputs in all.
+_MOST_ATTEMPTS, _MOST_WORK = 64, 200_000
 
 
 def load(
@@ -40,12 +43,15 @@ def load(
     values: dict[str, Dim] = {symbol: as_dim(size) for symbol, size in (sizes or {}).items()}
     notes: list[str] = []
     extrema: dict[DimCall, Dim] = {}
-    while True:
+    for attempt in count(1):
         importer = Importer(file, name or file.path.stem, values, extrema)
         try:
             module = importer.module()
             break
         except Unify as found:
+            if attempt > _MOST_ATTEMPTS and attempt * (file.nodes + len(file.graph.input)) > _MOST_WORK:
+                help = "give sizes that are equal the same name when exporting"
+                raise Diagnostic("E0762", f"{found.reason}: {attempt} free sizes had to become others", help=help) from found
             # Each attempt replaces a symbol by others, or decides one extremum; a file has only so many of both.
             for what, value in found.values.items():
                 if isinstance(what, str):

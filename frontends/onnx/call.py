@@ -140,7 +140,8 @@ class Call:
                 if shape[-i] == 1:
                     shape[-i] = dims[-i]
                 elif dims[-i] != 1 and dims[-i] != shape[-i]:
-                    self.equal(shape[-i], dims[-i], f"axis {-i} of {', '.join(str(t.type) for t in tensors)}")
+                    shown = ", ".join(str(t.type) for t in tensors[:3]) + (", …" if len(tensors) > 3 else "")
+                    self.equal(shape[-i], dims[-i], f"axis {-i} of {shown}")
         return tuple(shape)
 
     def at_most(self, a: Dim, b: Dim) -> bool:

@@ -32,6 +32,7 @@ _KNOWN_ELEMENTS = 1024
 # Functions that call functions multiply: so many nodes may come from them, and as many again as the graph has.
 _MOST_INLINED = 50_000
 _DEEPEST = 128
+_MOST_SYMBOLS = 1000
 _DEEPEST_LOOPS = 8
 _OWN_CODES = frozenset(f"E{n:04}" for n in range(751, 780))
 # Ops that only move the elements of their first operand, or convert them without loss where they are equal.
@@ -60,7 +61,7 @@ class Importer:
         self.symbols: dict[str, int] = {}
         self.raw_symbols: dict[str, str] = {}
         self.count = 0
-        self.most = _MOST_INLINED + 2 * len(file.graph.node)
+        self.most = _MOST_INLINED + 2 * file.nodes
         self.nesting = 0
         self.root = Scope(Region(self.graph, self.names, self.weights))
 
@@ -123,11 +124,15 @@ class Importer:
             parsed = parse_dim(param, self._symbol) if param.strip() else None
             shape.append(self._symbol(param.strip() or f"{name}_{axis}") if parsed is None else parsed)
         for _ in range(len(self.values) + 1):
-            shape = [d.subs(self.values) for d in shape]
+            before, shape = shape, [d.subs(self.values) for d in shape]
+            if shape == before:
+                break
         return tuple(shape)
 
     def _symbol(self, raw: str) -> Dim:
         if raw not in self.raw_symbols:
+            if len(self.symbols) >= _MOST_SYMBOLS:
+                raise Diagnostic("E0762", f"the inputs have more than {_MOST_SYMBOLS} free sizes")
             name = self.names.fresh(raw, "size")
             self.raw_symbols[raw] = name
             self.symbols[name] = len(self.symbols)
@@ -185,7 +190,7 @@ class Importer:
                 continue
             self.count += 1
             if self.count > self.most or len(stack) > _DEEPEST:
-                raise Diagnostic("E0762", f"{where(node)}: functions call functions without end")
+                raise Diagnostic("E0762", f"{where(node)}: functions and branches within others without end")
             entered = self._step(node, top.scope)
             if entered is not None:
                 stack.append(entered)
@@ -349,8 +354,8 @@ _MADE_FROM = {
 }
 
 
-def _advice(ops: Iterable[str]) -> str | None:
-    return next((help for pattern, help in _MADE_FROM.items() for op in ops if re.fullmatch(pattern, op)), None)
+def _advice(unknown: Iterable[str]) -> str | None:
+    return next((help for pattern, help in _MADE_FROM.items() for op in unknown if re.fullmatch(pattern, op)), None)
 
 
 def weight_tensor(weight: Weight) -> Tensor:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims import Dim
 from ...ir.graph import Graph
+from .ratio import Ratio
 
 _LARGEST = 1 << 62
 _HEAVIEST = 400
+# A product of sizes of more factors, or one that would have more terms, is no size either.
+_HIGHEST = 64
+_MOST_TERMS = 20_000
+
+
+def bounded(item: Any) -> Any:
+    """A size, or a quotient of sizes, as it is. Raises E0762 for one that nobody could read: before the next is made of it."""
+    for dim in (item.top, item.bottom) if isinstance(item, Ratio) else (item,):
+        if isinstance(dim, Dim) and (
+            dim.weight > _HEAVIEST or any(sum(power for _, power in monomial) > _HIGHEST for monomial, _ in dim.terms)
+        ):
+            raise Diagnostic("E0762", "a size is computed from others by an expression that nobody could read")
+    return item
+
+
+def times(a: Any, b: Any) -> Any:
+    """``a * b`` of sizes or numbers. Raises E0762 where that has too many terms to be computed."""
+    terms = [
+        len(dim.terms) for x in (a, b) for dim in ((x.top, x.bottom) if isinstance(x, Ratio) else (x,)) if isinstance(dim, Dim)
+    ]
+    if prod(terms) > _MOST_TERMS:
+        raise Diagnostic("E0762", "a size is a product of others with too many terms")
+    return a * b
 
 
 def check_numbers(graph: Graph) -> None:

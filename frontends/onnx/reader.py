@@ -23,13 +23,15 @@ FunctionKey = tuple[str, str, str]
 
 @dataclass(slots=True)
 class File:
-    """A parsed file. ``extents``: where the data of each initializer lies. ``functions`` by domain, name and overload."""
+    """A parsed file. ``extents``: where the data of each initializer lies. ``functions`` by domain, name and overload.
+    ``nodes``: how many there are in the graph and in the branches and bodies within it."""
 
     path: Path
     graph: Any
     store: Store
     extents: list[Extent | None]
     opset: int
+    nodes: int
     functions: dict[FunctionKey, Any] = field(default_factory=dict)
 
 
@@ -68,10 +70,20 @@ def read(path: Path) -> File:
         raise Diagnostic("E0751", f"{path.name} is damaged: there are names in it that are no text")
     if len(model.graph.initializer) != len(skeleton.extents):
         raise Diagnostic("E0751", f"{path.name} is damaged: its initializers cannot be counted")
-    file = File(path, model.graph, store, skeleton.extents, _opset(model, path))
+    file = File(path, model.graph, store, skeleton.extents, _opset(model, path), _count(model.graph))
     for function in model.functions:
         file.functions[(domain(function.domain), function.name, function.overload)] = function
     return file
+
+
+def _count(graph: Any) -> int:
+    graphs, total = [graph], 0
+    while graphs:
+        inner = graphs.pop()
+        total += len(inner.node)
+        for node in inner.node:
+            graphs += subgraphs(node)
+    return total
 
 
 def _is_text(store: Store) -> bool:

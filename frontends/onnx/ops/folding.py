@@ -12,6 +12,7 @@ import numpy as np
 from ....ir.dims import Dim, as_dim, dim_max, dim_min, prove_ge
 from ....ir.types import DType, TensorType
 from ..call import Call
+from ..limits import bounded, times
 from ..ratio import Ratio, Unfoldable
 from ..registry import folds
 from ..tensors import dtype_of
@@ -32,7 +33,7 @@ def _mixed(number: Callable[..., Any], symbolic: Callable[..., Any]) -> Callable
 
     def fold(c: Call, *arrays: np.ndarray) -> np.ndarray:
         if any(a.dtype == object for a in arrays):
-            return limited(elementwise(symbolic, *arrays))
+            return limited(elementwise(lambda *items: bounded(symbolic(*items)), *arrays))
         with np.errstate(all="ignore"):
             return limited(np.asarray(number(*arrays), dtype=_result_dtype(number, arrays)))
 
@@ -115,7 +116,7 @@ def _only_numbers(*items: Any) -> Any:
 _TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "Add": (np.add, lambda a, b: a + b),
     "Sub": (np.subtract, lambda a, b: a - b),
-    "Mul": (np.multiply, lambda a, b: a * b),
+    "Mul": (np.multiply, times),
     "Neg": (np.negative, lambda a: -a),
     "Abs": (np.abs, lambda a: a if prove_ge(as_dim(a), 0) else _only_numbers()),
     "Floor": (np.floor, lambda a: Ratio.of(a).floor()),

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims import Dim, as_dim, product
+from ....ir.dims import as_dim
 from ....ir.graph import Value
 from ....ir.types import boolean, f32
 from ..call import Call
+from ..limits import bounded, times
 from ..ratio import Unfoldable
 from ..registry import Result, folds, imports
 from ..values import Tensor
@@ -34,7 +35,9 @@ def fold_reduce(c: Call, x: np.ndarray, axes: np.ndarray | None = None) -> np.nd
     if x.ndim != 1 or c.op_type not in ("ReduceProd", "ReduceSum"):
         raise Unfoldable
     dims = [as_dim(item) for item in x]
-    total: Dim = product(dims) if c.op_type == "ReduceProd" else sum(dims, as_dim(0))
+    total = as_dim(1 if c.op_type == "ReduceProd" else 0)
+    for dim in dims:
+        total = bounded(times(total, dim) if c.op_type == "ReduceProd" else total + dim)
     result = np.empty((1,) if c.attr("keepdims", 1) else (), dtype=object)
     result[...] = total
     return result

@@ -160,7 +160,7 @@ TABLE: dict[str, tuple[Write, str, str]] = {
     "missing operand": (simple(node("Add", "x", "y")), "E0754", "lacks its input 1"),
     "an If without a branch": (constants([node("If", "c", "y")], c=np.array(True)), "E0754", "lacks a branch"),
     "a Loop without a body": (simple(node("Loop", "_ _ x", "y")), "E0754", "lacks its body"),
-    "bomb": (changed(many_functions), "E0762", "functions call functions"),
+    "bomb": (changed(many_functions), "E0762", "functions and branches within others"),
     "loops within loops": (changed(deep_loops), "E0762", "loops within 8 loops"),
     # Types
     "strings": (changed(add_input(helper.make_tensor_type_proto(TensorProto.STRING, [1]))), "E0757", "element type string"),
