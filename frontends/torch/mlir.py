@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...ir.builder import Builder
-from ...ir.diagnostics import Diagnostic, Note, Span
-from ...ir.dims import Dim, as_dim, ceildiv, dim_max, dim_min, sym
+from ...ir.diagnostics import Diagnostic, Note
+from ...ir.dims import Dim, as_dim, dim_max, dim_min, sym
 from ...ir.graph import Graph, Initializer, Module, Value
 from ...ir.imported import Imported
-from ...ir.types import DTYPES, DType, TensorType
+from ...ir.types import DType, TensorType
 from ..positions import write_positions
 from .aten import ATEN
-from .finish import INLINE, TORCH_FILE, identifier, input_names, prune
+from .finish import INLINE, identifier, input_names, prune
+from .mlir_text import affine, check_size, check_text, scalar, span_of, tensor_type
 from .protocol import Import, Refusals, Unsupported
 from .symbols import usual_name
 
-_TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],\s*(\w+)>")
-_ELEMENTS = {
-    "si64": "i64", "si32": "i32", "si16": "i16", "si8": "i8", "ui8": "u8", "i1": "bool", "f64": "f64", "f32": "f32",
-    "f16": "f16", "bf16": "bf16", "i64": "i64", "i32": "i32",
-}  # fmt: skip
 _RESOURCE = re.compile(r'(?:"([^"]+)"|([\w.$-]+)):\s*"0x([0-9A-Fa-f]*)"')
 
 # Arithmetic of sizes.
@@ -42,6 +39,8 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "aten.Float.bool": float,
     "aten.Float.Scalar": lambda x: x if isinstance(x, Dim) else float(x),
 }
+# What operands that an op does not take end in: the text may give any to any.
+_MISTAKES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 _CONSTANTS = frozenset({"int", "float", "bool", "str", "device"})
 _MISSING = object()
 
@@ -60,6 +59,7 @@ def import_mlir(
         ) from error
     if not isinstance(source, str):
         return _Walk(source, source.operation.get_asm(), name, names, dims, weights).run()
+    check_text(source)
     with ir.Context() as context:
         dialect.register_dialect(context)
         try:
@@ -77,7 +77,10 @@ class _Walk:
         functions = [f.operation for f in module.body.operations if f.operation.name == "func.func"]
         if len(functions) != 1:
             raise Diagnostic("E0784", f"the module has {len(functions)} functions, but one is needed")
-        self.block = functions[0].regions[0].blocks[0]
+        blocks = list(functions[0].regions[0].blocks)
+        if len(blocks) != 1:
+            raise Diagnostic("E0784", f"the function has {len(blocks)} blocks, but one is needed")
+        self.block = blocks[0]
         self.text = text
         self.graph = Graph(identifier(name))
         self.importing = Import(Builder(self.graph))
@@ -113,7 +116,7 @@ class _Walk:
         plain = iter(input_names(n for n in names if n not in self.given))
         self.taken |= set(map(identifier, names))
         for index, (argument, name) in enumerate(zip(arguments, names, strict=True)):
-            type = _tensor_type(str(argument.type))
+            type = tensor_type(str(argument.type))
             if type is None:
                 raise Diagnostic(
                     "E0782", f"the argument `{name}` is {argument.type}, not a tensor of a known rank and dtype"
@@ -155,7 +158,13 @@ class _Walk:
             if op.name != "torch.bind_symbolic_shape" or op.operands[0] not in arguments:
                 continue
             names = [symbols[v] for v in list(op.operands)[1:]]
-            expressions = _affine(str(op.attributes["shape_expressions"]), names)
+            type = tensor_type(str(op.operands[0].type))
+            try:
+                expressions = [check_size(d) for d in affine(str(op.attributes["shape_expressions"]), names)]
+            except _MISTAKES as error:
+                raise Diagnostic("E0784", "the shape that is bound to an argument has a size that is none") from error
+            if type is None or len(type[1]) != len(expressions):
+                raise Diagnostic("E0784", f"{len(expressions)} sizes are bound to an argument {op.operands[0].type}")
             for axis, dim in enumerate(expressions):
                 own = dim.symbol
                 # torch calls its own symbols s0, s77: no names for readers.
@@ -177,7 +186,7 @@ class _Walk:
 
     def _op(self, op: Any) -> None:
         builder = self.importing.builder
-        builder.span = _span(str(op.location))
+        builder.span = span_of(str(op.location))
         name = op.name.removeprefix("torch.")
         if name == "operator":
             name = str(op.attributes["name"]).strip('"').removeprefix("torch.")
@@ -190,7 +199,24 @@ class _Walk:
             error.span = error.span or builder.span
             error.notes.append(Note(f"while importing `{op.name}`", builder.span))
             raise
+        except _MISTAKES as error:
+            raise Diagnostic("E0784", f"`torch.{name}` does not take these operands", builder.span) from error
+        self._check_types(op, results)
         self.env.update(zip(op.results, results, strict=True))
+
+    def _check_types(self, op: Any, results: Sequence[Any]) -> None:
+        """The results must be what the text says that they are."""
+        for result, made in zip(op.results, results, strict=False):
+            type = tensor_type(str(result.type)) if isinstance(made, Value) else None
+            if type is None:
+                continue
+            shape = [check_size(d).value for d in made.type.shape]
+            sizes = len(shape) == len(type[1]) and all(
+                a is None or b is None or a == b for a, b in zip(shape, type[1], strict=False)
+            )
+            if made.type.dtype != type[0] or not sizes:
+                span = self.importing.builder.span
+                raise Diagnostic("E0784", f"`{op.name}` makes {made.type} here, but the text says {result.type}", span)
 
     def _results(self, op: Any, name: str) -> Sequence[Any]:
         kind, _, rest = name.partition(".")
@@ -235,7 +261,7 @@ class _Walk:
         import numpy as np
 
         attribute = op.attributes["value"]
-        type = _tensor_type(str(op.results[0].type))
+        type = tensor_type(str(op.results[0].type))
         if type is None:
             raise Unsupported(f"a constant of type {op.results[0].type}")
         dtype, sizes = type
@@ -243,8 +269,8 @@ class _Walk:
         resource = re.match(r"dense_resource<\"?([^\">]+)\"?>", str(attribute)[:400])
         if resource:
             array = self._resource(resource.group(1), dtype, shape)
-        elif getattr(attribute, "is_splat", False) and np.prod(shape) > 1:
-            number = _scalar(str(attribute.get_splat_value()))
+        elif getattr(attribute, "is_splat", False) and math.prod(shape) > 1:
+            number = scalar(str(attribute.get_splat_value()))
             return self.importing.expand(self.importing.scalar(number, dtype), shape)
         else:
             array = np.array(attribute).astype(dtype.numpy).reshape(shape)
@@ -262,7 +288,7 @@ class _Walk:
                 "E0784", f"the resource `{name}` is not in the text", help="print the module with its resources"
             )
         data = bytes.fromhex(self.resources[name])[4:]  # the first four bytes are its alignment
-        count = int(np.prod(shape)) * dtype.size
+        count = math.prod(shape) * dtype.size
         if len(data) != count:
             raise Diagnostic("E0784", f"the resource `{name}` has {len(data)} bytes, but {count} are needed")
         return np.frombuffer(data, dtype.numpy).reshape(shape)
@@ -272,6 +298,8 @@ class _Walk:
         return self.importing.builder.param(name, type, Initializer("zeros"), type.dtype.kind == "float")
 
     def _outputs(self, values: list[Any]) -> None:
+        if not values:
+            raise Diagnostic("E0783", "the function returns nothing")
         for index, value in enumerate(values):
             if not isinstance(value, Value):
                 raise Diagnostic("E0783", f"result {index} is no tensor")
@@ -287,7 +315,7 @@ def _first(made: Any) -> Any:
 
 
 def _integer(dim: Dim) -> int | Dim:
-    return dim if dim.value is None else dim.value
+    return check_size(dim) if dim.value is None else dim.value
 
 
 def _tuples(value: Any) -> Any:
@@ -301,95 +329,3 @@ def _constant(op: Any, kind: str) -> Any:
         raise Unsupported(f"a constant {kind}")
     value = op.attributes["value"]
     return None if kind == "device" else value.value
-
-
-def _scalar(text: str) -> int | float | bool:
-    """``5 : i64``, ``true`` or ``1.0e+00 : f32``."""
-    word = text.split(":")[0].strip()
-    if word in ("true", "false"):
-        return word == "true"
-    if word.startswith("0x"):  # infinities and NaN are written by their bits
-        import struct
-
-        bits = int(word, 16)
-        return float(
-            struct.unpack("<d", bits.to_bytes(8, "little"))[0]
-            if len(word) > 10
-            else struct.unpack("<f", bits.to_bytes(4, "little"))[0]
-        )
-    return float(word) if "." in word or "e" in word else int(word)
-
-
-def _tensor_type(text: str) -> tuple[DType, list[int | None]] | None:
-    """``!torch.vtensor<[?,3],f32>`` as dtype and sizes; None for other types."""
-    found = _TYPE.fullmatch(text)
-    if found is None or found.group(2) not in _ELEMENTS:
-        return None
-    sizes = [None if s.strip() == "?" else int(s) for s in found.group(1).split(",") if s.strip()]
-    return DTYPES[_ELEMENTS[found.group(2)]], sizes
-
-
-def _affine(text: str, names: list[str]) -> list[Dim]:
-    """The results of ``affine_map<()[s0] -> (s0 * 15, 4)>`` with the symbols' names."""
-    results = text[text.index("->") + 2 :].strip().rstrip(">").strip()[1:-1]
-    parts, depth, start = [], 0, 0
-    for at, char in enumerate(results):
-        depth += (char == "(") - (char == ")")
-        if char == "," and depth == 0:
-            parts.append(results[start:at])
-            start = at + 1
-    parts.append(results[start:])
-    return [_Affine(part, names).sum() for part in parts if part.strip()]
-
-
-class _Affine:
-    """Reads one affine expression: ``+ - * floordiv ceildiv mod``, parentheses, symbols s0 …, integers."""
-
-    def __init__(self, text: str, names: list[str]) -> None:
-        self.words: Iterator[str] = iter([*re.findall(r"[()+*-]|\w+", text), ""])
-        self.names = names
-        self.word = next(self.words)
-
-    def take(self) -> str:
-        word, self.word = self.word, next(self.words, "")
-        return word
-
-    def sum(self) -> Dim:
-        value = self.product()
-        while self.word in ("+", "-"):
-            value = value + self.product() if self.take() == "+" else value - self.product()
-        return value
-
-    def product(self) -> Dim:
-        value = self.atom()
-        while self.word in ("*", "floordiv", "ceildiv", "mod"):
-            op, other = self.take(), self.atom()
-            value = {
-                "*": lambda a, b: a * b,
-                "floordiv": lambda a, b: a // b,
-                "ceildiv": ceildiv,
-                "mod": lambda a, b: a % b,
-            }[op](value, other)
-        return value
-
-    def atom(self) -> Dim:
-        word = self.take()
-        if word == "-":
-            return -self.atom()
-        if word == "(":
-            value = self.sum()
-            self.take()
-            return value
-        if word.isdigit():
-            return as_dim(int(word))
-        return sym(self.names[int(word[1:])])
-
-
-def _span(location: str) -> Span | None:
-    """The innermost place of the user's own in ``loc("model.py":12:3)``, which may be a chain of callers."""
-    places = [p for p in re.findall(r'"([^"]+)":(\d+):(\d+)', location) if p[0] != "-"]
-    own = [p for p in places if not TORCH_FILE.search(p[0])] or places
-    if not own:
-        return None
-    file, line, column = own[0][0], int(own[0][1]), max(int(own[0][2]), 1)
-    return Span(file, line, column, line, column + 1)

@@ -90,3 +90,22 @@ def test_text_of_others_runs(cli: Cli, tmp_path: Path) -> None:
     result = cli("run", path, "-i", f"x={tmp_path / 'in.npy'}", "-i", f"scale={tmp_path / 'scale.npy'}", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["outputs"]["output"]["shape"] == [3, 8]
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "optimize", "show", "explain"])
+@pytest.mark.parametrize(
+    "text", ["", "module {", FOREIGN[:200], FOREIGN + '{-# dialect_resources: { builtin: { a: "0x04']
+)
+def test_broken_text_is_one_error(cli: Cli, tmp_path: Path, command: str, text: str) -> None:
+    path = tmp_path / "m.mlir"
+    path.write_text(text)
+    result = cli(command, path)
+    assert (result.code, result.err.count("error["), "E0784" in result.err) == (1, 1, True), result.err
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "optimize", "show", "explain"])
+def test_bytes_are_no_text(cli: Cli, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "m.mlir"
+    path.write_bytes(b"ML\xefR\xff\xfe")
+    result = cli(command, path)
+    assert (result.code, "error[E0930]" in result.err) == (1, True), result.err

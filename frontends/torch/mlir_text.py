@@ -1,0 +1,142 @@
+"""The parts of torch-dialect text that are read as text: types, numbers, sizes, places; and what no parser should see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ...ir.diagnostics import Diagnostic, Span
+from ...ir.dims import Dim, as_dim, ceildiv, sym
+from ...ir.types import DTYPES, DType
+from .finish import TORCH_FILE
+
+_TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],\s*(\w+)>")
+_ELEMENTS = {
+    "si64": "i64", "si32": "i32", "si16": "i16", "si8": "i8", "ui8": "u8", "i1": "bool", "f64": "f64", "f32": "f32",
+    "f16": "f16", "bf16": "bf16", "i64": "i64", "i32": "i32",
+}  # fmt: skip
+
+# MLIR's parser calls itself for each bracket.
+_DEEPEST = 500
+_BRACKETS = b"([{<)]}>"
+_OTHERS = bytes(c for c in range(256) if c not in _BRACKETS)
+
+# A size of more bits, or an expression of more terms and factors, is none.
+_LARGEST = 1 << 62
+_HEAVIEST = 400
+
+
+def check_text(text: str) -> None:
+    """Refuse what makes MLIR's parser crash: text that ends within its resources, and brackets within brackets without end.
+
+    Raises:
+        Diagnostic: E0784.
+    """
+    import numpy as np
+
+    start = text.find("{-#")
+    if start >= 0 and text.rfind("#-}") < start:
+        raise Diagnostic("E0784", "the text ends in the middle of its resources: the rest of the file is missing")
+    body = text[: start if start >= 0 else None].encode().replace(b"->", b"").translate(None, _OTHERS)
+    opens = np.frombuffer(body.translate(bytes.maketrans(_BRACKETS, bytes([1] * 4 + [255] * 4))), np.int8)
+    if opens.size and int(opens.cumsum(dtype=np.int32).max()) > _DEEPEST:
+        raise Diagnostic("E0784", f"the text has more than {_DEEPEST} brackets within each other")
+
+
+def check_size(dim: Dim) -> Dim:
+    """The dimension, if a tensor can have it. Raises Diagnostic E0784."""
+    if dim.weight > _HEAVIEST or any(abs(c) > _LARGEST for _, c in dim.terms):
+        raise Diagnostic("E0784", "the program has a size that no tensor has")
+    return dim
+
+
+def scalar(text: str) -> int | float | bool:
+    """``5 : i64``, ``true`` or ``1.0e+00 : f32``."""
+    word = text.split(":")[0].strip()
+    if word in ("true", "false"):
+        return word == "true"
+    if word.startswith("0x"):  # infinities and NaN are written by their bits
+        import struct
+
+        bits = int(word, 16)
+        return float(
+            struct.unpack("<d", bits.to_bytes(8, "little"))[0]
+            if len(word) > 10
+            else struct.unpack("<f", bits.to_bytes(4, "little"))[0]
+        )
+    return float(word) if "." in word or "e" in word else int(word)
+
+
+def tensor_type(text: str) -> tuple[DType, list[int | None]] | None:
+    """``!torch.vtensor<[?,3],f32>`` as dtype and sizes; None for other types."""
+    found = _TYPE.fullmatch(text)
+    if found is None or found.group(2) not in _ELEMENTS:
+        return None
+    sizes = [None if s.strip() == "?" else int(s) for s in found.group(1).split(",") if s.strip()]
+    return DTYPES[_ELEMENTS[found.group(2)]], sizes
+
+
+def affine(text: str, names: list[str]) -> list[Dim]:
+    """The results of ``affine_map<()[s0] -> (s0 * 15, 4)>`` with the symbols' names."""
+    results = text[text.index("->") + 2 :].strip().rstrip(">").strip()[1:-1]
+    parts, depth, start = [], 0, 0
+    for at, char in enumerate(results):
+        depth += (char == "(") - (char == ")")
+        if char == "," and depth == 0:
+            parts.append(results[start:at])
+            start = at + 1
+    parts.append(results[start:])
+    return [_Affine(part, names).sum() for part in parts if part.strip()]
+
+
+class _Affine:
+    """Reads one affine expression: ``+ - * floordiv ceildiv mod``, parentheses, symbols s0 …, integers."""
+
+    def __init__(self, text: str, names: list[str]) -> None:
+        self.words: Iterator[str] = iter([*re.findall(r"[()+*-]|\w+", text), ""])
+        self.names = names
+        self.word = next(self.words)
+
+    def take(self) -> str:
+        word, self.word = self.word, next(self.words, "")
+        return word
+
+    def sum(self) -> Dim:
+        value = self.product()
+        while self.word in ("+", "-"):
+            value = value + self.product() if self.take() == "+" else value - self.product()
+        return value
+
+    def product(self) -> Dim:
+        value = self.atom()
+        while self.word in ("*", "floordiv", "ceildiv", "mod"):
+            op, other = self.take(), self.atom()
+            value = {
+                "*": lambda a, b: a * b,
+                "floordiv": lambda a, b: a // b,
+                "ceildiv": ceildiv,
+                "mod": lambda a, b: a % b,
+            }[op](value, other)
+        return value
+
+    def atom(self) -> Dim:
+        word = self.take()
+        if word == "-":
+            return -self.atom()
+        if word == "(":
+            value = self.sum()
+            self.take()
+            return value
+        if word.isdigit():
+            return as_dim(int(word))
+        return sym(self.names[int(word[1:])])
+
+
+def span_of(location: str) -> Span | None:
+    """The innermost place of the user's own in ``loc("model.py":12:3)``, which may be a chain of callers."""
+    places = [p for p in re.findall(r'"([^"]+)":(\d+):(\d+)', location) if p[0] != "-"]
+    own = [p for p in places if not TORCH_FILE.search(p[0])] or places
+    if not own:
+        return None
+    file, line, column = own[0][0], int(own[0][1]), max(int(own[0][2]), 1)
+    return Span(file, line, column, line, column + 1)
