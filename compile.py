@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from .ir.diagnostics import Diagnostic, did_you_mean
@@ -360,7 +361,8 @@ def open_artifact(path: str | os.PathLike[str]) -> Runner:
         from .mlir_target import open_mlir
 
         return open_mlir(file)
-    hint = f"compile it first: tessera compile {file} -o {file.stem}.onnx" if file.suffix == ".tess" else None
+    command = f"tessera compile {quote(str(file))} -o {quote(f'{file.stem}.onnx')}"
+    hint = f"compile it first: {command}" if file.suffix == ".tess" else None
     raise Diagnostic("E0014", f"`{file}` is no .onnx, .safetensors or .mlir artifact", help=hint)
 
 

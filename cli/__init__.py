@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the user's input is wrong (one diagnostic on stderr), 2 th
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -24,6 +25,10 @@ _COMMANDS = {
 }  # fmt: skip
 
 
+# What the system refuses is no bug of ours: no space, over quota, a broken disk.
+_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
 class Commands(click.Group):
     """Commands by name, each imported when it is asked for."""
 
@@ -38,6 +43,14 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"{__name__}.{module}"), name)
         return command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        # Where --help and --version print.
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError:
+            _discard_output()
+            raise click.exceptions.Exit(141) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         # click itself would turn this into exit code 1, which says that the user made a mistake.
         try:
@@ -45,8 +58,7 @@ class Commands(click.Group):
             sys.stdout.flush()
             return result
         except BrokenPipeError:
-            # Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return 141
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -82,9 +94,18 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    _open_streams()
     previous = _terminate_cleanly()
     try:
-        return _run(argv)
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except OSError as error:
+        _discard_output()
+        return _report(_unwritable(error), as_json=False)
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
@@ -107,8 +128,34 @@ def _run(argv: Sequence[str] | None) -> int:
     except MemoryError:
         print("error: out of memory", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in _SYSTEM or error.filename is not None:
+            return _bug(error)
+        raise
     except Exception as error:
         return _bug(error)
+
+
+def _open_streams() -> None:
+    """A process may be started with its streams closed; files that it opens must not take their places."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            free = os.open(os.devnull, os.O_RDWR)
+            if free != number:
+                os.dup2(free, number)
+                os.close(free)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    """Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unwritable(error: OSError) -> Diagnostic:
+    return Diagnostic("E0010", f"cannot write: {error.strerror}")
 
 
 def _report(error: Diagnostic, as_json: bool) -> int:

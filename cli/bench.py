@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..ir.diagnostics import Diagnostic
-from .common import columns, json_option, print_json, size_text, waiting
+from .common import SEED, columns, json_option, print_json, size_text, waiting
 from .measuring import parse_sizes, rounds_option, size_option, threads_option
 
 
@@ -20,7 +20,7 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @click.option(
     "--memory", is_flag=True, help="Also measure the largest memory, each in a process of its own (ONNX only)."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="For the random inputs.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For the random inputs.")
 @json_option
 def bench(
     artifacts: tuple[str, ...], sizes: str | None, rounds: int | None, threads: int | None, memory: bool, seed: int, as_json: bool
@@ -70,17 +70,19 @@ def _names(files: tuple[str, ...]) -> list[str]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
+    from ..runtime.report import milliseconds, rounds_text
+
     machine = report["machine"]
     where = ", ".join(f"{k} = {v}" for k, v in report["sizes"].items())
     lines = [
-        f"{report['rounds']} interleaved rounds{f' at {where}' if where else ''} on {machine['cpu']}, {machine['cores']} cores",
+        f"{rounds_text(report['rounds'])}{f' at {where}' if where else ''} on {machine['cpu']}, {machine['cores']} cores",
     ]
     heads = ["", "ms", "quartiles", "speed-up", "quartiles", "file"]
     table = []
     for i, row in enumerate(report["rows"]):
         ms, gain = row["ms"], row["speedup"]
         spread = "" if i == 0 else f"{gain['low']:.2f} … {gain['high']:.2f}"
-        cells = [row["artifact"], f"{ms['median']:.2f}", f"{ms['low']:.2f} … {ms['high']:.2f}",
+        cells = [row["artifact"], milliseconds(ms["median"]), f"{milliseconds(ms['low'])} … {milliseconds(ms['high'])}",
                  f"{gain['median']:.2f}x", spread, size_text(row["size"])]  # fmt: skip
         if "private_bytes" in row:
             private = row["private_bytes"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..ir.diagnostics import Diagnostic
 from .common import (
+    SEED,
     dtype_option,
     json_option,
     parse_params,
@@ -47,7 +49,7 @@ _SUFFIXES = {"onnx": ".onnx", "mlir": ".mlir"}
     "--meta", multiple=True, metavar="KEY=VALUE", help="Put a string into the artifact, as in image_mean=0.5,0.5,0.5."
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="For initial weights, and the inputs of the comparison."
+    "--seed", type=SEED, default=0, show_default=True, help="For initial weights, and the inputs of the comparison."
 )
 @click.option("-o", "--output", metavar="OUT", help="Default: the model's name, in the current folder.")
 @json_option
@@ -113,11 +115,11 @@ def _check_output(out: str, target: str) -> None:
     from ..runtime.files import check_writable
 
     wanted = _SUFFIXES.get(target, ".safetensors")
-    if Path(out).suffix != wanted:
+    if Path(out).suffix != wanted and not Path(out).is_dir():
         raise Diagnostic(
             "E0012",
             f"the target {target} writes `{wanted}` files, but the output is `{out}`",
-            help=f"-o {Path(out).stem}{wanted}",
+            help=f"-o {quote(str(Path(out).with_suffix(wanted)))}",
         )
     check_writable(out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ def spec_options(command: F) -> F:
     return command
 
 
+# NumPy and torch take no other.
+SEED = click.IntRange(0, 2**63 - 1)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 pass_option = click.option(
     "--pass", "passes", multiple=True, metavar="PASS", help="Apply a pass, as in 'merge_tokens(r=8)'. Replaces those of the file."
@@ -80,8 +83,16 @@ def _literal(text: str, shown: str) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """One JSON document on stdout. JSON has no NaN and no infinity: they become null."""
+    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def diagnostic_json(error: Diagnostic) -> dict[str, Any]:
@@ -107,7 +118,7 @@ def paint(text: str) -> str:
     """The rendered diagnostic with its heads in colour, on a terminal that wants colours."""
     import os
 
-    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     heads = (("error[", "31;1"), ("  note:", "36;1"), ("  help:", "32;1"))
     lines = []
@@ -122,7 +133,7 @@ def paint(text: str) -> str:
 
 
 def columns(rows: Iterable[Sequence[object]], right: Sequence[int] = (), indent: str = "") -> str:
-    """Rows as aligned columns, those in ``right`` to the right; the last column is not padded."""
+    """Rows as aligned columns, those in ``right`` to the right; the last column is not padded, but wrapped on a terminal."""
     cells = [[str(c) for c in row] for row in rows]
     if not cells:
         return ""
@@ -135,7 +146,19 @@ def columns(rows: Iterable[Sequence[object]], right: Sequence[int] = (), indent:
             for i, (c, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append((indent + "  ".join(parts)).rstrip())
-    return "\n".join(lines)
+    start = len(indent) + sum(widths[:-1]) + 2 * last
+    return "\n".join(_wrapped(line, start) for line in lines)
+
+
+def _wrapped(line: str, start: int) -> str:
+    """A line whose last column starts at ``start``: on a terminal that column goes on below itself."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or len(line) <= width or width - start < 20:
+        return line
+    return line[:start] + textwrap.fill(line[start:], width - start).replace("\n", "\n" + " " * start)
 
 
 def first_sentence(doc: str) -> str:

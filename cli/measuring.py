@@ -37,5 +37,5 @@ def parse_sizes(text: str | None) -> dict[str, int]:
 
 def terminal() -> tuple[int, bool]:
     """Columns, and whether colours are wanted."""
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return (shutil.get_terminal_size().columns if sys.stdout.isatty() else 100), color

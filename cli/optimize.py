@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..ir.diagnostics import Diagnostic
-from .common import dtype_option, json_option, parse_params, parse_passes, print_json, waiting
+from .common import SEED, dtype_option, json_option, parse_params, parse_passes, print_json, waiting
 from .measuring import parse_sizes, rounds_option, size_option, threads_option
 
 
@@ -42,7 +42,7 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a static parameter of a spec.")
 @dtype_option
 @click.option("--opset", type=int, help="ONNX opset. Default: 24.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For random inputs and the random baseline.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For random inputs and the random baseline.")
 @click.option(
     "-o", "--output", metavar="OUT", help="Default: the model's name with `.fast.onnx`, in the current folder."
 )

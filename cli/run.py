@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..ir.diagnostics import Diagnostic
-from .common import columns, json_option, print_json, waiting
+from .common import SEED, columns, json_option, print_json, waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--tokenizer", metavar="FILE", help="A tokenizer.json for .txt. Default: the one beside the artifact.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Cut texts to that many tokens.")
 @click.option("--lines", is_flag=True, help="Every line of a .txt file is a text of its own.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For the model's random inputs.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For the model's random inputs.")
 @json_option
 def run(
     artifact: str, inputs: tuple[str, ...], save: str | None, save_map: str | None, top: int | None, labels: str | None,
@@ -89,7 +89,7 @@ def run(
     if save_map is not None:
         written += _draw(save_map, runner, pairs, outputs, options)
     if as_json:
-        print_json(_summary(outputs, top, names, seconds))
+        print_json({**_summary(outputs, top, names, seconds), "written": written})
     else:
         _print(outputs, top, names, seconds, written)
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from ..ir.diagnostics import Diagnostic
 
@@ -56,7 +57,7 @@ def unwritable(path: str | os.PathLike[str], error: BaseException) -> Diagnostic
     hint = {
         errno.ENOSPC: "free some space, or write to another disk with `-o`",
         errno.EDQUOT: "your quota is used up: free some space, or write elsewhere with `-o`",
-        errno.ENOENT: f"create the folder first: mkdir -p {Path(path).parent}",
+        errno.ENOENT: f"create the folder first: mkdir -p {quote(str(Path(path).parent))}",
     }.get(code or 0, "choose another place with `-o`")
     return Diagnostic("E0010", f"cannot write `{os.fspath(path)}`: {reason}", help=hint)
 
@@ -74,7 +75,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     if exists and not target.is_file():
         raise Diagnostic("E0010", f"cannot write `{shown}`: it is not an ordinary file", help="name a file")
     if not target.parent.is_dir():
-        help = f"create the folder first: mkdir -p {target.parent}"
+        help = f"create the folder first: mkdir -p {quote(str(target.parent))}"
         raise Diagnostic("E0010", f"cannot write `{shown}`: there is no folder `{target.parent}`", help=help)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise Diagnostic("E0010", f"cannot write `{shown}`: the folder `{target.parent}` may not be written to")

@@ -151,10 +151,19 @@ def test_refused(
     assert left_over(tmp_path) == {"tiny.tess"}
 
 
+@pytest.mark.parametrize("command", ["compile", "run", "optimize", "bench"])
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_seeds_that_are_none(cli: Cli, tiny: Path, command: str, seed: str) -> None:
+    result = cli(command, tiny, "--seed", seed)
+    assert result.code == 2
+    assert f"{seed} is not in the range" in result.err
+
+
 def test_a_folder_or_device_as_output(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "dir.onnx"
     folder.mkdir()
-    assert "it is a folder" in cli("compile", tiny, "-o", folder).err
+    for out in (folder, tmp_path):
+        assert "it is a folder" in cli("compile", tiny, "-o", out).err
     fifo = tmp_path / "fifo.onnx"
     os.mkfifo(fifo)
     assert "not an ordinary file" in cli("compile", tiny, "-o", fifo).err

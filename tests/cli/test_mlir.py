@@ -57,6 +57,17 @@ def test_weights_of_another_program_are_refused(cli: Cli, written: Path, tiny: P
         assert "error[E0014]" in cli(command, written).err
 
 
+def test_options_of_specs_are_refused(cli: Cli, written: Path) -> None:
+    for options in (["--dtype", "f16"], ["-m", "tiny"], ["-p", "classes=2"]):
+        assert "error[E0011]" in cli("compile", written, *options).err
+
+
+def test_bf16_is_not_compared_and_says_so(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    result = cli("compile", tiny, "-t", "mlir", "--dtype", "bf16", "-o", tmp_path / "half.mlir")
+    assert result.code == 0, result.err
+    assert "NumPy has no bf16" in result.out
+
+
 FOREIGN = """
 func.func @main(%x: !torch.vtensor<[?,8],f32>, %scale: !torch.vtensor<[8],f32>) -> !torch.vtensor<[?,8],f32> {
   %0 = torch.aten.mul.Tensor %x, %scale : !torch.vtensor<[?,8],f32>, !torch.vtensor<[8],f32> -> !torch.vtensor<[?,8],f32>

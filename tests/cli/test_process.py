@@ -65,6 +65,65 @@ def test_a_reader_that_goes_away() -> None:
     process.stderr.close()
 
 
+def _with_streams(redirected: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = f'"$@" {redirected}'
+    return subprocess.run(
+        ["bash", "-c", command, "bash", *TESSERA, *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("args", [("--help",), ("compile", "--help"), ("--version",), ("check", "nosuch", "--json")])
+def test_a_reader_that_was_never_there(args: tuple[str, ...]) -> None:
+    result = _with_streams("| exit 0; echo ${PIPESTATUS[0]}", *args)
+    assert result.stdout == "141\n"
+    assert "internal error" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code"), [(("ops",), 0), (("--help",), 0), (("check", "nosuch"), 1), (("fmt", "-"), 0)]
+)
+def test_closed_streams(args: tuple[str, ...], code: int) -> None:
+    result = _with_streams("<&- >&-", *args)
+    assert result.returncode == code
+    assert ("E0001" in result.stderr) == (code == 1)
+    assert "internal error" not in result.stderr
+    assert _with_streams("<&- >&- 2>&-", *args).returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [("ops",), ("--help",), ("help", "--json")])
+def test_a_full_disk_is_no_bug(args: tuple[str, ...]) -> None:
+    result = _with_streams(">/dev/full", *args)
+    assert result.returncode == 1
+    assert result.stderr == "error[E0010]: cannot write: No space left on device\n"
+
+
+def test_an_artifact_does_not_take_the_place_of_a_closed_stream(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.onnx"
+    assert _with_streams("<&- >&- 2>&-", "compile", tiny, "-o", out).returncode == 0
+    assert run("explain", out).stdout.startswith(f"{out}: onnx of tiny\n")
+
+
+def test_paths_with_spaces_and_other_letters(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ein Ordner für π"
+    folder.mkdir()
+    spec = folder / "mödel é.tess"
+    spec.write_text(tiny.read_text())
+    for target, suffix in (("onnx", "onnx"), ("torch", "safetensors")):
+        out = folder / f"aus gäbe.{suffix}"
+        result = run("compile", spec, "-t", target, "-o", out, LC_ALL="C")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert run("explain", out).stdout.startswith(f"{out}: ")
+    wrong = run("run", spec)
+    assert f"tessera compile '{spec}' -o 'mödel é.onnx'" in wrong.stderr
+    assert f"mkdir -p '{folder}/no folder'" in run("compile", spec, "-o", folder / "no folder/x.onnx").stderr
+
+
 _SLOW = """
 import signal, sys, time
 # A job in the background of a shell starts with SIGINT ignored, and so would its children.
@@ -135,6 +194,39 @@ def test_no_colour_where_nobody_looks(tmp_path: Path) -> None:
     result = run("check", tmp_path / "none.tess", FORCE_COLOR="1")
     assert result.returncode == 1
     assert "\033" not in result.stderr
+
+
+def _on_a_terminal(columns: int, *args: object, **env: str) -> str:
+    """What a command writes to a terminal of that width."""
+    pty = pytest.importorskip("pty")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*TESSERA, *map(str, args)], stdout=follower, stderr=follower, stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **env},
+    )  # fmt: skip
+    os.close(follower)
+    text = b""
+    try:
+        while part := os.read(leader, 65536):
+            text += part
+    except OSError:  # Linux says so when the other end is closed
+        pass
+    os.close(leader)
+    process.wait(timeout=60)
+    return text.decode().replace("\r\n", "\n")
+
+
+def test_colours_on_terminals_that_want_them() -> None:
+    assert _on_a_terminal(80, "check", "nosuch").startswith("\033[31;1merror[E0001]:")
+    for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert _on_a_terminal(80, "check", "nosuch", **env).startswith("error[E0001]:")
+
+
+def test_narrow_terminals_wrap_the_last_column() -> None:
+    text = _on_a_terminal(60, "passes")
+    assert max(map(len, text.splitlines())) <= 60
+    assert "\n" + " " * 38 in text
+    assert len(_on_a_terminal(300, "passes").splitlines()) < len(text.splitlines())
 
 
 def test_errors_as_json(cli: Cli, tmp_path: Path) -> None:

@@ -335,6 +335,22 @@ def test_a_truncated_picture(cli: Cli, artifacts: Path, photo: Path) -> None:
     assert "error[E0920]" in cli("run", artifacts / "vit.onnx", "-i", f"image={photo}", "--fit", "crop").err
 
 
+def test_json_has_no_nan(cli: Cli, tmp_path: Path) -> None:
+    spec, out, inputs = tmp_path / "log.tess", tmp_path / "log.onnx", tmp_path / "x.npy"
+    spec.write_text("model log_of(x: float[B, 2]) -> float[B, 2] { return log(x) }")
+    np.save(inputs, np.array([[-1.0, 0.0]], np.float32))
+    assert cli("compile", spec, "-o", out, "--no-verify").code == 0
+    result = cli("run", out, "-i", f"x={inputs}", "--top", 2, "--json", "--save", tmp_path / "y.npz")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads(result.out, parse_constant=refuse)
+    assert found["outputs"]["output"]["min"] is None
+    assert [row["value"] for row in found["top"][0]] == [None, None]
+    assert found["written"] == [str(tmp_path / "y.npz")]
+
+
 def test_names(cli: Cli, artifacts: Path, x: Path) -> None:
     result = cli("run", artifacts / "tiny.onnx", "-i", f"y={x}")
     assert "error[E0901]" in result.err
