@@ -174,14 +174,16 @@ def _terms(value: Value, found: _Meaning) -> None:
     expr = element(value)
     condition, low = _as_condition(expr)
     written: Value | None = value
-    if condition is None and node is not None and node.op is not None and node.op.qualified == "where":
-        # The lowest number in the place of the bias is the bias plus that number (T5).
-        rest = node.inputs[1]
-        if rest is not None and rest.type.rank == value.type.rank and isinstance(expr, Apply) and expr.op == "where":
-            low = _low(expr.args[2])
-            if low <= _SWALLOWS:
-                _terms(rest, found)
-                condition, written = expr.args[0], None
+    if condition is None and (inside := _in_place(value, expr)) is not None:
+        condition, low, rest = inside
+        written = None
+        found.terms += rest.terms
+        found.factors += [f for f in rest.factors if f not in found.factors]
+        found.dropped |= rest.dropped
+        if low == float("-inf"):
+            found.soft += rest.soft
+        for soft in rest.soft if low != float("-inf") else ():
+            condition = simplify(Apply("logical_and", (condition, soft.condition)))
     if _zero(expr) or condition == Known(True):
         found.dropped = True
         return
@@ -192,6 +194,22 @@ def _terms(value: Value, found: _Meaning) -> None:
         _factors(condition, found.factors)
     else:
         found.soft.append(Soft(written, condition, low))
+
+
+def _in_place(value: Value, expr: Expr) -> tuple[Expr, float, _Meaning] | None:
+    """A bias in whose place there is the lowest number where a condition does not hold (T5): the condition, the number, and what
+    the bias comes to. None where it is not the same to add the number to the bias: two lowest numbers are -inf."""
+    node = value.node
+    rest = node.inputs[1] if node is not None and node.op is not None and node.op.qualified == "where" else None
+    if rest is None or rest.type.rank != value.type.rank or not isinstance(expr, Apply) or expr.op != "where":
+        return None
+    low = _low(expr.args[2])
+    found = _Meaning()
+    _terms(rest, found)
+    softly = not found.factors and len(found.soft) <= 1 and all(term.low == low for term in found.soft)
+    if low == float("-inf") or (low and low <= _SWALLOWS and softly):
+        return expr.args[0], low, found
+    return None
 
 
 def _as_condition(expr: Expr) -> tuple[Expr | None, float]:
@@ -223,9 +241,12 @@ def _shown(expr: Expr) -> Expr | None:
     if not isinstance(expr, Apply) or expr.op != "where":
         return None
     condition, yes, no = expr.args
-    if _low(no):
-        return condition
-    return simplify(Apply("logical_not", (condition,))) if _low(yes) else None
+    if _low(yes):
+        condition, yes, no = simplify(Apply("logical_not", (condition,))), no, yes
+    if not _low(no):
+        return None
+    inner = _shown(yes)
+    return condition if inner is None else Apply("logical_and", (condition, inner))
 
 
 def _is_condition(expr: Expr) -> bool:

@@ -42,6 +42,7 @@ def model(given: str) -> Module:
         f"bias=where(s <= t and seen, {ZERO}, {LOW})",
         f"bias=where(s > t, {LOW}, {ZERO})",
         "bias=where(s > t, -inf, alibi)",
+        f"bias=where(seen, where(s <= t, {ZERO}, -inf), {LOW})",
         f"bias=alibi + where(s > t, {LOW}, {ZERO})",
         f"bias=where(unsqueeze(later[:T, :T], [0, 1]), {LOW}, {ZERO}) + where(seen, {ZERO}, {LOW})",
         "bias=(1.0 - cast(s <= t, f32)) * -10000.0",

@@ -77,6 +77,16 @@ CASES = {
     "in the place of positions": (
         GATHERED, f"bias=where(seen, bias, {LOW})", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
     ),
+    "the lowest in the place of the lowest": (
+        GATHERED, f"bias=where(seen, bias + where(s <= t, {ZERO}, {LOW}), {LOW})", (True, "bool[B, 1, 1, T]", True),
+        "mask_from_bias",
+    ),
+    "-inf in the place of the lowest": (
+        GATHERED, f"bias=where(seen, where(s <= t, {ZERO}, {LOW}), -inf)", (True, "bool[B, 1, 1, T]", False), "mask_from_bias"
+    ),
+    "the lowest in the place of -inf": (
+        GATHERED, f"bias=where(seen, where(s <= t, {ZERO}, -inf), {LOW})", (False, "none", True), ""
+    ),
     "-inf in the place of positions": (
         GATHERED, "bias=where(seen, bias, -inf)", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
     ),
@@ -89,7 +99,7 @@ CASES = {
 # Those in which the lowest number stands for -inf, and a query may see no key.
 LOWEST = (
     "added, the lowest", "added, inverted", "one minus the mask", "one minus the condition", "beside positions",
-    "in the place of positions",
+    "in the place of positions", "the lowest in the place of the lowest", "-inf in the place of the lowest",
 )  # fmt: skip
 PADDING = PassSpec("raise_composites", {"padding": True})
 
