@@ -22,7 +22,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .compile import Artifact, CompileReport, compile, load
+from .compile import Artifact, CompileReport, check, compile, load
 from .compile import open_artifact as open
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
@@ -78,18 +78,6 @@ def models(name: str | os.PathLike[str]) -> list[str]:
     from .specs.catalog import find
 
     return frontend.models(find(name)[0])
-
-
-def check(name: str | os.PathLike[str]) -> list[Module]:
-    """Type-check every declaration of a ``.tess`` file or of a shipped spec, and return its models.
-
-    Raises:
-        Diagnostic: the first mistake.
-    """
-    from .frontends import source as frontend
-    from .specs.catalog import find
-
-    return frontend.check(find(name)[0])
 
 
 def apply(module: Module | Model, name: str, **options: Any) -> Module:

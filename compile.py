@@ -70,6 +70,26 @@ def load(
     return source.load(path, model or found, dict(params or {}), dtype)
 
 
+def check(name: str | os.PathLike[str]) -> list[Module]:
+    """Type-check a whole ``.tess`` file or shipped spec, and return its models.
+
+    Raises:
+        Diagnostic: the first mistake, in a declaration or in a ``compile`` block (E0701 to E0704, E0012).
+    """
+    from .frontends import source
+    from .specs.catalog import find
+
+    modules: list[Module] = source.check(find(name)[0])
+    for module in modules:
+        if module.compile is not None:
+            from .passes.engine import make
+
+            for step in module.compile.passes:
+                make(step)
+            _target(module, None, None)
+    return modules
+
+
 def parse_pass(text: str) -> PassSpec:
     """``merge_tokens(r=8, metric=keys)`` as a pass spec. Raises Diagnostic for other text."""
     from .frontends import source

@@ -17,15 +17,14 @@ from .common import diagnostic_json, json_option, paint, print_json
 def check(files: tuple[str, ...], as_json: bool) -> None:
     """Type-check files.
 
-    Names, shapes, dtypes and static parameters of every model and declaration.
+    Names, shapes, dtypes and static parameters of every model and declaration; passes and targets of compile blocks.
     """
-    from ..frontends import source
-    from ..specs.catalog import find
+    from ..compile import check as check_file
 
     rows: list[dict[str, Any]] = []
     for file in files:
         try:
-            modules = source.check(find(file)[0])
+            modules = check_file(file)
         except Diagnostic as error:
             rows.append({"file": file, "ok": False, "error": diagnostic_json(error)})
             if not as_json:

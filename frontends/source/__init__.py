@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import Diagnostic, Span, did_you_mean
+from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.library import RAISING
 from ...ir.types import DTYPES
 from .depth import deep_recursion
@@ -186,9 +186,18 @@ def _spans(block: ast.Compile | None) -> dict[str, Span | None]:
 
 
 def _compiles(unit: Unit) -> list[ast.Compile]:
+    """The ``compile`` blocks of a file. Raises E0204 for two of one model."""
     from . import ast
 
-    return [item for item in unit.file.items if isinstance(item, ast.Compile)]
+    blocks: dict[str, ast.Compile] = {}
+    for item in unit.file.items:
+        if isinstance(item, ast.Compile) and blocks.setdefault(item.model, item) is not item:
+            raise Diagnostic(
+                "E0204", f"the model `{item.model}` has two compile blocks", item.span,
+                notes=[Note("the first one is here", blocks[item.model].span)],
+                help="leave one of them; what differs can be given on the command line",
+            )  # fmt: skip
+    return list(blocks.values())
 
 
 def _choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[str, ast.Compile | None]:

@@ -27,6 +27,24 @@ def test_check_goes_on_after_a_wrong_file(cli: Cli, tiny: Path, tmp_path: Path) 
     assert f"{tiny}: ok" in result.out
 
 
+@pytest.mark.parametrize(
+    ("block", "code", "text"),
+    [
+        ("pass nosuch", "E0701", "pass nosuch"),
+        ("pass dce(x=2)", "E0702", "the pass `dce` has no option `x`"),
+        ('pass merge_tokens(r="a")', "E0703", "`r` of the pass `merge_tokens` must be"),
+        ("target nowhere", "E0012", "there is no target `nowhere`"),
+        ("target onnx(level=3)", "E0012", "has no option `level`"),
+    ],
+)
+def test_check_reads_compile_blocks(cli: Cli, tiny: Path, block: str, code: str, text: str) -> None:
+    tiny.write_text(f"{tiny.read_text()}\ncompile tiny {{\n    {block}\n}}\n")
+    result = cli("check", tiny)
+    assert result.code == 1
+    assert f"error[{code}]" in result.err
+    assert text in result.err
+
+
 def test_check_as_json(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     result = cli("check", tiny, tmp_path / "none.tess", "--json")
     good, bad = json.loads(result.out)
