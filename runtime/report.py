@@ -59,7 +59,7 @@ def _speed(report: Report) -> dict[str, Any]:
     scattered = gain["high"] > _SCATTERED * gain["low"]
     pays: bool | None
     if latency["rounds"] < _ROUNDS:
-        pays, text = None, f"{latency['rounds']} rounds are too few to tell whether it pays here: {shown}"
+        pays, text = None, f"{rounds_text(latency['rounds'])} cannot tell whether it pays here: {shown}"
     elif gain["low"] > 1 and gain["median"] >= 1 + _NOTICED:
         pays, text = True, f"pays here: {shown}"
     elif gain["high"] < 1 or (gain["median"] < 1 - _NOTICED and not scattered):
@@ -74,7 +74,9 @@ def _speed(report: Report) -> dict[str, Any]:
     if matching:
         ceiling = latency["rows"]["fixed indices"]["speedup"]["median"]
         if matching["ms"]["low"] > 0:
-            cost = f"{matching['ms']['median']:.1f} ms, {matching['share']:.0%} of the time"
+            took = matching["ms"]["median"]
+            cost = f"{took:.1f} ms" if took >= 0.1 else f"{milliseconds(took)} ms"
+            cost += f", {matching['share']:.0%} of the time"
             text += f". Matching takes {cost}: without it, it would be {ceiling:.2f}x"
         else:
             text += ". Matching takes too little to be told from noise"
@@ -161,6 +163,16 @@ def _figure(measure: str, value: float) -> str:
     return f"{value:.1%}" if measure == "top1" else f"{value:.2e}" if measure == "kl" else f"{value:.4f}"
 
 
+def rounds_text(count: int) -> str:
+    """``1 interleaved round``, ``9 interleaved rounds``."""
+    return f"{count} interleaved round{'s' if count != 1 else ''}"
+
+
+def milliseconds(value: float) -> str:
+    """Two digits, or four of what takes less than a tenth."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+
+
 def megabytes(value: int | None) -> str:
     """``123.4 MB``, or nothing where it is not known."""
     return "" if value is None else f"{value / 1e6:.1f} MB"
@@ -173,7 +185,13 @@ def latency_rows(report: Report) -> list[list[str]]:
         ms, gain = row["ms"], row["speedup"]
         spread = f"{gain['low']:.2f} … {gain['high']:.2f}" if name != "original" else ""
         rows.append(
-            [name, f"{ms['median']:.2f}", f"{ms['low']:.2f} … {ms['high']:.2f}", f"{gain['median']:.2f}x", spread]
+            [
+                name,
+                milliseconds(ms["median"]),
+                f"{milliseconds(ms['low'])} … {milliseconds(ms['high'])}",
+                f"{gain['median']:.2f}x",
+                spread,
+            ]
         )
     return rows
 
@@ -241,8 +259,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"\nTokens and FLOPs{where}", style="bold")
     yield _table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
     yield Text(BLOCKS)
-    rounds = report["latency"]["rounds"]
-    yield Text(f"\nLatency{where}: medians and quartiles of {rounds} interleaved rounds", style="bold")
+    rounds = rounds_text(report["latency"]["rounds"])
+    yield Text(f"\nLatency{where}: medians and quartiles of {rounds}", style="bold")
     yield _table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report))
     if report["memory"]:
         yield Text("\nLargest memory above an idle process", style="bold")

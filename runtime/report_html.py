@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .report import BLOCKS, Report, at, block_rows, latency_rows, measures, memory_rows, pass_text, skipped, warnings
+from .report import (
+    BLOCKS,
+    Report,
+    at,
+    block_rows,
+    latency_rows,
+    measures,
+    memory_rows,
+    pass_text,
+    rounds_text,
+    skipped,
+    warnings,
+)
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #888; --bar: #8886; --now: #3b82c4; --good: #2e8b57; --bad: #c47a1b; }
@@ -42,7 +54,7 @@ def page(report: Report) -> str:
         f'<p class="dim">{escape(BLOCKS)}</p>',
         f"<h2>Latency{escape(where)}</h2>",
         _table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report)),
-        f'<p class="dim">Medians of {latency["rounds"]} interleaved rounds; speed-ups are ratios within a round.</p>',
+        f'<p class="dim">Medians of {rounds_text(latency["rounds"])}; speed-ups are ratios within a round.</p>',
     ]
     if report["memory"]:
         parts += [

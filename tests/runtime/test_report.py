@@ -243,7 +243,7 @@ def test_two_rounds_conclude_nothing() -> None:
     report["latency"]["rounds"] = 2
     speed = verdict(report)["speed"]
     assert speed["pays"] is None
-    assert speed["text"].startswith("2 rounds are too few to tell whether it pays here: 1.25x (1.20 … 1.30)")
+    assert speed["text"].startswith("2 interleaved rounds cannot tell whether it pays here: 1.25x (1.20 … 1.30)")
 
 
 def test_a_cosine_is_not_rounded_to_one() -> None:

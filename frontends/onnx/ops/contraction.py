@@ -186,6 +186,15 @@ def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[in
     return pairs
 
 
+def reaches(
+    c: Call, sizes: tuple[Dim, ...], pairs: list[tuple[int, int]], kernel: list[int], dilations: list[int]
+) -> None:
+    """Require of free sizes that a window fits into them."""
+    for size, pair, k, dilation in zip(sizes, pairs, kernel, dilations, strict=True):
+        if size.value is None and k:
+            c.importer.require(size + sum(pair), ">=", const((k - 1) * dilation + 1))
+
+
 def spatial(c: Call, name: str, count: int, default: int = 1) -> list[int]:
     values = c.attr(name) or [default] * count
     if len(values) != count or any(v < 1 for v in values):
@@ -210,6 +219,7 @@ def conv(c: Call) -> Value:
     kernel = [0 if d.value is None else d.value for d in weight.type.shape[2:]]
     c.equal(c.shape()[1], weight.type.shape[1] * c.attr("group", 1), f"the channels of {c.type()} and of {weight.type}")
     pairs = padding(c, c.shape()[2:], kernel, strides, dilations)
+    reaches(c, c.shape()[2:], pairs, kernel, dilations)
     x = c.x()
     if any(before != after for before, after in pairs):
         x, pairs = pad_axes(c, x, pairs), [(0, 0)] * count
@@ -284,6 +294,7 @@ def pool(c: Call) -> Value:
     pairs = padding(c, sizes, kernel, strides, dilations)
     if c.attr("ceil_mode", 0):
         pairs = [_ceiled(c, *row) for row in zip(sizes, pairs, kernel, strides, dilations, strict=True)]
+    reaches(c, sizes, pairs, kernel, dilations)
     is_max = c.op_type == "MaxPool"
     x = c.x()
     lowest = -np.inf if x.type.dtype.kind == "float" else int(np.iinfo(x.type.dtype.numpy).min)

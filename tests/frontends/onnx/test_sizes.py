@@ -263,3 +263,12 @@ def test_solving() -> None:
     assert solve(a + b, a, order) is None
     assert solve((h - 4) // 4 + 1, const(3), order) == {"h": as_dim(12)}
     assert solve(sym("let"), const(3), order) is None
+
+
+def test_a_window_must_fit_into_a_free_size(tmp_path: Path) -> None:
+    """Otherwise the comparison at small sizes fails, and a user learns what ONNX Runtime thinks of it."""
+    nodes = [node("Conv", "x w", "h", strides=[4]), node("MaxPool", "h", "y", kernel_shape=[3], strides=[1])]
+    proto = model(nodes, {"x": ("f32", ["B", 2, "T"])}, ["y"], {"w": np.ones((2, 2, 7), np.float32)})
+    imported = agree(proto, tmp_path, [{"B": 2, "T": 15}])
+    needs = [f"{r.left} {r.op} {r.right}" for r in imported.module.graph.requires]
+    assert needs == ["T >= 7", "(T - 3) // 4 >= 3"]
