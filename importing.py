@@ -69,6 +69,8 @@ def read_model(
             raise Diagnostic("E0001", f"there is no file `{path}`")
         if model is not None or params or (weights and suffix == ".onnx"):
             raise Diagnostic("E0011", f"`{path.name}` has no static parameters, and brings its own weights")
+        if dtype != "f32":
+            raise Diagnostic("E0011", f"`{path.name}` has its own dtypes; what `float` is can be chosen for specs only")
         return _onnx(path) if suffix == ".onnx" else _mlir(path, weights)
     if os.path.isdir(path):
         from .frontends import huggingface

@@ -137,3 +137,5 @@ def compare_mlir(artifact: Artifact, path: Path, reference: Module, bound: Any, 
     found = verify(artifact.module, runner, torch.build(reference, bound, claims=False), seed=seed)
     artifact._runner = runner
     artifact.report.verified = [row.to_dict() for row in found.rows]
+    if found.skipped:
+        artifact.report.notes.append(f"not compared with the reference: {found.skipped}")

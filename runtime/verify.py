@@ -11,7 +11,7 @@ from ..ir.diagnostics import Diagnostic, Note
 from ..ir.dims import Dim
 from ..ir.graph import Graph, Input, Module, Node, Value
 from ..ir.op import Composite
-from ..ir.types import DType
+from ..ir.types import DType, bf16
 from .session import Session
 
 if TYPE_CHECKING:
@@ -91,10 +91,15 @@ def verify(
 
     from ..backends.onnx import runnable
 
-    if not runnable(module.graph):
-        return VerifyReport(skipped="ONNX Runtime's CPU provider does not execute this dtype")
     # Whatever runs, and says which sizes it takes, is compared like a session.
-    session = Session(artifact) if isinstance(artifact, (str, bytes, os.PathLike)) else artifact
+    if isinstance(artifact, (str, bytes, os.PathLike)):
+        if not runnable(module.graph):
+            return VerifyReport(skipped="ONNX Runtime's CPU provider does not execute this dtype")
+        session: Compared = Session(artifact)
+    else:
+        session = artifact
+    if any(v.type.dtype == bf16 for v in (*module.graph.inputs, *module.graph.outputs)):
+        return VerifyReport(skipped="NumPy has no bf16")
     report = VerifyReport()
     rng = np.random.default_rng(seed)
     bounds = index_bounds(module.graph)

@@ -12,11 +12,11 @@ from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims import Dim, as_dim, dim_max, dim_min, sym
 from ...ir.graph import Graph, Initializer, Module, Value
 from ...ir.imported import Imported
-from ...ir.types import DType, TensorType
+from ...ir.types import DType, TensorType, bf16
 from ..positions import write_positions
 from .aten import ATEN
 from .finish import INLINE, identifier, input_names, prune
-from .mlir_text import affine, check_size, check_text, scalar, span_of, tensor_type
+from .mlir_text import affine, check_size, check_text, numbers, scalar, span_of, tensor_type
 from .protocol import Import, Refusals, Unsupported
 from .symbols import usual_name
 
@@ -272,6 +272,9 @@ class _Walk:
         elif getattr(attribute, "is_splat", False) and math.prod(shape) > 1:
             number = scalar(str(attribute.get_splat_value()))
             return self.importing.expand(self.importing.scalar(number, dtype), shape)
+        elif dtype == bf16:  # which the bindings do not read
+            found = numbers(str(attribute))
+            array = np.array(found * (1 if len(found) > 1 else math.prod(shape)), dtype.numpy).reshape(shape)
         else:
             array = np.array(attribute).astype(dtype.numpy).reshape(shape)
         if 0 < array.size <= INLINE and not resource:

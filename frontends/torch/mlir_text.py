@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 
 from ...ir.diagnostics import Diagnostic, Span
@@ -52,19 +53,23 @@ def check_size(dim: Dim) -> Dim:
 
 def scalar(text: str) -> int | float | bool:
     """``5 : i64``, ``true`` or ``1.0e+00 : f32``."""
-    word = text.split(":")[0].strip()
+    word, _, kind = (part.strip() for part in text.partition(":"))
     if word in ("true", "false"):
         return word == "true"
     if word.startswith("0x"):  # infinities and NaN are written by their bits
-        import struct
-
         bits = int(word, 16)
-        return float(
-            struct.unpack("<d", bits.to_bytes(8, "little"))[0]
-            if len(word) > 10
-            else struct.unpack("<f", bits.to_bytes(4, "little"))[0]
-        )
+        if kind == "bf16":
+            kind, bits = "f32", bits << 16
+        code, size = {"f16": ("<e", 2), "f32": ("<f", 4), "f64": ("<d", 8)}[kind]
+        return float(struct.unpack(code, bits.to_bytes(size, "little"))[0])
     return float(word) if "." in word or "e" in word else int(word)
+
+
+def numbers(text: str) -> list[int | float | bool]:
+    """The numbers of ``dense<[[1.0, 2.0], [0xFF80, 4.0]]> : tensor<2x2xbf16>``, in order."""
+    inner, _, type = text.removeprefix("dense<").rpartition(":")
+    kind = re.split(r"[x<>]", type.strip())[-2]
+    return [scalar(f"{word} : {kind}") for word in re.findall(r"[^\s\[\],>]+", inner)]
 
 
 def tensor_type(text: str) -> tuple[DType, list[int | None]] | None:

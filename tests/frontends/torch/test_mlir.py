@@ -164,6 +164,26 @@ def test_names_sizes_and_weights_are_given() -> None:
     np.testing.assert_array_equal(found["output"].numpy(), [[4, 80, 1200]] * 2)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "literal", "wanted"),
+    [
+        ("bf16", "dense<1.5> : tensor<bf16>", 1.5),
+        ("bf16", "dense<0xFF80> : tensor<2xbf16>", [-np.inf] * 2),
+        ("bf16", "dense<[[1.5, 0x7F80]]> : tensor<1x2xbf16>", [[1.5, np.inf]]),
+        ("f16", "dense<0xFC00> : tensor<2xf16>", [-np.inf] * 2),
+        ("f32", "dense<0xFF800000> : tensor<2xf32>", [-np.inf] * 2),
+        ("f64", "dense<[0x7FF0000000000000, 2.0]> : tensor<2xf64>", [np.inf, 2.0]),
+        ("i1", "dense<true> : tensor<2xi1>", [True, True]),
+        ("si64", "dense<-7> : tensor<2xsi64>", [-7, -7]),
+    ],
+)
+def test_literals(dtype: str, literal: str, wanted: Any) -> None:
+    type = f"!torch.vtensor<[{','.join(map(str, np.shape(wanted)))}],{dtype}>"
+    text = f"func.func @main() -> {type} {{ %0 = torch.vtensor.literal({literal}) : {type} return %0 : {type} }}"
+    found = build(load_mlir(text).module, {})()["output"]
+    np.testing.assert_array_equal(found.double().numpy(), np.array(wanted, "f8"))
+
+
 def test_sizes_without_names_are_different() -> None:
     with pytest.raises(Diagnostic) as error:
         load_mlir(BY_HAND)
