@@ -334,10 +334,12 @@ def simplify(expr: Apply) -> Expr:
 
 
 def _inverted(expr: Apply) -> Expr:
-    """`not (s > t)` is `s <= t`, over integers: they have no NaN."""
+    """`not not m` is `m`; `not (s > t)` is `s <= t`, over integers: they have no NaN."""
     inner = expr.args[0]
     if isinstance(inner, Known):
         return Known(not inner.value)
+    if isinstance(inner, Apply) and inner.op == "logical_not":
+        return inner.args[0]
     if isinstance(inner, Apply) and inner.op in _OPPOSITE and linear(Apply("sub", inner.args)) is not None:
         return simplify(Apply(_OPPOSITE[inner.op], inner.args))
     return expr

@@ -92,6 +92,11 @@ PROGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "mask = cast(unsqueeze(keep, [1, 2]) * unsqueeze(keep, [1, 3]), bool)\n"
         + BIASED.replace("none, bias", "mask") + "return mean_pool(x, cast(keep, f32))", "f32[B, 8]", {},
     ),
+    "a mask of pairs, added": (
+        "mask = not cast(unsqueeze(keep, [1, 2]) * unsqueeze(keep, [1, 3]), bool)\n"
+        "bias = where(mask, constant(-3.4028235e+38, dtype=f32), constant(0.0, dtype=f32))\n"
+        + BIASED + "return mean_pool(x, cast(keep, f32))", "f32[B, 8]", {},
+    ),
     "masks without proportional attention": (
         "mask = unsqueeze(keep != 0, [1, 2])\n x = x + self_attention(x, mask, heads=2) as a1\n"
         "return mean_pool(x, cast(keep, f32))", "f32[B, 8]", {"proportional": False},
