@@ -26,7 +26,7 @@ _FOLD = 64
 # What folding and the merging of equal nodes changed, among the counts of the rules.
 TIDIED = "tidied"
 # Rules that add a very low number to scores that it took the place of.
-_ADDED = ("scores_masked_by_lowest", "scores_masked_out_by_lowest")
+_ADDED = ("scores_masked_by_lowest", "scores_biased_masked_by_lowest")
 
 
 @dataclass(frozen=True)

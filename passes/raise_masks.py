@@ -33,7 +33,7 @@ class _Meaning:
     """What a mask and a bias come to: factors that must all hold, and what is added to the scores.
 
     ``soft`` are the terms of the bias that say, with a very low number instead of -inf, that conditions must hold: where a
-    query sees no key at all, the mean of those that are hidden equally is left.
+    query sees no key at all, the mean of those that are hidden equally is left. ``exact``: whether such queries matter.
     """
 
     causal: bool = False
@@ -41,6 +41,7 @@ class _Meaning:
     soft: list[Soft] = field(default_factory=list)
     terms: list[Value] = field(default_factory=list)
     dropped: bool = False
+    exact: bool = True
 
 
 def raise_masks(graph: Graph, padding: bool) -> Counter[str]:
@@ -66,7 +67,9 @@ def leaves_scores(graph: Graph) -> int:
     count = 0
     for node in graph.nodes():
         if node.op.qualified == ATTENTION and node.inputs[4] is not None:
-            count += any(term.low > _SWALLOWS for term in _meaning(node).soft)
+            found = _meaning(node)
+            lows = [term.low for term in found.soft] + [_hides(element(term)) for term in found.terms]
+            count += any(_SWALLOWS < low < 0 for low in lows)
     return count
 
 
@@ -82,9 +85,9 @@ def sees_no_later(node: Node) -> bool:
     return found.causal or any(_implies_causal(f, shift) for f in hidden)
 
 
-def _meaning(node: Node) -> _Meaning:
+def _meaning(node: Node, exact: bool = True) -> _Meaning:
     mask, bias = node.inputs[3:]
-    found = _Meaning(node.attrs["causal"])
+    found = _Meaning(node.attrs["causal"], exact=exact)
     if mask is not None:
         _factors(element(mask), found.factors)
     if bias is not None:
@@ -97,14 +100,15 @@ def _mask(node: Node, writer: Writer, padding: bool) -> Counter[str]:
     assert q is not None
     assert k is not None
     shift = k.type.shape[2] - q.type.shape[2]
-    found = _meaning(node)
+    found = _meaning(node, exact=False)
     hidden = list(found.factors)
     for term in found.soft:
         _factors(term.condition, hidden)
     unseeing = bool(found.soft) and not _see_themselves(hidden, q.type.shape[2], k.type.shape[2])
-    soft = found.soft if unseeing and not padding else []
-    if soft:
-        hidden = found.factors
+    soft: list[Soft] = []
+    if unseeing and not padding:
+        found = _meaning(node)
+        soft, hidden = found.soft, found.factors
     masking = found.dropped or len(soft) < len(found.soft)
     shorter = any(map(_of_keys, soft))
     kept = [f for f in hidden if not _is_causal(f, shift)]
@@ -174,7 +178,7 @@ def _terms(value: Value, found: _Meaning) -> None:
     expr = element(value)
     condition, low = _as_condition(expr)
     written: Value | None = value
-    if condition is None and (inside := _in_place(value, expr)) is not None:
+    if condition is None and (inside := _in_place(value, expr, found.exact)) is not None:
         condition, low, rest = inside
         written = None
         found.terms += rest.terms
@@ -196,7 +200,7 @@ def _terms(value: Value, found: _Meaning) -> None:
         found.soft.append(Soft(written, condition, low))
 
 
-def _in_place(value: Value, expr: Expr) -> tuple[Expr, float, _Meaning] | None:
+def _in_place(value: Value, expr: Expr, exact: bool) -> tuple[Expr, float, _Meaning] | None:
     """A bias in whose place there is the lowest number where a condition does not hold (T5): the condition, the number, and what
     the bias comes to. None where it is not the same to add the number to the bias: two lowest numbers are -inf."""
     node = value.node
@@ -204,10 +208,10 @@ def _in_place(value: Value, expr: Expr) -> tuple[Expr, float, _Meaning] | None:
     if rest is None or rest.type.rank != value.type.rank or not isinstance(expr, Apply) or expr.op != "where":
         return None
     low = _low(expr.args[2])
-    found = _Meaning()
+    found = _Meaning(exact=exact)
     _terms(rest, found)
-    softly = not found.factors and len(found.soft) <= 1 and all(term.low == low for term in found.soft)
-    if low == float("-inf") or (low and low <= _SWALLOWS and softly):
+    once = not found.factors and len(found.soft) <= 1 and all(term.low == low for term in found.soft)
+    if low and (not exact or low == float("-inf") or (low <= _SWALLOWS and once)):
         return expr.args[0], low, found
     return None
 
@@ -234,6 +238,13 @@ def _as_condition(expr: Expr) -> tuple[Expr | None, float]:
                     if _is_condition(inner):
                         return inner, _low(low)
     return None, 0.0
+
+
+def _hides(expr: Expr) -> float:
+    """The very low number that a bias has where a condition decides, else 0."""
+    return (
+        next((n for n in map(_low, expr.args[1:]) if n), 0.0) if isinstance(expr, Apply) and expr.op == "where" else 0.0
+    )
 
 
 def _shown(expr: Expr) -> Expr | None:

@@ -189,7 +189,13 @@ CASES: dict[str, Case] = {
     ),
     "attention, mask inverted": attend(f"where(not mask, -inf, {SCORES})", "scores_masked_out"),
     "attention, lowest": attend(f"where(mask, {SCORES}, -3.4028234663852886e38)", "scores_masked_by_lowest"),
-    "attention, lowest inverted": attend(f"where(not mask, -1e9, {SCORES})", "scores_masked_out_by_lowest"),
+    "attention, lowest inverted": attend(f"where(not mask, -1e9, {SCORES})", "scores_masked_out scores_masked_by_lowest"),
+    "attention, lowest in the place of a bias": attend(
+        f"where(mask, {SCORES} + bias, -3.4028234663852886e38)", "scores_biased_masked_by_lowest"
+    ),
+    "attention, lowest in the place of -inf": attend(
+        f"where(mask, where(pair, {SCORES}, -inf), -3.4028234663852886e38)", "scores_masked_again_by_lowest"
+    ),
     "attention, capped": attend(f"tanh(({SCORES}) * 0.4 / 5.0) * 5.0", "scores_capped"),
     "attention, guarded by hand": Case(
         "softmax_guarded attention_from_guarded",

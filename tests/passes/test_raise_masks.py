@@ -85,7 +85,7 @@ CASES = {
         GATHERED, f"bias=where(seen, where(s <= t, {ZERO}, {LOW}), -inf)", (True, "bool[B, 1, 1, T]", False), "mask_from_bias"
     ),
     "the lowest in the place of -inf": (
-        GATHERED, f"bias=where(seen, where(s <= t, {ZERO}, -inf), {LOW})", (False, "none", True), ""
+        GATHERED, f"bias=where(seen, where(s <= t, {ZERO}, -inf), {LOW})", (True, "bool[B, 1, 1, T]", False), "mask_from_bias"
     ),
     "-inf in the place of positions": (
         GATHERED, "bias=where(seen, bias, -inf)", (False, "bool[B, 1, 1, T]", True), "mask_from_bias"
@@ -100,6 +100,7 @@ CASES = {
 LOWEST = (
     "added, the lowest", "added, inverted", "one minus the mask", "one minus the condition", "beside positions",
     "in the place of positions", "the lowest in the place of the lowest", "-inf in the place of the lowest",
+    "the lowest in the place of -inf",
 )  # fmt: skip
 PADDING = PassSpec("raise_composites", {"padding": True})
 
@@ -181,11 +182,10 @@ def test_every_query_sees_its_own_place(mask: str) -> None:
 
 @pytest.mark.parametrize(("low", "contract"), [(LOW, "exact"), ("-1e9", "approximate")])
 def test_scores_that_a_mask_does_not_swallow_are_told(low: str, contract: str) -> None:
-    scores = f"where(unsqueeze(real, [1, 2]), q @ transpose(k, perm=[0, 1, 3, 2]), {low})"
-    _, (report,) = passed(program(f"return softmax({scores}, axis=-1) @ v"), RAISE)
-    assert report.facts["recognised"]["attention"] == 1
-    assert report.contract == contract
-    _, (report,) = passed(
-        program(f"{COUNT} return softmax({scores.replace('unsqueeze(real, [1, 2])', 's <= t')}, axis=-1) @ v"), RAISE
-    )
-    assert report.contract == "exact"
+    product = "q @ transpose(k, perm=[0, 1, 3, 2])"
+    for scores in (product, f"{product} + bias"):
+        for mask, told in (("unsqueeze(real, [1, 2])", contract), ("s <= t", "exact")):
+            before = program(f"{COUNT} return softmax(where({mask}, {scores}, {low}), axis=-1) @ v")
+            _, (report,) = passed(before, RAISE)
+            assert report.facts["recognised"]["attention"] == 1
+            assert report.contract == told
