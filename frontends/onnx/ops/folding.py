@@ -55,13 +55,19 @@ def _fold_div(c: Call, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         top, bottom = as_dim(x), as_dim(y)
         if y == 0 or not prove_ge(bottom, 1):
             raise Unfoldable
-        if prove_ge(0, top):
-            return -(-top // bottom)
-        # ONNX rounds toward zero, sizes round down: the same where nothing is negative.
-        c.importer.require(top, ">=", as_dim(0))
-        return top // bottom
+        return _toward_zero(c, top, bottom)
 
     return _mixed(_divide_numbers, symbolic)(c, a, b)
+
+
+def _toward_zero(c: Call, top: Dim, bottom: Dim) -> Dim:
+    """The quotient as ONNX rounds it. Sizes round down, which is the same where nothing is negative."""
+    if bottom == 1:
+        return top
+    if prove_ge(0, top):
+        return -(-top // bottom)
+    c.importer.require(top, ">=", as_dim(0))
+    return top // bottom
 
 
 def _divide_numbers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -175,15 +181,15 @@ def _fold_where(c: Call, condition: np.ndarray, a: np.ndarray, b: np.ndarray) ->
 
 @folds("Cast")
 def _fold_cast(c: Call, x: np.ndarray) -> Tensor:
-    return _cast_known(x, dtype_of(c.attr("to", 0), c.where))
+    return _cast_known(c, x, dtype_of(c.attr("to", 0), c.where))
 
 
 @folds("CastLike")
 def _fold_cast_like(c: Call, x: np.ndarray, other: np.ndarray) -> Tensor:
-    return _cast_known(x, c.type(1).dtype)
+    return _cast_known(c, x, c.type(1).dtype)
 
 
-def _cast_known(x: np.ndarray, dtype: DType) -> Tensor:
+def _cast_known(c: Call, x: np.ndarray, dtype: DType) -> Tensor:
     type = TensorType.of(dtype, x.shape)
     if x.dtype != object:
         with np.errstate(all="ignore"):
@@ -193,7 +199,9 @@ def _cast_known(x: np.ndarray, dtype: DType) -> Tensor:
         if dtype.kind == "float":
             return item if isinstance(item, Ratio) else Ratio.of(item) if isinstance(item, float) else Ratio(item)
         if dtype.kind == "int":
-            return item.whole() if isinstance(item, Ratio) else math.trunc(item) if isinstance(item, float) else item
+            if isinstance(item, Ratio):
+                return _toward_zero(c, item.top, item.bottom)
+            return math.trunc(item) if isinstance(item, float) else item
         return compare(item, 0) != 0
 
     return Tensor(type, known=settle(elementwise(convert, x), type))

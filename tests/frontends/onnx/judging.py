@@ -52,10 +52,13 @@ def proto_of(case: Case, r: Draw) -> tuple[onnx.ModelProto, dict[str, Array]]:
     return helper.make_model(graph, opset_imports=opsets, ir_version=10), feeds
 
 
-def by_runtime(data: bytes, feeds: dict[str, Array]) -> list[Array] | None:
+def by_runtime(data: bytes, feeds: dict[str, Array], optimized: bool = True) -> list[Array] | None:
+    """What ONNX Runtime computes; None where it refuses. ``optimized``: with its graph rewrites, not all of which are exact."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return [np.asarray(a) for a in session.run(None, feeds)]
