@@ -60,6 +60,7 @@ def argument_names(module: Module | Graph) -> list[str]:
 
 def check(text: str) -> None:
     """Parse and verify the text with torch-mlir. Raises E0821 when it is not installed, E0822 when it is refused."""
+    _sound(text)
     with _context() as (ir, _):
         try:
             ir.Module.parse(text).operation.verify()
@@ -75,6 +76,7 @@ def lower(text: str, output: Literal["torch", "linalg"] = "linalg") -> str:
     """
     if output not in _PIPELINES:
         raise Diagnostic("E0822", f"there is no output `{output}`", help="torch or linalg")
+    _sound(text)
     with _context() as (ir, passes):
         try:
             module = ir.Module.parse(_without_symbols(text))
@@ -83,6 +85,16 @@ def lower(text: str, output: Literal["torch", "linalg"] = "linalg") -> str:
         except (ir.MLIRError, ValueError) as error:
             raise Diagnostic("E0822", f"torch-mlir cannot lower the module: {str(error)[:1500]}") from error
         return str(module.operation.get_asm())
+
+
+def _sound(text: str) -> None:
+    """Raises E0822 for text that MLIR's parser crashes on."""
+    from ...frontends.torch.mlir_text import check_text
+
+    try:
+        check_text(text)
+    except Diagnostic as error:
+        raise Diagnostic("E0822", f"torch-mlir would not take the module: {error.message}") from None
 
 
 def _without_symbols(text: str) -> str:

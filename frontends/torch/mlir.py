@@ -16,7 +16,7 @@ from ...ir.types import DType, TensorType, bf16
 from ..positions import write_positions
 from .aten import ATEN
 from .finish import INLINE, identifier, input_names, prune
-from .mlir_text import affine, check_size, check_text, numbers, scalar, span_of, tensor_type
+from .mlir_text import affine, check_size, check_text, first_error, numbers, scalar, span_of, tensor_type
 from .protocol import Import, Refusals, Unsupported
 from .symbols import usual_name
 
@@ -66,7 +66,7 @@ def import_mlir(
             module = ir.Module.parse(source)
             module.operation.verify()
         except (ir.MLIRError, ValueError) as error:
-            raise Diagnostic("E0784", f"this is not torch-dialect MLIR: {str(error)[:600]}") from error
+            raise Diagnostic("E0784", f"this is not torch-dialect MLIR: {first_error(str(error))}") from error
         return _Walk(module, source, name, names, dims, weights).run()
 
 

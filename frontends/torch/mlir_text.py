@@ -44,6 +44,12 @@ def check_text(text: str) -> None:
         raise Diagnostic("E0784", f"the text has more than {_DEEPEST} brackets within each other")
 
 
+def first_error(text: str) -> str:
+    """What MLIR's parser says first, with its place: ``line 5, column 7: unbalanced '<' character``."""
+    lines = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+    return re.sub(r'^"-":(\d+):(\d+): ', r"line \1, column \2: ", lines[0] if lines else text.strip())[:600]
+
+
 def check_size(dim: Dim) -> Dim:
     """The dimension, if a tensor can have it. Raises Diagnostic E0784."""
     if dim.weight > _HEAVIEST or any(abs(c) > _LARGEST for _, c in dim.terms):

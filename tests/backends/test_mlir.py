@@ -272,6 +272,12 @@ def test_refusals_of_torch_mlir(torch_mlir: Any) -> None:
         mlir.check("module { nonsense }")
     with pytest.raises(Diagnostic, match="E0822"):
         mlir.lower("module { nonsense }")
+    cut = 'module {} {-# dialect_resources: { builtin: { a: "0x04'
+    for text in (cut, "module {" * 20000):
+        with pytest.raises(Diagnostic, match="E0822"):
+            mlir.check(text)
+        with pytest.raises(Diagnostic, match="E0822"):
+            mlir.lower(text)
     with pytest.raises(Diagnostic, match="E0822"):
         mlir.lower("module {}", "tosa")  # type: ignore[arg-type]
 

@@ -95,6 +95,13 @@ def test_refused(name: str) -> None:
     assert time.process_time() - start < 5
 
 
+def test_the_place_is_told() -> None:
+    with pytest.raises(Diagnostic) as error:
+        load_mlir(RELU.replace("return", "retrun"))
+    assert error.value.message.startswith("this is not torch-dialect MLIR: line 3, column 2: ")
+    assert "\n" not in error.value.message
+
+
 def test_a_constant_of_one_number_takes_no_room() -> None:
     text = f"func.func @main() -> {BIG} {{\n %0 = torch.vtensor.literal(dense<1.0> : tensor<4294967296x4294967296xf32>) : {BIG}\n"
     (value,) = load_mlir(f"{text} return %0 : {BIG}\n}}").module.graph.outputs
