@@ -198,6 +198,7 @@ def _cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value
     size = x.type.shape[axis]
     if step == 0:
         c.misfit("a slice with step 0")
+    bounds = start, end
     if step < 0:
         # From behind: the reversed axis, cut at the mirrored bounds.
         start, end = _clamp(start, size, -1, size - 1), _clamp(end, size, -1, size - 1, lowest=-1)
@@ -206,6 +207,10 @@ def _cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value
     else:
         start, end = _clamp(start, size, 0, size), _clamp(end, size, 0, size)
     if prove_ge(start, end):
+        # Nothing, unless a bound that may be negative is, and counts from the end.
+        for bound in bounds:
+            if bound.value is None and not prove_ge(-1, bound):
+                c.importer.require(bound, ">=", const(0))
         end = start
     if start == 0 and end == size and step == 1:
         return x
