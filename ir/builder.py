@@ -64,7 +64,7 @@ class Builder:
                 "E0206",
                 f"the parameter `{full_name}` is declared twice",
                 span,
-                help="give one of the layers a scope of its own: `linear(…) as name`",
+                help="give one of the layers a scope of its own: `linear(…) as name`, `repeat … as blocks`",
             )
         return self.graph.add_param(Parameter(type, full_name, init or Initializer("zeros"), trainable, span))
 

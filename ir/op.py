@@ -90,7 +90,7 @@ class Op:
         bindings = self.signature.unify(types, attrs, span=span, spans=spans, packs=self.packs)
         if self.rule is not None:
             return self.rule([t for t in types if t is not None], attrs, span)
-        return self.signature.result_types(bindings)
+        return self.signature.result_types(bindings, span)
 
     def cost(self, inputs: list[TensorType], outputs: list[TensorType], attrs: Attrs) -> Dim:
         """Floating-point operations."""
@@ -138,7 +138,7 @@ class Composite:
         spans: Sequence[Span | None] | None = None,
     ) -> list[TensorType]:
         """Result types, from the signature alone: the body is checked when it is instantiated."""
-        return self.signature.result_types(self.signature.unify(types, attrs, span=span, spans=spans))
+        return self.signature.result_types(self.signature.unify(types, attrs, span=span, spans=spans), span)
 
 
 AnyOp = Op | Composite

@@ -114,6 +114,20 @@ class Bindings:
     given: frozenset[str] = frozenset()
     origin: dict[str, tuple[str, Span | None]] = field(default_factory=dict)
 
+    def unknown_in(self, pattern: Pattern) -> str | None:
+        """The first name in a pattern that is not bound; None when its type is known."""
+        if not isinstance(pattern.dtype, DType) and pattern.dtype not in self.dtypes:
+            return pattern.dtype
+        for dim in pattern.shape:
+            if dim is ...:
+                if self.pack is None:
+                    return "..."
+                continue
+            unbound = sorted(dim.symbols - self.dims.keys())
+            if unbound:
+                return unbound[0]
+        return None
+
     def type_of(self, pattern: Pattern) -> TensorType:
         """The concrete type of a pattern. Raises KeyError for an unbound dtype variable."""
         shape: list[Dim] = []
@@ -162,15 +176,19 @@ class Signature:
             rows += [(f"{name}[{i}]", pattern, False) for i in range(count - len(rows))]
         return rows
 
-    def result_types(self, bindings: Bindings) -> list[TensorType]:
-        """Types of the results that are present, records flattened."""
-        types: list[TensorType] = []
+    def result_types(self, bindings: Bindings, span: Span | None = None) -> list[TensorType]:
+        """Types of the results that are present, records flattened. Raises E0310 for one that nothing determines."""
+        patterns: list[Pattern] = []
         for result in self.present(bindings):
-            if isinstance(result.type, Pattern):
-                types.append(bindings.type_of(result.type))
-            else:
-                types += [bindings.type_of(p) for _, p in result.type.fields()]
-        return types
+            patterns += [result.type] if isinstance(result.type, Pattern) else [p for _, p in result.type.fields()]
+        for pattern in patterns:
+            unknown = bindings.unknown_in(pattern)
+            if unknown is not None:
+                raise Diagnostic(
+                    "E0310", f"nothing says what `{unknown}` is in the result {pattern} of `{self.name}`", span,
+                    help="the types of an `op`'s results follow from the operands that are passed and from static `int`s",
+                )  # fmt: skip
+        return [bindings.type_of(pattern) for pattern in patterns]
 
     def present(self, bindings: Bindings) -> list[Result]:
         """The results whose condition holds."""

@@ -165,9 +165,12 @@ class Evaluator:
         return self.builder.constant(value, dtype)
 
     def _static_binary(self, e: ast.Binary, left: Any, right: Any) -> Any:
+        functions = (DeclValue, OpValue, BuiltinValue)
         for side, expr in ((left, e.left), (right, e.right)):
-            if isinstance(side, (Bundle, Multi, DeclValue, OpValue, BuiltinValue)):
+            if isinstance(side, (Bundle, Multi)) or (isinstance(side, functions) and e.op not in ("==", "!=")):
                 raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span)
+        # A function is one value, as a name or as the attribute that it becomes.
+        left, right = (self.elaborator.attribute(v) if isinstance(v, functions) else v for v in (left, right))
         dims = isinstance(left, Dim) or isinstance(right, Dim)
         if dims and e.op in COMPARISONS and all(isinstance(v, (int, Dim)) for v in (left, right)):
             verdict = decide(e.op, as_dim(left), as_dim(right), self.builder.graph if self.builder else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import Diagnostic, did_you_mean
+from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from ...ir.dims import Dim, as_dim, sym
 from ...ir.signature import REQUIRED, Bindings, Operand, Pattern, RecordDef, RecordPattern, Result, Signature, Static
 from ...ir.types import DTYPES, KINDS
@@ -42,13 +42,24 @@ class Signatures:
         if found is None:
             fields = []
             statics = []
+            seen: set[str] = set()
+            for name, where in [(d, node.span) for d in node.dims] + [(f.name, f.span) for f in node.fields]:
+                if name in seen:
+                    raise Diagnostic("E0204", f"`{name}` is a name of the record `{node.name}` twice", where)
+                seen.add(name)
             for item in node.fields:
                 if item.static:
+                    self._check_static(item.name, item.type, item.span)
                     statics.append((item.name, item.type.name))
                     continue
                 pattern = self.pattern(declared.unit, item.type)
                 if not isinstance(pattern, Pattern):
                     raise Diagnostic("E0310", f"the field `{item.name}` of `{node.name}` must be a tensor", item.span)
+                if item.type.optional:
+                    raise Diagnostic(
+                        "E0310", f"the field `{item.name}` of `{node.name}` cannot be optional", item.span,
+                        help="a record has all its tensors: pass the optional one beside it, or declare a second record",
+                    )  # fmt: skip
                 unknown = {s for d in pattern.shape if d is not ... for s in d.symbols} - set(node.dims)
                 if unknown:
                     raise Diagnostic(
@@ -56,6 +67,11 @@ class Signatures:
                         help=f"declare it: `record {node.name}[{', '.join([*node.dims, *sorted(unknown)])}]`",
                     )  # fmt: skip
                 fields.append((item.name, pattern))
+            if not fields:
+                raise Diagnostic(
+                    "E0310", f"the record `{node.name}` holds no tensor", node.span,
+                    help="static values alone are static parameters, after `*`",
+                )  # fmt: skip
             found = RecordDef(node.name, declared.unit.module, tuple(node.dims), tuple(fields), tuple(statics))
             self._records[id(node)] = found
         return found
@@ -72,16 +88,17 @@ class Signatures:
         for param in node.params:
             pattern = self.pattern(unit, param.type)
             optional = param.type.optional or isinstance(param.default, ast.NoneValue)
+            if param.default is not None and not isinstance(param.default, ast.NoneValue):
+                raise Diagnostic(
+                    "E0405", f"`{param.name}` is a tensor, whose only default is `none`", param.default.span,
+                    help="a number known when compiling is a static parameter, after `*`",
+                )  # fmt: skip
             operands.append(Operand(param.name, pattern, optional))
             if isinstance(pattern, RecordPattern):
                 record = pattern.record
                 statics += [Static(f"{param.name}.{n}", kind, optional=optional) for n, kind in record.statics]
         for param in node.statics:
-            if param.type.dims is not None or param.type.name not in STATIC_KINDS:
-                raise Diagnostic(
-                    "E0402", f"`{param.name}` stands after `*`, so its type must be static, not `{param.type.name}[…]`",
-                    param.span, help="static types are int, real, bool, str, list, fn, dtype; tensors stand before `*`",
-                )  # fmt: skip
+            self._check_static(param.name, param.type, param.span)
             default = REQUIRED if param.default is None else self._default(unit, node.name, param)
             statics.append(Static(param.name, param.type.name, default, param.type.optional))
         results = []
@@ -89,6 +106,21 @@ class Signatures:
             condition = None if result.condition is None else self._condition(unit, result.condition)
             results.append(Result(self.pattern(unit, result.type), result.name, condition))
         return Signature(node.name, tuple(operands), tuple(statics), tuple(results))
+
+    @staticmethod
+    def _check_static(name: str, type: ast.TypeExpr, span: Span | None) -> None:
+        if type.dims is not None:
+            raise Diagnostic(
+                "E0402", f"`{name}` stands after `*`, so its type must be static, not `{type.name}[…]`", span,
+                help="static types are int, real, bool, str, list, fn, dtype; tensors stand before `*`",
+            )  # fmt: skip
+        if type.name not in STATIC_KINDS:
+            hint = {"float": "real", "f32": "real", "string": "str", "function": "fn", "i64": "int"}.get(type.name)
+            raise Diagnostic(
+                "E0402", f"there is no static type `{type.name}`", span,
+                help=(f"write `{hint}`" if hint else did_you_mean(type.name, STATIC_KINDS))
+                or "static types are int, real, bool, str, list, fn, dtype",
+            )  # fmt: skip
 
     def pattern(self, unit: Unit, type: ast.TypeExpr) -> Pattern | RecordPattern:
         """A tensor or record type. Raises E0209 for an unknown type, E0310 for a record's wrong dimensions."""
@@ -104,6 +136,11 @@ class Signatures:
             return RecordPattern(record, dims)
         if type.name not in DTYPES and type.name not in KINDS:
             records = [n for n, d in unit.names.items() if isinstance(d.node, ast.Record)]
+            if type.name in STATIC_KINDS:
+                raise Diagnostic(
+                    "E0209", f"`{type.name}` is no type of tensors", type.span,
+                    help="static parameters stand after `*`: `(x: float[B, D], *, act: fn = gelu)`",
+                )  # fmt: skip
             raise Diagnostic(
                 "E0209", f"there is no type `{type.name}`", type.span,
                 help=did_you_mean(type.name, [*DTYPES, *KINDS, *records]) or "such as float, int, f32, i64, bool",

@@ -71,6 +71,16 @@ CASES = {
         {"x": _x(3), "y": _x(3, seed=1)},
         lambda x, y: (x, -x * y),
     ),
+    "functions are compared by name": Case(
+        "record Acted[B] { static act: fn  x: f32[B] }\n"
+        "op run(r: Acted[B], *, other: fn? = none) -> f32[B] {\n"
+        "    if other != none { return other(r.x) }\n"
+        "    if r.act == exp { return r.act(r.x) * 2.0 }\n    return r.act(r.x)\n}\n"
+        "model m(x: f32[B]) -> (f32[B], f32[B], f32[B]) {\n"
+        "    return run(Acted(x, exp)), run(Acted(x, tanh)), run(Acted(x, exp), other=sin)\n}",
+        {"x": _x(3)},
+        lambda x: (2 * np.exp(x), np.tanh(x), np.sin(x)),
+    ),
     "variables named like functions": Case(
         "fn keys(x: f32[B]) -> f32[B] { m = values(x) return m }\n"
         "fn values(x: f32[B]) -> f32[B] { keys = x * 2.0 return keys }\n"
