@@ -30,6 +30,9 @@ QUESTIONS = (
     "compare two files line by line",
 )
 
+# Documents of a turn.
+TURN = 32
+
 
 def documents(count: int) -> list[tuple[str, str]]:
     """(name, text): man pages, or docstrings of the standard library where the machine has no man pages."""
@@ -42,15 +45,19 @@ def documents(count: int) -> list[tuple[str, str]]:
 def embed(
     artifacts: dict[str, ts.Artifact], rows: list[np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Embeddings of token rows and the seconds each took; the artifacts take turns, so that both meet the same machine."""
+    """Embeddings of token rows and the seconds each took.
+
+    The artifacts take turns, so that both meet the same machine. A turn is long, since threads of the one that ran before still
+    spin at its start.
+    """
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in artifacts}
     seconds: dict[str, list[float]] = {name: [] for name in artifacts}
-    for row in rows:
-        mask = np.ones_like(row)
+    for first in range(0, len(rows), TURN):
         for name, artifact in artifacts.items():
-            start = time.perf_counter()
-            vectors[name].append(artifact(input_ids=row, attention_mask=mask)["embedding"][0])
-            seconds[name].append(time.perf_counter() - start)
+            for row in rows[first : first + TURN]:
+                start = time.perf_counter()
+                vectors[name].append(artifact(input_ids=row, attention_mask=np.ones_like(row))["embedding"][0])
+                seconds[name].append(time.perf_counter() - start)
     return {name: np.stack(found) for name, found in vectors.items()}, seconds
 
 

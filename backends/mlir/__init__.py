@@ -15,8 +15,6 @@ from ...ir.graph import Graph, Module
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FUNCTION = "main"
-
 # torch-mlir's pipelines, one behind the other.
 _TO_TORCH = "torchdynamo-export-to-torch-backend-pipeline{extra-library=}"
 _PIPELINES = {
@@ -123,4 +121,4 @@ class _context:
         self.context.__exit__(*error)
 
 
-__all__: Sequence[str] = ["FUNCTION", "argument_names", "build", "check", "lower"]
+__all__: Sequence[str] = ["argument_names", "build", "check", "lower"]

@@ -201,7 +201,7 @@ def _cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value
     bounds = start, end
     if step < 0:
         # From behind: the reversed axis, cut at the mirrored bounds.
-        start, end = _clamp(start, size, -1, size - 1), _clamp(end, size, -1, size - 1, lowest=-1)
+        start, end = _clamp(start, size, -1, size - 1), _clamp(end, size, -1, size - 1)
         x = c.op("flip", x, axis=axis)
         start, end, step = size - 1 - start, size - 1 - end, -step
     else:
@@ -223,7 +223,7 @@ def _cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value
 _ENDLESS = (1 << 31) - 1
 
 
-def _clamp(bound: Dim, size: Dim, low: int, high: Dim, lowest: int = 0) -> Dim:
+def _clamp(bound: Dim, size: Dim, low: int, high: Dim) -> Dim:
     """A bound counted from the front and within the axis, as far as that can be told."""
     if bound.value is not None and bound.value <= -_ENDLESS:
         return const(low)
