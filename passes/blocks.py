@@ -68,6 +68,9 @@ def _block(node: Node, index: int, axes: Axes, place: dict[Node, int]) -> Attent
     if found is None:
         return "no sum `x + …` with x: float[B, T, D] follows it before the next attention"
     add, residual = found
+    rows, wanted = q.type.shape[0], add.output.type.shape[0]
+    if rows != wanted:
+        return f"its batch is {rows}, but that of the sum behind it {wanted}: split heads off the batch into axis 1"
     return AttentionBlock(index, node, _stream(add, tokens, axes), residual, tokens, batch)
 
 

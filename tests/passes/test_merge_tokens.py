@@ -290,6 +290,11 @@ CROSS = """use std.attention (cross_attention)
 model m(x: f32[B, T, 8], y: f32[B, S, 8]) -> f32[B, T, 8] { return x + cross_attention(x, y, heads=2) as a }"""
 NO_SUM = """use std.attention (self_attention)
 model m(x: f32[B, T, 8]) -> f32[B, T, 8] { return self_attention(x, heads=2) as a }"""
+FOLDED_HEADS = """use std.attention (attention)
+model m(x: f32[B, T, 8]) -> f32[B, T, 8] {
+    h = unsqueeze(rearrange(x, "b t (h k) -> (b h) t k", h=2), 1)
+    return x + rearrange(squeeze(attention(h, h, h), 1), "(b h) t k -> b t (h k)", h=2)
+}"""
 
 
 @pytest.mark.parametrize(
@@ -322,7 +327,12 @@ def test_refused(text: str, options: dict[str, Any], code: str, message: str) ->
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [(BARE, "the closest is this `exp`"), (CROSS, "cross-attention"), (NO_SUM, "no sum `x + …`")],
+    [
+        (BARE, "the closest is this `exp`"),
+        (CROSS, "cross-attention"),
+        (NO_SUM, "no sum `x + …`"),
+        (FOLDED_HEADS, "its batch is 2 * B, but that of the sum behind it B"),
+    ],
 )
 def test_a_model_without_blocks_is_told_what_came_closest(text: str, reason: str) -> None:
     with pytest.raises(Diagnostic) as caught:
