@@ -58,7 +58,7 @@ def _written(graph: Graph, value: Value, array: np.ndarray) -> Value | None:
     if found is None:
         return None
     inside, outside, low, high = found
-    builder = Builder(graph).before(next(iter(graph.nodes())))
+    builder = Builder(graph).before(next(iter(graph.nodes()), None))
     rows = builder.op("unsqueeze", builder.op("iota", n=array.shape[-2]), axis=(*range(rank - 2), rank - 1))
     columns = builder.op("unsqueeze", builder.op("iota", n=array.shape[-1]), axis=tuple(range(rank - 1)))
     conditions = [

@@ -166,3 +166,12 @@ def test_a_buffer_makes_attention_causal(mask: np.ndarray, causal: bool, importe
         assert caught.value.code == "E0708"
     else:
         assert apply(module, "merge_tokens", r=2, restore=True)[1].modified == 1
+
+
+def test_a_model_that_computes_nothing_else() -> None:
+    module = loads("model m(x: f32[1]) -> (f32[1], bool[6, 6]) { buffer w: bool[6, 6] return x, w }")
+    assert not list(module.graph.nodes())
+    weights: dict[str, Any] = {"w": TRIANGLE}
+    assert write_positions(module.graph, weights) == ["`w` is a triangle or a band: it is computed from positions"]
+    found = build(module, weights)(torch.zeros(1))
+    np.testing.assert_array_equal(list(found.values())[1].numpy(), TRIANGLE)
