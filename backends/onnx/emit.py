@@ -235,24 +235,24 @@ class Emitter:
 
     def unsqueeze(self, x: ox.Value, *axes: int) -> ox.Value:
         """With new axes of size 1 at ``axes``, counted in the result from the front (or all from the back)."""
-        if not axes:
-            return x
-        origin, gone = self.squeezed.get(x, (x, ()))
-        if gone == axes:
-            return origin
-        y = self.op("Unsqueeze", x, self.ints(axes))
-        self.unsqueezed[y] = x, axes
-        return y
+        return self._moved("Unsqueeze", x, axes, self.unsqueezed, self.squeezed)
 
     def squeeze(self, x: ox.Value, *axes: int) -> ox.Value:
         """Without ``axes``, which have size 1."""
+        return self._moved("Squeeze", x, axes, self.squeezed, self.unsqueezed)
+
+    def _moved(
+        self, op_type: str, x: ox.Value, axes: tuple[int, ...], made: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]],
+        undoes: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]],
+    ) -> ox.Value:  # fmt: skip
+        """``op_type`` along ``axes``, noted in ``made``; where it undoes what ``x`` was made by, what that was made from."""
         if not axes:
             return x
-        origin, made = self.unsqueezed.get(x, (x, ()))
-        if made == axes:
+        origin, theirs = undoes.get(x, (x, ()))
+        if theirs == axes:
             return origin
-        y = self.op("Squeeze", x, self.ints(axes))
-        self.squeezed[y] = x, axes
+        y = self.op(op_type, x, self.ints(axes))
+        made[y] = x, axes
         return y
 
     def slice(self, x: ox.Value, axis: int, start: Dim | int, stop: Dim | int | None, step: int = 1) -> ox.Value:
