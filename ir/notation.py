@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"\s*(->|//|\.\.\.|[A-Za-z_][A-Za-z_0-9]*|\d+\.\d+|\d+|\"[^\
 
 
 def parse_signature(text: str) -> Signature:
-    """Read ``topk(x: num[..., N], *, k: int, largest: bool = true) -> (num[..., k], i64[..., k])``.
+    """Read ``topk(x: num[...], *, k: int, axis: int = -1, largest: bool = true) -> (num[...], i64[...])``.
 
     ``xs: any[...]*`` is variadic. Only what core ops need: literals as defaults, sums and products as dimensions.
     """

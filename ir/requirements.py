@@ -33,7 +33,7 @@ def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
     if node.op.qualified == "topk":
         first = node.inputs[0]
         assert first is not None
-        yield first.type.shape[-1], as_dim(node.attrs["k"]), "`topk` cannot select more elements than there are"
+        yield first.type.shape[node.attrs["axis"]], as_dim(node.attrs["k"]), "`topk` cannot select more elements than there are"
     if node.op.qualified in _NONEMPTY:
         first = node.inputs[0]
         assert first is not None

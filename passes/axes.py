@@ -172,7 +172,7 @@ def kept_axes(node: Node) -> list[tuple[int, int]]:
 
 
 def _but_axis(axes: Axes, node: Node) -> None:
-    """concat, pad, flip, sort, slice: every axis but the one named."""
+    """concat, pad, flip, sort, topk, slice: every axis but the one named."""
     for value in node.inputs:
         for out in node.outputs:
             _same_shape(axes, value, out, skip=(node.attrs["axis"],))
@@ -186,11 +186,6 @@ def _slice(axes: Axes, node: Node) -> None:
             axes.link(node.inputs[0], axis, node.output, axis)
         elif start > 0:
             axes.cuts.append(Cut((node.inputs[0], axis), (node.output, axis), start))
-
-
-def _topk(axes: Axes, node: Node) -> None:
-    for out in node.outputs:
-        _same_shape(axes, node.inputs[0], out, skip=(out.type.rank - 1,))
 
 
 def _compact(axes: Axes, node: Node) -> None:
@@ -286,7 +281,7 @@ _RULES = {
     "reshape": _reshape, "rearrange": _rearrange, "transpose": _transpose, "expand": _broadcast,
     "squeeze": _kept, "unsqueeze": _kept, "concat": _but_axis, "pad": _but_axis, "flip": _but_axis, "slice": _slice,
     **dict.fromkeys(("sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin"), _kept),
-    "sort": _but_axis, "topk": _topk, "compact": _compact, "gather": _gather, "take": _take,
+    "sort": _but_axis, "topk": _but_axis, "compact": _compact, "gather": _gather, "take": _take,
     **dict.fromkeys(("scatter_set", "scatter_add", "scatter_min", "scatter_max"), _scatter),
     **dict.fromkeys(("segment_sum", "segment_mean", "segment_max", "segment_softmax"), _segment),
     "einsum": _einsum, "matmul": _matmul, "conv": _conv, "fold": _fold,

@@ -31,7 +31,7 @@ class Along(Enum):
 AxesOf = Callable[[Value], Sequence[int]]
 
 _EXTREME = {"max", "min", "any", "all"}
-_NAMED_AXIS = {"concat", "pad", "flip", "sort", "cumsum", "cummax", "linear_recurrence"}
+_NAMED_AXIS = {"concat", "pad", "flip", "sort", "topk", "cumsum", "cummax", "linear_recurrence"}
 
 
 def along(node: Node, axes_of: AxesOf, classes: Axes) -> Along:
@@ -70,7 +70,7 @@ def _mixes(node: Node, operands: list[tuple[Value, set[int]]], classes: Axes) ->
         assert first is not None
         kept = {classes.find(node.output, j) for j in range(node.output.type.rank)}
         return not all(classes.find(first, i) in kept for i in axes)
-    if name in ("topk", "compact"):
+    if name == "compact":
         assert first is not None
         return first.type.rank - 1 in axes
     if name in ("gather", "take"):

@@ -50,15 +50,18 @@ def _best(call: Call, x: Tensor, descending: bool, k: Dim) -> list[Tensor]:
 
 
 def _sort(call: Call) -> list[Tensor]:
-    x, axis = call.args[0], call.attrs["axis"]
-    order = list(range(x.type.rank))
-    order[axis], order[-1] = order[-1], order[axis]
-    best = _best(call, call.permute(x, order), call.attrs["descending"], x.type.shape[axis])
-    return [call.permute(y, order) for y in best]
+    return _ordered(call, call.attrs["descending"], call.args[0].type.shape[call.attrs["axis"]])
 
 
 def _topk(call: Call) -> list[Tensor]:
-    return _best(call, call.args[0], call.attrs["largest"], as_dim(call.attrs["k"]))
+    return _ordered(call, call.attrs["largest"], as_dim(call.attrs["k"]))
+
+
+def _ordered(call: Call, largest: bool, k: Dim) -> list[Tensor]:
+    x, axis = call.args[0], call.attrs["axis"]
+    order = list(range(x.type.rank))
+    order[axis], order[-1] = order[-1], order[axis]
+    return [call.permute(y, order) for y in _best(call, call.permute(x, order), largest, k)]
 
 
 def _searchsorted(call: Call) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ox
 
 from ...ir.diagnostics import Diagnostic, Span
-from ...ir.dims import Dim
+from ...ir.dims import Dim, const
 from ...ir.types import DTYPES, DType, i64
 from .schema import ONNX_TYPES, TENSOR_TYPES, WIDER, formal
 
@@ -228,10 +228,12 @@ class Emitter:
         return y
 
     def expand(self, x: ox.Value, source: Sequence[Dim], target: Sequence[Dim]) -> ox.Value:
-        """Broadcast to a shape."""
+        """Broadcast to a shape. An axis that has its size already is asked for 1, so that more expansions share a shape."""
         if tuple(source) == tuple(target):
             return x
-        return self.op("Expand", x, self.shape(target))
+        new = len(target) - len(source)
+        wanted = [const(1) if i >= new and source[i - new] == dim else dim for i, dim in enumerate(target)]
+        return self.op("Expand", x, self.shape(wanted))
 
     def unsqueeze(self, x: ox.Value, *axes: int) -> ox.Value:
         """With new axes of size 1 at ``axes``, counted in the result from the front (or all from the back)."""

@@ -1,8 +1,8 @@
 """Gathering and scattering by index, and segments.
 
 ONNX Runtime's ``ScatterND`` with a reduction runs over the indices in parallel without locking: equal indices race, and sums
-come out wrong now and then (seen with 1.32 from about 1000 rows of 512 on). So what adds or compares goes through a one-hot
-``MatMul`` where the target is short, and else through ``ScatterElements``, which is sequential.
+come out wrong now and then (seen with 1.32 from about 1000 rows of 512 on). So sums are made by a ``MatMul`` of zeros and ones
+where there are few indices or the target is short, and else by ``ScatterElements``, which is sequential.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...ir.dims import Dim, as_dim, const, product
+from ...ir.dims import Dim, as_dim, const, product, prove_ge
 from ...ir.types import DType, bf16, f16, f32, f64, i64
 from .registry import lower
 from .shape import operand
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from ...ir.graph import Node
     from .emit import Emitter
 
-# Up to this many rows of the target a one-hot MatMul is the faster form (measured: 2x at 98 rows, equal at about 400).
-ONE_HOT_ROWS = 256
+# Up to so many indices, or rows of the target, a MatMul is the faster form (measured: 2x at 64, equal at 256 to 512).
+FEW = 256
 
 
 @lower("gather")
 def gather(e: Emitter, node: Node, x: ox.Value, index: ox.Value) -> ox.Value:
-    return e.op("GatherElements", x, index, axis=node.attrs["axis"])
+    axis, shape, places = node.attrs["axis"], operand(node).shape, operand(node, 1).shape
+    if axis and axis == len(shape) - 2 and shape[-1] == places[-1] == 1 and shape[:axis] == places[:axis]:
+        # One column: the faster form (measured: 0.6x).
+        return e.op("GatherND", x, e.cast(index, i64), batch_dims=axis)
+    return e.op("GatherElements", x, index, axis=axis)
 
 
 @lower("take")
@@ -50,29 +54,31 @@ def take(e: Emitter, node: Node, x: ox.Value, index: ox.Value) -> ox.Value:
 # Scatter -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(e: Emitter, index: ox.Value, shape: Sequence[Dim], batch: int, n: Dim) -> ox.Value:
-    """Indices into the axis that joins the batch axes with the indexed one, ``i64[-1]``."""
-    index = e.cast(index, i64)
+def _put(
+    e: Emitter, x: ox.Value, target: Sequence[Dim], index: ox.Value, places: Sequence[Dim], updates: ox.Value, batch: int
+) -> ox.Value:
+    """``x`` [batch…, N, rest…] with the rows at ``index`` [batch…, K…] replaced by ``updates`` [batch…, K…, rest…]."""
+    index, rest = e.cast(index, i64), tuple(target[batch + 1 :])
+    if all(d == 1 for d in rest) and len(places) == batch + 1:
+        index = e.unsqueeze(index, *range(batch + 1, len(target)))
+        return e.op("ScatterElements", x, index, updates, axis=batch)
+    count, k, n = product(target[:batch]), product(places[batch:]), target[batch]
+    joined = (count, n, *rest) if batch else (n, *rest)
+    changed = (count, k) if batch else (k,)
+    rows = e.unsqueeze(e.reshape(index, places, changed), len(changed))
     if batch:
-        count = product(shape[:batch])
-        key = ("offsets", e.scalar(count * n), e.scalar(n))
-        offsets = e.root.remember(key, lambda: e.root.op("Range", e.root.constant(0, i64), key[1], key[2]))
-        ones = [const(1)] * (len(shape) - batch)
-        index = e.op("Add", index, e.reshape(offsets, (count,), (*shape[:batch], *ones)))
-    return e.reshape(index, shape, (product(shape),))
+        # The row's number in front of each index; `count` has the size of an axis, so that the two can be expanded.
+        shape = (count, k, const(1))
+        first = (count, const(1), const(1))
+        make = lambda: e.root.expand(e.root.unsqueeze(e.root.iota(count), 1, 2), first, shape)  # noqa: E731
+        rows = e.op("Concat", e.root.remember(("batch", e.root.shape(shape)), make), rows, axis=-1)
+    x, updates = e.reshape(x, target, joined), e.reshape(updates, (*places, *rest), (*changed, *rest))
+    return e.reshape(e.op("ScatterND", x, rows, updates), joined, target)
 
 
 @lower("scatter_set")
 def scatter_set(e: Emitter, node: Node, x: ox.Value, index: ox.Value, updates: ox.Value) -> ox.Value:
-    batch, target, places = node.attrs["batch"], operand(node), operand(node, 1).shape
-    n, rest = target.shape[batch], target.shape[batch + 1 :]
-    if not rest and len(places) == batch + 1:
-        return e.op("ScatterElements", x, index, updates, axis=batch)
-    rows = e.unsqueeze(_rows(e, index, places, batch, n), -1)
-    flat = (product(target.shape[: batch + 1]), *rest)
-    x = e.reshape(x, target.shape, flat)
-    updates = e.reshape(updates, (*places, *rest), (product(places), *rest))
-    return e.reshape(e.op("ScatterND", x, rows, updates), flat, target.shape)
+    return _put(e, x, operand(node).shape, index, operand(node, 1).shape, updates, node.attrs["batch"])
 
 
 @lower("scatter_add", "scatter_min", "scatter_max")
@@ -92,18 +98,23 @@ def combine(
     count, k, width = product(lead), product(places[batch:]), product(rest)
     wide = f32 if dtype in (f16, bf16) else dtype
     index = e.reshape(e.cast(index, i64), places, (*lead, k))
-    if (
-        how == "add"
-        and dtype in (f16, bf16, f32, f64)
-        and n.value is not None
-        and n.value <= ONE_HOT_ROWS
-        and width != 1
-    ):
+    if how == "add" and dtype in (f16, bf16, f32, f64) and width != 1:
+        few, short = (d.value is not None and d.value <= FEW for d in (k, n))
         flat = e.reshape(e.cast(updates, wide), (*places, *rest), (*lead, k, width))
-        here = e.cast(e.op("Equal", e.unsqueeze(index, batch + 1), e.iota(n)), wide)
-        sums = e.op("MatMul", e.transpose(here, [*range(batch), batch + 1, batch]), flat)
-        sums = e.reshape(sums, (*lead, n, width), target)
-        return e.cast(e.op("Add", e.cast(x, wide), sums), dtype)
+        if few and not (short and prove_ge(k, n + 1)):
+            # Every row that changes gets all of its updates at once; where an index occurs twice, both write the same row.
+            column = e.unsqueeze(index, batch + 1)
+            same = e.cast(e.op("Equal", column, e.transpose(column, [*range(batch), batch + 1, batch])), wide)
+            flat_x = e.reshape(x, target, (*lead, n, width))
+            rows = e.cast(e.op("GatherND", flat_x, column, batch_dims=batch), wide)
+            rows = e.cast(e.op("Add", rows, e.op("MatMul", same, flat)), dtype)
+            y = _put(e, flat_x, (*lead, n, width), index, (*lead, k), rows, batch)
+            return e.reshape(y, (*lead, n, width), target)
+        if short:
+            here = e.cast(e.op("Equal", e.unsqueeze(index, batch + 1), e.iota(n)), wide)
+            sums = e.op("MatMul", e.transpose(here, [*range(batch), batch + 1, batch]), flat)
+            sums = e.reshape(sums, (*lead, n, width), target)
+            return e.cast(e.op("Add", e.cast(x, wide), sums), dtype)
     index = e.reshape(index, (*lead, k), (count, k))
     shape: tuple[Dim, ...] = (count, n, width) if rest else (count, n)
     change: tuple[Dim, ...] = (count, k, width) if rest else (count, k)

@@ -60,7 +60,7 @@ def sort(e: Emitter, node: Node, x: ox.Value) -> list[ox.Value]:
 
 @lower("topk")
 def topk(e: Emitter, node: Node, x: ox.Value) -> list[ox.Value]:
-    return _top(e, x, e.size(as_dim(node.attrs["k"])), -1, node.attrs["largest"])
+    return _top(e, x, e.size(as_dim(node.attrs["k"])), node.attrs["axis"], node.attrs["largest"])
 
 
 def _top(e: Emitter, x: ox.Value, k: ox.Value, axis: int, largest: bool) -> list[ox.Value]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims import Dim, as_dim
+from ...ir.dims import Dim, as_dim, const
 from ...ir.ops.shape import rearrange_plan
 from .registry import lower
 
@@ -72,7 +72,15 @@ def squeeze(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
 
 @lower("unsqueeze")
 def unsqueeze(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
-    return e.unsqueeze(x, *node.attrs["axis"])
+    axes = node.attrs["axis"]
+    origin, gone = e.squeezed.get(x, (x, axes))
+    if gone == axes:
+        return e.unsqueeze(x, *axes)
+    # From other axes of size 1 to these in one step.
+    shape = list(operand(node).shape)
+    for axis in gone:
+        shape.insert(axis, const(1))
+    return e.reshape(origin, shape, node.output.type.shape)
 
 
 @lower("concat")

@@ -67,14 +67,14 @@ def prod(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
 # Order and indexing --------------------------------------------------------------------------------------------------
 
 
-def topk(x: Tensor, k: int, largest: bool) -> Tensors:
-    """The k best of the last axis. A stable sort, because torch.topk promises nothing about equal elements."""
+def topk(x: Tensor, k: int, axis: int, largest: bool) -> Tensors:
+    """The k best along an axis. A stable sort, because torch.topk promises nothing about equal elements."""
     if k == 1:
         # torch.argmax and argmin promise the first of equal elements.
-        best = (torch.argmax if largest else torch.argmin)(x, dim=-1, keepdim=True)
-        return torch.gather(x, -1, best), best
-    values, indices = torch.sort(x, dim=-1, descending=largest, stable=True)
-    return values.narrow(-1, 0, k), indices.narrow(-1, 0, k)
+        best = (torch.argmax if largest else torch.argmin)(x, dim=axis, keepdim=True)
+        return torch.gather(x, axis, best), best
+    values, indices = torch.sort(x, dim=axis, descending=largest, stable=True)
+    return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
 
 
 def take(x: Tensor, index: Tensor, axis: int, batch: int) -> Tensor:

@@ -119,7 +119,7 @@ REDUCTION: dict[str, Lowering] = {
 
 ORDER: dict[str, Lowering] = {
     "sort": "torch.sort({0}, dim={axis}, descending={descending}, stable=True)",
-    "topk": "ops.topk({0}, {k}, {largest})",
+    "topk": "ops.topk({0}, {k}, {axis}, {largest})",
     "searchsorted": "torch.searchsorted({0}, {1}, right={right})",
 }
 

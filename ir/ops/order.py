@@ -31,24 +31,27 @@ define("sort(x: num[...], *, axis: int = -1, descending: bool = false) -> (num[.
 
 def _topk_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     x, k = types[0], as_dim(attrs["k"])
-    n = x.shape[-1]
+    axis = attrs["axis"] = normal_axis(attrs["axis"], x, span)
+    n = x.shape[axis]
     if prove_ge(k, n + 1):
-        raise fail("E0306", f"topk: k = {k} is larger than the {n} elements of the last axis of {x}", span)
+        where = "the last axis" if axis == x.rank - 1 else f"axis {axis}"
+        raise fail("E0306", f"topk: k = {k} is larger than the {n} elements of {where} of {x}", span)
     if prove_ge(-1, k):
         raise fail("E0306", f"topk: k = {k} is negative", span)
-    shape: tuple[Dim, ...] = (*x.shape[:-1], k)
+    shape: tuple[Dim, ...] = (*x.shape[:axis], k, *x.shape[axis + 1 :])
     return [TensorType(x.dtype, shape), TensorType(i64, shape)]
 
 
 def _topk_samples(rng: Any) -> list[Sample]:
     x = np.round(rng.standard_normal((2, 3, 9)), 0).astype(np.float32)
-    return [Sample((x,), {"k": k, "largest": largest}) for k in (0, 1, 4, 9) for largest in (True, False)]
+    last = [Sample((x,), {"k": k, "largest": largest}) for k in (0, 1, 4, 9) for largest in (True, False)]
+    return [*last, *(Sample((x,), {"k": k, "axis": axis}) for k, axis in ((1, 0), (2, 1), (3, -2)))]
 
 
-define("topk(x: num[..., N], *, k: int, largest: bool = true) -> (num[..., k], i64[..., k])",
-       "The k largest (or smallest) elements of the last axis, best first, and their indices; the lowest index among equals.",
+define("topk(x: num[...], *, k: int, axis: int = -1, largest: bool = true) -> (num[...], i64[...])",
+       "The k largest (or smallest) elements along an axis, best first, and their indices; the lowest index among equals.",
        family="order", rule=_topk_rule, samples=_topk_samples,
-       bad=(Bad((TensorType.of("f32", [2, 5]),), {"k": 6}, "E0306"),))  # fmt: skip
+       bad=(Bad((TensorType.of("f32", [2, 5]),), {"k": 6}, "E0306"), Bad((TensorType.of("f32", [2, 5]),), {"k": 1, "axis": 2}, "E0305")))  # fmt: skip
 
 define("searchsorted(sorted: num[N], values: num[...], *, right: bool = false) -> i64[...]",
        "For each value the first position in an ascending row where it could be inserted (the last one when `right`).",

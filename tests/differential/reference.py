@@ -84,8 +84,8 @@ def _sort(inputs: list[Array], attrs: Attrs) -> Results:
 
 
 def _topk(inputs: list[Array], attrs: Attrs) -> Results:
-    values, indices = _sort(inputs, {"axis": inputs[0].ndim - 1, "descending": attrs["largest"]})
-    return [values[..., : attrs["k"]], indices[..., : attrs["k"]]]
+    best = _sort(inputs, {"axis": attrs["axis"], "descending": attrs["largest"]})
+    return [y.take(range(attrs["k"]), attrs["axis"]) for y in best]
 
 
 def _searchsorted(inputs: list[Array], attrs: Attrs) -> Results:

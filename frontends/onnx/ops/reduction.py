@@ -98,11 +98,8 @@ def arg(c: Call) -> Tensor:
 def topk(c: Call) -> list[Tensor]:
     x, axis = c.x(), c.axis(-1)
     k = c.dims(1, "k")[0]
-    rank = x.type.rank
-    order = [i for i in range(rank) if i != axis] + [axis]
-    back = [order.index(i) for i in range(rank)]
-    pair = c.multi("topk", c.transpose(x, order), k=k, largest=bool(c.attr("largest", 1)))
-    return [c.tensor_of(c.transpose(value, back), nonnegative=i == 1) for i, value in enumerate(pair)]
+    pair = c.multi("topk", x, k=k, axis=axis, largest=bool(c.attr("largest", 1)))
+    return [c.tensor_of(value, nonnegative=i == 1) for i, value in enumerate(pair)]
 
 
 @folds("CumSum")

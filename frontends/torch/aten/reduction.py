@@ -8,7 +8,7 @@ from typing import Any
 from ....ir.dims import product
 from ....ir.graph import Value
 from ....ir.types import boolean, f32, i32, i64
-from ..protocol import Import, Unsupported, aten, axes_of, axis_of
+from ..protocol import Import, Unsupported, aten, axes_of
 from .elementwise import dtype_of
 
 
@@ -168,11 +168,7 @@ def _argsort(i: Import, x: Value, *rest: Any) -> Value:
 
 @aten("topk")
 def _topk(i: Import, x: Value, k: Any, axis: int = -1, largest: bool = True, ordered: bool = True) -> list[Value]:
-    at, last = axis_of(axis, x.type.rank), x.type.rank - 1
-    order = list(range(x.type.rank))
-    order[at], order[last] = order[last], order[at]
-    values, index = i.builder.multi("topk", i.transpose(x, order), k=k, largest=largest)
-    return [i.transpose(values, order), i.transpose(index, order)]
+    return i.builder.multi("topk", x, k=k, axis=axis, largest=largest)
 
 
 @aten("searchsorted.Tensor")
