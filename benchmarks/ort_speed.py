@@ -1,6 +1,6 @@
 """ONNX Runtime: our artifacts against `torch.onnx.export`'s, and the cost of matching against fixed indices.
 
-python -m benchmarks.ort_speed [--rounds N]
+python -m benchmarks.ort_speed [--openings N]
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tessera.runtime.measure import interleaved
 from . import peers
 from .common import summary, write
 
-# How often each file is opened.
-OPENINGS = 5
+# Where a session's memory happens to lie makes a few percent: each file is opened several times, and each time has so many turns.
+ROUNDS = 2
 
 
 def session(path: Path) -> Any:
@@ -41,12 +41,13 @@ def runner(path: Path, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
     return lambda: run.run(None, named)
 
 
-def timed(files: dict[str, Path], feeds: dict[str, np.ndarray], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each file in each round. Where a session's memory happens to lie makes a few percent: each is opened anew."""
+def timed(files: dict[str, Path], feeds: dict[str, np.ndarray], openings: int) -> dict[str, list[float]]:
+    """Seconds of each file in each round."""
     times: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(OPENINGS):
-        runs = {name: runner(path, feeds) for name, path in files.items()}
-        for name, seconds in interleaved(runs, max(1, rounds // OPENINGS)).items():
+    for opening in range(openings):
+        order = list(files.items())[:: -1 if opening % 2 else 1]
+        runs = {name: runner(path, feeds) for name, path in order}
+        for name, seconds in interleaved(runs, ROUNDS).items():
             times[name].extend(seconds)
     return times
 
@@ -57,7 +58,7 @@ def compiled(module: Module, path: Path, weights: Path) -> Path:
     return path
 
 
-def vit(folder: Path, size: str, batch: int, r: int, rounds: int) -> dict[str, Any]:
+def vit(folder: Path, size: str, batch: int, r: int, openings: int) -> dict[str, Any]:
     """One ViT: exported, ours, ours merged, ours merged with fixed indices."""
     model = peers.vit(size)
     weights = peers.safetensors_of(model, folder / f"vit_{size}")
@@ -74,14 +75,14 @@ def vit(folder: Path, size: str, batch: int, r: int, rounds: int) -> dict[str, A
         "tessera_merged": compiled(merged, folder / f"vit_{size}_merged.onnx", weights),
         "tessera_fixed_indices": compiled(fixed_indices(merged), folder / f"vit_{size}_fixed.onnx", weights),
     }
-    times = timed(files, {"image": image}, rounds)
+    times = timed(files, {"image": image}, openings)
     rows = summary(times, "torch_onnx_export")
     over_fixed = summary(times, "tessera_fixed_indices")["tessera_merged"]["speedup_over_tessera_fixed_indices"]
     over_plain = summary(times, "tessera")["tessera_merged"]["speedup_over_tessera"]
     return {"rows": rows, "merged_relative_to_fixed_indices": over_fixed, "merged_speedup_over_unmerged": over_plain}
 
 
-def minilm(folder: Path, batch: int, tokens: int, rounds: int) -> dict[str, Any]:
+def minilm(folder: Path, batch: int, tokens: int, openings: int) -> dict[str, Any]:
     """MiniLM with its published weights: exported, ours, ours merged."""
     import torch
 
@@ -102,23 +103,23 @@ def minilm(folder: Path, batch: int, tokens: int, rounds: int) -> dict[str, Any]
         "tessera": compiled(plain, folder / "minilm.onnx", weights),
         "tessera_merged_keep_0.7": compiled(merged, folder / "minilm_merged.onnx", weights),
     }
-    times = timed(files, feeds, rounds)
+    times = timed(files, feeds, openings)
     return {"rows": summary(times, "torch_onnx_export")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--openings", type=int, default=14)
+    openings = parser.parse_args().openings
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for batch in (1, 8):
-            results[f"vit_s batch {batch} r 13"] = vit(folder, "s", batch, 13, rounds)
+            results[f"vit_s batch {batch} r 13"] = vit(folder, "s", batch, 13, openings)
         for batch in (1, 8):
-            results[f"vit_b batch {batch} r 16"] = vit(folder, "b", batch, 16, max(5, rounds // 2))
+            results[f"vit_b batch {batch} r 16"] = vit(folder, "b", batch, 16, openings // 2)
         for batch, tokens in ((1, 128), (1, 256), (8, 128)):
-            results[f"minilm batch {batch} tokens {tokens}"] = minilm(folder, batch, tokens, rounds)
+            results[f"minilm batch {batch} tokens {tokens}"] = minilm(folder, batch, tokens, openings)
     write("ort_speed", results)
 
 

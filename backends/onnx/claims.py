@@ -71,6 +71,10 @@ def _scale(e: Emitter, node: Node, weight: ox.Value | None) -> ox.Value | None:
 
 @claim("std.nn.l2_normalize")
 def l2_normalize(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    made = x.producer()
+    if made is not None and made.op_type == "ReduceMean" and e.dtype(x) == f32:
+        # A sum has the direction of the mean, and is a pass less.
+        x = e.op("ReduceSum", *made.inputs, keepdims=made.attributes["keepdims"].as_int())
     return e.op("LpNormalization", x, axis=-1, p=2)
 
 

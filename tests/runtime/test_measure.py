@@ -64,7 +64,7 @@ def test_candidates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SETTLE", 0.0)
     order: list[str] = []
     times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=1)
-    assert order == ["a", "b", "a", "b", "a", "b", "a", "b"]
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert [len(row) for row in times.values()] == [3, 3]
 
 
