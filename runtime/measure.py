@@ -1,4 +1,4 @@
-"""Measuring artifacts fairly: they take turns (A B B A …) in one process, and what is reported are ratios within a round.
+"""Measuring artifacts fairly: they take turns (A B A B …) in one process, and what is reported are ratios within a round.
 
     a, b = Target.open("vit.onnx"), Target.open("fast.onnx")
     feeds = draw_inputs(a, sizes_of(a, {"B": 8}))
@@ -35,8 +35,9 @@ WARMUP = 2
 FEWEST, MOST, SECONDS = 7, 60, 12.0
 # How long a turn is at least, as far as so many runs suffice.
 TURN, MOST_RUNS = 0.1, 25
-# ONNX Runtime's threads go on spinning after a run, and the next session is up to 1.9 times slower for 20 to 50 ms.
-SETTLE = 0.06
+# ONNX Runtime's threads go on spinning after a run, and the next session is up to 1.9 times slower for 20 to 50 ms. Then its
+# weights come back into the cache: after 60 ms it is still 2 percent slower, and one with more to do between them 3 percent.
+SETTLE = 0.25
 # Something this long is not run for nothing: the spinning is then a few percent of it, and a pause ends it too.
 LONG = 0.5
 # Sizes when nobody says: of the batch, and of everything else.
@@ -52,12 +53,11 @@ Run = Callable[[], Any]
 def interleaved(
     candidates: Mapping[str, Run], rounds: int | None = None, warmup: int = WARMUP, tell: Callable[[int, int], None] | None = None
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of each candidate in each round; every candidate has its turn once a round, first to last and back again.
+    """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order.
 
-    A turn begins with runs that do not count, until the threads of the candidate before it are idle: what is measured is how
-    fast each is alone, as it will be used. A turn of something short is several runs, of which the median counts, so that a
-    moment in which the machine does something else does not decide. Each has either neighbour before it as often as the other,
-    for a candidate is up to a percent faster or slower after one than after the other, however long the pause.
+    A turn begins with runs that do not count, until the threads of the candidate before it are idle and its weights have left
+    the cache: what is measured is how fast each is alone, as it will be used. A turn of something short is several runs, of which the median counts, so that a
+    moment in which the machine does something else does not decide.
 
     Args:
         rounds: how many; None: what fits into about 12 seconds, 7 to 60.
@@ -73,7 +73,6 @@ def interleaved(
         expected += took * turns[name] + (SETTLE if took > LONG else max(SETTLE, took))
     count = rounds or max(FEWEST, min(MOST, int(SECONDS / max(expected, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates.items())
     # A collection would land on one candidate and not on the other.
     collecting = gc.isenabled()
     gc.disable()
@@ -81,7 +80,7 @@ def interleaved(
         for turn in range(count):
             if tell is not None:
                 tell(turn, count)
-            for name, run in order if turn % 2 == 0 else reversed(order):
+            for name, run in candidates.items():
                 _settle(run, shortest[name])
                 times[name].append(statistics.median(_seconds(run) for _ in range(turns[name])))
     finally:
