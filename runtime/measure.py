@@ -55,9 +55,9 @@ def interleaved(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order.
 
-    A turn begins with runs that do not count, until the threads of the candidate before it are idle and its weights have left
-    the cache: what is measured is how fast each is alone, as it will be used. A turn of something short is several runs, of which the median counts, so that a
-    moment in which the machine does something else does not decide.
+    A turn begins with runs that do not count, until the threads of the candidate before it are idle and its own weights are
+    back in the cache: what is measured is how fast each is alone, as it will be used. A turn of something short is several
+    runs, of which the median counts, so that a moment in which the machine does something else does not decide.
 
     Args:
         rounds: how many; None: what fits into about 12 seconds, 7 to 60.

@@ -67,11 +67,10 @@ def _put(
     changed = (count, k) if batch else (k,)
     rows = e.unsqueeze(e.reshape(index, places, changed), len(changed))
     if batch:
-        # The row's number in front of each index; `count` has the size of an axis, so that the two can be expanded.
-        shape = (count, k, const(1))
-        first = (count, const(1), const(1))
-        make = lambda: e.root.expand(e.root.unsqueeze(e.root.iota(count), 1, 2), first, shape)  # noqa: E731
-        rows = e.op("Concat", e.root.remember(("batch", e.root.shape(shape)), make), rows, axis=-1)
+        # Where in the batch, in front of each index.
+        numbers, shape = e.iota(count), e.shape((count, k, const(1)))
+        make = lambda: e.root.op("Expand", e.root.unsqueeze(numbers, 1, 2), shape)  # noqa: E731
+        rows = e.op("Concat", e.root.remember(("batch", shape), make), rows, axis=-1)
     x, updates = e.reshape(x, target, joined), e.reshape(updates, (*places, *rest), (*changed, *rest))
     return e.reshape(e.op("ScatterND", x, rows, updates), joined, target)
 

@@ -78,7 +78,8 @@ def unsqueeze(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
         return e.unsqueeze(x, *axes)
     # From other axes of size 1 to these in one step.
     shape = list(operand(node).shape)
-    for axis in gone:
+    rank = len(shape) + len(gone)
+    for axis in sorted(axis % rank for axis in gone):
         shape.insert(axis, const(1))
     return e.reshape(origin, shape, node.output.type.shape)
 

@@ -361,6 +361,80 @@ def test_additions_at_equal_indices_are_all_counted(rows: int | None) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("rows", [8, 300, None])
+@pytest.mark.parametrize("dtype", ["f16", "f32", "f64"])
+def test_a_few_additions_at_equal_indices_are_all_counted(rows: int | None, dtype: str) -> None:
+    b = Builder(Graph("m"))
+    n = rows or 300
+    x = b.input("x", of(dtype, "B", rows or "N", 2, 3))
+    index, updates = b.input("index", of("i64", "B", 5)), b.input("updates", of(dtype, "B", 5, 2, 3))
+    made = module(b, y=b.op("scatter_add", x, index, updates, batch=1))
+    assert "ScatterND" in ops(build(made))
+    type_ = DTYPES[dtype].numpy
+    x_ = randn(2, n, 2, 3).astype(type_)
+    index_ = np.array([[7, 1, 7, 7, 0], [4, 4, 4, 4, 4]])
+    updates_ = np.random.default_rng(0).integers(-2, 3, (2, 5, 2, 3)).astype(type_)
+    # What is added to 0 shows the sums without rounding; elsewhere everything is as it was.
+    x_[np.arange(2)[:, None], index_] = 0
+    wanted = x_.copy()
+    np.add.at(wanted, (np.arange(2)[:, None], index_), updates_)
+    found = session(made)({"x": x_, "index": index_, "updates": updates_})["y"]
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_are_replaced_within_a_loop_and_a_composite(batch: int) -> None:
+    """The number of each row of the batch belongs to the main graph, whatever the batch is called where it is needed."""
+    text = """
+    op put(x: float[S, N, 4], index: i64[S, k], rows: float[S, k, 4]) -> float[S, N, 4] {
+        return scatter_add(scatter_set(x, index, rows, batch=1), index, rows, batch=1)
+    }
+    model m(x: f32[B, T, 4], index: i64[B, 3], rows: f32[B, 3, 4]) -> (y: f32[B, T, 4]) {
+        y = x
+        fold i in 2 from (y) {
+            y = put(y, index, rows)
+        }
+        return y
+    }
+    """
+    x, rows = randn(batch, 6, 4), randn(batch, 3, 4, seed=1)
+    index = np.stack([np.random.default_rng(i).permutation(6)[:3] for i in range(batch)])
+    wanted = x.copy()
+    wanted[np.arange(batch)[:, None], index] = 2 * rows
+    found = session(loads(text))({"x": x, "index": index, "rows": rows})["y"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_column_is_gathered_as_rows_are() -> None:
+    b = Builder(Graph("m"))
+    x, index = b.input("x", of("f32", "B", "N", 1)), b.input("index", of("i64", "B", "K", 1))
+    made = module(b, y=b.op("gather", x, index, axis=1))
+    assert ops(build(made)) == ["GatherND"]
+    x_, index_ = randn(2, 5, 1), np.array([[[4], [0], [4]], [[1], [1], [2]]])
+    found = session(made)({"x": x_, "index": index_})["y"]
+    np.testing.assert_array_equal(found, np.take_along_axis(x_, index_, 1))
+
+
+def test_an_axis_of_size_1_moves_in_one_step() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", "B", 1, "T", 1))
+    made = module(b, y=b.op("unsqueeze", b.op("squeeze", x, axis=[1, 3]), axis=[0, 2, 3]))
+    assert "Unsqueeze" not in ops(build(made))
+    x_ = randn(2, 1, 5, 1)
+    np.testing.assert_array_equal(session(made)({"x": x_})["y"], x_.reshape(1, 2, 1, 1, 5))
+
+
+def test_a_direction_does_not_need_the_mean() -> None:
+    b = Builder(Graph("m"))
+    x = b.input("x", of("f32", "B", 6, "T", 4))
+    made = module(b, y=b.op(resolve("std.nn.l2_normalize"), b.op("mean", x, axis=1)))
+    assert ops(build(made)) == ["ReduceSum", "LpNormalization"]
+    x_ = randn(2, 6, 5, 4)
+    mean = x_.mean(1)
+    wanted = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    np.testing.assert_allclose(session(made)({"x": x_})["y"], wanted, atol=1e-6)
+
+
 # Loops ---------------------------------------------------------------------------------------------------------------
 
 
