@@ -25,10 +25,6 @@ def _best(call: Call, x: Tensor, descending: bool, k: Dim) -> list[Tensor]:
     places = TensorType(i64, (*lead, n))
     if k == 0:
         return [call.slice(x, axis, 0, 0), call.full([*lead, 0], 0, i64)]
-    if k == 1:
-        # The first of the largest, in one go.
-        top = [TensorType(dtype, (*lead, const(1))) for dtype in (x.type.dtype, i64)]
-        return call.emitter.aten_many("max.dim" if descending else "min.dim", x, axis, True, types=top)
     if n.value is not None and n.value > LONGEST_RANKED:
         pair = call.emitter.aten_many("sort", x, axis, descending, types=[x.type, places])
         return [call.slice(y, axis, 0, k) for y in pair]
@@ -59,6 +55,11 @@ def _topk(call: Call) -> list[Tensor]:
 
 def _ordered(call: Call, largest: bool, k: Dim) -> list[Tensor]:
     x, axis = call.args[0], call.attrs["axis"]
+    if k == 1:
+        # The first of the largest, in one go.
+        shape = (*x.type.shape[:axis], const(1), *x.type.shape[axis + 1 :])
+        top = [TensorType(dtype, shape) for dtype in (x.type.dtype, i64)]
+        return call.emitter.aten_many("max.dim" if largest else "min.dim", x, axis, True, types=top)
     order = list(range(x.type.rank))
     order[axis], order[-1] = order[-1], order[axis]
     return [call.permute(y, order) for y in _best(call, call.permute(x, order), largest, k)]
