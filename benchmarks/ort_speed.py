@@ -117,7 +117,7 @@ def main() -> None:
         for batch in (1, 8):
             results[f"vit_s batch {batch} r 13"] = vit(folder, "s", batch, 13, openings)
         for batch in (1, 8):
-            results[f"vit_b batch {batch} r 16"] = vit(folder, "b", batch, 16, openings // 2)
+            results[f"vit_b batch {batch} r 16"] = vit(folder, "b", batch, 16, max(1, openings // 2))
         for batch, tokens in ((1, 128), (1, 256), (8, 128)):
             results[f"minilm batch {batch} tokens {tokens}"] = minilm(folder, batch, tokens, openings)
     write("ort_speed", results)
