@@ -22,14 +22,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .compile import Artifact, CompileReport, check, compile, load
-from .compile import open_artifact as open
+from .driver.compile import Artifact, CompileReport, check, compile, load
+from .driver.compile import open_artifact as open
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
 from .ir.graph import Module
 
 if TYPE_CHECKING:
-    from .frontends.python import Model, Namespace, Record, Tensor, model, use
+    from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .ir.op import Composite
     from .ir.pattern import Rule
 
@@ -145,15 +145,15 @@ _LAZY = {"model", "use", "Model", "Record", "Tensor"}
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from .frontends import python
+        from .frontends.python import model as python
 
         value = getattr(python, name)
     elif name in ("std", "zoo"):
-        from .frontends.python import folder
+        from .frontends.python.model import folder
 
         value = folder(name)
     elif name == "ops":
-        from .frontends.python import core_ops
+        from .frontends.python.model import core_ops
 
         value = core_ops()
     elif name == "__version__":

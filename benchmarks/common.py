@@ -1,5 +1,5 @@
 """Fair timing: candidates take turns (A B A B …) in one process, each turn after runs that do not count; reported are medians of
-the ratios within a round. See :mod:`tessera.runtime.measure`."""
+the ratios within a round. See :mod:`tessera.driver.report.measure`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tessera.runtime.measure import interleaved
+from tessera.driver.report.measure import interleaved
 
 from . import peers
 from .common import summary, write

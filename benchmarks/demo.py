@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tessera as ts
-from tessera.passes.cost import cost
+from tessera.ir.analysis.cost import cost
 
 from .common import speedup
 from .minilm_quality import cosine, tokenized

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tessera as ts
+from tessera.backends.onnx.session import Session
 from tessera.frontends.source import loads, print_module
 from tessera.passes.engine import apply
-from tessera.runtime.session import Session
 
 from .architectures import ARCHITECTURES, Architecture
 from .architectures_more import MORE

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tessera.frontends.source import check_text
-from tessera.frontends.source.parser import parse
+from tessera.frontends.source.syntax.parser import parse
 
 from .common import write
 

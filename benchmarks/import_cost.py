@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import tessera as ts
+from tessera.backends.onnx.session import Session
 from tessera.frontends.onnx import load
-from tessera.runtime.session import Session
 
 from .common import write
 from .memory import peak, random_weights
@@ -44,7 +44,7 @@ print(artifact.report)
 def write_model(gib: float, folder: Path) -> tuple[Path, float]:
     """(the ONNX file, GiB of its weights, which are at least ``gib``)."""
     from tessera.backends.onnx import build, save
-    from tessera.runtime.weights import bind, open_weights
+    from tessera.runtime.weights.bind import bind, open_weights
 
     def weight_gib(depth: int) -> float:
         params = ts.load("llama_lm", params={"depth": depth}).graph.params

@@ -14,7 +14,7 @@ import numpy as np
 
 import tessera as ts
 from tessera.ir.graph import Module
-from tessera.passes.baselines import random_dropping
+from tessera.passes.tokens.baselines import random_dropping
 
 from .common import write
 from .peers import minilm_folder

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 import tessera as ts
+from tessera.driver.report.measure import interleaved
 from tessera.ir.graph import Module
-from tessera.passes.baselines import fixed_indices
-from tessera.runtime.measure import interleaved
+from tessera.passes.tokens.baselines import fixed_indices
 
 from . import peers
 from .common import summary, write

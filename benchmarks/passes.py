@@ -11,18 +11,18 @@ import time
 from typing import Any
 
 from tessera.frontends.source import loads
+from tessera.ir.analysis.cost import cost
 from tessera.ir.builder import Builder
 from tessera.ir.graph import Graph, Module
 from tessera.ir.library import composite
 from tessera.ir.types import TensorType, f32
-from tessera.passes.cost import cost
-from tessera.passes.cse import CommonSubexpressions
-from tessera.passes.dce import DeadCode
 from tessera.passes.engine import Pass
-from tessera.passes.fold_constants import FoldConstants
-from tessera.passes.inline import Inline
-from tessera.passes.merge_tokens import MergeTokens
-from tessera.passes.rewrite import Rewrite
+from tessera.passes.rewrite.rewrite import Rewrite
+from tessera.passes.tidy.cse import CommonSubexpressions
+from tessera.passes.tidy.dce import DeadCode
+from tessera.passes.tidy.fold_constants import FoldConstants
+from tessera.passes.tidy.inline import Inline
+from tessera.passes.tokens.merge_tokens import MergeTokens
 
 from .common import write
 

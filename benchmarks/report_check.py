@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tessera.importing import read_model
-from tessera.optimize import Options, optimize
+from tessera.driver.optimize import Options, optimize
+from tessera.driver.read import read_model
 
 from . import peers
 from .common import write

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .dims import Dim, apply, const, sym
-from .monomials import Atom, DimCall
+from .dims.dim import Dim, apply, const, sym
+from .dims.monomials import Atom, DimCall
 
 if TYPE_CHECKING:
     from .graph import Graph

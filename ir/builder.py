@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .diagnostics import Diagnostic, Span
-from .dims import Dim, sym
+from .dims.dim import Dim, sym
 from .graph import Graph, Initializer, Input, Node, Parameter, Value
 from .naming import unique
 from .op import AnyOp

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .declarations import Declaration, reachable
 from .diagnostics import Span
-from .dims import Dim
+from .dims.dim import Dim
 from .op import AnyOp, Attrs
 from .types import TensorType
 

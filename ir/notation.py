@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import Any
 
-from .dims import Dim, ceildiv, const, dim_max, dim_min, sym
+from .dims.dim import Dim, ceildiv, const, dim_max, dim_min, sym
 from .signature import REQUIRED, Operand, Pattern, Result, Signature, Static
 from .types import DTYPES
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .diagnostics import Diagnostic, Span
-from .dims import Dim, const
+from .dims.dim import Dim, const
 from .signature import Signature
 from .types import TensorType
 

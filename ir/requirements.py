@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .dims import Dim, as_dim, const, prove_ge
+from .dims.dim import Dim, as_dim, const, prove_ge
 from .graph import Graph, Node, Require
 from .ops.shape import slice_bounds
 

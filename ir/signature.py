@@ -11,7 +11,7 @@ from types import EllipsisType
 from typing import Any
 
 from .diagnostics import Diagnostic, Note, Span
-from .dims import Dim, as_dim, sym
+from .dims.dim import Dim, as_dim, sym
 from .types import KINDS, DType, TensorType
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()

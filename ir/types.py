@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .dims import Dim, DimLike, as_dim, product
+from .dims.dim import Dim, DimLike, as_dim, product
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from typing import Any
 
 from .compare import same_attr
 from .diagnostics import Diagnostic
-from .dims import Dim
+from .dims.dim import Dim
 from .graph import Graph, Node, Parameter, Value
 from .types import TensorType
 

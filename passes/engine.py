@@ -13,7 +13,7 @@ line and in Python:
     ...     limit: int = option(4, "how many at most", least=0)
     ...     def run(self, module): return Report.of(self, modified=0)
 
-Every module of this package is scanned for passes, and so is the entry point group ``tessera.passes``.
+Every module of this package and its folders is scanned for passes, and so is the entry point group ``tessera.passes``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any, ClassVar
 
 from ..ir.compiling import PassSpec
@@ -102,8 +102,8 @@ def registry() -> dict[str, type[Pass]]:
     """Every known pass by name: those in this package, then those of installed entry points."""
     package = __name__.rpartition(".")[0]
     found: dict[str, type[Pass]] = {}
-    for info in iter_modules(import_module(package).__path__):
-        module = import_module(f"{package}.{info.name}")
+    for info in walk_packages(import_module(package).__path__, f"{package}."):
+        module = import_module(info.name)
         for value in vars(module).values():
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and issubclass(value, Pass) and "name" in vars(value):

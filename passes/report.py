@@ -6,31 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..ir.analysis.table import Table, human
+
 if TYPE_CHECKING:
     from .engine import Pass
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under named columns."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-
-    def __str__(self) -> str:
-        cells = [self.columns, *(tuple(map(human, row)) for row in self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        lines = []
-        for row in cells:
-            texts = [
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  ".join(texts).rstrip())
-        return "\n".join(lines)
 
 
 @dataclass
@@ -98,13 +77,3 @@ def _fact(value: Any) -> str:
         nested = any(isinstance(item, (list, tuple)) for item in value)
         return ("; " if nested else " ").join(map(_fact, value)) or "none"
     return human(value)
-
-
-def human(value: Any) -> str:
-    """``1234567`` as ``1.23 M``; what is small, or no number, as it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    for least, factor, unit in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= least:
-            return f"{value / factor:.3g} {unit}"
-    return str(value) if isinstance(value, int) else f"{value:.3g}"

@@ -70,8 +70,8 @@ def test_example_compiles_or_fails_as_it_says(block: Block, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("block", TESS, ids=[f"{b.page}-{b.line}" for b in TESS])
 def test_example_is_formatted(block: Block) -> None:
-    from tessera.frontends.source.fmt import format_file
-    from tessera.frontends.source.parser import parse
+    from tessera.frontends.source.format.fmt import format_file
+    from tessera.frontends.source.syntax.parser import parse
 
     assert format_file(parse(block.text, block.page)) == block.text
 
@@ -148,7 +148,7 @@ def test_the_reference_shows_every_construct() -> None:
 
 
 def test_every_reserved_word_is_listed() -> None:
-    from tessera.frontends.source.lexer import RESERVED
+    from tessera.frontends.source.syntax.lexer import RESERVED
 
     page = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
     listed = set(page[page.index("Reserved words:") :].replace("`", "").replace(".", "").split()[2:])
@@ -238,7 +238,7 @@ def test_python_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_first_steps_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tessera.cli import main
+    from tessera.driver.cli import main
 
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     section = page[page.index("## Thirty seconds") : page.index("## A model you already have")]

@@ -157,7 +157,7 @@ def test_the_wheel_declares_its_licence_and_its_command(wheel: Path) -> None:
         names = archive.namelist()
         assert any(n.endswith("licenses/LICENSE") for n in names)
         entry = next(n for n in names if n.endswith("entry_points.txt"))
-        assert "tessera = tessera.cli:main" in archive.read(entry).decode()
+        assert "tessera = tessera.driver.cli:main" in archive.read(entry).decode()
 
 
 @pytest.mark.slow
@@ -192,8 +192,8 @@ def test_an_editable_install_works_from_a_folder_of_any_name(wheel: Path, tmp_pa
 import site, sys
 site.addsitedir({str(target)!r})
 sys.path.append({sysconfig.get_path("purelib")!r})
-import tessera.ir.dims
-print(tessera.ir.dims.__file__)
+import tessera.ir.dims.dim
+print(tessera.ir.dims.dim.__file__)
 """
     out = run(sys.executable, "-S", "-c", code, cwd=tmp_path)
     assert Path(out.strip()) == tree / "ir" / "dims.py"

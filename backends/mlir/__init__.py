@@ -87,7 +87,7 @@ def lower(text: str, output: Literal["torch", "linalg"] = "linalg") -> str:
 
 def _sound(text: str) -> None:
     """Raises E0822 for text that MLIR's parser crashes on."""
-    from ...frontends.torch.mlir_text import check_text
+    from ...runtime.files.mlir_text import check_text
 
     try:
         check_text(text)

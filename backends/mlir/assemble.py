@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...ir.dims import Dim
+from ...ir.dims.dim import Dim
+from ...ir.dims.monomials import DimCall
 from ...ir.graph import Graph, Value
-from ...ir.monomials import DimCall
 from .claims import CLAIMS
 from .emit import Emitter, Tensor, quoted, tensor_text
 from .literals import literal

@@ -9,9 +9,9 @@ from typing import Any
 
 from ...ir.binding import axis_symbol, solve_inputs
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims import Dim, as_dim
+from ...ir.dims.dim import Dim, as_dim
+from ...ir.dims.monomials import Atom
 from ...ir.graph import Graph, Node, Value
-from ...ir.monomials import Atom
 from ...ir.op import Composite
 from ...ir.types import DType, TensorType
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir.dims import Dim, as_dim, const, product
+from ...ir.dims.dim import Dim, as_dim, const, product
 from ...ir.types import TensorType, boolean, i64
 from .emit import Call, Lowering, Tensor
 from .scatter import iota

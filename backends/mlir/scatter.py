@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir.dims import Dim, as_dim, const, product
+from ...ir.dims.dim import Dim, as_dim, const, product
 from ...ir.types import DType, TensorType, boolean, f32, i64
 from .emit import Call, Lowering, Tensor
 

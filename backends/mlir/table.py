@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir.dims import Dim, as_dim, const
+from ...ir.dims.dim import Dim, as_dim, const
 from ...ir.ops.contraction import parse_einsum
 from ...ir.ops.shape import rearrange_plan
 from ...ir.types import TensorType, i64

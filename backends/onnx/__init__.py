@@ -52,7 +52,7 @@ def build(
         Diagnostic: E0606 E0607 weights, E0801 opset, E0802 a dtype that an ONNX op does not take, E0803 a size that no input's
             shape determines; with the source line.
     """
-    from ...runtime.weights import Bound, bind, initialise
+    from ...runtime.weights.bind import Bound, bind, initialise
     from .assemble import build_model
 
     if weights is None:

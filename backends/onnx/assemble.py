@@ -16,7 +16,7 @@ from .sizes import Sizes
 from .weights import Weight
 
 if TYPE_CHECKING:
-    from ...runtime.weights import LazyTensor
+    from ...runtime.weights.bind import LazyTensor
 
 OPSETS = range(18, 25)
 # The oldest IR version that each opset came with, so that old readers accept the file.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...ir.dims import const
+from ...ir.dims.dim import const
 from ...ir.types import bf16, f16, f32
 from .registry import claim
 from .shape import operand
@@ -14,7 +14,7 @@ from .shape import operand
 if TYPE_CHECKING:
     import onnx_ir as ox
 
-    from ...ir.dims import Dim
+    from ...ir.dims.dim import Dim
     from ...ir.graph import Node
     from ...ir.types import DType
     from .emit import Emitter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...ir.dims import Dim, product
+from ...ir.dims.dim import Dim, product
 from ...ir.ops.contraction import parse_einsum
 from .registry import lower
 from .shape import operand

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ...ir.dims import Dim, as_dim
+from ...ir.dims.dim import Dim, as_dim
 from ...ir.types import boolean, i64
 from .registry import lower
 from .shape import operand

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ox
 
 from ...ir.diagnostics import Diagnostic, Span
-from ...ir.dims import Dim, const
+from ...ir.dims.dim import Dim, const
 from ...ir.types import DTYPES, DType, i64
 from .schema import ONNX_TYPES, TENSOR_TYPES, WIDER, formal
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...ir.dims import Dim, as_dim, const, product, prove_ge
+from ...ir.dims.dim import Dim, as_dim, const, product, prove_ge
 from ...ir.types import DType, bf16, f16, f32, f64, i64
 from .registry import lower
 from .shape import operand

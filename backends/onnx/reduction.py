@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...ir.dims import as_dim, prove_ge
+from ...ir.dims.dim import as_dim, prove_ge
 from ...ir.types import boolean, i32, i64
 from .registry import lower
 

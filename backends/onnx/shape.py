@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims import Dim, as_dim, const
+from ...ir.dims.dim import Dim, as_dim, const
 from ...ir.ops.shape import rearrange_plan
 from .registry import lower
 

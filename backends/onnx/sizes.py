@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Dim, as_dim, prove_ge, sym
-from ...ir.monomials import Atom, Monomial
+from ...ir.dims.dim import Dim, as_dim, prove_ge, sym
+from ...ir.dims.monomials import Atom, Monomial
 from ...ir.types import i64
 
 if TYPE_CHECKING:

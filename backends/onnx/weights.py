@@ -11,7 +11,7 @@ import onnx_ir as ox
 from .schema import ONNX_TYPES
 
 if TYPE_CHECKING:
-    from ...runtime.weights import LazyTensor
+    from ...runtime.weights.bind import LazyTensor
 
 # Bytes held in memory at once while a weight is written.
 BLOCK = 32 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
-from ...runtime.wire import GRAPH, INITIALIZER, RAW_DATA, tag, varint
+from ...runtime.files.wire import GRAPH, INITIALIZER, RAW_DATA, tag, varint
 from .weights import Weight
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def save_model(
     model: ox.Model, path: str | PathLike[str], *, external: bool | None, before: Callable[[Path], None] | None
 ) -> Path:
     """See :func:`tessera.backends.onnx.save`."""
-    from ...runtime.files import written_aside
+    from ...runtime.files.aside import written_aside
 
     check_model(model)
     target = Path(fspath(path))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from ...ir.dims import Dim, sym
+from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Input, Node, Parameter, Value
 from ...ir.naming import unique
 from ...ir.op import Attrs, Composite

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...ir.binding import symbol_sizes
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
-from ...ir.dims import sym
+from ...ir.dims.dim import sym
 from ...ir.graph import Graph, Input, Require
 from ...ir.requirements import requirements
-from ...runtime.initialise import fill
+from ...runtime.weights.initialise import fill
 from .emit import torch_dtype
 from .sizes import solve_all, where_from
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...ir.graph import Graph
 from ...ir.types import DType
-from ...runtime.weights import Bound, bind, initialise
+from ...runtime.weights.bind import Bound, bind, initialise
 from . import kernels
 from .emit import Program, torch_dtype
 from .inputs import Inputs, from_numpy

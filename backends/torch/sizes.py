@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ...ir.binding import Solution, solve_inputs
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims import Dim
+from ...ir.dims.dim import Dim
 from ...ir.graph import Graph
 
 

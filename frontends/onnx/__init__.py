@@ -11,9 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Dim, as_dim
+from ...ir.dims.dim import Dim, as_dim
+from ...ir.dims.monomials import DimCall
 from ...ir.imported import Imported
-from ...ir.monomials import DimCall
 
 _MOST_EXTREMA = 64
 # Each free size that turns out to be another starts the import again: so often, or so many nodes and inputs in all.
@@ -33,7 +33,7 @@ def load(
     Raises:
         Diagnostic: E0001, E0002 and E0751 to E0762; one for each file, whatever is wrong with it.
     """
-    from ...runtime.weights import LazyTensor
+    from ...runtime.weights.bind import LazyTensor
     from ..positions import write_positions
     from .equal import Unify
     from .importer import Importer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Dim, prove_ge
+from ...ir.dims.dim import Dim, prove_ge
 from ...ir.graph import Value
 from ...ir.library import composite
 from ...ir.types import DType, TensorType, i64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
-from ...ir.dims import Dim, const
+from ...ir.dims.dim import Dim, const
 
 _LONGEST = 200
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.dims import Dim, const, prove_ge, sym
-from ...ir.monomials import DimCall
+from ...ir.dims.dim import Dim, const, prove_ge, sym
+from ...ir.dims.monomials import DimCall
 
 # The largest size tried for images whose sides the file leaves free.
 _LARGEST_SIDE = 1024

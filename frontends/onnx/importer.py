@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
-from ...ir.dims import Dim, const, prove_ge, sym
+from ...ir.dims.dim import Dim, const, prove_ge, sym
+from ...ir.dims.monomials import DimCall
 from ...ir.graph import Graph, Module, Require, Value
-from ...ir.monomials import DimCall
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
 from . import ops  # noqa: F401  # fills the tables

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Dim
+from ...ir.dims.dim import Dim
 from ...ir.graph import Graph
 from .ratio import Ratio
 

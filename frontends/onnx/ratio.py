@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Union
 
-from ...ir.dims import Dim, DimLike, as_dim, ceildiv, const
+from ...ir.dims.dim import Dim, DimLike, as_dim, ceildiv, const
 
 Number = Union["Ratio", int, float]
 

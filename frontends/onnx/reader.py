@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
-from ...runtime.wire import Extent, Malformed, strip
+from ...runtime.files.wire import Extent, Malformed, strip
 from .order import subgraphs
 from .tensors import Store
 

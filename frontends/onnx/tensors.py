@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.types import DType, TensorType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8
-from ...runtime.wire import Extent
+from ...runtime.files.wire import Extent
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...ir.builder import Builder
-from ...ir.dims import Dim, as_dim
+from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Graph, Initializer, Input, Value
 from ...ir.types import TensorType, i64
 from .names import Names

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.library import RAISING
 from ...ir.types import DTYPES
-from .depth import deep_recursion
+from .syntax.depth import deep_recursion
 
 if TYPE_CHECKING:
     from ...ir.compiling import CompileSpec
     from ...ir.graph import Module
     from ...ir.op import Composite
     from ...ir.pattern import Rule
-    from . import ast
-    from .elaborate import Elaborator
-    from .library import Library, Unit
+    from .elaborate.elaborate import Elaborator
+    from .elaborate.library import Library, Unit
+    from .syntax import ast
 
 
 def load(
@@ -68,7 +68,7 @@ def check_text(text: str, path: str = "<string>") -> list[Module]:
 
 def print_module(module: Module) -> str:
     """The module as source; ``loads(print_module(m)) == m``."""
-    from .printer import print_module as print_
+    from .format.printer import print_module as print_
 
     return print_(module)
 
@@ -76,14 +76,14 @@ def print_module(module: Module) -> str:
 @lru_cache(maxsize=1)
 def shared_elaborator() -> Elaborator:
     """The elaborator of shipped files that passes and the Python API share."""
-    from .elaborate import Elaborator
+    from .elaborate.elaborate import Elaborator
 
     return Elaborator(_library())
 
 
 def resolve(qualified: str) -> Composite:
     """The composite of a shipped module: ``std.token.bipartite_merge``. Raises Diagnostic E0201/E0202."""
-    from . import ast
+    from .syntax import ast
 
     elaborator = shared_elaborator()
     module, _, name = qualified.rpartition(".")
@@ -123,14 +123,14 @@ def resolve_rules(qualified: str) -> dict[str, Rule]:
 
 
 def _library() -> Library:
-    from .library import Library
+    from .elaborate.library import Library
 
     return Library()
 
 
 @deep_recursion()
 def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[str, Any] | None, dtype: str) -> Module:
-    from .elaborate import Elaborator
+    from .elaborate.elaborate import Elaborator
 
     if dtype not in DTYPES or DTYPES[dtype].kind != "float":
         raise Diagnostic("E0402", f"`{dtype}` is not a float dtype", help="one of f32, f16, bf16, f64")
@@ -149,16 +149,16 @@ def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[st
 
 def _rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:
     """The ``rewrite`` declarations that a unit can name."""
-    from . import ast
-    from .rules import rule_of
+    from .elaborate.rules import rule_of
+    from .syntax import ast
 
     return {n: rule_of(elaborator, d) for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
 
 
 @deep_recursion()
 def _check(unit_of: Callable[[Library], Unit]) -> list[Module]:
-    from .elaborate import Elaborator
-    from .generic import check_declarations
+    from .elaborate.elaborate import Elaborator
+    from .elaborate.generic import check_declarations
 
     library = _library()
     unit = unit_of(library)
@@ -187,7 +187,7 @@ def _spans(block: ast.Compile | None) -> dict[str, Span | None]:
 
 def _compiles(unit: Unit) -> list[ast.Compile]:
     """The ``compile`` blocks of a file. Raises E0204 for two of one model."""
-    from . import ast
+    from .syntax import ast
 
     blocks: dict[str, ast.Compile] = {}
     for item in unit.file.items:
@@ -224,7 +224,7 @@ def _compile_spec(
     elaborator: Elaborator, unit: Unit, block: ast.Compile | None
 ) -> tuple[CompileSpec | None, dict[str, Any]]:
     from ...ir.compiling import CompileSpec, PassSpec
-    from . import ast
+    from .syntax import ast
 
     if block is None:
         return None, {}
@@ -263,7 +263,7 @@ def options(args: list[ast.Arg], elaborator: Elaborator | None = None, unit: Uni
 
 
 def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
-    from . import ast
+    from .syntax import ast
 
     if isinstance(expr, ast.ListExpr):
         return tuple(_option(item, elaborator, unit) for item in expr.items)
@@ -280,7 +280,7 @@ def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
 
 def _dotted(expr: ast.Expr) -> str | None:
     """``std.nn.gelu`` as the word that it is; None for another expression."""
-    from . import ast
+    from .syntax import ast
 
     if isinstance(expr, ast.Attribute):
         head = _dotted(expr.value)
@@ -291,8 +291,8 @@ def _dotted(expr: ast.Expr) -> str | None:
 def parse_pass(text: str) -> Any:
     """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`. Raises Diagnostic on other text."""
     from ...ir.compiling import PassSpec
-    from . import ast
-    from .parser import parse_clause
+    from .syntax import ast
+    from .syntax.parser import parse_clause
 
     clause = parse_clause(f"pass {text}", "<pass>")
     if not isinstance(clause, ast.PassClause):

@@ -14,7 +14,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims import Dim, as_dim, dim_max, dim_min
+from ...ir.dims.dim import Dim, as_dim, dim_max, dim_min
 from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
 from ...ir.naming import unique
@@ -27,7 +27,7 @@ from .protocol import Import, Refusals, Unsupported
 from .symbols import Symbols, wanted_names
 
 if TYPE_CHECKING:
-    from ...runtime.weights import LazyTensor
+    from ...runtime.weights.bind import LazyTensor
 
 
 # What Python does with sizes, as torch.export writes it.

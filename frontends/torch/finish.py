@@ -20,7 +20,7 @@ TORCH_FILE = re.compile(r"[/\\]torch[/\\](nn|_|fx|export|utils)")
 
 def identifier(text: str) -> str:
     """A name that the language takes."""
-    from ..source.lexer import RESERVED
+    from ..source.syntax.lexer import RESERVED
 
     name = re.sub(r"\W", "_", text).strip("_") or "x"
     if name[0].isdigit():

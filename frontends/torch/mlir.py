@@ -9,14 +9,15 @@ from typing import Any
 
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims import Dim, as_dim, dim_max, dim_min, sym
+from ...ir.dims.dim import Dim, as_dim, dim_max, dim_min, sym
 from ...ir.graph import Graph, Initializer, Module, Value
 from ...ir.imported import Imported
 from ...ir.types import DType, TensorType, bf16
+from ...runtime.files.mlir_text import check_text
 from ..positions import write_positions
 from .aten import ATEN
 from .finish import INLINE, identifier, input_names, prune
-from .mlir_text import affine, check_size, check_text, first_error, numbers, scalar, span_of, tensor_type
+from .mlir_text import affine, check_size, first_error, numbers, scalar, span_of, tensor_type
 from .protocol import Import, Refusals, Unsupported
 from .symbols import usual_name
 

@@ -1,4 +1,4 @@
-"""The parts of torch-dialect text that are read as text: types, numbers, sizes, places; and what no parser should see."""
+"""The parts of torch-dialect text that are read as text: types, numbers, sizes, places."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from ...ir.diagnostics import Diagnostic, Span
-from ...ir.dims import Dim, as_dim, ceildiv, sym
+from ...ir.dims.dim import Dim, as_dim, ceildiv, sym
 from ...ir.types import DTYPES, DType
 from .finish import TORCH_FILE
 
@@ -17,31 +17,9 @@ _ELEMENTS = {
     "f16": "f16", "bf16": "bf16", "i64": "i64", "i32": "i32",
 }  # fmt: skip
 
-# MLIR's parser calls itself for each bracket.
-_DEEPEST = 500
-_BRACKETS = b"([{<)]}>"
-_OTHERS = bytes(c for c in range(256) if c not in _BRACKETS)
-
 # A size of more bits, or an expression of more terms and factors, is none.
 _LARGEST = 1 << 62
 _HEAVIEST = 400
-
-
-def check_text(text: str) -> None:
-    """Refuse what makes MLIR's parser crash: text that ends within its resources, and brackets within brackets without end.
-
-    Raises:
-        Diagnostic: E0784.
-    """
-    import numpy as np
-
-    start = text.find("{-#")
-    if start >= 0 and text.rfind("#-}") < start:
-        raise Diagnostic("E0784", "the text ends in the middle of its resources: the rest of the file is missing")
-    body = text[: start if start >= 0 else None].encode().replace(b"->", b"").translate(None, _OTHERS)
-    opens = np.frombuffer(body.translate(bytes.maketrans(_BRACKETS, bytes([1] * 4 + [255] * 4))), np.int8)
-    if opens.size and int(opens.cumsum(dtype=np.int32).max()) > _DEEPEST:
-        raise Diagnostic("E0784", f"the text has more than {_DEEPEST} brackets within each other")
 
 
 def first_error(text: str) -> str:

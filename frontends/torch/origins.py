@@ -14,7 +14,7 @@ from ...ir.types import DTYPES, DType
 from .finish import TORCH_FILE
 
 if TYPE_CHECKING:
-    from ...runtime.weights import LazyTensor
+    from ...runtime.weights.bind import LazyTensor
 
 _DTYPES = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
@@ -44,7 +44,7 @@ def dtype_of_tensor(tensor: torch.Tensor, what: str) -> DType:
 def lazy(name: str, tensor: torch.Tensor) -> LazyTensor:
     """A weight as a view of the module's tensor: nothing is copied until somebody asks, and not even then where it is
     contiguous."""
-    from ...runtime.weights import LazyTensor
+    from ...runtime.weights.bind import LazyTensor
 
     dtype = dtype_of_tensor(tensor, f"`{name}`")
 

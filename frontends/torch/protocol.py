@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic
-from ...ir.dims import Dim, as_dim
+from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Value
 from ...ir.library import composite
 from ...ir.signature import broadcast_shapes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...ir.dims import Dim, const, dim_max, dim_min, sym
+from ...ir.dims.dim import Dim, const, dim_max, dim_min, sym
 from ...ir.naming import unique
 from .protocol import Unsupported
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import Span
-from ..dims import Dim, const, product, prove_ge
+from ..dims.dim import Dim, const, product, prove_ge
 from ..op import Attrs, Bad, Sample, fail
 from ..signature import broadcast_shapes
 from ..types import TensorType

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import Span
-from ..dims import as_dim
+from ..dims.dim import as_dim
 from ..op import Attrs, Bad, Sample, fail
 from ..types import TensorType
 from . import define

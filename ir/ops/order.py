@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import Span
-from ..dims import Dim, as_dim, prove_ge
+from ..dims.dim import Dim, as_dim, prove_ge
 from ..op import Attrs, Bad, Sample, fail
 from ..types import TensorType, i64
 from . import define

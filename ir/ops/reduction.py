@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import Span
-from ..dims import Dim, const
+from ..dims.dim import Dim, const
 from ..op import Attrs, Bad, Sample
 from ..types import TensorType, boolean, i64
 from . import define

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import Span
-from ..dims import Dim, as_dim, const, product, prove_ge
+from ..dims.dim import Dim, as_dim, const, product, prove_ge
 from ..op import Attrs, Bad, Sample, fail
 from ..signature import broadcast_shapes
 from ..types import DType, TensorType, i64

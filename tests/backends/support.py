@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ox
 
 from tessera.backends.onnx import build, check, serialize
+from tessera.backends.onnx.session import Session
 from tessera.frontends.source import resolve
 from tessera.ir.builder import Builder
-from tessera.ir.dims import sym
+from tessera.ir.dims.dim import sym
 from tessera.ir.graph import Graph, Module, Value
 from tessera.ir.types import TensorType
-from tessera.runtime.session import Session
 
 B, T = sym("B"), sym("T")
 

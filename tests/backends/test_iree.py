@@ -10,9 +10,9 @@ import pytest
 
 from tessera.backends import mlir
 from tessera.backends import torch as reference
-from tessera.compile import apply_passes
+from tessera.driver.compile import apply_passes
 from tessera.frontends.source import loads
-from tessera.runtime.weights import initialise
+from tessera.runtime.weights.bind import initialise
 
 from .test_mlir import MODELS, SAMPLED, close, rng, sample_graphs
 

@@ -15,7 +15,7 @@ from tessera.backends import mlir
 from tessera.backends import torch as reference
 from tessera.backends.mlir.claims import CLAIMS
 from tessera.backends.mlir.table import LOWERINGS, UNSUPPORTED
-from tessera.compile import apply_passes, compile, load, open_artifact
+from tessera.driver.compile import apply_passes, compile, load, open_artifact
 from tessera.frontends.source import loads
 from tessera.frontends.torch import load_mlir
 from tessera.ir.builder import Builder
@@ -23,7 +23,7 @@ from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph, Module
 from tessera.ir.ops import OPS
 from tessera.ir.types import DType, TensorType
-from tessera.runtime.weights import initialise
+from tessera.runtime.weights.bind import initialise
 
 SAMPLED = [name for name, op in OPS.items() if op.samples is not None and name not in UNSUPPORTED]
 VIT = {"size": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 4, "hidden": 48, "classes": 5}
@@ -260,7 +260,7 @@ def test_torch_is_not_needed_to_write_and_check(torch_mlir: Any) -> None:
     code = (
         "import sys, tessera\n"
         "from tessera.backends import mlir\n"
-        "from tessera.compile import load\n"
+        "from tessera.driver.compile import load\n"
         "mlir.lower(mlir.build(load('zoo/vit', 'vit_classifier', {'size': 32, 'depth': 1})))\n"
         "assert 'torch' not in sys.modules"
     )

@@ -14,7 +14,7 @@ from tessera.backends.onnx.registry import claims
 from tessera.frontends.source import loads, resolve
 from tessera.ir.builder import Builder
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.dims import ceildiv, const, dim_max, dim_min
+from tessera.ir.dims.dim import ceildiv, const, dim_max, dim_min
 from tessera.ir.graph import Graph, Initializer, Module, Value
 from tessera.ir.types import DTYPES, DType, TensorType, f32
 

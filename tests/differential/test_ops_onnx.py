@@ -11,13 +11,13 @@ import pytest
 
 from tessera.backends.onnx import build, check, runnable, serialize
 from tessera.backends.onnx.registry import lowerings
+from tessera.backends.onnx.session import Session
 from tessera.ir.builder import Builder
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph, Module
 from tessera.ir.op import Sample
 from tessera.ir.ops import OPS
 from tessera.ir.types import TensorType
-from tessera.runtime.session import Session
 
 from .reference import run
 from .test_ops_torch import assert_same, cases, graph_of, type_of

@@ -12,8 +12,8 @@ from textwrap import dedent
 import pytest
 
 from tessera.frontends import source
-from tessera.frontends.source.library import SPECS
-from tessera.frontends.source.parser import parse, read_source
+from tessera.frontends.source.elaborate.library import SPECS
+from tessera.frontends.source.syntax.parser import parse, read_source
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.frontends.source import ast
-from tessera.frontends.source.fmt import format_file
-from tessera.frontends.source.fmt_expr import Comments, ExpressionFormatter
-from tessera.frontends.source.layout import render
-from tessera.frontends.source.lexer import RESERVED, tokenize, word_kinds
-from tessera.frontends.source.parser import parse, parse_expr, parse_type
-from tessera.frontends.source.tables import tables
+from tessera.frontends.source.format.fmt import format_file
+from tessera.frontends.source.format.fmt_expr import Comments, ExpressionFormatter
+from tessera.frontends.source.format.layout import render
+from tessera.frontends.source.syntax import ast
+from tessera.frontends.source.syntax.lexer import RESERVED, tokenize, word_kinds
+from tessera.frontends.source.syntax.parser import parse, parse_expr, parse_type
+from tessera.frontends.source.syntax.tables import tables
 
 HERE = Path(__file__).parent
 EVERYTHING = (HERE / "everything.tess").read_text(encoding="utf-8")

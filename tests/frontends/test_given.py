@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import tessera as ts
-from tessera.cli import main
+from tessera.driver.cli import main
 from tessera.ir.diagnostics import Diagnostic
 
 PROGRAM = """\

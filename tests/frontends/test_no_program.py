@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tessera.frontends.source import ast, cache
-from tessera.frontends.source.depth import deep_recursion
-from tessera.frontends.source.fmt import format_file
-from tessera.frontends.source.parser import parse
+from tessera.frontends.source.format.fmt import format_file
+from tessera.frontends.source.syntax import ast, cache
+from tessera.frontends.source.syntax.depth import deep_recursion
+from tessera.frontends.source.syntax.parser import parse
 from tessera.ir.diagnostics import Diagnostic
 
 PROGRAM = (Path(__file__).parent / "everything.tess").read_text(encoding="utf-8")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.frontends.source import ast
-from tessera.frontends.source.ast import (
+from tessera.frontends.source.syntax import ast
+from tessera.frontends.source.syntax.ast import (
     Arg,
     Assign,
     Attribute,
@@ -30,7 +30,7 @@ from tessera.frontends.source.ast import (
     TypeExpr,
     Unary,
 )
-from tessera.frontends.source.parser import parse, parse_expr, parse_type
+from tessera.frontends.source.syntax.parser import parse, parse_expr, parse_type
 from tessera.ir.diagnostics import Span
 
 PROGRAM = (Path(__file__).parent / "everything.tess").read_text(encoding="utf-8")

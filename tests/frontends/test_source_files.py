@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tessera.frontends.source import ast, cache, lexer, store, tables
-from tessera.frontends.source.cache import load_ast
-from tessera.frontends.source.expressions import PRECEDENCE
-from tessera.frontends.source.parser import MAX_BYTES, parse, read_source
+from tessera.frontends.source.syntax import ast, cache, lexer, store, tables
+from tessera.frontends.source.syntax.cache import load_ast
+from tessera.frontends.source.syntax.expressions import PRECEDENCE
+from tessera.frontends.source.syntax.parser import MAX_BYTES, parse, read_source
 from tessera.ir.diagnostics import Diagnostic
 
 EVERYTHING = Path(__file__).parent / "everything.tess"
@@ -203,7 +203,7 @@ def test_lark_is_not_imported_once_there_are_tables(entries: Path) -> None:
     tables.tables.cache_clear()
     tables.tables()
     program = (
-        "import sys; from tessera.frontends.source.parser import parse; parse('const a = 1', 'a');"
+        "import sys; from tessera.frontends.source.syntax.parser import parse; parse('const a = 1', 'a');"
         "assert not {'lark', 'torch', 'onnx', 'networkx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.ir.dims import Dim, as_dim, ceildiv, const, dim_max, dim_min, prove_ge, sym
+from tessera.ir.dims.dim import Dim, as_dim, ceildiv, const, dim_max, dim_min, prove_ge, sym
 
 NAMES = ["T", "r", "k"]
 SCOPE: dict[str, Any] = {"min": dim_min, "max": dim_max, **{n: sym(n) for n in NAMES}}
@@ -239,7 +239,7 @@ def test_fifty_layers_of_shrinking_are_computed_on_the_graph_not_on_the_text() -
 
 
 PROBE = """
-from tessera.ir.dims import *
+from tessera.ir.dims.dim import *
 T, r = sym("T"), sym("r")
 x = T
 for i in range(6):

@@ -11,7 +11,7 @@ from tessera.ir.compare import first_difference
 from tessera.ir.compiling import CompileSpec, PassSpec
 from tessera.ir.declarations import LOCAL, Declaration
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.dims import sym
+from tessera.ir.dims.dim import sym
 from tessera.ir.graph import (
     Graph,
     Initializer,

@@ -6,7 +6,7 @@ import pytest
 
 from tessera.ir.builder import Builder
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.dims import sym
+from tessera.ir.dims.dim import sym
 from tessera.ir.graph import Graph, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verifier import VerifyError, verify

@@ -10,7 +10,7 @@ import pytest
 
 from tessera.ir.builder import Builder, freeze
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.dims import Dim, const, sym
+from tessera.ir.dims.dim import Dim, const, sym
 from tessera.ir.graph import Graph
 from tessera.ir.op import Bad, Op, Sample
 from tessera.ir.ops import OPS

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.ir.diagnostics import Diagnostic, Span
-from tessera.ir.dims import Dim, sym
+from tessera.ir.dims.dim import Dim, sym
 from tessera.ir.notation import parse_signature
 from tessera.ir.signature import (
     Bindings,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tessera.ir.builder import Builder
-from tessera.ir.dims import sym
+from tessera.ir.dims.dim import sym
 from tessera.ir.graph import Graph, Initializer, Input, Node, Output, Value
 from tessera.ir.types import TensorType
 from tessera.ir.verifier import VerifyError, verify

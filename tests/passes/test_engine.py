@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from tessera.frontends.source import load, loads, parse_pass
-from tessera.frontends.source.library import SPECS
+from tessera.frontends.source.elaborate.library import SPECS
+from tessera.ir.analysis.table import Table, human
 from tessera.ir.codes.passes import CODES
 from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic, Span
@@ -17,7 +18,7 @@ from tessera.ir.graph import Module
 from tessera.passes import engine
 from tessera.passes.engine import BrokenContract, Pass, PassFailed, apply, find, registry, run_pipeline
 from tessera.passes.options import describe, option, options_of
-from tessera.passes.report import Report, Table, human
+from tessera.passes.report import Report
 
 HERE = Span("model.tess", 3, 5, 3, 20)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tessera.ir.diagnostics import Diagnostic
-from tessera.runtime.files import check_writable, written_aside
+from tessera.runtime.files.aside import check_writable, written_aside
 
 
 def names(folder: Path) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir.dims import Dim, const
+from ....ir.dims.dim import Dim, const
 from ....ir.graph import Value
 from ....ir.types import boolean, i64
 from ..call import Call

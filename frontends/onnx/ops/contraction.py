@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ....ir.dims import Dim, const
+from ....ir.dims.dim import Dim, const
 from ....ir.graph import Value
 from ....ir.types import i32
 from ..call import Call

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....ir.diagnostics import Diagnostic
-from ....ir.dims import Dim, as_dim
+from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Graph, Value
 from ....ir.types import TensorType, i64
 from ..call import Call

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ....ir.diagnostics import Diagnostic
-from ....ir.dims import Dim
+from ....ir.dims.dim import Dim
 from ....ir.graph import Value
 from ....ir.signature import broadcast_shapes
 from ....ir.types import DType, TensorType, boolean, f64

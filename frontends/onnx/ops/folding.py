@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims import Dim, as_dim, dim_max, dim_min, prove_ge
+from ....ir.dims.dim import Dim, as_dim, dim_max, dim_min, prove_ge
 from ....ir.types import DType, TensorType
 from ..call import Call
 from ..limits import bounded, times

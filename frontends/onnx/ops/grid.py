@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ....ir.dims import const
+from ....ir.dims.dim import const
 from ....ir.graph import Value
 from ....ir.types import boolean
 from ..call import Call

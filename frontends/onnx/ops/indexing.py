@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....ir.dims import Dim, const, product
+from ....ir.dims.dim import Dim, const, product
 from ....ir.graph import Value
 from ....ir.types import i64
 from ..call import Call

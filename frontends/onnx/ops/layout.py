@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims import Dim, as_dim, const, product, prove_ge
+from ....ir.dims.dim import Dim, as_dim, const, product, prove_ge
 from ....ir.graph import Value
 from ....ir.types import TensorType, boolean, u8
 from ..call import Call

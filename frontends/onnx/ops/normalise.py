@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....ir.dims import Dim, const, product
+from ....ir.dims.dim import Dim, const, product
 from ....ir.graph import Value
 from ....ir.types import DTYPES, f32
 from ..call import Call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....ir.dims import as_dim
+from ....ir.dims.dim import as_dim
 from ....ir.graph import Initializer, Value
 from ....ir.types import TensorType
 from ..call import Call

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims import as_dim
+from ....ir.dims.dim import as_dim
 from ....ir.graph import Value
 from ....ir.types import boolean, f32
 from ..call import Call

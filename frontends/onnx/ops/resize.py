@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims import Dim, const, prove_ge
+from ....ir.dims.dim import Dim, const, prove_ge
 from ....ir.graph import Value
 from ....ir.types import f32, f64
 from ..call import Call

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims import Dim, as_dim, prove_ge
+from ....ir.dims.dim import Dim, as_dim, prove_ge
 from ....ir.types import TensorType, f32, i64
 from ..call import Call
 from ..ratio import Ratio, Unfoldable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir.dims import Dim, as_dim
+from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Value
 from ....ir.types import i64
 from ..protocol import Import, Unsupported, aten

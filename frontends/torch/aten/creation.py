@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....ir.dims import Dim, as_dim, ceildiv, dim_max, dim_min
+from ....ir.dims.dim import Dim, as_dim, ceildiv, dim_max, dim_min
 from ....ir.graph import Value
 from ....ir.types import DType, boolean, f32, i64
 from ..protocol import Import, Unsupported, aten

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir.dims import Dim, as_dim, product
+from ....ir.dims.dim import Dim, as_dim, product
 from ....ir.graph import Node, Value
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten, axis_of

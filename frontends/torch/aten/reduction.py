@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ....ir.dims import product
+from ....ir.dims.dim import product
 from ....ir.graph import Value
 from ....ir.types import boolean, f32, i32, i64
 from ..protocol import Import, Unsupported, aten, axes_of

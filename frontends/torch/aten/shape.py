@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir.dims import Dim, as_dim, ceildiv, const, dim_max, dim_min, product, prove_ge
+from ....ir.dims.dim import Dim, as_dim, ceildiv, const, dim_max, dim_min, product, prove_ge
 from ....ir.graph import Value
 from ....ir.types import boolean, i64
 from ..protocol import RESHAPES, Import, Unsupported, aten, axis_of

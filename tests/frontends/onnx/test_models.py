@@ -15,11 +15,11 @@ import torch
 
 from tessera.backends import onnx as onnx_backend
 from tessera.backends import torch as torch_backend
+from tessera.driver.verify import verify
 from tessera.frontends.onnx import load
 from tessera.frontends.source import loads
 from tessera.ir.imported import Imported
-from tessera.runtime.verify import verify
-from tessera.runtime.weights import initialise
+from tessera.runtime.weights.bind import initialise
 
 from .support import agree, model, node, round_trip, run_imported
 

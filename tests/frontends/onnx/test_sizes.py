@@ -12,7 +12,7 @@ from tessera.frontends.onnx import load
 from tessera.frontends.onnx.dims import parse_dim
 from tessera.frontends.onnx.equal import solve
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.dims import as_dim, const, sym
+from tessera.ir.dims.dim import as_dim, const, sym
 
 from .support import agree, model, node, round_trip, run_imported
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tessera.frontends.onnx import load
 from tessera.frontends.onnx.names import WORDS
-from tessera.frontends.source.lexer import RESERVED
+from tessera.frontends.source.syntax.lexer import RESERVED
 from tessera.ir.diagnostics import Diagnostic
 
 from .support import agree, model, node, round_trip, run_imported

@@ -137,7 +137,7 @@ def test_computed_buffers_and_unused_things_vanish() -> None:
 
 def test_an_import_compiles() -> None:
     """The artifact is compared with the reference, at two sizes, before it is given back."""
-    from tessera.compile import compile
+    from tessera.driver.compile import compile
 
     imported = load(Block().eval(), (torch.randn(2, 3, 8),), dynamic_shapes=({0: "B", 1: "T"},))
     artifact = compile(imported.module, weights=imported.weights)

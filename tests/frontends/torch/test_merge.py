@@ -9,10 +9,10 @@ import torch
 
 from tessera.backends.torch import build
 from tessera.benchmarks.architectures import ARCHITECTURES
-from tessera.compile import apply_passes
+from tessera.driver.compile import apply_passes
 from tessera.frontends import huggingface
 from tessera.frontends.torch import load
-from tessera.runtime.weights import bind
+from tessera.runtime.weights.bind import bind
 
 
 def test_same_tokens_as_from_the_spec(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tessera.backends.torch import build
 from tessera.benchmarks.architectures import ARCHITECTURES
-from tessera.compile import apply_passes
+from tessera.driver.compile import apply_passes
 from tessera.frontends.source import loads, print_module
 from tessera.frontends.torch import load, load_mlir
 from tessera.ir.diagnostics import Diagnostic

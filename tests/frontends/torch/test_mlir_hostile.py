@@ -112,7 +112,7 @@ def written() -> str:
     """A program with sizes, lists, norms and weights in the text."""
     from tessera.backends import mlir
     from tessera.frontends.source import loads
-    from tessera.runtime.weights import initialise
+    from tessera.runtime.weights.bind import initialise
 
     module = loads("""
         use std.nn (gelu, layer_norm, linear)

@@ -1,0 +1,271 @@
+"""Running an ONNX artifact on NumPy arrays: what goes in is checked first, and named in every message.
+
+session = Session("vit.onnx")
+logits = session({"image": image})["logits"]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir.binding import decode_dim, solve_symbols, symbol_sizes
+from ...ir.diagnostics import Diagnostic, Note, did_you_mean
+from ...ir.dims.dim import Dim, const, sym
+from ...ir.graph import Initializer, Require
+from ...ir.types import DTYPES, DType
+from ...runtime.inputs import InputSpec, fit_array
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_ORT_TYPES = {
+    "tensor(double)": "f64", "tensor(float)": "f32", "tensor(float16)": "f16", "tensor(bfloat16)": "bf16",
+    "tensor(int64)": "i64", "tensor(int32)": "i32", "tensor(int16)": "i16", "tensor(int8)": "i8", "tensor(uint8)": "u8",
+    "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+# Bytes from which on mapping a file is worth the trouble.
+_MAP_FROM = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """An input as the artifact declares it. ``init`` fills a state or a random input that is not given."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+    role: str = "input"
+    init: Initializer | None = None
+
+    @property
+    def spec(self) -> InputSpec:
+        return InputSpec(self.name, self.dtype.name, tuple(str(d) if d.value is None else d.value for d in self.shape))
+
+
+class Session:
+    """An artifact in ONNX Runtime's CPU provider.
+
+    Args:
+        model: the file, or its bytes.
+        threads: of one operator; None leaves it to ONNX Runtime (one for each core).
+        options: further session options, ``{"session.intra_op.allow_spinning": "0"}``.
+        profile: write ONNX Runtime's profile to files that begin so.
+        prepack: let ONNX Runtime copy weights into the layout its kernels like best: faster, but in private memory. None: only
+            when they are in the model file itself; what lies in a data file beside it stays mapped.
+        mapped: map the weights of a large file, too, instead of copying them: opened sooner and in little memory of its own, it
+            runs some percent slower.
+
+    Attributes:
+        inputs: what a call must give.
+        optional: states and random inputs, filled when they are not given.
+        outputs: the names of outputs, taps and states.
+        metadata: what the file says about its making.
+
+    Raises:
+        Diagnostic: E0910 when it cannot be loaded, E0911 when ONNX Runtime has no kernel for it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        *,
+        threads: int | None = None,
+        options: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        prepack: bool | None = None,
+        mapped: bool = False,
+    ) -> None:
+        self._session = _open(model, threads, options or {}, profile, prepack, mapped)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        shown = "the artifact" if isinstance(model, bytes) else f"`{Path(model).name}`"
+        try:
+            self._read_metadata()
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise Diagnostic("E0910", f"what {shown} says of its inputs cannot be used: {error}") from error
+
+    def _read_metadata(self) -> None:
+        def entry(key: str, default: Any) -> Any:
+            return json.loads(self.metadata[key]) if key in self.metadata else default
+
+        rows = entry("tessera.inputs", None)
+        self._inputs = (
+            [_foreign(i) for i in self._session.get_inputs()] if rows is None else [_declared(r) for r in rows]
+        )
+        values = [o.name for o in self._session.get_outputs()]
+        outputs = entry("tessera.outputs", [{"name": name, "value": name} for name in values])
+        self._values = [row["value"] for row in outputs]
+        self.outputs: list[str] = [row["name"] for row in outputs]
+        self.selects: bool = entry("tessera.selects", False)
+        self.requires = [
+            Require(decode_dim(a), op, decode_dim(b), text) for a, op, b, text in entry("tessera.requires", [])
+        ]
+        self.lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
+        self.inputs = [i.spec for i in self._inputs if i.role == "input"]
+        self.optional = [i.spec for i in self._inputs if i.role != "input"]
+
+    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+        """All outputs, taps and new states by name.
+
+        Args:
+            arrays: by input name. An array of another width of the same kind (f64 for f32) is converted.
+            seed: for random inputs that are not given.
+
+        Raises:
+            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement of the model, E0922 NaN where tokens are
+                selected, E0912 when ONNX Runtime fails.
+        """
+        return dict(zip(self.outputs, self.run(self.feeds(arrays, seed=seed)), strict=True))
+
+    def feeds(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+        """Everything that ONNX Runtime is given for these arrays: checked, states and random inputs filled. Raises as a call."""
+        feeds = self._match(arrays)
+        sizes = self.sizes({name: array.shape for name, array in feeds.items()})
+        self._check_requires(sizes)
+        for declared in self._inputs:
+            if declared.name not in feeds:
+                feeds[declared.name] = _filled(declared, sizes, seed)
+        return feeds
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs in order for what :meth:`feeds` gave; nothing is checked again. Raises E0912."""
+        try:
+            results: list[np.ndarray] = self._session.run(self._values, feeds)
+        except Exception as error:  # ONNX Runtime has no common exception class
+            raise Diagnostic("E0912", f"ONNX Runtime failed: {_reason(error)}") from error
+        return results
+
+    @property
+    def shapes(self) -> dict[str, tuple[Dim, ...]]:
+        """Of the inputs that a call must give, as dimensions."""
+        return {i.name: i.shape for i in self._inputs if i.role == "input"}
+
+    def sizes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """The size of every dimension symbol, ``let`` names included, for given input shapes. Raises E0902."""
+        given = {i.name: i.shape for i in sorted(self._inputs, key=lambda i: i.role != "input") if i.name in shapes}
+        solved = solve_symbols(given)
+        sizes = symbol_sizes(solved, shapes)
+        self._extend(sizes)
+        for name, shape in given.items():
+            for axis, (dim, size) in enumerate(zip(shape, shapes[name], strict=True)):
+                if dim.symbols <= sizes.keys() and dim.evaluate(sizes) != size:
+                    wanted = str(dim) if dim.value is not None else f"{dim} = {dim.evaluate(sizes)}"
+                    notes = [Note(f"{s} is {sizes[s]}, from {solved[s]}") for s in sorted(dim.symbols & solved.keys())]
+                    message = f"axis {axis} of `{name}` must be {wanted}, but is {size}: {list(shapes[name])}"
+                    raise Diagnostic("E0902", message, notes=notes)
+        return sizes
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the model takes these sizes of its symbols."""
+        values = dict(sizes)
+        self._extend(values)
+        return all(r.holds(values) for r in self.requires)
+
+    def _extend(self, sizes: dict[str, int]) -> None:
+        for name, dim in self.lets.items():
+            if dim.symbols <= sizes.keys():
+                sizes[name] = dim.evaluate(sizes)
+
+    def _match(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        known = {i.name: i for i in self._inputs}
+        for name in arrays:
+            if name not in known:
+                help = did_you_mean(name, known) or f"its inputs are {', '.join(str(i.spec) for i in self._inputs)}"
+                raise Diagnostic("E0901", f"the artifact has no input `{name}`", help=help)
+        missing = [i for i in self._inputs if i.role == "input" and i.name not in arrays]
+        if missing:
+            raise Diagnostic("E0901", f"no value for {', '.join(f'`{i.spec}`' for i in missing)}")
+        return {name: fit_array(known[name].spec, array, nan=not self.selects) for name, array in arrays.items()}
+
+    def _check_requires(self, sizes: dict[str, int]) -> None:
+        for require in self.requires:
+            symbols = require.left.symbols | require.right.symbols
+            if symbols <= sizes.keys() and not require.holds(sizes):
+                found, limit = require.left.evaluate(sizes), require.right.evaluate(sizes)
+                message = f"{require.message}: {found} {require.op} {limit} does not hold"
+                notes = [Note(f"this is `{require.left} {require.op} {require.right}`")]
+                notes += [Note(f"{name} is {sizes[name]}") for name in sorted(symbols)]
+                raise Diagnostic("E0904", message, notes=notes)
+
+
+def _open(
+    model: str | os.PathLike[str] | bytes,
+    threads: int | None,
+    options: Mapping[str, str],
+    profile: str | None,
+    prepack: bool | None,
+    mapped: bool,
+) -> Any:
+    import onnxruntime as ort
+
+    from ...runtime.files.wire import mapped_model
+
+    shown = "the artifact" if isinstance(model, bytes) else f"`{Path(model).name}`"
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4  # errors reach the user as diagnostics, and warnings are about our own graph
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    if profile is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = profile
+    if not isinstance(model, bytes):
+        model = os.fspath(model)
+        if not os.path.isfile(model):
+            raise Diagnostic("E0910", f"there is no file `{model}`")
+        large = mapped and os.path.getsize(model) >= _MAP_FROM
+        if prepack is None:
+            prepack = not (large or os.path.exists(model + ".data"))
+        if large:
+            settings.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", os.path.dirname(os.path.abspath(model))
+            )
+            model = mapped_model(model)
+    if prepack is False:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+    for key, value in options.items():
+        settings.add_session_config_entry(key, value)
+    try:
+        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no common exception class
+        if "NOT_IMPLEMENTED" in str(error):
+            raise Diagnostic("E0911", f"{shown} cannot be executed here: {_reason(error)}") from error
+        raise Diagnostic("E0910", f"{shown} cannot be loaded: {_reason(error)}") from error
+
+
+def _declared(row: Mapping[str, Any]) -> _Input:
+    shape = tuple(decode_dim(d) for d in row["shape"])
+    init = Initializer(row["init"][0], tuple(row["init"][1:])) if "init" in row else None
+    return _Input(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init)
+
+
+def _foreign(value: Any) -> _Input:
+    """An input of an ONNX file that Tessera did not write; an axis without a name may have any size."""
+    shape = tuple(
+        const(d) if isinstance(d, int) else sym(d or f"{value.name}.{axis}") for axis, d in enumerate(value.shape)
+    )
+    if value.type not in _ORT_TYPES:
+        raise ValueError(f"`{value.name}` is a {value.type}")
+    return _Input(value.name, DTYPES[_ORT_TYPES[value.type]], shape)
+
+
+def _filled(declared: _Input, sizes: Mapping[str, int], seed: int) -> np.ndarray:
+    from ...runtime.weights.initialise import fill
+
+    unknown = sorted({s for d in declared.shape for s in d.symbols} - sizes.keys())
+    if unknown:
+        raise Diagnostic("E0901", f"no value for `{declared.spec}`, which alone tells the size `{unknown[0]}`")
+    assert declared.init is not None
+    shape = [d.evaluate(sizes) for d in declared.shape]
+    return fill(declared.init, shape, declared.dtype, seed=seed, name=declared.name)
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message without its code prefix, shortened."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return text.rpartition(" : ")[2][:400] if text.startswith("[ONNXRuntimeError]") else text[:400]

@@ -1,0 +1,156 @@
+"""``ops``, ``passes``, ``specs`` and ``help``: what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...ir.diagnostics import Diagnostic, did_you_mean
+from .common import columns, first_sentence, json_option, print_json
+
+if TYPE_CHECKING:
+    from ...passes.engine import Pass
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def ops(name: str | None, as_json: bool) -> None:
+    """List the core ops, or show one.
+
+    A composite has a dotted name, as in `std.nn.gelu`.
+    """
+    from ...ir.notation import show_signature
+    from ...ir.ops import OPS
+
+    if name is None:
+        rows = [
+            {"name": o.name, "family": o.family, "signature": show_signature(o.signature), "doc": o.doc}
+            for o in OPS.values()
+        ]
+        if as_json:
+            print_json(rows)
+            return
+        families: dict[str, list[dict[str, str]]] = {}
+        for row in sorted(rows, key=lambda r: r["name"]):
+            families.setdefault(row["family"], []).append(row)
+        for family, members in families.items():
+            click.echo(f"{family}")
+            click.echo(columns([[m["name"], first_sentence(m["doc"])] for m in members], indent="  "))
+        return
+    op = OPS.get(name) or _composite(name, OPS)
+    info = {"name": op.qualified, "family": op.family, "signature": show_signature(op.signature), "doc": op.doc}
+    if as_json:
+        print_json(info)
+    else:
+        click.echo(f"{info['signature']}\n\n{op.doc}\n\nfamily: {op.family}")
+
+
+def _composite(name: str, known: Any) -> Any:
+    from ...ir.library import composite
+
+    if "." not in name:
+        raise _unknown("op", name, known, "`tessera ops` lists them; composites have dotted names, as in `std.nn.gelu`")
+    return composite(name)
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def passes(name: str | None, as_json: bool) -> None:
+    """List the passes, or show the options of one."""
+    import inspect
+
+    from ...ir.notation import show_value
+    from ...passes.engine import find, registry
+    from ...passes.options import options_of
+
+    known = registry()
+    if name is None:
+        if as_json:
+            print_json([{**_pass(p), "doc": p.summary()} for p in known.values()])
+        else:
+            click.echo(columns([[", ".join([n, *p.aliases]), p.contract, p.summary()] for n, p in known.items()]))
+        return
+    found = find(name)
+    options = [{"name": o.name, "type": o.kind, "default": o.default, "doc": o.doc} for o in options_of(found).values()]
+    if as_json:
+        print_json({**_pass(found), "doc": inspect.getdoc(found), "options": options})
+        return
+    click.echo(f"{found.name} ({found.contract})\n\n{inspect.getdoc(found)}")
+    if found.aliases:
+        click.echo(f"\nalso called: {', '.join(found.aliases)}")
+    if options:
+        click.echo("\noptions")
+        rows = [[o["name"], o["type"], f"= {show_value(o['default'])}", o["doc"]] for o in options]
+        click.echo(columns(rows, indent="  "))
+
+
+def _pass(found: type[Pass]) -> dict[str, Any]:
+    return {"name": found.name, "aliases": list(found.aliases), "contract": found.contract}
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def specs(name: str | None, as_json: bool) -> None:
+    """List the shipped specs, or print one."""
+    from ...specs import catalog
+
+    known = catalog.names()
+    if name is not None:
+        found = name if name in known else f"zoo/{name}"
+        if found not in known:
+            raise _unknown("spec", name, known, "`tessera specs` lists them")
+        text = (catalog.FOLDER / found).with_suffix(".tess").read_text(encoding="utf-8")
+        if as_json:
+            print_json({"name": found, "models": catalog.models_of(found), "source": text})
+        else:
+            click.echo(text, nl=False)
+        return
+    listing = [(n, catalog.models_of(n), catalog.summary(n)) for n in known]
+    if as_json:
+        print_json([{"name": n, "models": models, "doc": doc} for n, models, doc in listing])
+    else:
+        click.echo(columns([[n, " ".join(models) or "-", first_sentence(doc)] for n, models, doc in listing]))
+
+
+@click.command("help")
+@click.argument("code", required=False)
+@json_option
+def help_(code: str | None, as_json: bool) -> None:
+    """Explain an error code, or list them all."""
+    from ...ir.codes import all_codes
+
+    table = all_codes()
+    if code is None:
+        if as_json:
+            print_json({c: {"title": e.title, "text": e.text} for c, e in table.items()})
+        else:
+            click.echo(columns([[c, e.title] for c, e in table.items()]))
+        return
+    key = code.upper()
+    if key not in table:
+        raise _unknown("code", code, table, "`tessera help` lists the codes; `tessera --help` the commands")
+    entry = table[key]
+    if as_json:
+        print_json({"code": key, "title": entry.title, "text": entry.text})
+    else:
+        click.echo(f"{key}: {entry.title}\n\n{_wrapped(entry.text)}")
+
+
+def _wrapped(text: str) -> str:
+    """Prose at a readable width; indented lines are examples and stay."""
+    import textwrap
+    from itertools import groupby
+
+    parts: list[str] = []
+    for example, lines in groupby(text.splitlines(), key=lambda line: line.startswith(" ")):
+        rows = list(lines)
+        parts += rows if example else [textwrap.fill(" ".join(rows), 100)]
+    return "\n".join(parts)
+
+
+def _unknown(kind: str, name: str, known: Any, help: str) -> Diagnostic:
+    return Diagnostic("E0013", f"there is no {kind} `{name}`", help=did_you_mean(name, known) or help)

@@ -1,0 +1,125 @@
+"""``show``: a model as source, at any stage of its pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...ir.diagnostics import Diagnostic, did_you_mean
+from .common import (
+    dtype_option,
+    json_option,
+    load_module,
+    parse_passes,
+    pass_option,
+    print_json,
+    spec_options,
+    verify_each_option,
+)
+
+if TYPE_CHECKING:
+    from ...ir.compiling import PassSpec
+    from ...ir.graph import Module
+    from ...passes.engine import Pass
+    from ...passes.report import Report
+
+
+@click.command()
+@spec_options
+@dtype_option
+@pass_option
+@click.option("--after", metavar="PASS", help="Stop after this pass.")
+@click.option("--each", is_flag=True, help="Print the model before the first pass and after each one.")
+@click.option("--why", metavar="RULE", help="Say where the rewrite rule RULE matches, and where it nearly does.")
+@verify_each_option
+@json_option
+def show(
+    file: str, model: str | None, params: tuple[str, ...], dtype: str, passes: tuple[str, ...], after: str | None,
+    each: bool, why: str | None, verify_each: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Print a model as source.
+
+    Without --pass, --after and --each nothing is run; --after and --each run the passes of the file's compile block.
+    """
+    module = load_module(file, model, params, dtype)
+    steps = parse_passes(passes)
+    if not steps and (after or each):
+        steps = list(module.compile.passes) if module.compile is not None else []
+    if after is not None:
+        steps = _until(steps, after)
+    if why is not None:
+        _why(module, steps, why, as_json)
+        return
+    stages = _run(module, steps, verify_each)
+    if each:
+        _print_stages(stages, as_json)
+    elif as_json:
+        print_json(stages[-1])
+    else:
+        click.echo(stages[-1]["source"].rstrip())
+
+
+def _until(steps: list[PassSpec], after: str) -> list[PassSpec]:
+    from ...passes.engine import find
+    from ..compile import parse_pass
+
+    last = parse_pass(after)
+    for i, step in enumerate(steps):
+        if find(step.name, step.span) is find(last.name):
+            return steps[: i + 1]
+    # A pass that is not in the pipeline is run by itself: `show vit --after dce`.
+    if not steps:
+        return [last]
+    names = [s.name for s in steps]
+    raise Diagnostic(
+        "E0013", f"the pipeline has no pass `{after}`", help=did_you_mean(after, names) or f"it runs {', '.join(names)}"
+    )
+
+
+def _run(module: Module, steps: list[PassSpec], verify_each: bool) -> list[dict[str, Any]]:
+    from ...frontends.source import print_module
+    from ..compile import apply_passes
+
+    stages: list[dict[str, Any]] = [{"after": None, "report": None, "text": "", "source": print_module(module)}]
+
+    def record(step: Pass, report: Report, module: Module) -> None:
+        stages.append(
+            {"after": step.name, "report": report.to_dict(), "text": str(report), "source": print_module(module)}
+        )
+
+    apply_passes(module, steps, verify_each=verify_each, after=record)
+    return stages
+
+
+def _print_stages(stages: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json([{k: v for k, v in stage.items() if k != "text"} for stage in stages])
+        return
+    for stage in stages:
+        title = f"after {stage['after']}" if stage["after"] else "before any pass"
+        click.echo(f"# {f' {title} ':-^100}")
+        for line in stage["text"].splitlines():
+            click.echo(f"# {line}")
+        click.echo(f"{stage['source'].rstrip()}\n")
+
+
+def _why(module: Module, steps: list[PassSpec], name: str, as_json: bool) -> None:
+    """Where a rule matches after the steps; if nowhere, what came closest."""
+    from ...ir.library import rule
+    from ...passes.recover.composites import explain
+    from ..compile import apply_passes
+
+    found = explain(apply_passes(module, steps)[0], rule(name, module))
+    if not as_json:
+        click.echo(str(found))
+        return
+    near = found.nearest
+    print_json(
+        {
+            "rule": found.rule,
+            "matches": [None if span is None else str(span) for span in found.matches],
+            "nearest": near
+            and {"matched": near.matched, "of": near.size, "span": str(near.span), "reason": near.reason},
+        }
+    )

@@ -1,0 +1,166 @@
+"""What is in a program or an artifact, as plain data: interface, weights, cost by block, how it was made.
+
+>>> explain_module(module)["parameters"]["elements"]                             # doctest: +SKIP
+22050664
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from ...ir.graph import Graph, Module
+
+_LARGEST = 5
+# What the file says to programs; people get the same from the source that it carries.
+_FOR_PROGRAMS = frozenset(
+    f"tessera.{key}" for key in ("source", "passes", "inputs", "outputs", "lets", "requires", "selects")
+)
+
+
+def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A program: inputs, outputs, weights, ops, cost.
+
+    Args:
+        sizes: of the free dimensions, for the cost; what is not given is chosen.
+
+    Raises:
+        Diagnostic: E0011 for a size of a dimension that the model does not have.
+    """
+    from ...ir.analysis.cost import cost, default_sizes
+
+    graph = module.graph
+    chosen = default_sizes(graph)
+    for name, size in (sizes or {}).items():
+        if name not in chosen:
+            raise Diagnostic(
+                "E0011", f"`{module.name}` has no free dimension `{name}`", help=f"it has {', '.join(chosen) or 'none'}"
+            )
+        chosen[name] = size
+    table = cost(graph).table(chosen)
+    spec = module.compile
+    return {
+        "model": module.name,
+        "doc": module.doc,
+        "inputs": [_row(v.name, v.type) for v in graph.inputs if v.role == "input"],
+        "states": [_row(v.name, v.type) for v in graph.inputs if v.role == "state"],
+        "random": [_row(v.name, v.type) for v in graph.inputs if v.role == "random"],
+        "outputs": _outputs(graph, "output"),
+        "taps": _outputs(graph, "tap"),
+        "requires": [f"{r.left} {r.op} {r.right}: {r.message}" for r in graph.requires],
+        "parameters": _parameters(graph),
+        "ops": dict(Counter(node.op.qualified for node in graph.nodes()).most_common()),
+        "sizes": chosen,
+        "cost": table.to_dict(),
+        "compile": None
+        if spec is None
+        else {
+            "weights": spec.weights,
+            "renames": dict(spec.renames),
+            "passes": [f"{p.name}({', '.join(f'{k}={_text(v)}' for k, v in p.options.items())})" for p in spec.passes],
+            "target": spec.target,
+            "options": spec.target_options,
+        },
+    }
+
+
+def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """An ONNX or torch artifact: as :func:`explain_module` where it carries its source, and the file's own facts.
+
+    Raises:
+        Diagnostic: E0001, E0014 for a file that is no artifact.
+    """
+    from ...backends.torch.file import SOURCE, read_metadata
+
+    file = Path(path)
+    if not os.path.isfile(file):
+        raise Diagnostic("E0001", f"there is no file `{file}`")
+    if file.suffix == ".onnx":
+        facts = _explain_onnx(file)
+    else:
+        facts = {"kind": "torch", "metadata": read_metadata(file), "size": file.stat().st_size}
+    metadata = facts["metadata"]
+    program: dict[str, Any] = {}
+    if SOURCE in metadata:
+        from ...frontends import source
+
+        program = explain_module(source.loads(metadata[SOURCE], f"{file.name}:source"), sizes)
+        del program["compile"]
+    passes = _json(metadata.get("tessera.passes", "[]"))
+    shown = {k: v for k, v in metadata.items() if k not in _FOR_PROGRAMS}
+    return {"file": str(file), **facts, **program, "passes": passes, "metadata": shown}
+
+
+def _explain_onnx(file: Path) -> dict[str, Any]:
+    import onnx
+
+    try:
+        model = onnx.load(str(file), load_external_data=False)
+    except Exception as error:  # protobuf's own exceptions are not public
+        raise Diagnostic(
+            "E0014", f"`{file}` is not an ONNX file: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+        ) from None
+    if not model.HasField("graph"):
+        raise Diagnostic("E0014", f"`{file}` is not an ONNX file: it has no graph")
+    external = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
+    files = [file, *(file.parent / name for name in sorted(external))]
+    return {
+        "kind": "onnx",
+        "inputs": [_onnx_row(v) for v in model.graph.input],
+        "outputs": [_onnx_row(v) for v in model.graph.output],
+        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+        "nodes": dict(Counter(n.op_type for n in model.graph.node).most_common()),
+        "files": [f.name for f in files],
+        "size": sum(f.stat().st_size for f in files if f.is_file()),
+        "metadata": {p.key: p.value for p in model.metadata_props},
+    }
+
+
+def _onnx_row(value: Any) -> dict[str, str]:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
+    return _row(value.name, f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{', '.join(dims)}]")
+
+
+def _row(name: str, type: object) -> dict[str, str]:
+    return {"name": name, "type": str(type)}
+
+
+def _outputs(graph: Graph, role: str) -> list[dict[str, str]]:
+    pairs = zip(graph.outputs, graph.output_info, strict=True)
+    return [_row(info.name, value.type) for value, info in pairs if info.role == role]
+
+
+def _parameters(graph: Graph) -> dict[str, Any]:
+    sizes = {p.full_name: (int(p.type.numel), p) for p in graph.params.values() if p.type.numel.value is not None}
+    largest = sorted(sizes.values(), key=lambda row: -row[0])[:_LARGEST]
+    return {
+        "tensors": len(graph.params),
+        "elements": sum(n for n, _ in sizes.values()),
+        "bytes": sum(n * p.type.dtype.size for n, p in sizes.values()),
+        "largest": [_row(p.full_name, p.type) for _, p in largest],
+    }
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return []
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "none"
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, (tuple, list)) else str(value)

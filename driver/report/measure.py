@@ -1,0 +1,380 @@
+"""Measuring artifacts fairly: they take turns (A B A B …) in one process, and what is reported are ratios within a round.
+
+    a, b = Target.open("vit.onnx"), Target.open("fast.onnx")
+    feeds = draw_inputs(a, sizes_of(a, {"B": 8}))
+    times = interleaved({t.name: t.prepared(feeds) for t in (a, b)})
+    print(ratio(times["vit.onnx"], times["fast.onnx"]))        # 1.35 (1.31 … 1.39)
+
+Another process that takes the machine for a while slows both halves of a round, so that the ratio stays where two separate
+measurements would disagree.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic, did_you_mean
+from ...ir.dims.dim import Dim
+from ...ir.types import DTYPES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...ir.graph import Graph, Module
+
+WARMUP = 2
+# Rounds when nobody says: as many as fit into the seconds, within these bounds.
+FEWEST, MOST, SECONDS = 7, 60, 12.0
+# How long a turn is at least, as far as so many runs suffice.
+TURN, MOST_RUNS = 0.1, 25
+# ONNX Runtime's threads go on spinning after a run, and the next session is up to 1.9 times slower for 20 to 50 ms. Then its
+# weights come back into the cache: after 60 ms it is still 2 percent slower, and one with more to do between them 3 percent.
+SETTLE = 0.25
+# Something this long is not run for nothing: the spinning is then a few percent of it, and a pause ends it too.
+LONG = 0.5
+# Sizes when nobody says: of the batch, and of everything else.
+BATCH, TOKENS = 1, 128
+OTHER_SIZES = (224, 112, 96, 64, 48, 32, 16, 8, 4, 2)
+
+Run = Callable[[], Any]
+
+
+# Timing ----------------------------------------------------------------------------------------------------------------
+
+
+def interleaved(
+    candidates: Mapping[str, Run], rounds: int | None = None, warmup: int = WARMUP, tell: Callable[[int, int], None] | None = None
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order.
+
+    A turn begins with runs that do not count, until the threads of the candidate before it are idle and its own weights are
+    back in the cache: what is measured is how fast each is alone, as it will be used. A turn of something short is several
+    runs, of which the median counts, so that a moment in which the machine does something else does not decide.
+
+    Args:
+        rounds: how many; None: what fits into about 12 seconds, 7 to 60.
+        warmup: runs of each candidate that do not count, at least 1.
+        tell: told which round of how many goes on.
+    """
+    turns: dict[str, int] = {}
+    shortest: dict[str, float] = {}
+    expected = 0.0
+    for name, run in candidates.items():
+        took = shortest[name] = min(_seconds(run) for _ in range(max(warmup, 1)))
+        turns[name] = max(1, min(MOST_RUNS, int(TURN / max(took, 1e-9))))
+        expected += took * turns[name] + (SETTLE if took > LONG else max(SETTLE, took))
+    count = rounds or max(FEWEST, min(MOST, int(SECONDS / max(expected, 1e-9))))
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    # A collection would land on one candidate and not on the other.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in range(count):
+            if tell is not None:
+                tell(turn, count)
+            for name, run in candidates.items():
+                _settle(run, shortest[name])
+                times[name].append(statistics.median(_seconds(run) for _ in range(turns[name])))
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def _settle(run: Run, took: float) -> None:
+    if took > LONG:
+        time.sleep(SETTLE)
+        return
+    end = time.perf_counter() + SETTLE
+    while time.perf_counter() < end:
+        run()
+
+
+def _seconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+        return Spread(statistics.median(values), low, high)
+
+    def to_dict(self, digits: int = 4) -> dict[str, float]:
+        return {"median": round(self.median, digits), "low": round(self.low, digits), "high": round(self.high, digits)}
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} … {self.high:.2f})"
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> Spread:
+    """How many times faster ``other`` is: the base's seconds over the other's, round by round."""
+    return Spread.of([a / b for a, b in zip(base, other, strict=True)])
+
+
+def machine(threads: int | None = None) -> dict[str, Any]:
+    """Where it was measured, and with what."""
+    from importlib import metadata
+
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": threads or "default",
+        "onnxruntime": metadata.version("onnxruntime"),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+# What is measured --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input: ``bound`` is what its integers must stay below (a table's length), where that is known."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    bound: Dim | int | None = None
+
+
+@dataclass
+class Target:
+    """An artifact that can be timed: ours or anybody's ONNX file, or our torch target.
+
+    Attributes:
+        fields: what a caller gives.
+        graph: the program, where the file carries it.
+    """
+
+    name: str
+    path: Path
+    fields: list[Field]
+    outputs: list[str]
+    graph: Graph | None = None
+    _session: Any = field(default=None, repr=False)
+
+    @staticmethod
+    def open(path: str | os.PathLike[str], *, name: str | None = None, threads: int | None = None) -> Target:
+        """Load an artifact with its weights packed as ONNX Runtime does by default.
+
+        Raises:
+            Diagnostic: E0001, E0014 no artifact, E0910 and E0911 when it cannot be loaded.
+        """
+        from ...backends.onnx.session import Session
+        from ..compile import open_artifact
+
+        file = Path(path)
+        if file.suffix != ".onnx" or not os.path.exists(file):
+            runner = open_artifact(file)
+            return _torch_target(name or file.name, file, runner, threads)
+        session = Session(file, threads=threads, prepack=True)
+        module = _carried(session.metadata, file)
+        shapes = session.shapes
+        bounds = _bounds_of(module) if module is not None else _foreign_bounds(file)
+        fields = [Field(s.name, s.dtype, shapes[s.name], bounds.get(s.name)) for s in session.inputs]
+        return Target(
+            name or file.name, file, fields, session.outputs, module.graph if module is not None else None, session
+        )
+
+    def match(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays under this artifact's names: by name, else in order. Raises E0936 when they do not fit."""
+        names = [f.name for f in self.fields]
+        if set(names) == set(feeds):
+            found = {name: feeds[name] for name in names}
+        elif len(names) == len(feeds):
+            found = dict(zip(names, feeds.values(), strict=True))
+        else:
+            theirs, ours = ", ".join(f"`{n}`" for n in feeds), ", ".join(f"`{n}`" for n in names)
+            raise Diagnostic("E0936", f"`{self.name}` takes {ours or 'nothing'}, but the first one takes {theirs}")
+        for f in self.fields:
+            array = found[f.name]
+            fixed = all(d.value in (None, size) for d, size in zip(f.shape, array.shape, strict=False))
+            if array.ndim != len(f.shape) or not fixed or DTYPES[f.dtype].numpy != array.dtype:
+                shape = ", ".join(map(str, f.shape))
+                message = (
+                    f"`{self.name}` takes `{f.name}: {f.dtype}[{shape}]`, but is given {array.dtype}{list(array.shape)}"
+                )
+                raise Diagnostic("E0936", message)
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """Of its file, and of the data file beside it."""
+        return sum(p.stat().st_size for p in (self.path, Path(f"{self.path}.data")) if p.exists())
+
+    def sizes(self, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The size of every free symbol for these arrays. Raises E0902 when they contradict each other."""
+        from ...ir.binding import solve_symbols, symbol_sizes
+
+        shapes = {name: array.shape for name, array in feeds.items()}
+        if hasattr(self._session, "sizes"):
+            found = self._session.sizes(shapes)
+        else:
+            found = symbol_sizes(solve_symbols({f.name: f.shape for f in self.fields}), shapes)
+        return {name: found[name] for name in symbols_of(self) if name in found}
+
+    def __call__(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
+        """All outputs by name. Raises E0936, and what a session raises."""
+        result: dict[str, np.ndarray] = self._session(self.match(feeds), seed=seed)
+        return result
+
+    def prepared(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> Run:
+        """A call without checks: what an outside stopwatch around ``InferenceSession.run`` would measure."""
+        matched = self.match(feeds)
+        if hasattr(self._session, "feeds"):
+            whole = self._session.feeds(matched, seed=seed)
+            return lambda: self._session.run(whole)
+        return lambda: self._session(matched, seed=seed)
+
+
+def _torch_target(name: str, file: Path, runner: Any, threads: int | None) -> Target:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    module = runner.module
+    bounds = _bounds_of(module)
+    given = [v for v in module.graph.inputs if v.role == "input"]
+    fields = [Field(v.name, v.type.dtype.name, v.type.shape, bounds.get(v.name)) for v in given]
+    return Target(name, file, fields, runner.outputs, module.graph, runner)
+
+
+def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
+    """The program that an artifact of ours carries as source."""
+    from ...frontends import source
+
+    text = metadata.get("tessera.source")
+    try:
+        return source.loads(text, f"{file.name}:source") if text else None
+    except Diagnostic:
+        # The file runs all the same; only what its integers mean is not known.
+        return None
+
+
+def _bounds_of(module: Module) -> dict[str, Dim | None]:
+    from ..verify import index_bounds
+
+    return {value.name: bound for value, bound in index_bounds(module.graph).items()}
+
+
+def _foreign_bounds(file: Path) -> dict[str, int]:
+    """Which inputs of an ONNX file index a table (directly, or cast, or reshaped), and its length."""
+    import onnx
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    lengths = {t.name: t.dims[0] for t in graph.initializer if t.dims}
+    origin = {v.name: v.name for v in graph.input}
+    bounds: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity") and node.input[0] in origin:
+            origin[node.output[0]] = origin[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in lengths and node.input[1] in origin:
+            name = origin[node.input[1]]
+            bounds[name] = min(bounds.get(name, 1 << 62), lengths[node.input[0]])
+    return bounds
+
+
+# Sizes and inputs --------------------------------------------------------------------------------------------------------
+
+
+def symbols_of(target: Target) -> list[str]:
+    """The free sizes of an artifact's inputs, in the order in which they show."""
+    lets = target.graph.lets if target.graph is not None else {}
+    return list(dict.fromkeys(s for f in target.fields for d in f.shape for s in sorted(d.symbols) if s not in lets))
+
+
+def sizes_of(target: Target, given: Mapping[str, int] | None = None) -> dict[str, int]:
+    """A size for every symbol: what is given, else 1 for what only ever leads an input (the batch), and 128.
+
+    Raises:
+        Diagnostic: E0935 for a symbol that the artifact does not have.
+    """
+    names = symbols_of(target)
+    for name in given or {}:
+        if name not in names:
+            known = f"it has {', '.join(names)}" if names else "all of its sizes are fixed"
+            raise Diagnostic("E0935", f"`{target.name}` has no size `{name}`", help=did_you_mean(name, names) or known)
+    if target.graph is not None:
+        from ...ir.analysis.cost import default_sizes
+
+        return {**default_sizes(target.graph), **(given or {})}
+    inner = {s for f in target.fields for d in f.shape[1:] for s in d.symbols}
+    return {name: (given or {}).get(name, TOKENS if name in inner else BATCH) for name in names}
+
+
+def workable_sizes(targets: Sequence[Target], given: Mapping[str, int] | None = None) -> dict[str, int]:
+    """As :func:`sizes_of` of the first, but where one of them does not run at 128 of what nobody gave, at another number.
+
+    How many positions a model has learned, or what its patches divide, is often known only when it runs.
+
+    Raises:
+        Diagnostic: E0935 as there; what the model says to its usual sizes when it runs at none.
+    """
+    chosen = sizes_of(targets[0], given)
+    free = [name for name, size in chosen.items() if name not in (given or {}) and size == TOKENS]
+    first: Diagnostic | None = None
+    for size in (TOKENS, *(OTHER_SIZES if free else ())):
+        trial = chosen | dict.fromkeys(free, size)
+        try:
+            feeds = draw_inputs(targets[0], trial)
+            for target in targets:
+                target(feeds)
+            return trial
+        except Diagnostic as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs: normal floats, integers below the length of the table that they index, and 1 for masks (no padding).
+
+    Raises:
+        Diagnostic: E0935 when the sizes are none that the artifact takes.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    values = target.graph.sizes(dict(sizes)) if target.graph is not None else dict(sizes)
+    feeds: dict[str, np.ndarray] = {}
+    for f in target.fields:
+        shape = [d.evaluate(values) for d in f.shape]
+        if any(size < 0 for size in shape):
+            shown = ", ".join(f"{k} = {v}" for k, v in sizes.items())
+            raise Diagnostic("E0935", f"`{f.name}` would be of shape {shape} at {shown}")
+        dtype = DTYPES[f.dtype]
+        if dtype.kind == "float":
+            feeds[f.name] = rng.standard_normal(shape).astype(dtype.numpy)
+        elif f.bound is not None and dtype.kind == "int":
+            high = f.bound.evaluate(values) if isinstance(f.bound, Dim) else f.bound
+            feeds[f.name] = rng.integers(0, max(1, high), shape).astype(dtype.numpy)
+        else:
+            feeds[f.name] = np.ones(shape, dtype.numpy)
+    return feeds

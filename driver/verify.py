@@ -1,0 +1,334 @@
+"""Comparing an ONNX artifact with the torch reference on random inputs, before anybody relies on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..backends.onnx.session import Session
+from ..ir.diagnostics import Diagnostic, Note
+from ..ir.dims.dim import Dim
+from ..ir.graph import Graph, Input, Module, Node, Value
+from ..ir.op import Composite
+from ..ir.types import DType, bf16
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The largest difference allowed, relative to the largest magnitude in the output (or to 1 where that is smaller).
+TOLERANCE = {"f64": 1e-8, "f32": 2e-4, "f16": 2e-2, "bf16": 1e-1}
+# With random inputs two scores are now and then so close that rounding decides which token is selected. A wrong
+# artifact fails on every draw.
+_DRAWS = 3
+_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output at one choice of sizes: ``error`` is its largest difference, over the largest magnitude (at least 1)."""
+
+    sizes: Mapping[str, int]
+    output: str
+    error: float
+    tolerance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"sizes": dict(self.sizes), "output": self.output, "error": self.error, "tolerance": self.tolerance}
+
+
+@dataclass
+class VerifyReport:
+    """What was compared. ``skipped`` says why nothing was."""
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rows": [r.to_dict() for r in self.rows], "skipped": self.skipped}
+
+
+class Compared(Protocol):
+    """What can be compared: a session, or whatever runs like one.
+
+    Attributes:
+        selects: whether rounding may make it select other elements than the reference.
+    """
+
+    @property
+    def selects(self) -> bool: ...
+    def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether it takes these sizes."""
+
+    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> Mapping[str, Any]:
+        """Its outputs by name."""
+
+
+def verify(
+    module: Module,
+    artifact: str | os.PathLike[str] | bytes | Compared,
+    reference: Callable[..., Mapping[str, Any]],
+    *,
+    sizes: int = 2,
+    seed: int = 0,
+) -> VerifyReport:
+    """Run the artifact and the reference on the same random inputs and compare every output.
+
+    Floats must agree within :data:`TOLERANCE`, integers and booleans exactly. A model that selects tokens may be drawn for
+    anew twice, because rounding can break a near tie either way.
+
+    Args:
+        module: the program; the artifact's requirements decide which sizes it takes.
+        reference: the torch module of the same program and weights: ``reference(**inputs) -> {output: tensor}``.
+        sizes: how many different choices of the free sizes.
+        seed: for sizes and values.
+
+    Raises:
+        Diagnostic: E0807 when no sizes satisfy the requirements, E0809 with the output, the difference and the sizes.
+    """
+    import numpy as np
+
+    from ..backends.onnx import runnable
+
+    # Whatever runs, and says which sizes it takes, is compared like a session.
+    if isinstance(artifact, (str, bytes, os.PathLike)):
+        if not runnable(module.graph):
+            return VerifyReport(skipped="ONNX Runtime's CPU provider does not execute this dtype")
+        session: Compared = Session(artifact)
+    else:
+        session = artifact
+    if any(v.type.dtype == bf16 for v in (*module.graph.inputs, *module.graph.outputs)):
+        return VerifyReport(skipped="NumPy has no bf16")
+    report = VerifyReport()
+    rng = np.random.default_rng(seed)
+    bounds = index_bounds(module.graph)
+    for choice in choose_sizes(module.graph, session, sizes, rng):
+        attempts = _DRAWS if session.selects else 1
+        for attempt in range(attempts):
+            rows, worst = _compare(module.graph, session, reference, choice, bounds, rng, seed)
+            if worst is None:
+                report.rows += rows
+                break
+            if attempt == attempts - 1:
+                raise worst
+    return report
+
+
+def _compare(
+    graph: Graph, session: Compared, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
+    bounds: Mapping[Input, Dim | None], rng: np.random.Generator, seed: int,
+) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
+    import numpy as np
+    import torch
+
+    values = graph.sizes(choice)
+    given = [v for v in graph.inputs if v.role == "input"]
+    feeds = {v.name: _draw(v, values, bounds.get(v), rng) for v in given}
+    found = session(feeds, seed=seed)
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        wanted = reference(**tensors, seed=seed)
+    rows: list[Row] = []
+    for value, info in zip(graph.outputs, graph.output_info, strict=True):
+        a, b = np.asarray(found[info.name]), wanted[info.name].detach().cpu().numpy()
+        tolerance = TOLERANCE.get(value.type.dtype.name, 0.0)
+        error = relative_error(a, b)
+        rows.append(Row(choice, info.name, error, tolerance))
+        if not error <= tolerance:
+            return rows, _mismatch(info.name, value, a, b, error, tolerance, choice)
+    return rows, None
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, over the largest finite magnitude of ``b`` (at least 1). Infinite where shapes, dtypes, or the
+    places of NaN and infinities differ. Integers and booleans: the largest difference itself."""
+    import numpy as np
+
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if a.size == 0:
+        return 0.0
+    if a.dtype.kind not in "fV":
+        return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(y)
+    if not np.array_equal(np.where(finite, 0.0, x), np.where(finite, 0.0, y), equal_nan=True):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    if not np.isfinite(x[finite]).all():
+        return float("inf")
+    return float(np.abs(x[finite] - y[finite]).max() / max(1.0, np.abs(y[finite]).max()))
+
+
+def _mismatch(
+    name: str, value: Value, a: np.ndarray, b: np.ndarray, error: float, tolerance: float, sizes: Mapping[str, int]
+) -> Diagnostic:
+    import numpy as np
+
+    shown = ", ".join(f"{k} = {v}" for k, v in sizes.items())
+    at = f" at {shown}" if shown else ""
+    span = value.node.span if value.node else None
+    if a.shape != b.shape or a.dtype != b.dtype:
+        ours, theirs = (f"{x.dtype}{list(x.shape)}" for x in (a, b))
+        return Diagnostic(
+            "E0809", f"the output `{name}` is {ours} in the artifact, but {theirs} in the reference{at}", span
+        )
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    place = np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), a.shape)
+    what = f"differs by {error:.3g}"
+    if tolerance:
+        what += f" of its largest magnitude (allowed: {tolerance:.3g})"
+    where = [int(i) for i in place]
+    note = Note(f"the largest difference is at {where}: {a[place]} in the artifact, {b[place]} in the reference")
+    return Diagnostic("E0809", f"the output `{name}` of the artifact {what}{at}", span, [note])
+
+
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+
+def choose_sizes(graph: Graph, session: Compared, count: int, rng: np.random.Generator) -> Iterator[dict[str, int]]:
+    """``count`` different choices of the free sizes that the model takes; small ones, all symbols different where they can be.
+
+    Raises:
+        Diagnostic: E0807 when none is found.
+    """
+    symbols = graph.symbols()
+    seen: list[dict[str, int]] = []
+    # Growing ranges: small models of small inputs first, and up to what an image or a text may have.
+    for high in (8, 16, 32, 64, 160, 320, 640, 1600):
+        for _ in range(24 if symbols else 1):
+            choice = {s: _size(graph, s, high, rng) for s in symbols}
+            crowded = len(set(choice.values())) < len(symbols) and high < 64
+            if crowded or any(_close(choice, other) for other in seen) or not _fits(graph, session, choice):
+                continue
+            seen.append(choice)
+            yield choice
+            if len(seen) == count or not symbols:
+                return
+    if not seen:
+        names = ", ".join(f"`{s}`" for s in symbols)
+        message = f"no sizes of {names} up to 1600 were found that the model's requirements allow"
+        raise Diagnostic("E0807", message if symbols else "the model's requirements never hold", help="`--no-verify`")
+
+
+def _size(graph: Graph, symbol: str, high: int, rng: np.random.Generator) -> int:
+    least, greatest = graph.facts.get(symbol, (1, None))
+    low = max(1 if least is None else least, 2 if greatest is None or greatest >= 2 else 1)
+    # Of a batch, one and two show what more would: a size that was built in, rows that are mixed up.
+    if all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:]):
+        low, high = max(1, least or 1), _BATCH if high < 64 else 2 * _BATCH
+    top = max(low, high if greatest is None else min(high, greatest))
+    return int(rng.integers(low, top + 1))
+
+
+def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether some symbol that could differ has the same size in both."""
+    return any(choice[s] == other[s] for s in choice)
+
+
+def _fits(graph: Graph, session: Compared, choice: dict[str, int]) -> bool:
+    values = graph.sizes(choice)
+    shapes = [d.evaluate(values) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
+    return all(size >= 0 for size in shapes) and all(r.holds(values) for r in graph.requires) and session.holds(choice)
+
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+def _draw(value: Input, sizes: Mapping[str, int], bound: Dim | None, rng: np.random.Generator) -> np.ndarray:
+    """Random contents of an input.
+
+    Floats are normal. Integers that index a table are below its length. Other integers, and booleans, are taken for masks:
+    1 up to some place of the last axis, then 0, as at the end of padded text; at least one 1 a row.
+    """
+    import numpy as np
+
+    shape = [d.evaluate(dict(sizes)) for d in value.type.shape]
+    dtype: DType = value.type.dtype
+    if dtype.kind == "float":
+        return rng.standard_normal(shape).astype(dtype.numpy)
+    if bound is not None and dtype.kind == "int":
+        high = min(bound.evaluate(dict(sizes)), int(np.iinfo(dtype.numpy).max))
+        return rng.integers(0, max(1, high), shape).astype(dtype.numpy)
+    if not shape:
+        return np.ones((), dtype.numpy)
+    length = rng.integers(1, max(2, shape[-1] + 1), [*shape[:-1], 1])
+    return np.broadcast_to(np.arange(shape[-1]) < length, shape).astype(dtype.numpy)
+
+
+# Ops through which an index keeps its value.
+_PASSES_ON = frozenset({
+    "reshape", "rearrange", "transpose", "expand", "squeeze", "unsqueeze", "concat", "slice", "flip", "gather", "take", "cast",
+    "sort", "topk", "where", "stop_gradient",
+})  # fmt: skip
+_INDEXES = frozenset({"take", "gather", "scatter_set", "scatter_add", "scatter_min", "scatter_max"})
+
+
+def index_bounds(graph: Graph) -> dict[Input, Dim | None]:
+    """For each integer input below what its values must stay: the shortest table that it indexes, None when it indexes none."""
+    bounds: dict[Input, Dim | None] = {}
+    for value in graph.inputs:
+        if value.type.dtype.kind == "int":
+            found = list(_tables(value, set()))
+            known = [d for d in found if d.value is not None]
+            bounds[value] = min(known, key=int) if known else found[0] if found else None
+    return bounds
+
+
+def _tables(value: Value, seen: set[Value]) -> Iterator[Dim]:
+    if value in seen:
+        return
+    seen.add(value)
+    for node, position in value.uses:
+        if node.op is None:
+            continue
+        yield from _table(node, position)
+        if isinstance(node.op, Composite):
+            yield from _through_composite(node, position, seen)
+        elif node.op.name in _PASSES_ON and not (node.op.name in _INDEXES and position == 1):
+            for output in node.outputs:
+                if output.type.dtype.kind == "int":
+                    yield from _tables(output, seen)
+
+
+def _table(node: Node, position: int) -> Iterator[Dim]:
+    name = node.op.qualified
+    target = node.inputs[0]
+    if target is None or position != 1:
+        return
+    if name in _INDEXES:
+        yield target.type.shape[node.attrs["batch"] if name.startswith("scatter") else node.attrs["axis"]]
+    elif name.startswith("segment_"):
+        from ..ir.dims.dim import as_dim
+
+        yield as_dim(node.attrs["segments"])
+
+
+def _through_composite(node: Node, position: int, seen: set[Value]) -> Iterator[Dim]:
+    assert isinstance(node.op, Composite)
+    types = [None if v is None else v.type for v in node.inputs]
+    body = node.op.instantiate(types, dict(node.attrs))
+    inner = body.inputs[sum(t is not None for t in types[:position])]
+    # A table's length is in the caller's symbols unless the body names it itself.
+    for dim in _tables(inner, set()):
+        dim = body.expand_lets(dim)
+        yield dim
+    reached = _reaches(inner)
+    for output, value in zip(body.outputs, node.outputs, strict=True):
+        if output in reached and value.type.dtype.kind == "int":
+            yield from _tables(value, seen)
+
+
+def _reaches(value: Value) -> set[Value]:
+    """The values that hold the input's elements, moved about."""
+    reached, queue = {value}, [value]
+    while queue:
+        for node, position in queue.pop().uses:
+            if node.op is not None and node.op.name in _PASSES_ON and not (node.op.name in _INDEXES and position == 1):
+                fresh = [v for v in node.outputs if v not in reached]
+                reached.update(fresh)
+                queue += fresh
+    return reached

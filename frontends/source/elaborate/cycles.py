@@ -1,0 +1,88 @@
+"""What a declaration mentions, and whether a function ends up calling itself. The language has no recursion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ....ir.diagnostics import Diagnostic, Span
+from ..syntax import ast
+from .library import Declared
+
+
+def check_acyclic(declared: Declared, acyclic: set[int]) -> None:
+    """Raises E0503 when a function calls itself, directly or not.
+
+    Args:
+        acyclic: ids of the declarations known to be fine; those found fine are added.
+    """
+    path: list[Declared] = []
+
+    def visit(at: Declared) -> None:
+        node = at.node
+        if id(node) in acyclic or not isinstance(node, ast.Function):
+            return
+        if any(p.node is node for p in path):
+            first = next(i for i, p in enumerate(path) if p.node is node)
+            raise recursion(node, [p.node.name for p in [*path[first:], at]], node.name_span or node.span)
+        path.append(at)
+        # A function that is passed as a parameter counts as called.
+        for name in dict.fromkeys(free_names(node)):
+            target = at.unit.names.get(name)
+            if target is not None:
+                visit(target)
+        path.pop()
+        acyclic.add(id(node))
+
+    visit(declared)
+
+
+def recursion(node: ast.Function, path: list[str], span: Span | None) -> Diagnostic:
+    """E0503: a function that calls itself along ``path``."""
+    return Diagnostic(
+        "E0503", f"`{node.name}` calls itself: {' -> '.join(path)}", span,
+        help="the language has no recursion; `repeat` and `fold` are its loops",
+    )  # fmt: skip
+
+
+def free_names(node: Any) -> Iterator[str]:
+    """The identifiers of a declaration that are not bound within it where they stand."""
+    if not isinstance(node, ast.Function):
+        yield from names_in(node)
+        return
+    yield from names_in([node.params, node.statics, node.results])
+    yield from _free(node.body, {p.name for p in [*node.params, *node.statics]})
+
+
+def _free(body: list[ast.Stmt], bound: set[str]) -> Iterator[str]:
+    """As :func:`free_names`, of statements; those sure to run add to ``bound`` what they bind."""
+    for s in body:
+        if isinstance(s, (ast.RepeatStmt, ast.FoldStmt)):
+            yield from (n for n in names_in(s.iterable if isinstance(s, ast.RepeatStmt) else s.count) if n not in bound)
+            yield from _free(s.body, bound | {s.variable})
+        elif isinstance(s, ast.IfStmt):
+            for condition, branch in s.branches:
+                yield from (n for n in names_in(condition) if n not in bound)
+                yield from _free(branch, set(bound))
+            yield from _free(s.orelse or [], set(bound))
+        else:
+            yield from (n for n in names_in(s) if n not in bound)
+            if isinstance(s, ast.Assign):
+                bound.update(s.targets)
+            elif isinstance(s, (ast.ParamStmt, ast.StateStmt, ast.RandomStmt, ast.LetStmt)):
+                bound.add(s.name)
+
+
+def names_in(node: Any) -> Iterator[str]:
+    """Every identifier in a syntax tree: names, and the names of types."""
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.TypeExpr):
+        yield node.name
+    if isinstance(node, ast.Node):
+        for slot in type(node).__dataclass_fields__:
+            if slot not in ("span", "name_span", "target_spans"):
+                yield from names_in(getattr(node, slot))
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            yield from names_in(item)

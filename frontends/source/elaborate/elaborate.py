@@ -1,0 +1,390 @@
+"""From syntax trees to IR: declarations become signatures and composites, a model becomes a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ....ir.builder import Builder
+from ....ir.declarations import references
+from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ....ir.dims.dim import Dim, const, sym
+from ....ir.graph import Graph, Module, Node, Value
+from ....ir.op import Attrs, Composite, FuncRef
+from ....ir.ops import OPS
+from ....ir.signature import REQUIRED, Bindings, Pattern, RecordPattern, Signature
+from ....ir.types import DTYPES, DType, TensorType
+from ..syntax import ast
+from .builtin import STATIC_FUNCTIONS
+from .calls import Calls, same_size
+from .cycles import check_acyclic, recursion
+from .evaluate import decide, size_of
+from .frame import Frame
+from .gather import gather
+from .given import given_value
+from .library import Declared, Library, Unit
+from .signatures import Signatures
+from .values import BuiltinValue, Bundle, DeclValue, OpValue, describe, is_tensor
+
+
+class Elaborator:
+    """Elaborates what one :class:`Library` holds. ``dtype`` is what ``float`` means in a model's signature."""
+
+    def __init__(self, library: Library, dtype: DType = DTYPES["f32"]) -> None:
+        self.library = library
+        self.dtype = dtype
+        self.signatures = Signatures(self)
+        self.calls = Calls(self)
+        self.called: set[int] = set()
+        self._composites: dict[int, Composite] = {}
+        self._by_node: dict[int, Declared] = {}
+        self._declared: dict[str, Declared] = {}
+        self._consts: dict[int, Any] = {}
+        self._bodies: dict[tuple[Any, ...], Graph] = {}
+        self._record_statics: dict[int, list[dict[str, Any]]] = {}
+        self._acyclic: set[int] = set()
+        self._computing: list[int] = []
+        self._checked: set[int] = set()
+
+    # Names -------------------------------------------------------------------------------------------------------
+
+    def const(self, declared: Declared) -> Any:
+        """The value of a ``const``. Raises E0503 when it is defined by itself."""
+        node = declared.node
+        assert isinstance(node, ast.Const)
+        if id(node) not in self._consts:
+            if id(node) in self._computing:
+                raise Diagnostic("E0503", f"the constant `{node.name}` is defined by itself", node.span)
+            self._computing.append(id(node))
+            try:
+                self._consts[id(node)] = self.static(declared.unit, node.value, {})
+            finally:
+                self._computing.pop()
+        return self._consts[id(node)]
+
+    def static(self, unit: Unit, expr: ast.Expr, env: dict[str, Any]) -> Any:
+        """Evaluate a static expression."""
+        return Frame(self, unit, env).eval(expr)
+
+    def attribute(self, value: Any) -> Any:
+        """A static value as a node's attribute: functions become references."""
+        if isinstance(value, tuple):
+            return tuple(map(self.attribute, value))
+        if isinstance(value, DeclValue):
+            self.register(value.declared)
+            return value.ref
+        if isinstance(value, OpValue):
+            return FuncRef("", value.op.name)
+        if isinstance(value, BuiltinValue):
+            return FuncRef("", value.name)
+        return value
+
+    def register(self, declared: Declared) -> None:
+        """Note a declaration by its qualified name. Raises E0204 when two of a program's own files share one."""
+        other = self._declared.setdefault(declared.qualified, declared)
+        if other.node is not declared.node:
+            raise Diagnostic(
+                "E0204", f"two files of this program declare `{declared.node.name}`", declared.node.span,
+                notes=[Note("the other one is here", other.node.span)], help="give one of them another name",
+            )  # fmt: skip
+
+    def registered(self, module: str, name: str) -> Declared | None:
+        """What goes by that name: an op, a record, or a function that was passed as a value."""
+        return self._declared.get(f"{module}.{name}")
+
+    def function_value(self, ref: FuncRef, span: Span | None) -> Any:
+        """The function that a reference names."""
+        if not ref.module:
+            return OpValue(OPS[ref.name]) if ref.name not in STATIC_FUNCTIONS else BuiltinValue(ref.name)
+        found = self.registered(ref.module, ref.name)
+        if found is None:
+            unit = self.library.std(ref.module, span)
+            found = unit.names.get(ref.name)
+            if found is None:
+                raise Diagnostic("E0202", f"`{ref.module}` declares no `{ref.name}`", span)
+        return DeclValue(found)
+
+    def where_declared(self, name: str) -> str | None:
+        """A help line for a name that some shipped module declares."""
+        module = self.library.declaring(name)
+        return f"did you forget `use {module} ({name})`?" if module else None
+
+    def check_cycles(self, declared: Declared) -> None:
+        """Raises E0503 when a function calls itself, directly or not."""
+        check_acyclic(declared, self._acyclic)
+
+    # Composites --------------------------------------------------------------------------------------------------
+
+    def composite(self, declared: Declared) -> Composite:
+        """The composite of an ``op`` declaration; one object for one declaration."""
+        node = declared.node
+        assert isinstance(node, ast.Function)
+        found = self._composites.get(id(node))
+        if found is None:
+            self.register(declared)
+            signature = self.signatures.of(declared)
+
+            def instantiate(types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
+                return self.body(declared, types, attrs)
+
+            found = Composite(signature, declared.unit.module, node.doc or "", node, instantiate)
+            self._composites[id(node)] = found
+            self._by_node[id(node)] = declared
+        return found
+
+    def body(self, declared: Declared, types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
+        """The body of an op for given operand types: cached and shared, so not to be changed."""
+        node = declared.node
+        assert isinstance(node, ast.Function)
+        key = (id(node), tuple(types), tuple(sorted(attrs.items(), key=lambda row: row[0])))
+        found = self._bodies.get(key)
+        if found is None:
+            self.check_cycles(declared)
+            found = self._bodies[key] = self._body(declared, node, types, dict(attrs))
+        return found
+
+    def _body(self, declared: Declared, node: ast.Function, types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
+        signature = self.signatures.of(declared)
+        bound = signature.unify(types, attrs)
+        graph = Graph(node.name)
+        builder = Builder(graph)
+        operands: list[Value | None] = []
+        for (name, _, _), type in zip(signature.leaves(), types, strict=True):
+            operands.append(None if type is None else builder.input(name.replace(".", "_"), type))
+        env = self.calls.body_environment(signature, bound, operands)
+        frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="op", bound=bound)
+        frame.run(node.body)
+        statics = []
+        for value in self.check_results(declared, signature, bound, frame):
+            if isinstance(value, Bundle):
+                statics.append(value.statics)
+                for field, tensor in value.fields.items():
+                    graph.add_output(tensor, field)
+            else:
+                graph.add_output(value, f"output{len(graph.output_info)}")
+        self._record_statics[id(graph)] = statics
+        return graph
+
+    def record_statics(self, composite: Composite, node: Node) -> list[dict[str, Any]]:
+        """Static fields of the records that a composite returns; only its body knows them."""
+        if not any(isinstance(r.type, RecordPattern) and r.type.record.statics for r in composite.signature.results):
+            return []
+        body = composite.instantiate([None if v is None else v.type for v in node.inputs], node.attrs)
+        return self._record_statics[id(body)]
+
+    # Results -----------------------------------------------------------------------------------------------------
+
+    def check_results(self, declared: Declared, signature: Signature, bound: Bindings, frame: Frame) -> list[Any]:
+        """The returned values, checked against the declared types.
+
+        Raises:
+            Diagnostic: E0504 no return, E0309 count or type.
+        """
+        node = declared.node
+        assert isinstance(node, ast.Function)
+        span = frame.return_span or node.name_span or node.span
+        if frame.result is None:
+            raise Diagnostic("E0504", f"`{node.name}` reaches its end without a `return`", node.name_span or node.span)
+        returned = frame.result
+        if len(returned) == len(signature.results) and any(r.condition for r in signature.results):
+            kept = [(r.condition is None or r.condition(bound)) for r in signature.results]
+            returned = [v for v, keep in zip(returned, kept, strict=True) if keep]
+        results = signature.present(bound)
+        if len(returned) != len(results):
+            raise Diagnostic(
+                "E0309", f"`{node.name}` declares {len(results)} result(s), but returns {len(returned)}", span
+            )
+        checked: list[Any] = []
+        for i, (result, value) in enumerate(zip(results, returned, strict=True)):
+            what = f"result {i}" if len(results) > 1 else "the result"
+            if isinstance(result.type, RecordPattern):
+                if not isinstance(value, Bundle) or value.record != result.type.record:
+                    raise Diagnostic(
+                        "E0309", f"{what} of `{node.name}` must be a {result.type}, but is {describe(value)}", span
+                    )
+                for name, pattern in result.type.fields():
+                    self._check_result(node, f"{what}'s field `{name}`", pattern, value.fields[name], bound, frame)
+            else:
+                if not is_tensor(value):
+                    raise Diagnostic(
+                        "E0309",
+                        f"{what} of `{node.name}` must be a tensor {result.type}, but is {describe(value)}",
+                        span,
+                    )
+                self._check_result(node, what, result.type, value, bound, frame)
+            checked.append(self._localised(frame, value))
+        return checked
+
+    @staticmethod
+    def _localised(frame: Frame, value: Any) -> Any:
+        if isinstance(value, Bundle):
+            return Bundle(value.record, {k: frame.local(v) for k, v in value.fields.items()}, value.statics)
+        return frame.local(value)
+
+    def _check_result(
+        self, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, frame: Frame
+    ) -> None:
+        for position, dim in enumerate(pattern.shape):
+            # A dimension that only the result has is what the body makes it.
+            name = dim.symbol if isinstance(dim, Dim) else None
+            if name and name not in bound.dims and ... not in pattern.shape and position < value.type.rank:
+                bound.dims[name] = value.type.shape[position]
+        if isinstance(pattern.dtype, str) and pattern.dtype not in bound.dtypes:
+            bound.dtypes[pattern.dtype] = self.dtype if pattern.dtype == "float" else value.type.dtype
+        wanted = bound.type_of(pattern)
+        graph = frame.root.graph
+        if same_size(graph, wanted, value.type):
+            return
+        shown = str(wanted) if str(wanted) == str(pattern) else f"{pattern} = {wanted}"
+        message = f"{what} of `{node.name}` is declared as {shown}, but is {value.type}"
+        raise Diagnostic("E0309", message, frame.return_span)
+
+    # Models ------------------------------------------------------------------------------------------------------
+
+    def model(
+        self, unit: Unit, name: str, params: dict[str, Any], spans: Mapping[str, Span | None] | None = None
+    ) -> Module:
+        """Elaborate one model of a unit.
+
+        Args:
+            params: values for its static parameters.
+            spans: where in the source a value stands, by parameter.
+
+        Raises:
+            Diagnostic: whatever is wrong with the program.
+        """
+        node = unit.models[name]
+        declared = Declared(unit, node)
+        self.register(declared)
+        self.check_cycles(declared)
+        self.called.add(id(node))
+        signature = self.signatures.of(declared)
+        statics: dict[str, Any] = {}
+        for key, value in params.items():
+            static = signature.static(key)
+            where = spans.get(key) if spans else None
+            if static is None:
+                names = [s.name for s in signature.statics]
+                raise Diagnostic(
+                    "E0403", f"the model `{name}` has no static parameter `{key}`", where or node.name_span,
+                    help=did_you_mean(key, names) or f"its static parameters are {', '.join(names) or 'none'}",
+                )  # fmt: skip
+            meant = given_value(self, unit, static, value, where)
+            statics[key] = self.calls.static_value(static.kind, static.optional, meant, name, key, where)
+        graph = Graph(name)
+        builder = Builder(graph)
+        bound, operands = self._model_inputs(node, signature, statics, builder)
+        env = self.calls.body_environment(signature, bound, operands)
+        frame = Frame(self, unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound)
+        frame.run(node.body)
+        self.calls.finish_states(frame)
+        values = self.check_results(declared, signature, bound, frame)
+        self._model_outputs(graph, signature, bound, values, node.name_span)
+        self._check_params(graph)
+        self._check_bodies(graph)
+        locals_, uses = gather(self, graph, unit)
+        return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
+
+    def _model_inputs(
+        self, node: ast.Function, signature: Signature, statics: dict[str, Any], builder: Builder
+    ) -> tuple[Bindings, list[Value | None]]:
+        bound = Bindings(statics=dict(statics), dtypes={"float": self.dtype, "int": DTYPES["i64"]})
+        for key, value in statics.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                bound.dims[key] = const(value)
+        for static in signature.statics:
+            if static.name in bound.statics:
+                continue
+            if static.default is REQUIRED:
+                raise Diagnostic(
+                    "E0401", f"the model `{node.name}` needs `{static.name}: {static.kind}`", node.name_span,
+                    help=f"give it a default, or pass `-p {static.name}=…`",
+                )  # fmt: skip
+            value = static.default(bound) if callable(static.default) else static.default
+            bound.statics[static.name] = value
+            if isinstance(value, int) and not isinstance(value, bool):
+                bound.dims[static.name] = const(value)
+        operands: list[Value | None] = []
+        for operand, param in zip(signature.operands, node.params, strict=True):
+            if operand.optional:
+                operands += [None] * len(operand.leaves())
+                continue
+            for leaf, pattern in operand.leaves():
+                if ... in pattern.shape:
+                    raise Diagnostic(
+                        "E0310", f"the input `{leaf}` of a model needs all its axes, not `...`", param.span
+                    )
+                dtype = (
+                    pattern.dtype if isinstance(pattern.dtype, DType) else bound.dtypes.get(pattern.dtype, self.dtype)
+                )
+                dims = [d for d in pattern.shape if isinstance(d, Dim)]
+                for dim in dims:
+                    for name in dim.symbols - bound.dims.keys():
+                        bound.dims[name] = sym(name)
+                shape = tuple(size_of(d.subs(bound.dims), param.span) for d in dims)
+                operands.append(builder.input(leaf.replace(".", "_"), TensorType(dtype, shape), span=param.span))
+        bound.given = frozenset(o.name for o in signature.operands if not o.optional)
+        return bound, operands
+
+    @staticmethod
+    def _model_outputs(
+        graph: Graph, signature: Signature, bound: Bindings, values: list[Any], span: Span | None
+    ) -> None:
+        taken = {o.name for o in graph.output_info}
+        extra = list(zip(graph.outputs, graph.output_info, strict=True))
+        rows = []
+        for i, (result, value) in enumerate(zip(signature.present(bound), values, strict=True)):
+            name = result.name or ("output" if len(values) == 1 else f"output{i}")
+            if isinstance(value, Bundle):
+                rows += [(tensor, f"{name}_{field}") for field, tensor in value.fields.items()]
+            else:
+                rows.append((value, name))
+        for _, name in rows:
+            if name in taken:
+                raise Diagnostic(
+                    "E0204", f"`{name}` is the name of two outputs", span,
+                    help="states, taps and results are all outputs: give one of them another name",
+                )  # fmt: skip
+            taken.add(name)
+        graph.set_outputs((), ())
+        for value, name in rows:
+            graph.add_output(value, name)
+        for value, info in extra:
+            graph.add_output(value, info.name, info.role)
+
+    @staticmethod
+    def _check_params(graph: Graph) -> None:
+        for param in graph.params.values():
+            if not param.uses:
+                raise Diagnostic(
+                    "E0502", f"the parameter `{param.full_name}` is declared but never used", param.span,
+                    help="use it or take it out: a weight that is loaded and ignored is rarely meant",
+                )  # fmt: skip
+
+    def _check_bodies(self, graph: Graph, within: tuple[Any, ...] = ()) -> None:
+        """Instantiate the body of every composite, and take over what it requires of sizes."""
+        for node in graph.nodes():
+            if node.body is not None:
+                self._check_bodies(node.body, within)
+            if not isinstance(node.op, Composite):
+                continue
+            types = [None if v is None else v.type for v in node.inputs]
+            try:
+                body = node.op.instantiate(types, node.attrs)
+            except Diagnostic as error:
+                error.notes.append(Note(f"in the body of `{node.op.name}`, called here", node.span))
+                raise
+            call = (id(node.op.decl), *references(node.attrs.values()))
+            if call in within:
+                raise recursion(node.op.decl, [node.op.name, node.op.name], node.span)
+            if id(body) not in self._checked:
+                self._checked.add(id(body))
+                self._check_bodies(body, (*within, call))
+            for need in body.requires:
+                verdict = decide(need.op, need.left, need.right, graph)
+                if verdict is False:
+                    raise Diagnostic(
+                        "E0501", f"{need.message} ({need.left} {need.op} {need.right} does not hold)", node.span
+                    )
+                if verdict is None and need not in graph.requires:
+                    graph.requires.append(need)

@@ -1,0 +1,382 @@
+"""Expressions: evaluated to tensors (which adds nodes to the graph being built) or to static values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from ....ir.builder import Builder
+from ....ir.diagnostics import Diagnostic, Span, did_you_mean
+from ....ir.dims.dim import Dim, as_dim, prove_ge
+from ....ir.graph import Graph, Value
+from ....ir.ops import OPS
+from ....ir.signature import Bindings, Pattern
+from ....ir.types import DTYPES, KINDS, DType, TensorType
+from ..syntax import ast
+from .builtin import BINARY, BUILTIN, SPECIAL, STATIC_FUNCTIONS, known
+from .library import Unit
+from .regions import Region
+from .values import BuiltinValue, Bundle, DeclValue, KindValue, Multi, OpValue, describe, is_tensor
+
+if TYPE_CHECKING:
+    from .elaborate import Elaborator
+    from .frame import Frame
+
+STATIC_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv,
+    "%": operator.mod, "**": operator.pow, "==": operator.eq, "!=": operator.ne,
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+
+
+class Evaluator:
+    """The names of one activation of a body, and the evaluation of expressions in it.
+
+    Args:
+        scope: dotted prefix of the parameters declared here.
+        builder: None in a purely static context.
+        kind: what is being elaborated: fn, op, layer or model.
+    """
+
+    def __init__(
+        self, elaborator: Elaborator, unit: Unit, env: dict[str, Any], *, builder: Builder | None = None,
+        region: Region | None = None, scope: str = "", dtypes: dict[str, DType] | None = None, kind: str = "fn",
+        bound: Bindings | None = None,
+    ) -> None:  # fmt: skip
+        self.elaborator = elaborator
+        self.unit = unit
+        self.env = env
+        self.builder = builder
+        self.region = region
+        self.scope = scope
+        self.dtypes = dtypes or {}
+        self.kind = kind
+        self.bound = bound
+
+    @property
+    def frame(self) -> Frame:
+        """Itself: an evaluator is always the part of a frame that knows expressions."""
+        return cast("Frame", self)
+
+    def eval(self, expr: ast.Expr) -> Any:
+        """The value of an expression: a tensor, a record, a function or a static value."""
+        return self._EVAL[type(expr)](self, expr)
+
+    def tensor(self, expr: ast.Expr, what: str) -> Value:
+        """The value of an expression that must be a tensor. Raises E0506 when it is not."""
+        value = self.eval(expr)
+        if not is_tensor(value):
+            raise Diagnostic("E0506", f"{what} must be a tensor, not {describe(value)}", expr.span)
+        return value
+
+    def _name(self, e: ast.Name) -> Any:
+        name = e.id
+        if name in self.env:
+            return self.env[name]
+        declared = self.unit.names.get(name)
+        if declared is not None:
+            if isinstance(declared.node, ast.Const):
+                return self.elaborator.const(declared)
+            return DeclValue(declared)
+        if name in SPECIAL or name in STATIC_FUNCTIONS:
+            return BuiltinValue(name)
+        if name in OPS:
+            return OpValue(OPS[name])
+        if name in DTYPES:
+            return DTYPES[name]
+        if name in KINDS:
+            return self.dtypes.get(name) or self.env.get(f"dtype {name}") or KindValue(name)
+        visible = [n for n in self.env if " " not in n]
+        known_names = [*visible, *self.unit.names, *BUILTIN]
+        raise Diagnostic(
+            "E0201", f"`{name}` is not defined", e.span,
+            help=self.elaborator.where_declared(name) or did_you_mean(name, known_names),
+        )  # fmt: skip
+
+    def _literal(self, e: Any) -> Any:
+        return e.value
+
+    def _none(self, e: ast.NoneValue) -> None:
+        return None
+
+    def _list(self, e: ast.ListExpr) -> tuple[Any, ...]:
+        items = tuple(self.eval(item) for item in e.items)
+        for item, expr in zip(items, e.items, strict=True):
+            if isinstance(item, (Value, Bundle, Multi)):
+                raise Diagnostic(
+                    "E0505", f"a list holds static values, not {describe(item)}", expr.span,
+                    help="join tensors with `concat(a, b, axis=…)`",
+                )  # fmt: skip
+        return items
+
+    def _unary(self, e: ast.Unary) -> Any:
+        value = self.eval(e.operand)
+        if is_tensor(value):
+            return self.emit(OPS["neg" if e.op == "-" else "logical_not"], [value], {}, e.span)[0]
+        if e.op == "not" and isinstance(value, bool):
+            return not value
+        if e.op == "-" and isinstance(value, (int, float, Dim)) and not isinstance(value, bool):
+            return -value
+        raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(value)}", e.span)
+
+    def _binary(self, e: ast.Binary) -> Any:
+        left = self.eval(e.left)
+        if e.op in ("and", "or") and isinstance(left, bool):
+            if left == (e.op == "or"):
+                return left
+            return self.eval(e.right)
+        right = self.eval(e.right)
+        if is_tensor(left) or is_tensor(right):
+            return self._tensor_binary(e, left, right)
+        return self._static_binary(e, left, right)
+
+    def _tensor_binary(self, e: ast.Binary, left: Any, right: Any) -> Value:
+        if e.op == "**" and not is_tensor(right):
+            return self._power(e, left, right)
+        op = OPS[BINARY[e.op]]
+        dtype = (left if is_tensor(left) else right).type.dtype
+        inputs = [v if is_tensor(v) else self.scalar(v, dtype, x.span) for v, x in ((left, e.left), (right, e.right))]
+        return self.emit(op, inputs, {}, e.span, spans=[e.left.span, e.right.span])[0]
+
+    def _power(self, e: ast.Binary, base: Value, exponent: Any) -> Value:
+        if exponent == 2:
+            return self.emit(OPS["mul"], [base, base], {}, e.span)[0]
+        if exponent == 0.5:
+            return self.emit(OPS["sqrt"], [base], {}, e.span)[0]
+        if exponent == -0.5:
+            return self.emit(OPS["rsqrt"], [base], {}, e.span)[0]
+        return self.emit(OPS["pow"], [base, self.scalar(exponent, base.type.dtype, e.right.span)], {}, e.span)[0]
+
+    def scalar(self, value: Any, dtype: DType, span: Span | None) -> Value:
+        """A static number as a scalar tensor of ``dtype``. Raises E0303 when it does not fit."""
+        assert self.builder is not None
+        if isinstance(value, Dim):
+            return self.emit(OPS["full"], [], {"shape": (), "value": value, "dtype": dtype}, span)[0]
+        fits = {"float": (int, float), "int": (int,), "bool": (bool,)}[dtype.kind]
+        if not isinstance(value, fits) or (isinstance(value, bool) != (dtype.kind == "bool")):
+            raise Diagnostic(
+                "E0303", f"{describe(value)} cannot stand beside a tensor of {dtype}", span,
+                help="convert the tensor first: `cast(x, f32)`" if isinstance(value, float) else None,
+            )  # fmt: skip
+        return self.builder.constant(value, dtype)
+
+    def _static_binary(self, e: ast.Binary, left: Any, right: Any) -> Any:
+        functions = (DeclValue, OpValue, BuiltinValue)
+        for side, expr in ((left, e.left), (right, e.right)):
+            if isinstance(side, (Bundle, Multi)) or (isinstance(side, functions) and e.op not in ("==", "!=")):
+                raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span)
+        # A function is one value, as a name or as the attribute that it becomes.
+        left, right = (self.elaborator.attribute(v) if isinstance(v, functions) else v for v in (left, right))
+        dims = isinstance(left, Dim) or isinstance(right, Dim)
+        if dims and e.op in COMPARISONS and all(isinstance(v, (int, Dim)) for v in (left, right)):
+            verdict = decide(e.op, as_dim(left), as_dim(right), self.builder.graph if self.builder else None)
+            if verdict is None:
+                raise Diagnostic(
+                    "E0407", f"`{left} {e.op} {right}` is not known when compiling", e.span,
+                    help="`require` may state it; `if` needs to know it",
+                )  # fmt: skip
+            return verdict
+        if dims and (isinstance(left, float) or isinstance(right, float) or e.op in ("/", "**")):
+            raise Diagnostic(
+                "E0402", f"`{left} {e.op} {right}` needs a number, but the dimension is only known at run time", e.span
+            )
+        try:
+            result = STATIC_OPERATORS[e.op](left, right)
+        except (TypeError, KeyError):
+            raise Diagnostic(
+                "E0402", f"`{e.op}` cannot be applied to {describe(left)} and {describe(right)}", e.span
+            ) from None
+        except (ZeroDivisionError, OverflowError, ValueError) as error:
+            raise Diagnostic("E0402", f"`{left} {e.op} {right}`: {error}", e.span) from None
+        if isinstance(result, complex) or (isinstance(result, int) and abs(result) >= 1 << 63):
+            raise Diagnostic("E0402", f"`{left} {e.op} {right}` is out of range", e.span)
+        return known(result) if isinstance(result, Dim) else result
+
+    def _one(self, expr: ast.Expr) -> Any:
+        """The value of an expression that is taken apart further."""
+        value = self.eval(expr)
+        if isinstance(value, Multi):
+            raise Diagnostic("E0404", f"{describe(value)} have no parts", expr.span, help="name them first: `a, b = …`")
+        return value
+
+    def _attribute(self, e: ast.Attribute) -> Any:
+        value = self._one(e.value)
+        if isinstance(value, Bundle):
+            if e.name in value.fields:
+                return value.fields[e.name]
+            if e.name in value.statics:
+                return value.statics[e.name]
+            names = [*value.fields, *value.statics]
+            raise Diagnostic(
+                "E0203", f"the record {value.record.name} has no field `{e.name}`", e.span,
+                help=did_you_mean(e.name, names) or f"its fields are {', '.join(names)}",
+            )  # fmt: skip
+        if isinstance(value, Value):
+            properties = {
+                "dtype": value.type.dtype,
+                "shape": tuple(known(d) for d in value.type.shape),
+                "rank": value.type.rank,
+            }
+            if e.name in properties:
+                return properties[e.name]
+            raise Diagnostic("E0203", f"a tensor has no field `{e.name}`", e.span, help="it has dtype, shape and rank")
+        raise Diagnostic("E0203", f"{describe(value)} has no fields", e.span)
+
+    def _scoped(self, e: ast.Scoped) -> Any:
+        if isinstance(e.value, ast.Call):
+            return self.elaborator.calls.call(self.frame, e.value, scope=e.scope)
+        if isinstance(e.value, ast.Pipe):
+            return self._pipe(e.value, scope=e.scope)
+        outer, self.scope = self.scope, join(self.scope, e.scope)
+        try:
+            return self.eval(e.value)
+        finally:
+            self.scope = outer
+
+    def _call(self, e: ast.Call) -> Any:
+        return self.elaborator.calls.call(self.frame, e)
+
+    def _pipe(self, e: ast.Pipe, scope: str = "") -> Any:
+        right: ast.Expr = e.right
+        if isinstance(right, ast.Scoped):
+            scope = right.scope
+            right = right.value
+        first = ast.Arg(None, e.left, span=e.left.span)
+        if isinstance(right, ast.Call):
+            call = ast.Call(right.function, [first, *right.args], span=e.span)
+        elif isinstance(right, ast.Name):
+            call = ast.Call(right, [first], span=e.span)
+        else:
+            raise Diagnostic("E0208", "the right side of `|>` must be a function", right.span, help="write `x |> f(a)`")
+        return self.elaborator.calls.call(self.frame, call, scope=scope)
+
+    def _index(self, e: ast.Index) -> Any:
+        value = self._one(e.value)
+        if isinstance(value, tuple):
+            return self._list_index(e, value)
+        if not is_tensor(value):
+            raise Diagnostic("E0506", f"{describe(value)} cannot be indexed", e.span)
+        items = list(e.items)
+        dots = [i for i, item in enumerate(items) if isinstance(item, ast.Ellipsis_)]
+        if len(dots) > 1 or len(items) - len(dots) > value.type.rank:
+            raise Diagnostic("E0305", f"{len(items)} indices for the {value.type.rank} axes of {value.type}", e.span)
+        if dots:
+            fill: list[ast.Expr] = [ast.Slice(None, None, None)] * (value.type.rank - len(items) + 1)
+            items[dots[0] : dots[0] + 1] = fill
+        axis = 0
+        for item in items:
+            value, kept = self._index_axis(value, item, axis)
+            axis += kept
+        return value
+
+    def _index_axis(self, value: Value, item: ast.Expr, axis: int) -> tuple[Value, int]:
+        span = item.span
+        if isinstance(item, ast.Slice):
+            start, stop, step = (None if x is None else self.eval(x) for x in (item.start, item.stop, item.step))
+            if start is None and stop is None and step is None:
+                return value, 1
+            for bound in (start, stop, step):
+                if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, Dim))):
+                    raise Diagnostic("E0402", f"a slice is made of integers, not {describe(bound)}", span)
+            attrs = {"axis": axis, "start": start, "stop": stop, "step": 1 if step is None else step}
+            return self.emit(OPS["slice"], [value], attrs, span)[0], 1
+        index = self.eval(item)
+        if is_tensor(index):
+            return self.emit(OPS["take"], [value, index], {"axis": axis, "batch": 0}, span)[0], index.type.rank
+        if isinstance(index, bool) or not isinstance(index, (int, Dim)):
+            raise Diagnostic(
+                "E0402", f"an index is an integer, a slice or an integer tensor, not {describe(index)}", span
+            )
+        stop = None if index == -1 else index + 1
+        one = self.emit(OPS["slice"], [value], {"axis": axis, "start": index, "stop": stop}, span)[0]
+        return self.emit(OPS["squeeze"], [one], {"axis": axis}, span)[0], 0
+
+    def _list_index(self, e: ast.Index, value: tuple[Any, ...]) -> Any:
+        if len(e.items) == 1 and isinstance(e.items[0], ast.Slice):
+            item = e.items[0]
+            return value[slice(*(None if x is None else self.eval(x) for x in (item.start, item.stop, item.step)))]
+        index = self.eval(e.items[0]) if len(e.items) == 1 else None
+        if isinstance(index, bool) or not isinstance(index, int) or not -len(value) <= index < len(value):
+            raise Diagnostic("E0402", f"a list of {len(value)} items has no item {describe(index)}", e.span)
+        return value[index]
+
+    def _misplaced(self, e: ast.Expr) -> Any:
+        raise Diagnostic("E0405", "a slice or `...` stands only within brackets", e.span)
+
+    _EVAL: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
+        ast.Name: _name, ast.Int: _literal, ast.Real: _literal, ast.Str: _literal, ast.Bool: _literal,
+        ast.NoneValue: _none, ast.ListExpr: _list, ast.Unary: _unary, ast.Binary: _binary, ast.Attribute: _attribute,
+        ast.Scoped: _scoped, ast.Call: _call, ast.Pipe: _pipe, ast.Index: _index,
+        ast.Slice: _misplaced, ast.Ellipsis_: _misplaced,
+    }  # fmt: skip
+
+    # Emission ----------------------------------------------------------------------------------------------------
+
+    def local(self, value: Value) -> Value:
+        """``value`` as seen from the graph being built: a value of an outer graph is captured."""
+        return value if self.region is None else self.region.local(value)
+
+    def emit(self, op: Any, inputs: list[Any], attrs: dict[str, Any], span: Span | None, *,
+             spans: list[Span | None] | None = None) -> list[Value]:  # fmt: skip
+        """Add a node. Raises E0505 in a static context."""
+        if self.builder is None:
+            raise Diagnostic("E0505", f"`{op.name}` makes a tensor, but a static value is needed here", span)
+        if self.region is not None:
+            inputs = [None if v is None else self.region.local(v) for v in inputs]
+        return self.builder.emit(op, inputs, attrs, span=span, spans=spans, scope=self.scope)
+
+    def type(self, pattern: Pattern, span: Span | None) -> TensorType:
+        """The type that a pattern has here. Raises E0201 when a dimension or dtype variable has no value."""
+        shape: list[Dim] = []
+        for dim in pattern.shape:
+            if dim is ...:
+                shape += (self.bound.pack if self.bound else None) or ()
+                continue
+            values = {}
+            for name in dim.symbols:
+                value = self.env.get(name)
+                if isinstance(value, bool) or not isinstance(value, (int, Dim)):
+                    raise Diagnostic(
+                        "E0201", f"the dimension `{name}` is not defined", span,
+                        help=did_you_mean(name, [n for n, v in self.env.items() if isinstance(v, (int, Dim))]),
+                    )  # fmt: skip
+                values[name] = as_dim(value)
+            shape.append(size_of(dim.subs(values), span))
+        dtype = pattern.dtype if isinstance(pattern.dtype, DType) else self.dtypes.get(pattern.dtype)
+        if dtype is None:
+            dtype = self.elaborator.dtype if pattern.dtype in ("float", "num", "any") else DTYPES["i64"]
+        return TensorType(dtype, tuple(shape))
+
+
+def size_of(dim: Dim, span: Span | None) -> Dim:
+    """A dimension of a declared type. Raises E0306 when it is known to be negative."""
+    if dim.value is not None and dim.value < 0:
+        raise Diagnostic("E0306", f"a dimension of this type is {dim}, but must not be negative", span)
+    return dim
+
+
+def join(scope: str, name: str) -> str:
+    return f"{scope}.{name}" if scope else name
+
+
+def decide(op: str, left: Dim, right: Dim, graph: Graph | None) -> bool | None:
+    """Whether ``left op right`` holds for all sizes (True), for none (False), or cannot be told (None)."""
+    facts = {} if graph is None else graph.facts
+    if graph is not None:
+        left, right = graph.expand_lets(left), graph.expand_lets(right)
+    if op in ("==", "!="):
+        if left == right:
+            return op == "=="
+        if prove_ge(left, right + 1, facts) or prove_ge(right, left + 1, facts):
+            return op == "!="
+        return None
+    if op in ("<", "<="):
+        left, right, op = right, left, ">" if op == "<" else ">="
+    margin = 1 if op == ">" else 0
+    if prove_ge(left, right + margin, facts):
+        return True
+    return False if prove_ge(right, left + 1 - margin, facts) else None

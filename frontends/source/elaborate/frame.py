@@ -1,0 +1,302 @@
+"""One activation of a body: its statements. Expressions are in :mod:`.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any, ClassVar
+
+from ....ir.builder import Builder
+from ....ir.diagnostics import Diagnostic, Span, did_you_mean
+from ....ir.dims.dim import Dim, as_dim, prove_ge
+from ....ir.graph import Initializer, Require, Value
+from ....ir.ops import OPS
+from ....ir.signature import RecordPattern
+from ....ir.types import TensorType
+from ..syntax import ast
+from .builtin import BUILTIN, known
+from .evaluate import COMPARISONS, Evaluator, decide, join
+from .regions import Region
+from .values import Bundle, Multi, describe, is_tensor, like, same_structure, tensors_of
+
+_INITIALISERS = {
+    "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
+    "xavier_uniform": 0, "kaiming_uniform": 0,
+}  # fmt: skip
+_DISTRIBUTIONS = {"uniform": 2, "normal": 2, "gumbel": 0}
+
+
+class Frame(Evaluator):
+    """A body being elaborated: an evaluator that also runs statements."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.states: dict[str, str] = {}
+        self.result: list[Any] | None = None
+        self.return_span: Span | None = None
+
+    # Statements --------------------------------------------------------------------------------------------------
+
+    def run(self, body: list[ast.Stmt]) -> bool:
+        """Execute statements; True when a ``return`` was reached (its values are in ``result``)."""
+        for statement, following in zip_longest(body, body[1:]):
+            if self._DO[type(statement)](self, statement):
+                if isinstance(statement, ast.ReturnStmt) and following is not None:
+                    raise Diagnostic("E0504", "nothing after a `return` is ever reached", following.span)
+                return True
+        return False
+
+    def _assign(self, s: ast.Assign) -> None:
+        value = self.eval(s.value)
+        if len(s.targets) == 1:
+            if isinstance(value, Multi):
+                names = [s.targets[0], *(f"{s.targets[0]}_{i}" for i in range(1, len(value.items)))]
+                raise Diagnostic(
+                    "E0404", f"{len(value.items)} results cannot be assigned to one name", s.span,
+                    help=f"name all of them: `{', '.join(names)} = …`",
+                )  # fmt: skip
+            self.bind(s.targets[0], value, s.target_spans[0] if s.target_spans else s.span)
+            return
+        items = value.items if isinstance(value, Multi) else (value,)
+        if len(items) != len(s.targets):
+            raise Diagnostic("E0404", f"{len(s.targets)} names, but the expression has {len(items)} result(s)", s.span)
+        for i, (name, item) in enumerate(zip(s.targets, items, strict=True)):
+            self.bind(name, item, s.target_spans[i] if s.target_spans else s.span)
+
+    def bind(self, name: str, value: Any, span: Span | None) -> None:
+        """Give a name its value; tensors made here take it as their printed name."""
+        if name in BUILTIN:
+            raise Diagnostic(
+                "E0205",
+                f"`{name}` is built in and cannot be assigned",
+                span,
+                help=f"choose another name, such as `{name}_`",
+            )
+        if isinstance(value, Value) and value.node is not None:
+            value.name = value.name or name
+        elif isinstance(value, Bundle):
+            for field, tensor in value.fields.items():
+                if tensor.node is not None:
+                    tensor.name = tensor.name or f"{name}_{field}"
+        self.env[name] = value
+
+    def _param(self, s: ast.ParamStmt) -> None:
+        if self.kind == "op" or self.kind == "fn":
+            raise Diagnostic(
+                "E0506",
+                f"a `{self.kind}` cannot own the {s.kind} `{s.name}`",
+                s.span,
+                help="declare a `layer`, or pass it in",
+            )
+        pattern = self.elaborator.signatures.pattern(self.unit, s.type)
+        if isinstance(pattern, RecordPattern):
+            raise Diagnostic("E0310", f"the {s.kind} `{s.name}` must be a tensor", s.span)
+        type = self.type(pattern, s.type.span)
+        init = self._initializer(s.init, _INITIALISERS, s.kind) if s.init is not None else Initializer("zeros")
+        full = join(self.scope, s.external or s.name)
+        self.bind(s.name, self.root.param(full, type, init, s.kind == "param", s.span), s.span)
+
+    @property
+    def root(self) -> Builder:
+        """The builder of the outermost graph, which owns parameters and inputs."""
+        assert self.builder is not None
+        return self.builder if self.region is None else self.region.root
+
+    def _initializer(self, expr: ast.Expr, table: dict[str, int], what: str) -> Initializer:
+        name = expr.function if isinstance(expr, ast.Call) else expr
+        if not isinstance(name, ast.Name) or name.id not in table:
+            shown = name.id if isinstance(name, ast.Name) else "this"
+            raise Diagnostic(
+                "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
+                help=did_you_mean(shown, table) or f"one of: {', '.join(table)}",
+            )  # fmt: skip
+        args = [self.eval(a.value) for a in expr.args] if isinstance(expr, ast.Call) else []
+        if len(args) > table[name.id] or any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
+            raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
+        if len(args) < table[name.id] and table is _INITIALISERS:
+            raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
+        return Initializer(name.id, tuple(float(a) for a in args))
+
+    def _input(self, s: ast.StateStmt | ast.RandomStmt, role: str, init: Initializer) -> None:
+        what = role if role == "state" else f"{role} input"
+        pattern = self.elaborator.signatures.pattern(self.unit, s.type)
+        if isinstance(pattern, RecordPattern) or self.kind not in ("layer", "model"):
+            raise Diagnostic(
+                "E0506", f"a {what} is a tensor of a layer or a model", s.span,
+                help=f"declare it in a `layer`, and pass it in: `{s.name}: {s.type.name}[…]`",
+            )  # fmt: skip
+        if self.region is not None:
+            raise Diagnostic(
+                "E0506", f"the {what} `{s.name}` belongs to the whole program, not to a step of a loop", s.span,
+                help="declare it before the loop, and carry it: `fold … from (…)`" if role == "state" else
+                "declare it before the loop, with an axis for the steps: here it would be the same in every one",
+            )  # fmt: skip
+        name = join(self.scope, s.name).replace(".", "_")
+        if any(v.name == name for v in self.root.graph.inputs):
+            raise Diagnostic(
+                "E0206", f"the program has an input `{name}` already", s.span,
+                help="a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
+            )  # fmt: skip
+        self.bind(s.name, self.root.input(name, self.type(pattern, s.type.span), role, init, s.span), s.span)
+        if role == "state":
+            self.states[s.name] = name
+
+    def _state(self, s: ast.StateStmt) -> None:
+        init = self._initializer(s.init, _INITIALISERS, "state") if s.init is not None else Initializer("zeros")
+        self._input(s, "state", init)
+
+    def _random(self, s: ast.RandomStmt) -> None:
+        self._input(s, "random", self._initializer(s.distribution, _DISTRIBUTIONS, "random input"))
+
+    def _tap(self, s: ast.TapStmt) -> None:
+        value = self.eval(s.value)
+        if not is_tensor(value):
+            raise Diagnostic("E0506", f"`tap {s.name}` exposes a tensor, not {describe(value)}", s.span)
+        if self.region is not None or self.kind not in ("layer", "model"):
+            where = "a step of a loop" if self.region is not None else f"a `{self.kind}`"
+            raise Diagnostic(
+                "E0506", f"`tap {s.name}` stands in {where}", s.span,
+                help="a tap is a statement of a layer or a model; return the value to one",
+            )  # fmt: skip
+        name = join(self.scope, s.name).replace(".", "_")
+        if any(info.name == name for info in self.root.graph.output_info):
+            raise Diagnostic(
+                "E0204", f"`{name}` is the name of two outputs", s.span,
+                help="taps that are reached twice need scopes: `layer(…) as name`, `repeat … as blocks`",
+            )  # fmt: skip
+        self.root.graph.add_output(value, name, "tap")
+
+    def _require(self, s: ast.RequireStmt) -> None:
+        self._need(s.condition, s)
+
+    def _need(self, condition: ast.Expr, s: ast.RequireStmt) -> None:
+        if isinstance(condition, ast.Binary) and condition.op == "and":
+            self._need(condition.left, s)
+            self._need(condition.right, s)
+            return
+        graph = self.builder.graph if self.builder is not None else None
+        if isinstance(condition, ast.Binary) and condition.op in COMPARISONS:
+            left, right = self.eval(condition.left), self.eval(condition.right)
+            if all(isinstance(v, (int, Dim)) and not isinstance(v, bool) for v in (left, right)):
+                verdict = decide(condition.op, as_dim(left), as_dim(right), graph)
+                if verdict is None and graph is not None:
+                    graph.requires.append(Require(as_dim(left), condition.op, as_dim(right), s.message, s.span))
+                elif not verdict:
+                    raise Diagnostic("E0501", f"{s.message} ({left} {condition.op} {right} does not hold)", s.span)
+                return
+        if not self.static_bool(condition, "require"):
+            raise Diagnostic("E0501", s.message, s.span)
+
+    def _let(self, s: ast.LetStmt) -> None:
+        value = self.eval(s.value)
+        if isinstance(value, bool) or not isinstance(value, (int, Dim)):
+            raise Diagnostic("E0402", f"`let {s.name}` names a dimension, not {describe(value)}", s.span)
+        if (
+            isinstance(value, Dim)
+            and self.kind in ("layer", "model")
+            and self.region is None
+            and self.builder is not None
+        ):
+            least = 1 if prove_ge(self.builder.graph.expand_lets(value), 1) else 0
+            value = known(self.builder.name_dim(s.name, value, least))
+        self.bind(s.name, value, s.span)
+
+    def _repeat(self, s: ast.RepeatStmt) -> bool:
+        iterable = self.eval(s.iterable)
+        if isinstance(iterable, int) and not isinstance(iterable, bool) and iterable >= 0:
+            iterable = tuple(range(iterable))
+        if not isinstance(iterable, tuple):
+            raise Diagnostic(
+                "E0402", f"`repeat` takes a count or a list known when compiling, not {describe(iterable)}",
+                s.iterable.span,
+                help="for a count that only run time knows use `fold`",
+            )  # fmt: skip
+        outer = self.scope
+        for i, item in enumerate(iterable):
+            self.bind(s.variable, item, s.span)
+            self.scope = join(outer, f"{s.scope}.{i}") if s.scope else outer
+            if self.run(s.body):
+                return True
+        self.scope = outer
+        return False
+
+    def _if(self, s: ast.IfStmt) -> bool:
+        for condition, body in s.branches:
+            if self.static_bool(condition, "if"):
+                return self.run(body)
+        return self.run(s.orelse) if s.orelse is not None else False
+
+    def static_bool(self, expr: ast.Expr, what: str) -> bool:
+        """A condition that must be known. Raises E0407 when it is not."""
+        value = self.eval(expr)
+        if isinstance(value, Value):
+            raise Diagnostic(
+                "E0407", f"the condition of `{what}` must be static, but is {describe(value)}", expr.span,
+                help="`where(condition, a, b)` chooses at run time",
+            )  # fmt: skip
+        if not isinstance(value, bool):
+            raise Diagnostic(
+                "E0407", f"the condition of `{what}` must be true or false, but is {describe(value)}", expr.span
+            )
+        return value
+
+    def _fold(self, s: ast.FoldStmt) -> None:
+        count = self.eval(s.count)
+        if isinstance(count, bool) or not isinstance(count, (int, Dim)):
+            raise Diagnostic("E0402", f"`fold` takes a number of steps, not {describe(count)}", s.count.span)
+        assert self.builder is not None
+        starts: dict[str, Value | Bundle] = {}
+        for name in s.carried:
+            value = self.eval(ast.Name(name, span=s.span))
+            if not tensors_of(value):
+                raise Diagnostic(
+                    "E0308",
+                    f"the carried value `{name}` must be a tensor or a record, but is {describe(value)}",
+                    s.span,
+                )
+            if name in starts or name == s.variable:
+                raise Diagnostic("E0204", f"`{name}` is a name of this `fold` twice", s.span)
+            starts[name] = like(value, map(self.local, tensors_of(value)))
+        region = Region("fold", self.builder, self.region)
+        inner = self.nested(region)
+        inner.env[s.variable] = region.argument(s.variable, TensorType.of("i64"))
+        for name, start in starts.items():
+            inner.env[name] = like(start, (region.argument(name, v.type) for v in tensors_of(start)))
+        if inner.run(s.body):
+            raise Diagnostic(
+                "E0504", "`return` inside of `fold`", s.span, help="carry the value and return it after the loop"
+            )
+        for name, start in starts.items():
+            value = inner.env[name]
+            if not same_structure(start, value):
+                other = " with other static fields" if isinstance(start, Bundle) and isinstance(value, Bundle) else ""
+                raise Diagnostic("E0308", f"the carried value `{name}` became {describe(value)}{other}", s.span)
+            for tensor in tensors_of(value):
+                region.graph.add_output(region.local(tensor), name)
+        carried = [tensor for start in starts.values() for tensor in tensors_of(start)]
+        attrs = {"n": count, "carried": len(carried), "body": region.graph}
+        outputs = iter(self.emit(OPS["fold"], [*carried, *region.captured], attrs, s.span))
+        for name, start in starts.items():
+            self.bind(name, like(start, outputs), s.span)
+
+    def nested(self, region: Region) -> Frame:
+        """A frame for a loop's body, which sees the names of this one."""
+        frame = Frame(self.elaborator, self.unit, dict(self.env), builder=region.builder, region=region,
+                      scope=self.scope, dtypes=self.dtypes, kind=self.kind, bound=self.bound)  # fmt: skip
+        frame.states = self.states
+        return frame
+
+    def _return(self, s: ast.ReturnStmt) -> bool:
+        values: list[Any] = []
+        for expr in s.values:
+            value = self.eval(expr)
+            values += value.items if isinstance(value, Multi) else [value]
+        self.result = values
+        self.return_span = s.span
+        return True
+
+    _DO: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
+        ast.Assign: _assign, ast.ParamStmt: _param, ast.StateStmt: _state, ast.RandomStmt: _random, ast.TapStmt: _tap,
+        ast.RequireStmt: _require, ast.LetStmt: _let, ast.RepeatStmt: _repeat, ast.IfStmt: _if, ast.FoldStmt: _fold,
+        ast.ReturnStmt: _return,
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""Checking declarations that no model calls: with free dimensions and default static parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....ir.builder import Builder
+from ....ir.diagnostics import Diagnostic
+from ....ir.dims.dim import const, sym
+from ....ir.graph import Graph, Value
+from ....ir.signature import REQUIRED, Bindings, RecordPattern
+from ....ir.types import DTYPES, KINDS, DType, TensorType
+from ..syntax import ast
+from .elaborate import Elaborator
+from .frame import Frame
+from .library import Declared, Unit
+
+# What a check without a caller cannot know: a condition or number that depends on a static parameter or a free
+# dimension, a size that only some callers make fit.
+UNDECIDED = frozenset({"E0402", "E0407", "E0305", "E0306", "E0307", "E0501", "E0304", "E0302", "E0301", "E0208"})
+
+
+def check_declarations(elaborator: Elaborator, unit: Unit) -> None:
+    """Elaborate each fn, op and layer of a unit once by itself.
+
+    Raises:
+        Diagnostic: a mistake that no caller could make good.
+    """
+    for declared in list(unit.names.values()):
+        node = declared.node
+        if declared.unit is not unit:
+            continue
+        if isinstance(node, ast.Const):
+            elaborator.const(declared)
+        elif isinstance(node, ast.Record):
+            elaborator.signatures.record(declared)
+        elif isinstance(node, ast.Function):
+            elaborator.check_cycles(declared)
+            elaborator.signatures.of(declared)
+            if node.kind != "model" and id(node) not in elaborator.called:
+                _check_function(elaborator, declared, node)
+
+
+def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Function) -> None:
+    signature = elaborator.signatures.of(declared)
+    bound = Bindings(dtypes={kind: DTYPES["i64" if kind == "int" else "f32"] for kind in KINDS}, pack=(sym("N_"),))
+    assumed = False
+    for static in signature.statics:
+        if static.default is REQUIRED:
+            if static.kind != "int":
+                return
+            bound.dims[static.name] = bound.statics[static.name] = sym(static.name)
+            assumed = True
+            continue
+        try:
+            value = static.default(bound) if callable(static.default) else static.default
+        except (Diagnostic, KeyError):
+            return
+        bound.statics[static.name] = value
+        if isinstance(value, int) and not isinstance(value, bool):
+            bound.dims[static.name] = const(value)
+    # One axis stands for `...`, where a caller may have any number.
+    assumed |= any(... in pattern.shape for _, pattern, _ in signature.leaves())
+    graph = Graph(node.name)
+    builder = Builder(graph)
+    operands: list[Value | None] = []
+    for name, pattern, optional in signature.leaves():
+        if optional:
+            operands.append(None)
+            continue
+        for dim in pattern.shape:
+            if dim is not ...:
+                for symbol in dim.symbols - bound.dims.keys():
+                    bound.dims[symbol] = sym(symbol)
+        dtype = pattern.dtype if isinstance(pattern.dtype, DType) else bound.dtypes[pattern.dtype]
+        shape: list[Any] = []
+        for dim in pattern.shape:
+            shape += bound.pack or () if dim is ... else [dim.subs(bound.dims)]
+        operands.append(builder.input(name.replace(".", "_"), TensorType(dtype, tuple(shape))))
+    if any(isinstance(o.type, RecordPattern) and o.type.record.statics for o in signature.operands):
+        return
+    bound.given = frozenset(o.name for o in signature.operands if not o.optional)
+    env = elaborator.calls.body_environment(signature, bound, operands)
+    frame = Frame(
+        elaborator, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound
+    )
+    try:
+        frame.run(node.body)
+        elaborator.check_results(declared, signature, bound, frame)
+    except Diagnostic as error:
+        if error.code not in UNDECIDED or not (assumed or _depends(error)):
+            raise
+
+
+def _depends(error: Diagnostic) -> bool:
+    """Whether the mistake names a free symbol: a caller with other sizes may be right."""
+    return error.code in ("E0402", "E0407", "E0208") or any(c.isupper() for c in error.message.split(":")[0])

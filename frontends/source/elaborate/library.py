@@ -1,0 +1,160 @@
+"""Source files as units: where names come from. std and zoo lie in the package, other files beside the user's.
+
+A unit is parsed once; its names are its own declarations and what its ``use`` lines bring in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from ....ir.declarations import LOCAL
+from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ..syntax import ast
+from ..syntax.cache import load_ast
+from ..syntax.parser import parse
+
+SPECS = Path(__file__).resolve().parents[3] / "specs"
+
+
+@dataclass(eq=False)
+class Declared:
+    """A declaration and the unit that it stands in (its names are looked up there)."""
+
+    unit: Unit
+    node: ast.Function | ast.Record | ast.Const | ast.Rewrite
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.unit.module}.{self.node.name}"
+
+
+@dataclass(eq=False)
+class Unit:
+    """One source file. ``module`` is ``std.nn`` for shipped files, else ``local``; ``root`` bounds its includes."""
+
+    module: str
+    path: str
+    root: Path | None
+    file: ast.File
+    names: dict[str, Declared] = field(default_factory=dict)
+
+    def local(self, name: str) -> bool:
+        """Whether ``name`` is declared here, not brought in."""
+        return name in self.names and self.names[name].unit is self
+
+    @property
+    def models(self) -> dict[str, ast.Function]:
+        return {n.name: n for n in self.file.items if isinstance(n, ast.Function) and n.kind == "model"}
+
+
+class Library:
+    """All units of one program."""
+
+    def __init__(self) -> None:
+        self._units: dict[str, Unit] = {}
+        self._loading: list[tuple[str, Span | None]] = []
+
+    def std(self, module: str, span: Span | None = None) -> Unit:
+        """A shipped file: ``std.nn`` is ``specs/std/nn.tess``. Raises E0202 when there is none."""
+        path = SPECS.joinpath(*module.split(".")).with_suffix(".tess")
+        if not path.is_file():
+            known = [".".join(p.relative_to(SPECS).with_suffix("").parts) for p in SPECS.rglob("*.tess")]
+            raise Diagnostic(
+                "E0202", f"there is no module `{module}`", span,
+                help=did_you_mean(module, known) or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
+            )  # fmt: skip
+        return self._unit(module, path, None, span)
+
+    def declaring(self, name: str) -> str | None:
+        """The first module of std that declares ``name``."""
+        modules = (f"std.{path.stem}" for path in sorted((SPECS / "std").glob("*.tess")))
+        return next((module for module in modules if self.std(module).local(name)), None)
+
+    def file(self, path: str | Path, root: Path | None = None, span: Span | None = None) -> Unit:
+        """A user's file. A shipped file opened by its path is the shipped module."""
+        real = Path(path).resolve()
+        if real.is_relative_to(SPECS):
+            return self.std(".".join(real.relative_to(SPECS).with_suffix("").parts), span)
+        return self._unit(LOCAL, Path(path), root or real.parent, span)
+
+    def text(self, text: str, path: str = "<string>", root: Path | None = None) -> Unit:
+        """A program that is not in a file."""
+        return self._link(Unit(LOCAL, path, root, parse(text, path)))
+
+    def _unit(self, module: str, path: Path, root: Path | None, span: Span | None) -> Unit:
+        key = str(path.resolve())
+        found = self._units.get(key)
+        if found is not None:
+            return found
+        chain = [p for p, _ in self._loading]
+        if key in chain:
+            names = [Path(p).name for p in [*chain[chain.index(key) :], key]]
+            raise Diagnostic(
+                "E0006", f"files use each other in a circle: {' -> '.join(names)}", span,
+                help="move what both need into a third file",
+            )  # fmt: skip
+        self._loading.append((key, span))
+        try:
+            unit = self._link(Unit(module, str(path), root, load_ast(path)))
+        finally:
+            self._loading.pop()
+        self._units[key] = unit
+        return unit
+
+    def _link(self, unit: Unit) -> Unit:
+        for use in unit.file.uses:
+            source = self._used(unit, use)
+            for name, alias in use.names:
+                target = source.names.get(name)
+                if target is None or target.unit is not source:
+                    own = [n for n in source.names if source.local(n)]
+                    raise Diagnostic(
+                        "E0202", f"`{use.path}` declares no `{name}`", use.span, help=did_you_mean(name, own)
+                    )
+                self._declare(unit, alias or name, target, use.span)
+        for item in unit.file.items:
+            if not isinstance(item, ast.Compile):
+                span = item.name_span if isinstance(item, ast.Function) else item.span
+                self._declare(unit, item.name, Declared(unit, item), span)
+        return unit
+
+    def _used(self, unit: Unit, use: ast.Use) -> Unit:
+        if not use.quoted:
+            return self.std(use.path, use.span)
+        if unit.root is None:
+            raise Diagnostic("E0005", f'only files can use files: `"{use.path}"`', use.span)
+        target = (Path(unit.path).resolve().parent / use.path).resolve()
+        if not target.is_relative_to(unit.root.resolve()):
+            raise Diagnostic(
+                "E0005", f'`"{use.path}"` is outside of the project', use.span,
+                help="a program may only use files in the folder of its main file, or below it",
+            )  # fmt: skip
+        if not target.is_file():
+            near = [p.name for p in target.parent.glob("*.tess")] if target.parent.is_dir() else []
+            raise Diagnostic(
+                "E0001", f'there is no file `"{use.path}"`', use.span, help=did_you_mean(target.name, near)
+            )
+        return self._unit(LOCAL, Path(unit.path).parent / use.path, unit.root, use.span)
+
+    @staticmethod
+    def _declare(unit: Unit, name: str, declared: Declared, span: Span | None) -> None:
+        from .builtin import BUILTIN
+
+        if name in BUILTIN:
+            raise Diagnostic(
+                "E0205", f"`{name}` is built in and cannot be declared again", span, help="choose another name"
+            )
+        other = unit.names.get(name)
+        if other is not None:
+            raise Diagnostic(
+                "E0204", f"`{name}` is declared twice", span, notes=[Note("the first one is here", other.node.span)]
+            )
+        unit.names[name] = declared
+
+
+@lru_cache(maxsize=1)
+def shared() -> Library:
+    """The library of shipped files that passes and the Python API share."""
+    return Library()

@@ -1,0 +1,43 @@
+"""Bodies of loops: a graph of its own, into which outer values are captured when they are first used."""
+
+from __future__ import annotations
+
+from ....ir.builder import Builder
+from ....ir.graph import Graph, Input, Value
+from ....ir.types import TensorType
+
+
+class Region:
+    """The body of a ``fold`` or ``scan`` under construction.
+
+    ``captured`` are the outer values, in the order of the body's last inputs; with ``parent`` the outer graph is itself
+    a body.
+    """
+
+    def __init__(self, name: str, outer: Builder, parent: Region | None) -> None:
+        self.graph = Graph(name)
+        self.builder = Builder(self.graph, span=outer.span, scope=outer.scope)
+        self.root: Builder = outer if parent is None else parent.root
+        self.parent = parent
+        self.captured: list[Value] = []
+        self._twins: dict[Value, Value] = {}
+        self.graph.lets = self.root.graph.lets
+        self.graph.facts = self.root.graph.facts
+
+    def argument(self, name: str, type: TensorType) -> Value:
+        """An input of the body that is not captured."""
+        value = self.graph.add_input(Input(type, name))
+        self._twins[value] = value
+        return value
+
+    def local(self, value: Value) -> Value:
+        """The value inside the body: itself when made here, else its captured twin."""
+        if value.node is not None and value.node.graph is self.graph:
+            return value
+        twin = self._twins.get(value)
+        if twin is None:
+            outer = value if self.parent is None else self.parent.local(value)
+            twin = self.graph.add_input(Input(value.type, value.name or f"captured{len(self.captured)}"))
+            self._twins[value] = self._twins[twin] = twin
+            self.captured.append(outer)
+        return twin

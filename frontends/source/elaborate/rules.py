@@ -1,0 +1,114 @@
+"""``rewrite`` declarations as rules: the pattern becomes a tree, the replacement is elaborated at each match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ....ir.builder import Builder
+from ....ir.diagnostics import Diagnostic, Span
+from ....ir.graph import Value
+from ....ir.op import Composite
+from ....ir.pattern import Match, Rule
+from ....ir.signature import Bindings, RecordDef, RecordPattern
+from ..syntax import ast
+from .cycles import names_in
+from .frame import Frame
+from .library import Declared
+from .rule_pattern import Named, PatternReader
+from .signatures import environment
+from .values import Bundle, Multi, describe
+
+if TYPE_CHECKING:
+    from .elaborate import Elaborator
+
+
+def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
+    """The rule of a ``rewrite`` declaration.
+
+    Raises:
+        Diagnostic: E0208 when the pattern calls what is no op, E0405 when it is no tree of calls, variables and numbers, or
+            what else is wrong with it.
+    """
+    node = declared.node
+    assert isinstance(node, ast.Rewrite)
+    function = ast.Function("fn", node.name, node.params, node.statics, [], [], span=node.span)
+    # Not `of`, which remembers signatures by the identity of a declaration; this one is made here.
+    signature = elaborator.signatures.function(declared.unit, function)
+    reader = PatternReader(elaborator, declared, signature)
+    pattern = reader.read(node)
+    optional = [o.name for o in signature.operands if o.optional]
+    records = {o.name: o.type.record for o in signature.operands if isinstance(o.type, RecordPattern)}
+
+    def environment_of(match: Match) -> dict[str, Any]:
+        bound = match.bindings or Bindings()
+        env = {k: v for k, v in environment(bound).items() if not k.startswith("given ")}
+        env = {**env, **dict.fromkeys(optional), **match.statics, **match.tensors}
+        for name, record in records.items():
+            if f"{name}.{record.fields[0][0]}" in match.tensors:
+                statics = {field: match.statics[f"{name}.{field}"] for field, _ in record.statics}
+                env[name] = _bundle(name, record, match, statics)
+        for name, named in reader.named.items():
+            if named.type is not None:
+                env[name] = _bundle(name, named.type, match, _statics(elaborator, name, named, match))
+        return env
+
+    def replace(builder: Builder, match: Match) -> Sequence[Value]:
+        dtypes = dict(match.bindings.dtypes) if match.bindings else {}
+        frame = Frame(elaborator, declared.unit, environment_of(match), builder=builder, dtypes=dtypes, kind="op")
+        return [value for expr in node.replacement for value in _tensors(frame.eval(expr), expr.span)]
+
+    def where(match: Match) -> bool | str:
+        assert node.condition is not None
+        try:
+            holds = elaborator.static(declared.unit, node.condition, environment_of(match))
+        except Diagnostic as error:
+            # What is not known, or cannot be computed of these sizes, does not hold.
+            if error.code not in ("E0402", "E0407"):
+                raise
+            return error.message
+        return True if holds is True else "the `where` condition does not hold"
+
+    used = set(names_in(node.replacement))
+    kept = tuple(_first(name, named) for name, named in reader.named.items() if name in used)
+    return Rule(
+        node.name,
+        node.contract,
+        pattern,
+        replace,
+        where if node.condition is not None else None,
+        signature,
+        node.doc or "",
+        kept,
+        node.span,
+    )
+
+
+def _first(name: str, named: Named) -> str:
+    return name if named.type is None else f"{name}.{named.type.fields[0][0]}"
+
+
+def _bundle(name: str, record: RecordDef, match: Match, statics: dict[str, Any]) -> Bundle:
+    return Bundle(record, {field: match.tensors[f"{name}.{field}"] for field, _ in record.fields}, statics)
+
+
+def _statics(elaborator: Elaborator, name: str, named: Named, match: Match) -> dict[str, Any]:
+    """The static fields of a record that a matched call returned; only the body of its op knows them."""
+    assert named.type is not None
+    node = match.tensors[_first(name, named)].node
+    if not named.type.statics or node is None or not isinstance(node.op, Composite):
+        return {}
+    return elaborator.record_statics(node.op, node)[named.record]
+
+
+def _tensors(value: Any, span: Span | None) -> Iterator[Value]:
+    """The tensors of a replacement, records flattened. Raises E0506 for what is none."""
+    if isinstance(value, Value):
+        yield value
+    elif isinstance(value, Multi):
+        for item in value.items:
+            yield from _tensors(item, span)
+    elif isinstance(value, Bundle):
+        yield from value.fields.values()
+    else:
+        raise Diagnostic("E0506", f"the replacement must be a tensor, not {describe(value)}", span)

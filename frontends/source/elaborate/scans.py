@@ -1,0 +1,60 @@
+"""Associative scans: a function of the language becomes the body of the op ``scan``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ....ir.diagnostics import Diagnostic, Span
+from ....ir.ops import OPS
+from ....ir.types import TensorType
+from .regions import Region
+from .values import Bundle, Multi, describe, is_tensor, static_kind
+
+if TYPE_CHECKING:
+    from .calls import Argument, Calls
+    from .frame import Frame
+
+
+def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | None) -> Any:
+    """The running results of a function: ``scan(combine, x, y, axis=1)``. Raises E0305, E0404, E0405."""
+    statics = {n: v for n, v, _ in arguments if n is not None}
+    plain = [v for n, v, _ in arguments if n is None]
+    for _, value, where in arguments:
+        if isinstance(value, Bundle):
+            fields = ", ".join(f"….{name}" for name in value.fields)
+            raise Diagnostic(
+                "E0405", f"`scan` takes tensors, not {describe(value)}, whose fields would lose an axis", where,
+                help=f"scan its fields: `scan(f, {fields}, axis=1)`",
+            )  # fmt: skip
+    if not plain or static_kind(plain[0]) != "fn" or not all(map(is_tensor, plain[1:])) or set(statics) != {"axis"}:
+        raise Diagnostic(
+            "E0405", "`scan` takes a function, the tensors to scan, and an axis", span,
+            help="write `scan(combine, x, y, axis=1)` with `fn combine(a: …, b: …, c: …, d: …) -> (…, …) { … }`",
+        )  # fmt: skip
+    function, tensors = plain[0], [frame.local(v) for v in plain[1:]]
+    axis = statics["axis"]
+    if not tensors or isinstance(axis, bool) or not isinstance(axis, int):
+        raise Diagnostic("E0405", "`scan` takes at least one tensor, and an integer axis", span)
+    assert frame.builder is not None
+    region = Region("scan", frame.builder, frame.region)
+    sides = []
+    for side in ("left", "right"):
+        for i, value in enumerate(tensors):
+            shape = list(value.type.shape)
+            if not -len(shape) <= axis < len(shape):
+                raise Diagnostic("E0305", f"axis {axis} does not exist in {value.type}", span)
+            del shape[axis]
+            sides.append(region.argument(f"{side}{i}", TensorType(value.type.dtype, tuple(shape))))
+    inner = frame.nested(region)
+    result = calls.apply(inner, function, [(None, v, span) for v in sides], span)
+    results = result.items if isinstance(result, Multi) else (result,)
+    if len(results) != len(tensors) or not all(map(is_tensor, results)):
+        found = ", ".join(map(describe, results))
+        raise Diagnostic(
+            "E0404", f"the function of `scan` must return {len(tensors)} tensor(s), but returns {found}", span
+        )
+    for i, value in enumerate(results):
+        region.graph.add_output(region.local(value), f"out{i}")
+    attrs = {"axis": axis, "carried": len(tensors), "body": region.graph}
+    outputs = frame.emit(OPS["scan"], [*tensors, *region.captured], attrs, span)
+    return outputs[0] if len(outputs) == 1 else Multi(tuple(outputs))

@@ -1,0 +1,380 @@
+"""A module as source: the graph becomes a syntax tree, which the formatter writes. ``parse(print(m)) == m``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ....ir.declarations import LOCAL
+from ....ir.diagnostics import Diagnostic
+from ....ir.dims.dim import Dim
+from ....ir.graph import Graph, Initializer, Module, Node, Parameter, Value
+from ....ir.naming import unique
+from ....ir.op import Composite, FuncRef
+from ....ir.signature import Bindings, RecordDef, RecordPattern, Static
+from ....ir.types import DType, TensorType
+from ..elaborate.builtin import BINARY, BUILTIN
+from ..syntax import ast
+from ..syntax.lexer import RESERVED
+from ..syntax.parser import parse_expr
+from .fmt import format_file
+
+_INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
+
+
+def print_module(module: Module) -> str:
+    """The module as Tessera source, which elaborates to an equal module."""
+    return format_file(_Printer(module).file())
+
+
+def literal(value: Any) -> ast.Expr:
+    """A static value as an expression."""
+    if isinstance(value, bool):
+        return ast.Bool(value)
+    if value is None:
+        return ast.NoneValue()
+    if isinstance(value, (int, float)):
+        if value < 0:
+            return ast.Unary("-", literal(-value))
+        return ast.Int(value) if isinstance(value, int) else ast.Real(value, repr(value))
+    if isinstance(value, str):
+        return ast.Str(value)
+    if isinstance(value, tuple):
+        return ast.ListExpr([literal(v) for v in value])
+    if isinstance(value, Dim):
+        return parse_expr(str(value))
+    if isinstance(value, DType):
+        return ast.Name(str(value))
+    raise TypeError(f"not a static value: {value!r}")
+
+
+def type_expr(type: TensorType) -> ast.TypeExpr:
+    """A tensor type as syntax."""
+    return ast.TypeExpr(type.dtype.name, [literal(d if d.value is None else d.value) for d in type.shape])
+
+
+def initialiser(init: Initializer) -> ast.Expr:
+    """``zeros`` or ``normal(0.02)``."""
+    name = ast.Name(init.name)
+    return ast.Call(name, [ast.Arg(None, literal(a)) for a in init.args]) if init.args else name
+
+
+class _Names:
+    """Unique names for values."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.taken = set(taken)
+
+    def fresh(self, hint: str) -> str:
+        base = re.sub(r"\W", "_", hint).strip("_") or "v"
+        if base[0].isdigit():
+            base = f"v{base}"
+        base = re.sub(r"_\d+$", "", base) or base
+        return unique(base, self.taken)
+
+
+class _Printer:
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.declared = module.declared()
+        needed = {name for declaration in self.declared.values() for name in declaration.needs}
+        self.imports = {target: name for name, target in module.uses.items() if name in needed}
+        self.helpers: list[ast.Function] = []
+        graph = module.graph
+        symbols = {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
+        reserved = set(RESERVED) | set(BUILTIN) | symbols | set(self.declared) | {module.name}
+        self.names = _Names(reserved | {v.name for v in graph.inputs})
+        self.names.taken |= {n.op.name for n in graph.nodes()}
+        self.values: dict[Value, ast.Expr] = {}
+
+    def file(self) -> ast.File:
+        graph = self.module.graph
+        for value in graph.inputs:
+            self.values[value] = ast.Name(value.name)
+        body: list[ast.Stmt] = [ast.LetStmt(n, literal(d)) for n, d in graph.lets.items()]
+        for value in graph.inputs:
+            if value.role == "state":
+                init = None if value.init is None else initialiser(value.init)
+                body.append(ast.StateStmt(value.name, type_expr(value.type), init))
+            elif value.role == "random" and value.init is not None:
+                body.append(ast.RandomStmt(value.name, type_expr(value.type), initialiser(value.init)))
+        body += [self._param(p) for p in graph.params.values()]
+        for need in graph.requires:
+            body.append(ast.RequireStmt(ast.Binary(need.op, literal(need.left), literal(need.right)), need.message))
+        body += self._nodes(graph)
+        results = self._outputs(graph, body)
+        params = [ast.Param(v.name, type_expr(v.type)) for v in graph.inputs if v.role == "input"]
+        model = ast.Function("model", self.module.name, params, [], results, body, self.module.doc or None)
+        shown = self._uses()
+        return ast.File("", shown, [*(d.syntax for d in self.declared.values()), *self.helpers, model])
+
+    def _uses(self) -> list[ast.Use]:
+        by_module: dict[str, list[tuple[str, str | None]]] = {}
+        for (module, name), alias in sorted(self.imports.items()):
+            by_module.setdefault(module, []).append((name, None if alias == name else alias))
+        return [ast.Use(module, names) for module, names in by_module.items()]
+
+    def _param(self, param: Parameter) -> ast.ParamStmt:
+        # The last two parts of the full name, which follows in quotes: short, and usually telling.
+        name = self.names.fresh("_".join(param.full_name.split(".")[-2:]))
+        self.values[param] = ast.Name(name)
+        kind = "param" if param.trainable else "buffer"
+        external = None if name == param.full_name else param.full_name
+        return ast.ParamStmt(kind, name, type_expr(param.type), initialiser(param.init), external)
+
+    def _outputs(self, graph: Graph, body: list[ast.Stmt]) -> list[ast.Result]:
+        results = []
+        returned = []
+        for value, info in zip(graph.outputs, graph.output_info, strict=True):
+            expr = self._operand(value)
+            if info.role == "tap":
+                body.append(ast.TapStmt(info.name, expr))
+            elif info.role == "state":
+                if expr != ast.Name(info.name):
+                    body.append(ast.Assign([info.name], expr))
+            else:
+                results.append(ast.Result(type_expr(value.type), info.name))
+                returned.append(expr)
+        if len(results) == 1 and results[0].name == "output":
+            results[0].name = None
+        body.append(ast.ReturnStmt(returned))
+        return results
+
+    # Nodes -------------------------------------------------------------------------------------------------------
+
+    def _nodes(self, graph: Graph) -> list[ast.Stmt]:
+        statements: list[ast.Stmt] = []
+        for node in graph.nodes():
+            if node.op.name == "constant":
+                continue
+            if node.op.name == "fold":
+                statements += self._fold(node)
+                continue
+            expr = self._expression(node)
+            statements.append(ast.Assign(self._targets(node), expr))
+        return statements
+
+    def _targets(self, node: Node) -> list[str]:
+        """Names for a node's results; a record result is one name, and its tensors are fields."""
+        targets: list[str] = []
+        flat = iter(node.outputs)
+        if isinstance(node.op, Composite):
+            bound = _bindings(node)
+            for result in node.op.signature.present(bound):
+                if isinstance(result.type, RecordPattern):
+                    fields = [next(flat) for _ in result.type.record.fields]
+                    hint = re.sub(r"_[a-z]+$", "", fields[0].name) or result.type.record.name.lower()
+                    name = self.names.fresh(hint)
+                    for (field, _), value in zip(result.type.record.fields, fields, strict=True):
+                        self.values[value] = ast.Attribute(ast.Name(name), field)
+                    targets.append(name)
+                else:
+                    targets.append(self._name(next(flat), node))
+            return targets
+        return [self._name(value, node) for value in flat]
+
+    def _name(self, value: Value, node: Node) -> str:
+        name = self.names.fresh(value.name or _hint(node))
+        self.values[value] = ast.Name(name)
+        return name
+
+    def _operand(self, value: Value | None) -> ast.Expr:
+        if value is None:
+            return ast.NoneValue()
+        node = value.node
+        if node is not None and node.op is not None and node.op.name == "constant":
+            args = [ast.Arg(None, literal(node.attrs["value"])), ast.Arg("dtype", literal(node.attrs["dtype"]))]
+            return ast.Call(ast.Name("constant"), args)
+        return self.values[value]
+
+    def _expression(self, node: Node) -> ast.Expr:
+        op = node.op
+        if isinstance(op, Composite):
+            return self._composite(node, op)
+        if op.name in _INFIX and len(node.inputs) == 2 and any(not _is_scalar(v) for v in node.inputs):
+            left, right = (self._number(v, node.inputs) for v in node.inputs)
+            return ast.Binary(_INFIX[op.name], left, right)
+        if op.name == "neg":
+            return ast.Unary("-", self._operand(node.inputs[0]))
+        if op.name == "logical_not":
+            return ast.Unary("not", self._operand(node.inputs[0]))
+        if op.name == "slice":
+            return self._slice(node)
+        if op.name == "scan":
+            return self._scan(node)
+        alike = {"where": node.inputs[1:], "minimum": node.inputs, "maximum": node.inputs, "pow": node.inputs}.get(
+            op.name, []
+        )
+        args = [ast.Arg(None, self._number(v, alike)) for v in node.inputs]
+        keywords = [ast.Arg(n, literal(v)) for n, v in self._attrs(node)]
+        if op.name == "einsum":
+            args, keywords = [ast.Arg(None, literal(node.attrs["equation"])), *args], []
+        elif op.name == "rearrange":
+            args.append(ast.Arg(None, literal(node.attrs["pattern"])))
+            keywords = [ast.Arg(name, literal(size)) for name, size in node.attrs["axes"]]
+        elif op.name in ("full", "iota", "constant"):
+            args = [ast.Arg(None, k.value) for k in keywords if k.name != "dtype"]
+            keywords = [k for k in keywords if k.name == "dtype"]
+        elif op.name in ("reshape", "expand", "cast"):
+            args += [ast.Arg(None, k.value) for k in keywords]
+            keywords = []
+        return ast.Call(ast.Name(op.name), [*args, *keywords])
+
+    def _number(self, value: Value | None, others: Iterable[Value | None]) -> ast.Expr:
+        """An operand; a scalar beside a tensor of its dtype is written as a bare number."""
+        if value is not None and value.node is not None and _is_scalar(value):
+            beside = [v for v in others if v is not None and not _is_scalar(v)]
+            if any(v.type.dtype == value.type.dtype for v in beside):
+                return literal(value.node.attrs["value"])
+        return self._operand(value)
+
+    def _slice(self, node: Node) -> ast.Expr:
+        attrs = node.attrs
+        start = None if attrs["start"] == 0 else literal(attrs["start"])
+        stop = None if attrs["stop"] is None else literal(attrs["stop"])
+        step = None if attrs["step"] == 1 else literal(attrs["step"])
+        if start is None and stop is None and step is None:
+            start = ast.Int(0)
+        items: list[ast.Expr] = [ast.Slice(None, None, None) for _ in range(attrs["axis"])]
+        return ast.Index(self._operand(node.inputs[0]), [*items, ast.Slice(start, stop, step)])
+
+    def _attrs(self, node: Node) -> list[tuple[str, Any]]:
+        """The attributes that differ from their defaults, in the order of the signature."""
+        bound = _bindings(node)
+        rows = []
+        for static in node.op.signature.statics:
+            if static.name in node.attrs and "." not in static.name and not _is_default(static, node.attrs, bound):
+                rows.append((static.name, node.attrs[static.name]))
+        return rows
+
+    def _composite(self, node: Node, op: Composite) -> ast.Expr:
+        args: list[ast.Arg] = []
+        leaves = iter(node.inputs)
+        named = False
+        for operand in op.signature.operands:
+            if isinstance(operand.type, RecordPattern):
+                tensors = [next(leaves) for _ in operand.type.record.fields]
+                value = None if tensors[0] is None else self._record(operand.type.record, tensors, operand.name, node)
+            else:
+                tensor = next(leaves)
+                value = None if tensor is None else self._operand(tensor)
+            if value is None:
+                named = True
+            else:
+                args.append(ast.Arg(operand.name if named else None, value))
+        for name, value in self._attrs(node):
+            args.append(ast.Arg(name, self._static(value)))
+        return ast.Call(ast.Name(self._imported(op.module, op.name)), args)
+
+    def _static(self, value: Any) -> ast.Expr:
+        if isinstance(value, FuncRef):
+            return ast.Name(self._imported(value.module, value.name) if value.module else value.name)
+        if isinstance(value, tuple):
+            return ast.ListExpr([self._static(v) for v in value])
+        return literal(value)
+
+    def _imported(self, module: str, name: str) -> str:
+        if module == LOCAL:
+            if name not in self.declared:
+                raise Diagnostic("E0202", f"`{name}` of `{module}` cannot be printed: it is not a shipped declaration")
+            return name
+        found = self.imports.get((module, name))
+        if found is None:
+            clash = any(alias == name for alias in self.imports.values()) or name in self.declared
+            found = self.names.fresh(name) if clash else name
+            self.names.taken.add(found)
+            self.imports[(module, name)] = found
+        return found
+
+    def _record(self, record: RecordDef, tensors: list[Value | None], operand: str, node: Node) -> ast.Expr:
+        exprs = [self._operand(t) for t in tensors]
+        bases = [e.value for e in exprs if isinstance(e, ast.Attribute)]
+        names = [e.name for e in exprs if isinstance(e, ast.Attribute)]
+        if (
+            len(bases) == len(record.fields)
+            and all(b == bases[0] for b in bases)
+            and names == [n for n, _ in record.fields]
+        ):
+            return bases[0]
+        args = [ast.Arg(name, expr) for (name, _), expr in zip(record.fields, exprs, strict=True)]
+        args += [ast.Arg(name, self._static(node.attrs[f"{operand}.{name}"])) for name, _ in record.statics]
+        return ast.Call(ast.Name(self._imported(record.module, record.name)), args)
+
+    # Loops -------------------------------------------------------------------------------------------------------
+
+    def _fold(self, node: Node) -> list[ast.Stmt]:
+        body: Graph = node.attrs["body"]
+        count = node.attrs["carried"]
+        names = [self.names.fresh(value.name or "carry") for value in node.outputs]
+        before: list[ast.Stmt] = [
+            ast.Assign([name], self._operand(value)) for name, value in zip(names, node.inputs[:count], strict=True)
+        ]
+        index = self.names.fresh(body.inputs[0].name or "i")
+        self.values[body.inputs[0]] = ast.Name(index)
+        for argument, name in zip(body.inputs[1 : 1 + count], names, strict=True):
+            self.values[argument] = ast.Name(name)
+        for twin, outer in zip(body.inputs[1 + count :], node.inputs[count:], strict=True):
+            self.values[twin] = self._operand(outer)
+        inner = self._nodes(body)
+        finals = [self._operand(v) for v in body.outputs]
+        # All results are read before any carried name is rebound.
+        held: list[tuple[str, ast.Expr]] = []
+        for name, expr in zip(names, finals, strict=True):
+            if len(names) > 1 and isinstance(expr, ast.Name) and expr.id in names and expr.id != name:
+                temporary = self.names.fresh(f"{expr.id}_next")
+                inner.append(ast.Assign([temporary], expr))
+                held.append((name, ast.Name(temporary)))
+            elif expr != ast.Name(name):
+                held.append((name, expr))
+        inner += [ast.Assign([name], expr) for name, expr in held]
+        for name, value in zip(names, node.outputs, strict=True):
+            self.values[value] = ast.Name(name)
+        return [*before, ast.FoldStmt(index, literal(node.attrs["n"]), names, inner)]
+
+    def _scan(self, node: Node) -> ast.Expr:
+        body: Graph = node.attrs["body"]
+        count = node.attrs["carried"]
+        if len(body.inputs) > 2 * count:
+            raise Diagnostic("E0405", "a `scan` whose function captures tensors cannot be printed", node.span)
+        name = self.names.fresh("combine")
+        params = []
+        for value in body.inputs:
+            shown = self.names.fresh(value.name)
+            self.values[value] = ast.Name(shown)
+            params.append(ast.Param(shown, type_expr(value.type)))
+        statements = self._nodes(body)
+        statements.append(ast.ReturnStmt([self._operand(v) for v in body.outputs]))
+        results = [ast.Result(type_expr(v.type)) for v in body.outputs]
+        self.helpers.append(ast.Function("fn", name, params, [], results, statements))
+        args = [ast.Arg(None, ast.Name(name)), *(ast.Arg(None, self._operand(v)) for v in node.inputs)]
+        return ast.Call(ast.Name("scan"), [*args, ast.Arg("axis", literal(node.attrs["axis"]))])
+
+
+def _hint(node: Node) -> str:
+    return {"add": "x", "mul": "x", "affine": "y"}.get(node.op.name, f"{node.op.name}_")
+
+
+def _is_scalar(value: Value | None) -> bool:
+    return (
+        value is not None and value.node is not None and value.node.op is not None and value.node.op.name == "constant"
+        and not isinstance(value.node.attrs["value"], tuple)
+    )  # fmt: skip
+
+
+def _bindings(node: Node) -> Bindings:
+    return node.op.signature.unify(
+        [None if v is None else v.type for v in node.inputs], dict(node.attrs), packs=getattr(node.op, "packs", "same")
+    )
+
+
+def _is_default(static: Static, attrs: dict[str, Any], bound: Bindings) -> bool:
+    from ....ir.signature import REQUIRED
+
+    if static.default is REQUIRED:
+        return False
+    try:
+        value = static.default(bound) if callable(static.default) else static.default
+    except Diagnostic:
+        return False  # it cannot be computed here, so the attribute was given
+    return bool(value == attrs[static.name] and type(value) is type(attrs[static.name]))

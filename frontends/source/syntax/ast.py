@@ -1,0 +1,386 @@
+"""The syntax tree of a `.tess` file. Plain data: the parser makes it, the formatter prints it, elaboration reads it.
+
+Every node carries its span; synthesised nodes (the printer's) carry None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ....ir.diagnostics import Span
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+# Expressions ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Name(Node):
+    id: str
+
+
+@dataclass(slots=True)
+class Int(Node):
+    value: int
+
+
+@dataclass(slots=True)
+class Real(Node):
+    """``text`` is the literal as written, so that formatting keeps ``1e-5``. ``inf`` and ``nan`` are reals too."""
+
+    value: float
+    text: str
+
+
+@dataclass(slots=True)
+class Str(Node):
+    value: str
+
+
+@dataclass(slots=True)
+class Bool(Node):
+    value: bool
+
+
+@dataclass(slots=True)
+class NoneValue(Node):
+    pass
+
+
+@dataclass(slots=True)
+class ListExpr(Node):
+    items: list[Expr]
+
+
+@dataclass(slots=True)
+class Unary(Node):
+    """``op`` is ``-`` or ``not``."""
+
+    op: str
+    operand: Expr
+
+
+@dataclass(slots=True)
+class Binary(Node):
+    """``op`` is one of ``or and == != < <= > >= + - * / // % @ **``."""
+
+    op: str
+    left: Expr
+    right: Expr
+
+
+@dataclass(slots=True)
+class Arg(Node):
+    name: str | None
+    value: Expr
+
+
+@dataclass(slots=True)
+class Call(Node):
+    function: Expr
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class Pipe(Node):
+    """``x |> f(a)`` is ``f(x, a)``; the right side is a Name, a Call or a Scoped one of these."""
+
+    left: Expr
+    right: Expr
+
+
+@dataclass(slots=True)
+class Attribute(Node):
+    """A record's field, ``map.size``."""
+
+    value: Expr
+    name: str
+
+
+@dataclass(slots=True)
+class Slice(Node):
+    start: Expr | None
+    stop: Expr | None
+    step: Expr | None
+
+
+@dataclass(slots=True)
+class Ellipsis_(Node):
+    pass
+
+
+@dataclass(slots=True)
+class Index(Node):
+    value: Expr
+    items: list[Expr]
+
+
+@dataclass(slots=True)
+class Scoped(Node):
+    """``expr as a.b``: parameters that ``expr`` owns live in the scope ``a.b``."""
+
+    value: Expr
+    scope: str
+
+
+Expr = (
+    Name | Int | Real | Str | Bool | NoneValue | ListExpr | Unary | Binary | Call | Pipe | Attribute | Slice | Ellipsis_
+    | Index | Scoped
+)  # fmt: skip
+
+
+# Types ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TypeExpr(Node):
+    """``float[B, T]``, ``TokenMap[B, N, T]``, ``i64[B]?``; ``dims`` is None for a static type (``int``, ``list``)."""
+
+    name: str
+    dims: list[Expr] | None = None
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class Param(Node):
+    """A parameter of a declaration, before or after ``*``."""
+
+    name: str
+    type: TypeExpr
+    default: Expr | None = None
+
+
+@dataclass(slots=True)
+class Result(Node):
+    """``float[B, S]``, named ``mass: float[B, S]``, and present only ``if`` a static condition holds."""
+
+    type: TypeExpr
+    name: str | None = None
+    condition: Expr | None = None
+
+
+# Statements ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Assign(Node):
+    targets: list[str]
+    value: Expr
+    target_spans: list[Span | None] = field(default_factory=list, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class ParamStmt(Node):
+    """``param w: float[O, I] = normal(0.02) as "a.b.weight"``; ``kind`` is ``param`` (trained) or ``buffer`` (not)."""
+
+    kind: str
+    name: str
+    type: TypeExpr
+    init: Expr | None = None
+    external: str | None = None
+
+
+@dataclass(slots=True)
+class StateStmt(Node):
+    """``state cache: f32[B, 4] = zeros``: an input and an output; the name's last value is the new state."""
+
+    name: str
+    type: TypeExpr
+    init: Expr | None = None
+
+
+@dataclass(slots=True)
+class RandomStmt(Node):
+    """``random u: f32[B, T] = uniform(0, 1)``: an input that the runtime fills from a seed."""
+
+    name: str
+    type: TypeExpr
+    distribution: Expr
+
+
+@dataclass(slots=True)
+class TapStmt(Node):
+    name: str
+    value: Expr
+
+
+@dataclass(slots=True)
+class RequireStmt(Node):
+    condition: Expr
+    message: str
+
+
+@dataclass(slots=True)
+class LetStmt(Node):
+    """``let r1 = min(8, (T - 1) // 2)``: names a dimension, so that types stay short however deep a model shrinks."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(slots=True)
+class RepeatStmt(Node):
+    """``repeat i in 12 as blocks { … }``, unrolled; iterates over a count or a static list."""
+
+    variable: str
+    iterable: Expr
+    scope: str | None
+    body: list[Stmt]
+
+
+@dataclass(slots=True)
+class IfStmt(Node):
+    """A chain: one (condition, body) for each ``if`` / ``else if``. ``else_span`` is the word before ``orelse``."""
+
+    branches: list[tuple[Expr, list[Stmt]]]
+    orelse: list[Stmt] | None = None
+    else_span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class FoldStmt(Node):
+    """``fold i in n from (a, b) { … }``: a bounded sequential loop; ``carried`` names are rebound by the body."""
+
+    variable: str
+    count: Expr
+    carried: list[str]
+    body: list[Stmt]
+
+
+@dataclass(slots=True)
+class ReturnStmt(Node):
+    values: list[Expr]
+
+
+Stmt = (
+    Assign | ParamStmt | StateStmt | RandomStmt | TapStmt | RequireStmt | LetStmt | RepeatStmt | IfStmt | FoldStmt
+    | ReturnStmt
+)  # fmt: skip
+
+
+# Declarations --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Use(Node):
+    """``use std.nn (linear, mlp as feed_forward)``; ``path`` is dotted, or ends in ``.tess`` if quoted (``quoted``)."""
+
+    path: str
+    names: list[tuple[str, str | None]]
+    quoted: bool = False
+
+
+@dataclass(slots=True)
+class Const(Node):
+    name: str
+    value: Expr
+    doc: str | None = None
+
+
+@dataclass(slots=True)
+class Field(Node):
+    """A field of a record; a ``static`` one has a static type."""
+
+    name: str
+    type: TypeExpr
+    static: bool = False
+
+
+@dataclass(slots=True)
+class Record(Node):
+    name: str
+    dims: list[str]
+    fields: list[Field]
+    doc: str | None = None
+
+
+@dataclass(slots=True)
+class Function(Node):
+    """``kind`` is ``fn``, ``op``, ``layer`` or ``model``. ``name_span`` is the name alone."""
+
+    kind: str
+    name: str
+    params: list[Param]
+    statics: list[Param]
+    results: list[Result]
+    body: list[Stmt]
+    doc: str | None = None
+    name_span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class Rewrite(Node):
+    """``rewrite exact double_neg(x: float[...]) { neg(neg(x)) => x where … }``; statics bind by matching.
+
+    ``named`` are results of calls that the pattern mentions: ``let values, indices = topk(x, k=k) in`` before it.
+    """
+
+    name: str
+    contract: str
+    params: list[Param]
+    statics: list[Param]
+    pattern: Expr
+    replacement: list[Expr]
+    condition: Expr | None = None
+    doc: str | None = None
+    named: list[Assign] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class WeightsClause(Node):
+    """``weights "a.safetensors" { "bert.*" => "*" }``; each rename maps a name in the file to a name in the model."""
+
+    file: str | None
+    renames: list[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class PassClause(Node):
+    """``pass merge_tokens(r=8, metric=keys)``; a bare identifier is the string of its name."""
+
+    name: str
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class TargetClause(Node):
+    name: str
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class Compile(Node):
+    """``compile vit(depth=6) { weights … pass … target … }``."""
+
+    model: str
+    args: list[Arg]
+    clauses: list[WeightsClause | PassClause | TargetClause]
+    doc: str | None = None
+
+
+Declaration = Const | Record | Function | Rewrite | Compile
+
+
+@dataclass(slots=True)
+class Comment:
+    """A ``#`` comment. ``own_line`` tells a comment that stands alone from one at the end of a line of code."""
+
+    text: str
+    line: int
+    column: int
+    own_line: bool
+
+
+@dataclass(slots=True)
+class File(Node):
+    """``doc`` is the leading ``##`` block when a blank line parts it from the first declaration."""
+
+    path: str
+    uses: list[Use]
+    items: list[Declaration]
+    comments: list[Comment] = field(default_factory=list, compare=False)
+    doc: str | None = None

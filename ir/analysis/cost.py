@@ -1,0 +1,206 @@
+"""What a graph costs: floating-point operations, and bytes of weights and activations, block by block.
+
+Figures are dimensions, exact for every size of the free symbols, and become numbers at given sizes:
+
+    >>> from tessera import load
+    >>> cost(load("vit_b16").graph).at({"B": 1}).total.flops
+    35263152674
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..dims.dim import Dim, const
+from ..graph import Graph, Node, Parameter, Value
+from ..keys import attrs_key
+from ..op import Composite
+from ..types import TensorType
+from .table import Table
+
+ATTENTION = "std.attention.attention"
+
+# Ops that a backend does without touching memory.
+_VIEWS = frozenset(
+    {
+        "constant",
+        "full",
+        "iota",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "slice",
+        "stop_gradient",
+        "scale_gradient",
+    }
+)
+
+
+ZERO = const(0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``flops``; bytes of parameters (``weights``) and activations (``read``, ``written``). Dims, or integers."""
+
+    flops: Any = ZERO
+    weights: Any = ZERO
+    read: Any = ZERO
+    written: Any = ZERO
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.flops + other.flops, self.weights + other.weights, self.read + other.read, self.written + other.written
+        )
+
+    @property
+    def bytes(self) -> Any:
+        """All bytes moved: weights, activations read and written."""
+        return self.weights + self.read + self.written
+
+
+@dataclass(frozen=True)
+class Block:
+    """The span from one attention to the next; ``tokens`` is how many its queries are (None for the stem)."""
+
+    name: str
+    tokens: Any
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """A graph's blocks and their total. ``lets`` defines the symbols that are not free."""
+
+    blocks: tuple[Block, ...]
+    lets: Mapping[str, Dim] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Cost:
+        total = Cost(0, 0, 0, 0)
+        for block in self.blocks:
+            total = total + block.cost
+        return total
+
+    def at(self, sizes: Mapping[str, int]) -> CostTable:
+        """The same table in integers. Raises KeyError for a free symbol that ``sizes`` lacks."""
+        values = dict(sizes)
+        for name, dim in self.lets.items():
+            values[name] = dim.evaluate(values)
+
+        def number(d: Any) -> Any:
+            return d.evaluate(values) if isinstance(d, Dim) else d
+
+        return CostTable(
+            tuple(
+                Block(
+                    b.name,
+                    number(b.tokens),
+                    Cost(number(b.cost.flops), number(b.cost.weights), number(b.cost.read), number(b.cost.written)),
+                )
+                for b in self.blocks
+            )
+        )
+
+    def table(self, sizes: Mapping[str, int]) -> Table:
+        """For people: one row a block, and the total."""
+        known = self.at(sizes)
+        rows: list[tuple[Any, ...]] = [_row(b.name, b.tokens, b.cost) for b in known.blocks]
+        return Table(
+            ("block", "tokens", "flops", "weights", "read", "written"), (*rows, _row("total", None, known.total))
+        )
+
+
+def _row(name: str, tokens: Any, cost: Cost) -> tuple[Any, ...]:
+    return (name, "" if tokens is None else tokens, cost.flops, cost.weights, cost.read, cost.written)
+
+
+def cost(graph: Graph) -> CostTable:
+    """The cost of each block; what lies before the first attention is the ``stem``, what follows is the last block's.
+
+    A composite's operations are those of its body. Its bytes are those of its operands and results: a backend claims it
+    whole, and an attention map that is never stored is no traffic.
+    """
+    meter = _Meter()
+    blocks: list[Block] = []
+    name, tokens, total = "stem", None, Cost()
+    seen: set[Value] = set()
+    for node in graph.nodes():
+        if node.op.qualified == ATTENTION:
+            blocks.append(Block(name, tokens, total))
+            name, total = str(len(blocks) - 1), Cost()
+            tokens = node.inputs[0].type.shape[2] if node.inputs[0] is not None else None
+        total = total + meter.node(node, seen)
+    blocks.append(Block(name, tokens, total))
+    return CostTable(tuple(blocks), dict(graph.lets))
+
+
+def default_sizes(graph: Graph) -> dict[str, int]:
+    """Sizes to show a cost at when nobody said which: 1 for what only ever leads an input (the batch), else 128."""
+    sizes: dict[str, int] = {}
+    for symbol in graph.symbols():
+        batch = all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:])
+        least, most = graph.facts.get(symbol, (1, None))
+        wanted = max(1 if batch else 128, least)
+        sizes[symbol] = wanted if most is None else min(wanted, most)
+    return sizes
+
+
+class _Meter:
+    """Counts nodes; equal calls are counted once and looked up after."""
+
+    def __init__(self) -> None:
+        self._flops: dict[Any, Dim] = {}
+
+    def node(self, node: Node, seen: set[Value]) -> Cost:
+        """One node. A weight is read once, by its first reader: later ones add nothing (``seen``)."""
+        if node.op.qualified in _VIEWS:
+            return Cost()
+        weights = read = const(0)
+        for value in dict.fromkeys(v for v in node.inputs if v is not None):
+            if not isinstance(value, Parameter):
+                read = read + _bytes(value.type)
+            elif value not in seen:
+                seen.add(value)
+                weights = weights + _weight_bytes(node, value)
+        written = const(0)
+        for value in node.outputs:
+            written = written + _bytes(value.type)
+        return Cost(self.flops(node), weights, read, written)
+
+    def flops(self, node: Node) -> Dim:
+        types = tuple(None if v is None else v.type for v in node.inputs)
+        key = (node.op, types, attrs_key(node.attrs))
+        found = self._flops.get(key)
+        if found is None:
+            found = self._flops[key] = self._count(node, [t for t in types if t is not None])
+        return found
+
+    def _count(self, node: Node, types: list[TensorType]) -> Dim:
+        if isinstance(node.op, Composite):
+            body = node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
+            total = self.graph(body)
+            # The caller's symbols are all it may speak of.
+            return body.expand_lets(total)
+        if node.body is not None:
+            steps = node.attrs["n"] if node.op.qualified == "fold" else types[0].shape[node.attrs["axis"]]
+            return self.graph(node.body) * steps
+        return node.op.cost(types, [v.type for v in node.outputs], node.attrs)
+
+    def graph(self, graph: Graph) -> Dim:
+        total = const(0)
+        for node in graph.nodes():
+            total = total + self.flops(node)
+        return total
+
+
+def _bytes(type: TensorType) -> Dim:
+    return type.numel * type.dtype.size
+
+
+def _weight_bytes(node: Node, weight: Parameter) -> Dim:
+    """A lookup reads the rows that it picks, anything else the whole weight."""
+    return _bytes(node.output.type) if node.op.qualified == "take" and node.inputs[0] is weight else _bytes(weight.type)

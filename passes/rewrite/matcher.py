@@ -1,0 +1,420 @@
+"""Matching rewrite rules over composites and core ops, and applying them until nothing changes."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ...ir.builder import Builder, freeze
+from ...ir.diagnostics import Diagnostic, Span
+from ...ir.dims.dim import Dim
+from ...ir.graph import Graph, Node, Value
+from ...ir.ops.contraction import parse_einsum
+from ...ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
+from ...ir.types import DType
+from ..tidy.cse import COMMUTATIVE, node_key
+
+# What only moves elements may be read elsewhere too: leaving it where it is costs nothing twice.
+_MOVES = frozenset(
+    {"constant", "full", "iota", "cast", "transpose", "reshape", "rearrange", "unsqueeze", "squeeze", "expand", "slice",
+     "concat"}
+)  # fmt: skip
+# How far a constant may be from the number in the pattern, relative to it: the rounding of its dtype.
+_ROUNDING = {"f16": 1e-3, "bf16": 8e-3, "f32": 1.2e-7}
+
+
+class _State(NamedTuple):
+    """A partial match: what is bound, the nodes of the calls so far, and how many leaves fitted."""
+
+    tensors: dict[str, Value]
+    statics: dict[str, Any]
+    nodes: tuple[Node, ...]
+    leaves: int = 0
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """The deepest partial match of a rule: how many of its ``size`` calls fitted, where it stopped, and why."""
+
+    matched: int
+    size: int
+    span: Span | None
+    reason: str
+
+    def __str__(self) -> str:
+        where = f" at {self.span}" if self.span is not None else ""
+        return f"{self.matched} of {self.size} calls matched{where}: {self.reason}"
+
+
+class Matcher:
+    """Matches one rule; ``nearest`` is the best of its failures so far."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.size = _size(rule.pattern)
+        self.nearest: NearMiss | None = None
+        self._rank = (-1, False, -1)
+
+    def match(self, node: Node) -> Match | None:
+        """The first way in which ``node`` is the root of the pattern."""
+        for state in self._call(self.rule.pattern, node, _State({}, {}, ())):
+            found = Match(state.tensors, state.statics, list(state.nodes))
+            if self._escapes(state) or not self._declared(state, found) or not self._admitted(state, found):
+                continue
+            return found
+        return None
+
+    # The tree ----------------------------------------------------------------------------------------------------
+
+    def _pattern(self, pattern: Pattern | None, value: Value | None, state: _State, reader: Node) -> Iterator[_State]:
+        if pattern is None or value is None:
+            omitted = isinstance(pattern, Var) and pattern.optional and pattern.name not in state.tensors
+            if value is None and (pattern is None or omitted):
+                yield state
+            else:
+                self._fail(state, reader, "an optional operand is passed in one and not in the other")
+        elif isinstance(pattern, Var):
+            bound = state.tensors.get(pattern.name, value)
+            if bound is value:
+                tensors = {**state.tensors, pattern.name: value}
+                yield state._replace(tensors=tensors, leaves=state.leaves + 1)
+            else:
+                message = f"`{pattern.name}` occurs twice in the pattern, but these are two values"
+                self._fail(state, reader, message)
+        elif isinstance(pattern, (Number, Scalar)):
+            yield from self._scalar(pattern, value, state, reader)
+        elif value.node is None or value.node.op is None:
+            self._fail(state, reader, f"the pattern calls `{pattern.op}` where `{value.name}` is an input or a weight")
+        elif pattern.names and pattern.names[0] in state.tensors:
+            if state.tensors[pattern.names[pattern.result]] is value:
+                yield state
+            else:
+                self._fail(state, value.node, f"this is not `{pattern.names[pattern.result]}`")
+        elif value.index != pattern.result:
+            self._fail(
+                state, value.node, f"the pattern takes result {pattern.result}, but this is result {value.index}"
+            )
+        else:
+            yield from self._call(pattern, value.node, state)
+
+    def _scalar(self, pattern: Number | Scalar, value: Value, state: _State, reader: Node) -> Iterator[_State]:
+        number = _number(value)
+        same_shape = any(
+            v is not value and v is not None and v.type.shape == reader.output.type.shape for v in reader.inputs
+        )
+        if number is None or (value.type.rank and not same_shape):
+            wanted = f"`{pattern.name}`, a number," if isinstance(pattern, Scalar) else f"{pattern.value:g}"
+            self._fail(state, reader, f"the pattern has {wanted} where this is no constant")
+        elif isinstance(pattern, Scalar):
+            bound = state.statics.get(pattern.name, number)
+            if _close(number, bound, value.type.dtype):
+                yield state._replace(statics={**state.statics, pattern.name: bound}, leaves=state.leaves + 1)
+            else:
+                self._fail(state, reader, f"`{pattern.name}` is {bound:g}, but {number:g} here", close=True)
+        elif _close(number, pattern.value, value.type.dtype):
+            yield state._replace(leaves=state.leaves + 1)
+        else:
+            self._fail(state, reader, f"the pattern has {pattern.value:g} where this is {number:g}", close=True)
+
+    def _call(self, pattern: Call, node: Node, state: _State) -> Iterator[_State]:
+        if node.op.qualified != pattern.op:
+            self._fail(state, node, f"the pattern calls `{pattern.op}` where this is `{node.op.qualified}`")
+            return
+        if len(node.inputs) != len(pattern.inputs):
+            self._fail(
+                state, node, f"`{pattern.op}` has {len(node.inputs)} operands, in the pattern {len(pattern.inputs)}"
+            )
+            return
+        statics = self._attributes(pattern, node, state)
+        if statics is None:
+            return
+        if pattern.names and len(pattern.names) != len(node.outputs):
+            self._fail(state, node, f"this has {len(node.outputs)} results, in the pattern {len(pattern.names)}")
+            return
+        state = state._replace(statics=statics, nodes=(*state.nodes, node))
+        orders = [pattern.inputs]
+        if pattern.op in COMMUTATIVE and pattern.inputs[0] != pattern.inputs[1]:
+            orders.append(pattern.inputs[::-1])
+        for inputs in orders:
+            for found in self._operands(inputs, node.inputs, state, node):
+                named = dict(zip(pattern.names, node.outputs, strict=False))
+                yield found._replace(tensors={**found.tensors, **named}) if named else found
+
+    def _operands(
+        self, patterns: Sequence[Pattern | None], values: Sequence[Value | None], state: _State, node: Node
+    ) -> Iterator[_State]:
+        if not patterns:
+            yield state
+            return
+        for inner in self._pattern(patterns[0], values[0], state, node):
+            yield from self._operands(patterns[1:], values[1:], inner, node)
+
+    def _attributes(self, pattern: Call, node: Node, state: _State) -> dict[str, Any] | None:
+        """Static parameters with those that this node binds; None when its attributes are others."""
+        if not pattern.attrs and not node.attrs:
+            return state.statics
+        statics = dict(state.statics)
+        mentioned: dict[str, Any] = {}
+        for name, wanted in pattern.attrs:
+            if not isinstance(wanted, Static):
+                mentioned[name] = freeze(wanted)
+                continue
+            value = self._as_declared(wanted.name, node.attrs.get(name))
+            if statics.setdefault(wanted.name, value) != value:
+                message = f"`{name}` is {value}, but `{wanted.name}` is {statics[wanted.name]} elsewhere"
+                self._fail(state, node, message, close=True)
+                return None
+            mentioned[name] = value
+        # What the pattern does not mention has its default. Inference fills that in, and counts axes from the front.
+        try:
+            node.op.infer([None if v is None else v.type for v in node.inputs], mentioned, span=node.span)
+        except Diagnostic as error:
+            self._fail(state, node, error.message, close=True)
+            return None
+        for name, value in mentioned.items():
+            if node.attrs.get(name) != value and not (name == "equation" and _same_equation(node.attrs[name], value)):
+                self._fail(state, node, f"`{name}` is {node.attrs.get(name)}, in the pattern {value}", close=True)
+                return None
+        return statics
+
+    def _as_declared(self, name: str, value: Any) -> Any:
+        """A list of one axis is that axis, to a rule that declares ``axis: int``."""
+        declared = self.rule.signature.static(name) if self.rule.signature is not None else None
+        single = isinstance(value, tuple) and len(value) == 1 and declared is not None and declared.kind == "int"
+        return value[0] if single else value
+
+    # The whole ---------------------------------------------------------------------------------------------------
+
+    def _escapes(self, state: _State) -> bool:
+        """Whether a result inside the match is read elsewhere too, so that it has to be computed anyway."""
+        root, inside = state.nodes[0], set(state.nodes)
+        stays = {state.tensors[name].node for name in self.rule.kept}
+        pending = list(stays)
+        while pending:
+            node = pending.pop()
+            feeding = {v.node for v in node.inputs if v is not None and v.node in inside} if node is not None else set()
+            pending += feeding - stays
+            stays |= feeding
+        for node in inside - {root} - stays:
+            if node.op.qualified in _MOVES:
+                continue
+            if any(user not in inside for value in node.outputs for user in value.users):
+                self._fail(state, node, f"`{node.op.name}` is read elsewhere too")
+                return True
+        return False
+
+    def _declared(self, state: _State, match: Match) -> bool:
+        signature = self.rule.signature
+        if signature is None:
+            return True
+        types = [match.tensors[n].type if n in match.tensors else None for n, _, _ in signature.leaves()]
+        statics = {n: v for n, v in match.statics.items() if signature.static(n) is not None}
+        try:
+            match.bindings = signature.unify(types, statics, span=match.root.span)
+        except Diagnostic as error:
+            self._fail(state, match.root, error.message)
+            return False
+        return True
+
+    def _admitted(self, state: _State, match: Match) -> bool:
+        answer = True if self.rule.where is None else self.rule.where(match)
+        if answer is True:
+            return True
+        self._fail(state, match.root, answer if isinstance(answer, str) else "its `where` does not hold")
+        return False
+
+    def _fail(self, state: _State, node: Node, reason: str, close: bool = False) -> None:
+        """Keep the failure that came furthest; among equals one that found the right op with something wrong about it."""
+        rank = (len(state.nodes), close, state.leaves)
+        if rank > self._rank:
+            self._rank = rank
+            self.nearest = NearMiss(len(state.nodes), self.size, node.span, reason)
+
+
+def _size(pattern: Pattern | None) -> int:
+    """How many nodes a pattern stands for: a named call counts once."""
+    named: set[tuple[str, ...]] = set()
+
+    def count(at: Pattern | None) -> int:
+        if not isinstance(at, Call) or at.names in named:
+            return 0
+        if at.names:
+            named.add(at.names)
+        return 1 + sum(map(count, at.inputs))
+
+    return count(pattern)
+
+
+def _depth(pattern: Pattern | None) -> int:
+    return 1 + max(map(_depth, pattern.inputs), default=0) if isinstance(pattern, Call) else 0
+
+
+def _number(value: Value) -> float | None:
+    """The number that every element of a value is, when it is written in the model; else None."""
+    node = value.node
+    if node is None or node.op is None:
+        return None
+    name, source = node.op.qualified, node.inputs[0] if node.inputs else None
+    if source is not None and name in ("cast", "reshape", "unsqueeze", "squeeze", "expand", "transpose"):
+        return None if source.type.dtype.kind != value.type.dtype.kind else _number(source)
+    if name not in ("constant", "full"):
+        return None
+    number = node.attrs["value"]
+    while isinstance(number, tuple):
+        if not number or any(item != number[0] for item in number):
+            return None
+        number = number[0]
+    return None if isinstance(number, Dim) else float(number)
+
+
+def _close(number: float, wanted: float, dtype: DType) -> bool:
+    return number == wanted or abs(number - wanted) <= _ROUNDING.get(dtype.name, 0.0) * abs(wanted) < math.inf
+
+
+def _same_equation(a: str, b: str) -> bool:
+    """Whether two einsum equations differ in the names of the axes only."""
+
+    def numbered(equation: str) -> list[list[int]]:
+        terms, out = parse_einsum(equation)
+        names = list(dict.fromkeys(name for term in terms for name in term))
+        return [[names.index(name) for name in term] for term in (*terms, out)]
+
+    return numbered(a) == numbered(b)
+
+
+# Applying ------------------------------------------------------------------------------------------------------------
+
+
+def rewrite(
+    graph: Graph, rules: Sequence[Rule], limit: int, places: dict[str, list[Span | None]] | None = None
+) -> dict[str, int]:
+    """Apply rules until none fires; rule name -> how often it did. A node is looked at again when one near it changed.
+
+    ``places``: is given where each rule fired.
+
+    Raises:
+        Diagnostic: E0712 after ``limit`` applications, E0713 when a replacement has another type.
+    """
+    by_root: dict[str, list[Matcher]] = {}
+    for rule in rules:
+        by_root.setdefault(rule.pattern.op, []).append(Matcher(rule))
+    reach = max((_depth(rule.pattern) for rule in rules), default=1)
+    fired = {rule.name: 0 for rule in rules}
+    queue = deque(graph.nodes())
+    waiting = set(queue)
+    while queue:
+        node = queue.popleft()
+        waiting.discard(node)
+        if node.graph is not graph:
+            continue
+        for matcher in by_root.get(node.op.qualified, ()):
+            match = matcher.match(node)
+            if match is None:
+                continue
+            fired[matcher.rule.name] += 1
+            if places is not None:
+                places.setdefault(matcher.rule.name, []).append(node.span)
+            if sum(fired.values()) > limit:
+                raise _restless(matcher.rule, fired, limit)
+            made = _replace(graph, matcher.rule, match)
+            for near in (*made, *_readers(made, match, reach)):
+                if near not in waiting and near.op is not None:
+                    waiting.add(near)
+                    queue.append(near)
+            break
+    return fired
+
+
+def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
+    """Put the rule's replacement in the place of the match; returns the new nodes."""
+    root = match.root
+    before = root.prev
+    results = list(rule.replace(Builder(graph).before(root), match))
+    made: list[Node] = []
+    node = before.next if before is not None else next(graph.nodes())
+    while node is not None and node is not root:
+        # An error in it later on names the user's line, not the rule's.
+        node.span, node.scope = root.span, root.scope
+        made.append(node)
+        node = node.next
+    results = _shared(made, results)
+    if [v.type for v in results] != [v.type for v in root.outputs]:
+        new, old = (", ".join(str(v.type) for v in values) for values in (results, root.outputs))
+        raise Diagnostic("E0713", f"the rule `{rule.name}` puts {new} in the place of {old}", rule.span or root.span)
+    for old_value, value in zip(root.outputs, results, strict=True):
+        if not value.name:
+            value.name = old_value.name
+        old_value.replace_uses(value)
+    dead = [root]
+    while dead:
+        node = dead.pop()
+        if node.op is not None and node.graph is graph and not any(v.uses for v in node.outputs):
+            before_it = [v.node for v in node.inputs if v is not None and v.node is not None]
+            graph.remove(node)
+            dead += before_it
+    return made
+
+
+def _shared(made: list[Node], results: list[Value]) -> list[Value]:
+    """What a replacement writes twice, `concat(cos(x), cos(x))`, is made once; the results with it."""
+    first: dict[Any, Node] = {}
+    for node in list(made):
+        known = first.setdefault(node_key(node), node)
+        if known is not node:
+            for old, new in zip(node.outputs, known.outputs, strict=True):
+                old.replace_uses(new)
+                results = [new if v is old else v for v in results]
+            made.remove(node)
+            node.graph.remove(node)  # type: ignore[union-attr]
+    return results
+
+
+def _readers(made: Sequence[Node], match: Match, reach: int) -> list[Node]:
+    """The nodes that may now match: readers of what changed, as far away as the deepest pattern is high."""
+    ring = {user for node in made for value in node.outputs for user in value.users}
+    ring |= {user for value in match.tensors.values() for user in value.users}
+    seen = dict.fromkeys(ring)
+    for _ in range(reach - 1):
+        ring = {user for node in ring for value in node.outputs for user in value.users} - set(seen)
+        seen.update(dict.fromkeys(ring))
+    return list(seen)
+
+
+def _restless(rule: Rule, fired: dict[str, int], limit: int) -> Diagnostic:
+    busy = ", ".join(f"`{name}` {count}" for name, count in fired.items() if count)
+    return Diagnostic(
+        "E0712",
+        f"the rules did not come to rest after {limit} applications ({busy}); the last one was `{rule.name}`",
+        rule.span,
+        help="give the rule a `where` that its own result fails",
+    )
+
+
+# Explaining ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Why:
+    """Where a rule matches, and if nowhere, what came closest."""
+
+    rule: str
+    matches: tuple[Span | None, ...]
+    nearest: NearMiss | None
+
+    def __str__(self) -> str:
+        if self.matches:
+            shown = ", ".join(str(span) if span is not None else "an unplaced node" for span in self.matches)
+            return f"`{self.rule}` matches {len(self.matches)} time(s): {shown}"
+        return f"`{self.rule}` matches nowhere; {self.nearest}"
+
+
+def why(graph: Graph, rule: Rule) -> Why:
+    """Why a rule fires, or does not: ``tessera show --why RULE``."""
+    matcher = Matcher(rule)
+    roots = [node for node in graph.nodes() if node.op.qualified == rule.pattern.op]
+    found = tuple(node.span for node in roots if matcher.match(node) is not None)
+    nearest = matcher.nearest or NearMiss(0, matcher.size, None, f"the model has no `{rule.pattern.op}`")
+    return Why(rule.name, found, None if found else nearest)

@@ -1,0 +1,59 @@
+"""Common subexpressions: the same op on the same inputs is computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.graph import Graph, Module, Node
+from ...ir.keys import attrs_key
+from ..engine import BrokenContract, Pass
+from ..report import Report
+
+COMMUTATIVE = frozenset({"add", "mul", "minimum", "maximum", "eq", "ne", "logical_and", "logical_or"})
+
+
+@dataclass(frozen=True)
+class CommonSubexpressions(Pass):
+    """Merges nodes that apply the same op to the same inputs.
+
+    before: `a = exp(x)  b = exp(x)  return a + b`    after: `a = exp(x)  return a + a`
+    """
+
+    name = "cse"
+    contract = "exact"
+
+    def run(self, module: Module) -> Report:
+        return Report.of(self, merge_equal(module.graph))
+
+    def ensures(self, before: Module, after: Module) -> None:
+        seen: set[Any] = set()
+        for node in after.graph.nodes():
+            key = node_key(node)
+            if key in seen:
+                raise BrokenContract(f"{node!r} at {node.span} is computed twice")
+            seen.add(key)
+
+
+def node_key(node: Node) -> tuple[Any, ...]:
+    """What makes two nodes interchangeable. The order of a commutative op's operands does not."""
+    inputs = [id(v) for v in node.inputs]
+    if node.op.qualified in COMMUTATIVE:
+        inputs.sort()
+    return (node.op, tuple(inputs), attrs_key(node.attrs))
+
+
+def merge_equal(graph: Graph) -> int:
+    """Merge equal nodes; returns how many went. One walk: operands are merged before their readers are looked at."""
+    first: dict[tuple[Any, ...], Node] = {}
+    removed = 0
+    for node in graph.nodes():
+        if node.body is not None:
+            removed += merge_equal(node.body)
+        known = first.setdefault(node_key(node), node)
+        if known is not node:
+            for old, new in zip(node.outputs, known.outputs, strict=True):
+                old.replace_uses(new)
+            graph.remove(node)
+            removed += 1
+    return removed

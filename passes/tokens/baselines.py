@@ -1,0 +1,88 @@
+"""What a merged model is judged against: the same graph with its tokens dropped at random, and with fixed indices.
+
+Both take a module that `merge_tokens` rewrote and change nothing but its merges, so that every block has as many tokens.
+"""
+
+from __future__ import annotations
+
+from ...ir.builder import Builder
+from ...ir.dims.dim import as_dim
+from ...ir.graph import Initializer, Module, Node, Value
+from ...ir.library import composite
+from ...ir.types import DTYPES, TensorType
+
+MERGE = "std.token.bipartite_merge"
+
+
+def merges(module: Module) -> list[Node]:
+    """The places where tokens leave."""
+    return [node for node in module.graph.nodes() if node.op.qualified == MERGE]
+
+
+def fixed_indices(module: Module) -> Module:
+    """The module without matching and scattering: each merge keeps the last T - r tokens and their sizes.
+
+    Its outputs mean nothing; the time that it takes is that of the merged model if matching were free.
+    """
+    module = module.clone()
+    for node in merges(module):
+        builder = Builder(module.graph).before(node)
+        r = node.attrs["r"]
+        x, source, size, position = _operands(node)
+        kept = [builder.op("slice", v, axis=1, start=r) for v in (x, size, position)]
+        # What restores tokens reads through this: it must stay within those that are left.
+        least = builder.constant(0, DTYPES["i64"])
+        source = builder.op("maximum", builder.op("sub", source, builder.dim_value(as_dim(r))), least)
+        _replace(node, [kept[0], source, kept[1], kept[2]])
+    return module
+
+
+def random_dropping(module: Module) -> Module:
+    """The module with every merge replaced by keeping as many tokens at random; the runtime's seed decides which.
+
+    The baseline is as strong as it can be without looking at the tokens: what the merge protects is always kept, and so is
+    the first token, on which classifiers rely; padding goes first. A token that was dropped is restored as the last kept
+    one before it.
+    """
+    module = module.clone()
+    taken = {value.name for value in module.graph.inputs}
+    for index, node in enumerate(merges(module)):
+        builder = Builder(module.graph).before(node)
+        f32, i64 = DTYPES["f32"], DTYPES["i64"]
+        x, source, size, position = _operands(node)
+        batch, tokens = x.type.shape[:2]
+        name = next(n for n in (f"{stem}{index}" for stem in ("noise", "drop_noise", "_noise")) if n not in taken)
+        # A number for each original token, looked up by position: the sizes of an input are in free symbols only.
+        type = TensorType(f32, (batch, module.graph.expand_lets(source.type.shape[1])))
+        drawn = builder.input(name, type, "random", Initializer("uniform", (0.0, 1.0)))
+        noise = builder.op("gather", drawn, position, axis=1)
+        empty = builder.op("eq", size, builder.constant(0.0, f32))
+        score = builder.op("where", empty, builder.op("sub", noise, builder.constant(2.0, f32)), noise)
+        place = builder.op("iota", n=tokens)
+        first = builder.op("lt", place, builder.constant(max(1, node.attrs["protect"]), i64))
+        score = builder.op("where", first, builder.constant(2.0, f32), score)
+        kept = builder.op(composite("std.token.select_top"), score, k=tokens - node.attrs["r"])
+        new = [builder.op("take", v, kept, axis=1, batch=1) for v in (x, size, position)]
+        # How many of the kept tokens are at or before each one, less one, is the last kept one's place among them.
+        none = builder.op("full", shape=(batch, tokens), value=0, dtype=i64)
+        ones = builder.op("full", shape=(batch, tokens - node.attrs["r"]), value=1, dtype=i64)
+        count = builder.op("cumsum", builder.op("scatter_set", none, kept, ones, batch=1), axis=1)
+        rank = builder.op("sub", count, builder.constant(1, i64))
+        _replace(node, [new[0], builder.op("gather", rank, source, axis=1), new[1], new[2]])
+    return module
+
+
+def _operands(node: Node) -> tuple[Value, Value, Value, Value]:
+    x, source, size, position = node.inputs[:4]
+    assert x is not None
+    assert source is not None
+    assert size is not None
+    assert position is not None
+    return x, source, size, position
+
+
+def _replace(node: Node, values: list[Value]) -> None:
+    for old, new in zip(node.outputs, values, strict=True):
+        old.replace_uses(new)
+    assert node.graph is not None
+    node.graph.remove(node)

@@ -1,0 +1,130 @@
+"""Finding what a token pass works on: blocks that attend to themselves, and the residual stream behind each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.analysis.axes import Axes, Axis
+from ...ir.analysis.cost import ATTENTION
+from ...ir.diagnostics import Diagnostic, Note, Span
+from ...ir.graph import Graph, Input, Node, Value
+
+NORMS = frozenset({"std.nn.layer_normalize", "std.nn.rms_normalize"})
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """A self-attention and the value behind it that everything downstream reads.
+
+    Args:
+        index: its place among the self-attention blocks of the model.
+        attention: the ``attention`` node; its operands are q, k, v, mask, bias.
+        stream: [B, T, D], where tokens can leave: the sum behind attention, or the norm of it (post-norm).
+        residual: the operand of that sum which did not pass through this attention.
+        tokens, batch: the classes of the token and the batch axis.
+    """
+
+    index: int
+    attention: Node
+    stream: Value
+    residual: Value
+    tokens: Axis
+    batch: Axis
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """An attention that is no such block, and why."""
+
+    reason: str
+    span: Span | None
+
+
+def find_blocks(graph: Graph, axes: Axes) -> tuple[list[AttentionBlock], list[NearMiss]]:
+    """The self-attention blocks in order, and the attentions that are none."""
+    place = {node: i for i, node in enumerate(graph.nodes())}
+    blocks: list[AttentionBlock] = []
+    misses: list[NearMiss] = []
+    for node in place:
+        if node.op.qualified != ATTENTION:
+            continue
+        found = _block(node, len(blocks), axes, place)
+        if isinstance(found, AttentionBlock):
+            blocks.append(found)
+        else:
+            misses.append(NearMiss(found, node.span))
+    return blocks, misses
+
+
+def _block(node: Node, index: int, axes: Axes, place: dict[Node, int]) -> AttentionBlock | str:
+    q, k, v = node.inputs[:3]
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    tokens, batch = axes.find(q, 2), axes.find(q, 0)
+    if not tokens == axes.find(k, 2) == axes.find(v, 2):
+        return "its queries come from other tokens than its keys and values (cross-attention)"
+    found = _residual_sum(node, tokens, axes, place)
+    if found is None:
+        return "no sum `x + …` with x: float[B, T, D] follows it before the next attention"
+    add, residual = found
+    rows, wanted = q.type.shape[0], add.output.type.shape[0]
+    if rows != wanted:
+        return f"its batch is {rows}, but that of the sum behind it {wanted}: split heads off the batch into axis 1"
+    return AttentionBlock(index, node, _stream(add, tokens, axes), residual, tokens, batch)
+
+
+def _residual_sum(attention: Node, tokens: Axis, axes: Axes, place: dict[Node, int]) -> tuple[Node, Value] | None:
+    """The first sum behind ``attention`` of something that passed through it and something that was there before."""
+    passed = {attention.output}
+    node = attention.next
+    while node is not None and node.op.qualified != ATTENTION:
+        operands = [v for v in node.inputs if v in passed]
+        if operands:
+            if node.op.qualified == "add" and len(operands) == 1 and _is_stream(node.output, tokens, axes):
+                other = node.inputs[1] if node.inputs[0] is operands[0] else node.inputs[0]
+                assert other is not None
+                before = isinstance(other, Input) or (other.node is not None and place[other.node] < place[attention])
+                if before and other.type == node.output.type:
+                    return node, other
+            passed.update(node.outputs)
+        node = node.next
+    return None
+
+
+def _is_stream(value: Value, tokens: Axis, axes: Axes) -> bool:
+    return value.type.rank == 3 and axes.find(value, 1) == tokens
+
+
+def _stream(add: Node, tokens: Axis, axes: Axes) -> Value:
+    """What everything behind reads: past the sum with a parallel branch, past the norm of a post-norm block."""
+    value = add.output
+    while len(value.users) == 1:
+        user = value.users[0]
+        if user.op is not None and user.op.qualified in NORMS:
+            return user.output
+        if user.op is None or user.op.qualified != "add" or not _is_stream(user.output, tokens, axes):
+            break
+        other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
+        if other is None or other.type != value.type:
+            break
+        value = user.output
+    return value
+
+
+def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:
+    """E0707, naming the place that came closest."""
+    notes = [Note(f"this attention is not one: {miss.reason}", miss.span) for miss in misses[:1]]
+    if not misses:
+        softmax = next((n for n in graph.nodes() if n.op.name in ("softmax", "exp")), None)
+        if softmax is not None:
+            reason = "an attention written out, or inlined, is recognised by `raise_composites`, not here"
+            notes = [Note(f"the closest is this `{softmax.op.name}`: {reason}", softmax.span)]
+    return Diagnostic(
+        "E0707",
+        f"{what} found no block to work on: it looks for `std.attention.attention` whose queries, keys and values come "
+        "from the same tokens, followed by a residual sum `x + …` with x: float[B, T, D]",
+        notes=notes,
+        help="build blocks with `self_attention` or `attention` of std.attention, and run the pass before `inline`; "
+        "behind an import, run `raise_composites` first",
+    )

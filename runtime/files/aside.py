@@ -1,0 +1,82 @@
+"""Writing so that a failure leaves nothing half-written: everything goes aside first and is renamed when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+
+from ...ir.diagnostics import Diagnostic
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path in a new folder beside ``path``, with the same file name; what the body writes there replaces ``path``.
+
+    Other files that the body leaves in the folder (external data) come along, and are renamed first, so that ``path`` never
+    names data which is not there yet. When the body fails, the folder is removed and an earlier ``path`` is as it was.
+
+        with written_aside("vit.onnx") as aside:
+            aside.write_bytes(data)
+
+    Raises:
+        Diagnostic: E0010 when the folder cannot be written to or the disk is full.
+    """
+    target = check_writable(path)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent))
+    except (OSError, ValueError) as error:
+        raise unwritable(target, error) from None
+    try:
+        aside = folder / target.name
+        yield aside
+        if not aside.exists():
+            raise RuntimeError(f"nothing was written for {target}")
+        if target.exists():
+            shutil.copymode(target, aside)
+        for extra in sorted(folder.iterdir()):
+            if extra.name != target.name:
+                os.replace(extra, target.parent / extra.name)
+        os.replace(aside, target)
+    except OSError as error:
+        raise unwritable(target, error) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unwritable(path: str | os.PathLike[str], error: BaseException) -> Diagnostic:
+    """E0010, with the system's reason."""
+    import errno
+
+    reason = getattr(error, "strerror", None) or str(error)
+    code = getattr(error, "errno", None)
+    hint = {
+        errno.ENOSPC: "free some space, or write to another disk with `-o`",
+        errno.EDQUOT: "your quota is used up: free some space, or write elsewhere with `-o`",
+        errno.ENOENT: f"create the folder first: mkdir -p {quote(str(Path(path).parent))}",
+    }.get(code or 0, "choose another place with `-o`")
+    return Diagnostic("E0010", f"cannot write `{os.fspath(path)}`: {reason}", help=hint)
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """Where ``path`` really is, if it can be written to as far as one can tell. Raises E0010 when it cannot."""
+    shown = os.fspath(path)
+    try:
+        target = Path(os.path.realpath(path))
+        exists = target.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise unwritable(path, error) from None
+    if target.is_dir():
+        raise Diagnostic("E0010", f"cannot write `{shown}`: it is a folder", help="name a file in it")
+    if exists and not target.is_file():
+        raise Diagnostic("E0010", f"cannot write `{shown}`: it is not an ordinary file", help="name a file")
+    if not target.parent.is_dir():
+        help = f"create the folder first: mkdir -p {quote(str(target.parent))}"
+        raise Diagnostic("E0010", f"cannot write `{shown}`: there is no folder `{target.parent}`", help=help)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise Diagnostic("E0010", f"cannot write `{shown}`: the folder `{target.parent}` may not be written to")
+    return target

@@ -1,0 +1,110 @@
+"""First values of parameters, states and random inputs, from a seed and the tensor's name.
+
+NumPy makes them, so that every backend starts from the same numbers; each tensor has a stream of its own, so that they
+do not depend on the order in which tensors are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic, Span, did_you_mean
+from ...ir.graph import Initializer
+from ...ir.types import DType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Shape = Sequence[int]
+
+
+def fill(
+    init: Initializer, shape: Shape, dtype: DType, *, seed: int = 0, name: str = "", span: Span | None = None
+) -> np.ndarray:
+    """An array filled as ``init`` says.
+
+    Args:
+        init: ``normal(0.02)``, ``zeros``, …
+        seed, name: the same pair gives the same numbers.
+
+    Raises:
+        Diagnostic: E0611 for an initialiser that is not known, or not with these arguments.
+    """
+    import numpy as np
+
+    make = INITIALIZERS.get(init.name)
+    if make is None:
+        close = did_you_mean(init.name, INITIALIZERS)
+        raise Diagnostic("E0611", f"there is no initialiser `{init.name}`", span, help=close)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+    try:
+        values = make(rng, tuple(shape), *init.args)
+    except (TypeError, ValueError) as error:
+        raise Diagnostic("E0611", f"`{init}` cannot fill {dtype}{list(shape)}: {error}", span) from error
+    return np.asarray(values).astype(dtype.numpy, copy=False)
+
+
+def _constant(rng: Any, shape: Shape, value: Any) -> np.ndarray:
+    import numpy as np
+
+    return np.array(np.broadcast_to(np.asarray(value), shape))
+
+
+def _normal(rng: Any, shape: Shape, std: float = 1.0) -> np.ndarray:
+    return rng.standard_normal(shape, "float32") * _f32(std)
+
+
+def _uniform(rng: Any, shape: Shape, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    return rng.random(shape, "float32") * _f32(high - low) + _f32(low)
+
+
+def _trunc_normal(rng: Any, shape: Shape, std: float = 1.0) -> np.ndarray:
+    """Normal, cut at two standard deviations by drawing again (one in 22 is, so that few rounds are enough)."""
+    import numpy as np
+
+    values = np.asarray(rng.standard_normal(shape, "float32")).reshape(-1)
+    outside = abs(values) > 2
+    while outside.any():
+        values[outside] = rng.standard_normal(int(outside.sum()), "float32")
+        outside = abs(values) > 2
+    return values.reshape(shape) * _f32(std)
+
+
+def _fans(shape: Shape) -> tuple[int, int]:
+    """Inputs and outputs of one unit of a weight ``[O, I, …]``."""
+    if len(shape) < 2:
+        return max(1, prod(shape)), max(1, prod(shape))
+    field = prod(shape[2:])
+    return max(1, shape[1] * field), max(1, shape[0] * field)
+
+
+def _xavier_uniform(rng: Any, shape: Shape, gain: float = 1.0) -> np.ndarray:
+    bound = gain * sqrt(6 / sum(_fans(shape)))
+    return _uniform(rng, shape, -bound, bound)
+
+
+def _kaiming_uniform(rng: Any, shape: Shape, slope: float = 0.0) -> np.ndarray:
+    bound = sqrt(6 / ((1 + slope**2) * _fans(shape)[0]))
+    return _uniform(rng, shape, -bound, bound)
+
+
+def _f32(value: float) -> Any:
+    import numpy as np
+
+    return np.float32(value)
+
+
+INITIALIZERS: dict[str, Callable[..., np.ndarray]] = {
+    "zeros": lambda rng, shape: _constant(rng, shape, 0),
+    "ones": lambda rng, shape: _constant(rng, shape, 1),
+    "constant": _constant,
+    "normal": _normal,
+    "trunc_normal": _trunc_normal,
+    "uniform": _uniform,
+    "xavier_uniform": _xavier_uniform,  # Glorot and Bengio 2010
+    "kaiming_uniform": _kaiming_uniform,  # He et al. 2015; slope sqrt(5) is PyTorch's default for linear layers
+}

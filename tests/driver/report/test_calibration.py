@@ -1,0 +1,162 @@
+"""Calibration data of every kind, one example at a time, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.driver.report.calibration import CalibrationOptions, preprocessing, read_examples
+from tessera.driver.report.measure import Field
+from tessera.ir.diagnostics import Diagnostic
+from tessera.ir.dims.dim import Dim, as_dim, sym
+
+HOW = CalibrationOptions()
+
+
+def field(name: str, dtype: str, *shape: str | int, bound: int | None = None) -> Field:
+    dims: tuple[Dim, ...] = tuple(sym(d) if isinstance(d, str) else as_dim(d) for d in shape)
+    return Field(name, dtype, dims, bound)
+
+
+IDS = field("input_ids", "i64", "B", "T", bound=50)
+MASK = field("attention_mask", "i64", "B", "T")
+IMAGE = field("image", "f32", "B", 3, 8, 8)
+
+
+def code(fields: list[Field], path: Path, how: CalibrationOptions = HOW) -> str:
+    with pytest.raises(Diagnostic) as caught:
+        read_examples(fields, path, how)
+    return caught.value.code
+
+
+def test_arrays_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "c.npz"
+    ids, mask = np.arange(12).reshape(3, 4), np.ones((3, 4), np.int64)
+    np.savez(path, input_ids=ids, attention_mask=mask)
+    found = read_examples([IDS, MASK], path, HOW)
+    assert (len(found.feeds), found.what, found.random) == (3, "3 examples of c.npz", False)
+    np.testing.assert_array_equal(found.feeds[1]["input_ids"], ids[1:2])
+    limited = read_examples([IDS, MASK], path, CalibrationOptions(limit=2))
+    assert limited.what == "the first 2 of 3 examples of c.npz"
+    assert len(limited.feeds) == 2
+
+
+def test_an_input_without_examples_goes_along_whole(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", input_ids=np.zeros((3, 4), np.int64), place=np.arange(4))
+    found = read_examples([IDS, field("place", "i64", "T")], tmp_path / "c.npz", HOW)
+    assert [f["place"].shape for f in found.feeds] == [(4,)] * 3
+
+
+def test_a_fixed_batch_is_filled(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.zeros((5, 4), np.float32))
+    found = read_examples([field("x", "f32", 2, 4)], tmp_path / "c.npy", HOW)
+    assert [f["x"].shape for f in found.feeds] == [(2, 4), (2, 4)]
+    np.save(tmp_path / "one.npy", np.zeros((1, 4), np.float32))
+    assert code([field("x", "f32", 2, 4)], tmp_path / "one.npy") == "E0934"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "wanted"),
+    [
+        ({"input_ids": np.zeros((3, 4), np.int64), "attention_mask": np.ones((2, 4), np.int64)}, "E0934"),
+        ({"input_ids": np.zeros((0, 4), np.int64), "attention_mask": np.ones((0, 4), np.int64)}, "E0934"),
+        ({"input_ids": np.zeros((3, 4), np.int64)}, "E0901"),
+        ({"input_ids": np.zeros((3, 4), np.float32), "attention_mask": np.ones((3, 4), np.int64)}, "E0903"),
+        ({"input_ids": np.zeros((3,), np.int64), "attention_mask": np.ones((3, 4), np.int64)}, "E0902"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], wanted: str) -> None:
+    np.savez(tmp_path / "c.npz", **arrays)
+    assert code([IDS, MASK], tmp_path / "c.npz") == wanted
+
+
+def test_one_array_for_several_inputs(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.zeros((3, 4), np.int64))
+    assert code([IDS, MASK], tmp_path / "c.npy") == "E0934"
+
+
+def test_images(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.fromarray(np.full((10, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.md").write_text("not an image")
+    found = read_examples([IMAGE], tmp_path, HOW)
+    assert [f["image"].shape for f in found.feeds] == [(1, 3, 8, 8)] * 3
+    assert found.what == f"3 images of {tmp_path.name}, --fit crop"
+    assert code([IMAGE], tmp_path, CalibrationOptions(fit="exact")) == "E0921"
+    assert code([IDS], tmp_path) == "E0934"
+
+
+def test_pixels_are_scaled_as_the_model_was_trained(tmp_path: Path) -> None:
+    from PIL import Image
+
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(images / "a.png")
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}'
+    )
+    found = read_examples([IMAGE], images, CalibrationOptions(beside=tmp_path))
+    np.testing.assert_allclose(found.feeds[0]["image"], 2.0)
+    assert preprocessing(images) == {}
+    assert preprocessing(None) == {}
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    assert code([IMAGE], tmp_path) == "E0934"
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {w: i for i, w in enumerate(["[UNK]", "[PAD]", "a", "b", "c", "d"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+def test_texts_are_not_padded(tmp_path: Path, tokenizer: Path) -> None:
+    texts = tmp_path / "t.txt"
+    texts.write_text("a b\n\na b c d\n")
+    found = read_examples([IDS, MASK], texts, CalibrationOptions(tokenizer=tokenizer))
+    assert [f["input_ids"].tolist() for f in found.feeds] == [[[2, 3]], [[2, 3, 4, 5]]]
+    assert found.feeds[1]["attention_mask"].tolist() == [[1, 1, 1, 1]]
+    assert found.middle["input_ids"].shape == (1, 4)
+    cut = read_examples([IDS, MASK], texts, CalibrationOptions(max_length=3, beside=tmp_path))
+    assert cut.what == "2 texts of t.txt, cut to 3 tokens"
+    assert cut.feeds[1]["input_ids"].shape == (1, 3)
+
+
+def test_texts_of_a_fixed_length_are_padded(tmp_path: Path, tokenizer: Path) -> None:
+    texts = tmp_path / "t.txt"
+    texts.write_text("a b\n")
+    fields = [field("input_ids", "i32", "B", 3), field("attention_mask", "f32", "B", 3)]
+    found = read_examples(fields, texts, CalibrationOptions(tokenizer=tokenizer))
+    assert found.feeds[0]["input_ids"].shape == (1, 3)
+    assert found.feeds[0]["input_ids"].dtype == np.int32
+    assert found.feeds[0]["attention_mask"].tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_texts_that_cannot_be_used(tmp_path: Path, tokenizer: Path) -> None:
+    how = CalibrationOptions(tokenizer=tokenizer)
+    empty, binary, fine = tmp_path / "e.txt", tmp_path / "b.txt", tmp_path / "t.txt"
+    empty.write_text("\n\n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    fine.write_text("a b")
+    assert code([IDS], empty, how) == "E0934"
+    assert code([IDS], binary, how) == "E0934"
+    assert code([IMAGE], fine, how) == "E0934"
+    assert code([IDS, IMAGE], fine, how) == "E0934"
+    assert code([IDS], fine, CalibrationOptions(tokenizer=tmp_path / "no.json")) == "E0924"
+
+
+def test_other_files(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("1,2")
+    assert code([IDS], tmp_path / "c.csv") == "E0934"
+    assert code([IDS], tmp_path / "none.npz") == "E0001"

@@ -1,0 +1,159 @@
+"""Verification: a wrong artifact is refused with the output, the difference and the sizes; a right one passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.backends.onnx import build as build_onnx
+from tessera.backends.onnx import serialize
+from tessera.backends.onnx.session import Session
+from tessera.backends.torch import build as build_torch
+from tessera.driver.verify import choose_sizes, index_bounds, relative_error, verify
+from tessera.frontends.source import loads
+from tessera.ir.diagnostics import Diagnostic
+from tessera.ir.graph import Module
+from tessera.runtime.weights.bind import initialise
+
+
+def check(module: Module, other: Module | None = None, **options: Any) -> Any:
+    """Compare the artifact of ``module`` with the reference of ``other`` (itself)."""
+    artifact = serialize(build_onnx(module))
+    return verify(module, artifact, build_torch(other or module), **options)
+
+
+def test_a_right_artifact_passes_at_two_sizes() -> None:
+    report = check(loads(TEXT))
+    assert len(report.rows) == 2
+    first, second = (row.sizes for row in report.rows)
+    assert first["B"] != second["B"]
+    assert first["T"] != second["T"]
+    assert first["B"] != first["T"]
+    assert all(row.error <= row.tolerance for row in report.rows)
+    assert report.to_dict()["rows"][0]["output"] == report.rows[0].output
+
+
+TEXT = """
+use std.nn (embedding, linear)
+model m(ids: i64[B, T], mask: i64[B, T], types: i32[B, T], x: float[B, T, 4], *, k: real = 1.0) -> float[B, T, 4] {
+    a = embedding(ids, vocab=50, dim=4) as words
+    b = embedding(unsqueeze(types, 1), vocab=2, dim=4) as types
+    valid = cast(mask != 0, x.dtype)
+    return (a + squeeze(b, 1) * k + linear(x, out=4) as l) * unsqueeze(valid, -1)
+}
+"""
+
+
+def test_a_wrong_artifact_is_refused() -> None:
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(TEXT), loads(TEXT, params={"k": 1.5}))
+    error = caught.value
+    assert error.code == "E0809"
+    assert "differs by" in error.message
+    assert "allowed: 0.0002" in error.message
+    assert "T = " in error.message
+    assert "the largest difference is at [" in error.notes[0].message
+
+
+def test_indices_must_be_equal() -> None:
+    text = "model m(x: float[B, T], *, k: real = 1.0) -> i64[B] { return argmax(x * k, axis=1) }"
+    assert len(check(loads(text)).rows) == 2
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(text), loads(text, params={"k": -1.0}))
+    assert caught.value.code == "E0809"
+
+
+def test_random_inputs_and_states_are_the_same_on_both_sides() -> None:
+    text = """
+        model m(x: float[B, 3]) -> float[B, 3] {
+            state total: float[B, 3] = normal(1.0)
+            random noise: float[B, 3] = uniform(0, 1)
+            total = total + x * noise
+            return total
+        }
+    """
+    report = check(loads(text))
+    assert {row.output for row in report.rows} >= {"total"}
+
+
+def test_requirements_decide_the_sizes() -> None:
+    text = """
+        model m(x: float[B, T]) -> float[B, T] {
+            require T >= 100, "long"
+            require T % 7 == 0, "weeks"
+            require B == 3, "three"
+            return x
+        }
+    """
+    module = loads(text)
+    session = Session(serialize(build_onnx(module)))
+    sizes = list(choose_sizes(module.graph, session, 1, np.random.default_rng(0)))
+    assert len(sizes) == 1
+    assert sizes[0]["B"] == 3
+    assert sizes[0]["T"] >= 100
+    assert sizes[0]["T"] % 7 == 0
+
+
+def test_requirements_that_never_hold() -> None:
+    with pytest.raises(Diagnostic) as caught:
+        check(loads('model m(x: float[T]) -> float[T] { require T > 5000, "very long" return x }'))
+    assert caught.value.code == "E0807"
+
+
+def test_a_model_of_fixed_sizes_is_compared_once() -> None:
+    report = check(loads("model m(x: float[2, 3]) -> float[2, 3] { return exp(x) }"))
+    assert [dict(row.sizes) for row in report.rows] == [{}]
+
+
+def test_bf16_is_not_compared() -> None:
+    module = loads("model m(x: float[B]) -> float[B] { return exp(x) }", dtype="bf16")
+    report = verify(module, "nowhere.onnx", lambda **inputs: {})
+    assert report.rows == []
+    assert report.skipped
+
+
+def test_integer_inputs_stay_within_the_tables_they_index() -> None:
+    module = loads(TEXT)
+    bounds = {value.name: dim for value, dim in index_bounds(module.graph).items()}
+    assert bounds["ids"] == 50
+    assert bounds["types"] == 2
+    assert bounds["mask"] is None
+
+
+def test_bounds_are_found_inside_ops_and_through_moves() -> None:
+    text = """
+        op pick(x: float[N, D], ids: i64[B, T]) -> float[B, T, D] { return take(x, ids[:, ::1]) }
+        op turn(ids: i64[B, T]) -> i64[T, B] { return transpose(ids, [1, 0]) }
+        model m(table: float[9, 4], ids: i64[B, T], rows: i64[B, T]) -> (float[T, B, 4], float[B, T, 4]) {
+            return take(table, turn(ids)), pick(table, rows)
+        }
+    """
+    bounds = {value.name: dim for value, dim in index_bounds(loads(text).graph).items()}
+    assert bounds["ids"] == 9
+    assert bounds["rows"] == 9
+
+
+def test_relative_error() -> None:
+    a = np.array([1.0, 100.0, np.nan, np.inf], np.float32)
+    assert relative_error(a, a) == 0
+    assert relative_error(a + np.float32(1), a) == pytest.approx(0.01)
+    assert relative_error(np.array([np.nan, 1.0, np.nan, np.inf], np.float32), a) == np.inf
+    assert relative_error(a, np.array([1.0, 100.0, 0.0, np.inf], np.float32)) == np.inf
+    assert relative_error(a[:2], a) == np.inf
+    assert relative_error(np.array([3]), np.array([1])) == 2
+    assert relative_error(np.zeros((0, 2)), np.zeros((0, 2))) == 0
+
+
+def test_the_reference_is_given_every_input_by_name() -> None:
+    module = loads("model m(x: float[B], y: float[B]) -> float[B] { return x - y }")
+    given: list[set[str]] = []
+    torch_module = build_torch(module)
+
+    def reference(*, seed: int, **inputs: Any) -> Any:
+        given.append(set(inputs))
+        return torch_module(**inputs, seed=seed)
+
+    verify(module, serialize(build_onnx(module, initialise(module.graph))), reference)
+    assert given == [{"x", "y"}] * 2

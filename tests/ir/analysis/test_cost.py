@@ -1,0 +1,74 @@
+"""The cost model against counts done by hand, and against what is published."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessera.frontends.source import load, loads
+from tessera.frontends.source.elaborate.library import SPECS
+from tessera.ir.analysis.cost import cost, default_sizes
+
+
+@pytest.mark.parametrize(
+    ("model", "gmacs"),
+    [("vit_s16", 4.6), ("vit_b16", 17.6), ("vit_l16", 61.6)],
+)
+def test_published_operations(model: str, gmacs: float) -> None:
+    """ViT at 224 x 224: billions of multiply-adds, as timm lists them; two operations each."""
+    total = cost(load(SPECS / "zoo" / "vit.tess", model).graph).at({"B": 1}).total
+    assert total.flops / 2e9 == pytest.approx(gmacs, rel=0.02)
+
+
+def test_weights_are_counted_once() -> None:
+    text = """model m(x: f32[B, 4]) -> f32[B, 4] {
+        param w: f32[4, 4]
+        return (x @ w) @ w
+    }"""
+    total = cost(loads(text).graph).at({"B": 3}).total
+    assert total.weights == 4 * 4 * 4
+    assert total.flops == 2 * (2 * 3 * 4 * 4)
+    assert (total.read, total.written) == (2 * 3 * 4 * 4, 2 * 3 * 4 * 4)
+    assert total.bytes == 64 + 96 + 96
+
+
+def test_a_lookup_reads_the_rows_it_picks() -> None:
+    text = """model m(ids: i64[B, T]) -> f32[B, T, 8] {
+        param words: f32[30000, 8]
+        return take(words, ids)
+    }"""
+    total = cost(loads(text).graph).at({"B": 2, "T": 5}).total
+    assert total.weights == 2 * 5 * 8 * 4
+    assert total.read == 2 * 5 * 8
+
+
+def test_views_are_free_and_composites_cost_their_bodies() -> None:
+    text = """use std.nn (gelu)
+    model m(x: f32[B, 6]) -> f32[B, 6] { return gelu(reshape(unsqueeze(x, 0), [B, 6])[:, 0:]) }"""
+    total = cost(loads(text).graph).at({"B": 10}).total
+    assert total.flops == 5 * 60
+    assert (total.read, total.written) == (240, 240)
+
+
+def test_loops_cost_their_steps() -> None:
+    text = "model m(x: f32[4]) -> f32[4] { fold i in 7 from (x) { x = exp(x) + x } return x }"
+    assert cost(loads(text).graph).at({}).total.flops == 7 * 8
+    scanned = """fn plus(a: f32[...], b: f32[...]) -> f32[...] { return a + b }
+    model m(x: f32[B, 5, 3]) -> f32[B, 5, 3] { return scan(plus, x, axis=1) }"""
+    assert cost(loads(scanned).graph).at({"B": 2}).total.flops == 5 * 6
+
+
+def test_blocks_reach_from_one_attention_to_the_next() -> None:
+    module = load(SPECS / "zoo" / "minilm.tess", "minilm", {"depth": 3})
+    table = cost(module.graph).at({"B": 2, "T": 16})
+    assert [(b.name, b.tokens) for b in table.blocks] == [("stem", None), ("0", 16), ("1", 16), ("2", 16)]
+    assert table.total.flops == sum(b.cost.flops for b in table.blocks)
+    shown = cost(module.graph).table({"B": 2, "T": 16})
+    assert shown.rows[-1][0] == "total"
+    assert shown.to_dict()[1]["tokens"] == 16
+
+
+def test_default_sizes() -> None:
+    module = loads("model m(x: f32[B, T, H // 2], y: f32[B, T]) -> f32[B, T] { return y }")
+    assert default_sizes(module.graph) == {"B": 1, "T": 128, "H": 128}
+    module.graph.facts["T"] = (1, 77)
+    assert default_sizes(module.graph)["T"] == 77
