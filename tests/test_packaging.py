@@ -31,7 +31,8 @@ def files() -> list[Path]:
         names[:] = [n for n in names if not n.startswith(".") and n != "__pycache__" and not n.endswith(".egg-info")]
         if Path(folder) == ROOT:
             names[:] = [n for n in names if n not in {"build", "dist", "out"}]
-        found += [(Path(folder) / name).relative_to(ROOT) for name in here]
+        # In a second work tree `.git` is a file.
+        found += [(Path(folder) / name).relative_to(ROOT) for name in here if name != ".git"]
     return sorted(found)
 
 
