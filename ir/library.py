@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .pattern import Rule
 
 # The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.
-RAISING = ("std.raise_decomposed", "std.raise", "std.raise_variants", "std.raise_scores", "std.raise_attention")
+RAISING = tuple(f"std.recover.{n}" for n in ("decomposed", "primitives", "variants", "scores", "attention"))
 
 _resolver: Callable[[str], Composite] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None
@@ -34,7 +34,7 @@ def composite(qualified: str) -> Composite:
 
 def set_rule_resolver(resolver: Callable[[str, Module], Rule], of_module: Callable[[str], dict[str, Rule]]) -> None:
     """Called once by the package: ``resolver(name, module)`` is a ``rewrite`` of the module's file, or a shipped one;
-    ``of_module("std.raise")`` are all of a shipped module by name."""
+    ``of_module("std.recover.scores")`` are all of a shipped module by name."""
     global _rule_resolver, _rules_resolver
     _rule_resolver, _rules_resolver = resolver, of_module
 
@@ -47,7 +47,7 @@ def rule(name: str, module: Module) -> Rule:
 
 
 def rules_of(qualified: str) -> dict[str, Rule]:
-    """The rewrite rules of a shipped module, by name: ``rules_of("std.raise")``. Raises Diagnostic E0202 without it."""
+    """The rewrite rules of a shipped module (``std.recover.scores``) by name. Raises Diagnostic E0202 when there is none."""
     if _rules_resolver is None:
         raise RuntimeError("no frontend is loaded: import tessera first")
     return _rules_resolver(qualified)

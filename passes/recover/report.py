@@ -23,7 +23,7 @@ _SUSPECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sqrt": ("norm", ("divided_by_sqrt", "rsqrt_from_sqrt")),
     "erf": ("gelu", ("gelu_half_first", "gelu_half_last", "gelu_half_inside_divided")),
 }
-_PRODUCTS = frozenset({"matmul", "einsum", "std.raise_scores.scores"})
+_PRODUCTS = frozenset({"matmul", "einsum", "std.recover.scores.scores"})
 _MOVES = frozenset(
     {"reshape", "rearrange", "transpose", "expand", "squeeze", "unsqueeze", "slice", "concat", "gather", "max"}
 )

@@ -60,23 +60,25 @@ class Library:
         """A shipped file: ``std.nn`` is ``specs/std/nn.tess``. Raises E0202 when there is none."""
         path = SPECS.joinpath(*module.split(".")).with_suffix(".tess")
         if not path.is_file():
-            known = [".".join(p.relative_to(SPECS).with_suffix("").parts) for p in SPECS.rglob("*.tess")]
+            known = [_module_of(p) for p in SPECS.rglob("*.tess")]
+            moved = module.replace("std.raise_", "std.recover.") if module != "std.raise" else "std.recover.primitives"
             raise Diagnostic(
                 "E0202", f"there is no module `{module}`", span,
-                help=did_you_mean(module, known) or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
+                help=f"it is called `{moved}` now" if moved != module and moved in known else did_you_mean(module, known)
+                or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
             )  # fmt: skip
         return self._unit(module, path, None, span)
 
     def declaring(self, name: str) -> str | None:
         """The first module of std that declares ``name``."""
-        modules = (f"std.{path.stem}" for path in sorted((SPECS / "std").glob("*.tess")))
+        modules = map(_module_of, sorted((SPECS / "std").rglob("*.tess")))
         return next((module for module in modules if self.std(module).local(name)), None)
 
     def file(self, path: str | Path, root: Path | None = None, span: Span | None = None) -> Unit:
         """A user's file. A shipped file opened by its path is the shipped module."""
         real = Path(path).resolve()
         if real.is_relative_to(SPECS):
-            return self.std(".".join(real.relative_to(SPECS).with_suffix("").parts), span)
+            return self.std(_module_of(real), span)
         return self._unit(LOCAL, Path(path), root or real.parent, span)
 
     def text(self, text: str, path: str = "<string>", root: Path | None = None) -> Unit:
@@ -152,6 +154,11 @@ class Library:
                 "E0204", f"`{name}` is declared twice", span, notes=[Note("the first one is here", other.node.span)]
             )
         unit.names[name] = declared
+
+
+def _module_of(path: Path) -> str:
+    """The name of a shipped file: ``std.recover.scores``."""
+    return ".".join(path.relative_to(SPECS).with_suffix("").parts)
 
 
 @lru_cache(maxsize=1)

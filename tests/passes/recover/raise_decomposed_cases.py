@@ -1,4 +1,4 @@
-"""The forms that torch's own decompositions leave, one for each rule of std.raise_decomposed."""
+"""The forms that torch's own decompositions leave, one for each rule of std.recover.decomposed."""
 
 from __future__ import annotations
 

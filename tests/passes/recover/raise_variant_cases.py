@@ -1,4 +1,4 @@
-"""Attention in other layouts, one form or more for each rule of std.raise_variants; and rotary positions by halves."""
+"""Attention in other layouts, one form or more for each rule of std.recover.variants; and rotary positions by halves."""
 
 from __future__ import annotations
 

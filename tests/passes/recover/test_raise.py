@@ -154,7 +154,7 @@ def test_explaining_a_rule_by_its_name() -> None:
     assert str(explain(module, rule("scores_bias", module))).startswith("`scores_bias` matches 1 time(s)")
     told = str(explain(module, rule("scores_masked", module)))
     assert told.startswith("`scores_masked` matches nowhere;")
-    assert rule("std.raise_scores.scores_bias", module) is rule("scores_bias", module)
+    assert rule("std.recover.scores.scores_bias", module) is rule("scores_bias", module)
 
 
 def test_a_second_run_finds_nothing_to_do() -> None:
