@@ -26,7 +26,10 @@ from .driver.compile import Artifact, CompileReport, check, compile, load
 from .driver.compile import open_artifact as open
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
-from .ir.graph import Module
+from .ir.program import Program
+
+# What a program of one model was called; the name stays.
+Module = Program
 
 if TYPE_CHECKING:
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
@@ -39,8 +42,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Record", "Tensor", "apply", "check", "compile", "load",
-    "loads", "model", "models", "open", "ops", "print", "source", "std", "use", "zoo",
+    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "apply", "check", "compile",
+    "load", "loads", "model", "models", "open", "ops", "print", "source", "std", "use", "zoo",
 ]  # fmt: skip
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from .declarations import Declaration, reachable
 from .diagnostics import Span
 from .dims.dim import Dim
 from .op import AnyOp, Attrs
+from .program import Program
 from .types import TensorType
-
-if TYPE_CHECKING:
-    from .compiling import CompileSpec
-    from .pattern import Rule
 
 
 class Value:
@@ -360,51 +356,5 @@ def clone_node(node: Node, copies: dict[Value, Value]) -> Node:
     return copy
 
 
-@dataclass(eq=False)
-class Module:
-    """A program: one main graph, and what it was declared with.
-
-    Args:
-        name: the model's name.
-        graph: the model.
-        doc: its ``##`` text.
-        locals: declarations of the program's own files by name, of which :meth:`declared` are written back by the printer.
-        uses: what those declarations use of shipped modules: name there -> (module, name).
-        compile: the file's ``compile`` block for this model (a :class:`CompileSpec`), or None.
-        path: the source file, for relative weights.
-        rules: the ``rewrite`` rules that the file declares or uses, by name.
-    """
-
-    name: str
-    graph: Graph
-    doc: str = ""
-    locals: dict[str, Declaration] = field(default_factory=dict)
-    uses: dict[str, tuple[str, str]] = field(default_factory=dict)
-    compile: CompileSpec | None = None
-    path: str | None = None
-    rules: dict[str, Rule] = field(default_factory=dict)
-
-    def declared(self) -> dict[str, Declaration]:
-        """The declarations of the program's own files that its graph uses, directly or not."""
-        return reachable(self.graph, self.locals)
-
-    def clone(self) -> Module:
-        """A copy whose graph can be changed without changing this one's."""
-        return replace(
-            self, graph=self.graph.clone(), locals=dict(self.locals), uses=dict(self.uses), rules=dict(self.rules)
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Module) and self.difference(other) is None
-
-    __hash__ = object.__hash__
-
-    def difference(self, other: Module) -> str | None:
-        """None when equal; else a sentence about the first difference."""
-        from .compare import first_difference
-
-        if self.name != other.name:
-            return f"{self.name} and {other.name}"
-        if self.declared() != other.declared():
-            return "local declarations differ"
-        return first_difference(self.graph, other.graph)
+# A program of one function, as it was called before there were others.
+Module = Program

@@ -1,0 +1,219 @@
+"""A program: named functions that share parameters, states and types, host stages beside them, and flows that wire both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .declarations import Declaration, reachable
+from .diagnostics import Diagnostic, Span
+from .types import TensorType
+
+if TYPE_CHECKING:
+    from .compiling import CompileSpec
+    from .graph import Graph, Parameter
+    from .pattern import Rule
+    from .signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step that runs on the host.
+
+    Args:
+        name: what flows call it.
+        kind: what it is; ``python`` is a function.
+        reference: where its code stands, ``package.module:function``. It is text until somebody runs the stage.
+        signature: tensors in, tensors out.
+    """
+
+    name: str
+    kind: str
+    reference: str
+    signature: Signature
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call in a flow, ``logits = prefill(ids)``.
+
+    Args:
+        callee: a function, a stage or another flow of the program.
+        operands: the names of the values it takes, in the order of the callee's inputs.
+        results: the names that its results get; no two values of a flow have one name.
+        spans: where each operand stands.
+    """
+
+    callee: str
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False)
+    spans: tuple[Span | None, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A value that goes into or comes out of a flow: its public name, its type, and the value's name within the flow."""
+
+    name: str
+    type: TensorType
+    value: str
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """An acyclic wiring of functions and stages, run on the host step by step."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[Port, ...]
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(eq=False, init=False)
+class Program:
+    """Functions over one set of parameters and states, and what they were declared with.
+
+    Parameters of one full name, and states of one name, are one tensor in all functions.
+
+    Args:
+        name: its name; of a program of one function, the model's.
+        functions: the entry points by name, in order; a graph alone is the one function, of the program's name.
+        doc: its ``##`` text.
+        locals: declarations of the program's own files by name, of which :meth:`declared` are written back by the printer.
+        uses: what those declarations use of shipped modules: name there -> (module, name).
+        compile: the file's ``compile`` block for it (a :class:`CompileSpec`), or None.
+        path: the source file, for relative weights.
+        rules: the ``rewrite`` rules that the file declares or uses, by name.
+        docs: the ``##`` text of functions that have one of their own, by name.
+        stages: what runs on the host, by name.
+        flows: how functions and stages are wired, by name.
+    """
+
+    name: str
+    functions: dict[str, Graph]
+    doc: str
+    locals: dict[str, Declaration]
+    uses: dict[str, tuple[str, str]]
+    compile: CompileSpec | None
+    path: str | None
+    rules: dict[str, Rule]
+    docs: dict[str, str]
+    stages: dict[str, Stage]
+    flows: dict[str, Flow]
+
+    def __init__(
+        self,
+        name: str,
+        functions: Graph | Mapping[str, Graph],
+        doc: str = "",
+        locals: Mapping[str, Declaration] | None = None,
+        uses: Mapping[str, tuple[str, str]] | None = None,
+        compile: CompileSpec | None = None,
+        path: str | None = None,
+        rules: Mapping[str, Rule] | None = None,
+        docs: Mapping[str, str] | None = None,
+        stages: Mapping[str, Stage] | None = None,
+        flows: Mapping[str, Flow] | None = None,
+    ) -> None:
+        self.name = name
+        self.functions = dict(functions) if isinstance(functions, Mapping) else {name: functions}
+        self.doc = doc
+        self.locals = dict(locals or {})
+        self.uses = dict(uses or {})
+        self.compile = compile
+        self.path = path
+        self.rules = dict(rules or {})
+        self.docs = dict(docs or {})
+        self.stages = dict(stages or {})
+        self.flows = dict(flows or {})
+
+    @property
+    def graph(self) -> Graph:
+        """The function of a program that has one. Raises E0520 when it has several."""
+        return self.functions[self._only()]
+
+    @graph.setter
+    def graph(self, graph: Graph) -> None:
+        self.functions[self._only()] = graph
+
+    def _only(self) -> str:
+        if len(self.functions) != 1:
+            names = ", ".join(self.functions)
+            raise Diagnostic(
+                "E0520", f"the program `{self.name}` has {len(self.functions)} entry points, and one is needed here",
+                help=f"choose one of {names}: `program.only(\"{next(iter(self.functions), 'name')}\")` in Python, "
+                "`--entry` on the command line",
+            )  # fmt: skip
+        return next(iter(self.functions))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one model and nothing else, which is written as a ``model``."""
+        return list(self.functions) == [self.name] and not self.stages and not self.flows
+
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters of all functions by full name; a shared one is that of the first function that has it."""
+        found: dict[str, Parameter] = {}
+        for graph in self.functions.values():
+            for name, param in graph.params.items():
+                found.setdefault(name, param)
+        return found
+
+    def only(self, entry: str) -> Program:
+        """The program of one entry point alone, over the same graph and declarations. Raises E0521 when there is none."""
+        if entry not in self.functions:
+            from .diagnostics import did_you_mean
+
+            names = list(self.functions)
+            raise Diagnostic(
+                "E0521", f"the program `{self.name}` has no entry point `{entry}`",
+                help=did_you_mean(entry, names) or f"its entry points are {', '.join(names)}",
+            )  # fmt: skip
+        doc = self.doc if self.plain else self.docs.get(entry, "")
+        return replace(
+            self, name=entry, functions={entry: self.functions[entry]}, doc=doc, docs={}, stages={}, flows={}
+        )
+
+    def declared(self) -> dict[str, Declaration]:
+        """The declarations of the program's own files that its functions use, directly or not."""
+        found: dict[str, Declaration] = {}
+        for graph in self.functions.values():
+            found.update(reachable(graph, self.locals))
+        return dict(sorted(found.items()))
+
+    def clone(self) -> Program:
+        """A copy whose graphs can be changed without changing this one's."""
+        return replace(self, functions={name: graph.clone() for name, graph in self.functions.items()})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.difference(other) is None
+
+    __hash__ = object.__hash__
+
+    def difference(self, other: Program) -> str | None:
+        """None when equal; else a sentence about the first difference."""
+        from .compare import first_difference
+
+        if self.name != other.name:
+            return f"{self.name} and {other.name}"
+        if list(self.functions) != list(other.functions):
+            return f"entry points differ: {', '.join(self.functions)} and {', '.join(other.functions)}"
+        if self.declared() != other.declared():
+            return "local declarations differ"
+        for name, graph in self.functions.items():
+            found = first_difference(graph, other.functions[name])
+            if found is not None:
+                return found if self.plain else f"in `{name}`: {found}"
+        for what, ours, theirs in (("stages", self.stages, other.stages), ("flows", self.flows, other.flows)):
+            if _rows(ours) != _rows(theirs):
+                return f"{what} differ: {_rows(ours)} and {_rows(theirs)}"
+        return None
+
+
+def _rows(table: Mapping[str, Any]) -> list[Any]:
+    return list(table.values())
