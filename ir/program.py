@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .compiling import CompileSpec
     from .graph import Graph, Parameter
     from .pattern import Rule
+    from .recipe import Recipe
     from .signature import Signature
 
 
@@ -92,6 +93,7 @@ class Program:
         docs: the ``##`` text of functions that have one of their own, by name.
         stages: what runs on the host, by name.
         flows: how functions and stages are wired, by name.
+        recipes: what a parameter is made of, by its full name; one without is the checkpoint's tensor of that name.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Program:
     docs: dict[str, str]
     stages: dict[str, Stage]
     flows: dict[str, Flow]
+    recipes: dict[str, Recipe]
 
     def __init__(
         self,
@@ -119,6 +122,7 @@ class Program:
         docs: Mapping[str, str] | None = None,
         stages: Mapping[str, Stage] | None = None,
         flows: Mapping[str, Flow] | None = None,
+        recipes: Mapping[str, Recipe] | None = None,
     ) -> None:
         self.name = name
         self.functions = dict(functions) if isinstance(functions, Mapping) else {name: functions}
@@ -131,6 +135,7 @@ class Program:
         self.docs = dict(docs or {})
         self.stages = dict(stages or {})
         self.flows = dict(flows or {})
+        self.recipes = dict(recipes or {})
 
     @property
     def graph(self) -> Graph:
@@ -175,8 +180,10 @@ class Program:
                 help=did_you_mean(entry, names) or f"its entry points are {', '.join(names)}",
             )  # fmt: skip
         doc = self.doc if self.plain else self.docs.get(entry, "")
+        graph = self.functions[entry]
+        recipes = {name: recipe for name, recipe in self.recipes.items() if name in graph.params}
         return replace(
-            self, name=entry, functions={entry: self.functions[entry]}, doc=doc, docs={}, stages={}, flows={}
+            self, name=entry, functions={entry: graph}, doc=doc, docs={}, stages={}, flows={}, recipes=recipes
         )
 
     def declared(self) -> dict[str, Declaration]:
@@ -212,6 +219,9 @@ class Program:
         for what, ours, theirs in (("stages", self.stages, other.stages), ("flows", self.flows, other.flows)):
             if _rows(ours) != _rows(theirs):
                 return f"{what} differ: {_rows(ours)} and {_rows(theirs)}"
+        for name in self.recipes.keys() | other.recipes.keys():
+            if self.recipes.get(name) != other.recipes.get(name):
+                return f"the recipes of `{name}` differ: {self.recipes.get(name)} and {other.recipes.get(name)}"
         return None
 
 

@@ -82,4 +82,18 @@ CODES = {
         "  wrong:  model m(x: float[B, T, 8]) -> float[B, T, 8] { param pos: float[T, 8]  return x + pos }\n"
         "  right:  model m(x: float[B, 128, 8]) -> float[B, 128, 8] { param pos: float[128, 8]  return x + pos }",
     ),
+    "E0614": Code(
+        "the recipe of a weight is malformed",
+        "A recipe says what a parameter is made of: names of the file's tensors in quotes, slices, `+ * @`, and the\n"
+        "functions concat, stack, split, transpose, reshape, repeat, pad, cast; or an initialiser with a shape.\n\n"
+        "  wrong:  \"qkv.weight\" = join(\"q.weight\", \"k.weight\", \"v.weight\")\n"
+        "  right:  \"qkv.weight\" = concat(\"q.weight\", \"k.weight\", \"v.weight\", axis=0)",
+    ),
+    "E0615": Code(
+        "the tensors of a recipe do not fit together",
+        "Sizes and dtypes are those of the file. What is joined must have one dtype, and one size along every other\n"
+        "axis; arithmetic takes floats.\n\n"
+        "  wrong:  concat(\"w.weight\", \"w.bias\")           # f32[64, 64] and f32[64]\n"
+        "  right:  concat(\"w.weight\", reshape(\"w.bias\", [1, 64]))",
+    ),
 }  # fmt: skip
