@@ -14,7 +14,7 @@ from tessera.ir.recipe_functions import FUNCTIONS, Typed
 from tessera.ir.types import DType, bf16, f32, f64, i32
 
 RNG = np.random.default_rng(0)
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "a": RNG.standard_normal((6, 4)).astype(np.float32),
     "b": RNG.standard_normal((6, 4)).astype(np.float32),
     "c": RNG.standard_normal((4, 6)).astype(np.float32),
