@@ -8,18 +8,32 @@ from typing import Any
 
 from ...ir.dims.dim import Dim
 from ...ir.dims.monomials import DimCall
-from ...ir.graph import Graph, Value
-from .claims import CLAIMS
+from ...ir.graph import Graph, Node, Value
+from ..lower import Plan
+from .claims import CLAIMS, UNLESS
 from .emit import Emitter, Tensor, quoted, tensor_text
 from .literals import literal
-from .table import LOWERINGS, UNSUPPORTED
+from .table import LOWERINGS, unsupported
+
+
+def plan() -> Plan:
+    """What of a program is lowered, and what is refused."""
+    return Plan(lambda node: node.op.qualified in CLAIMS and not _excepted(node), unsupported)
+
+
+def _excepted(node: Node) -> bool:
+    return node.op.qualified in UNLESS and UNLESS[node.op.qualified](node)
 
 
 def assemble(graph: Graph, weights: Mapping[str, Any] | None, inline: bool, metadata: Mapping[str, str]) -> str:
     """See :func:`tessera.backends.mlir.build`."""
     import numpy as np
 
-    emitter = Emitter(LOWERINGS, UNSUPPORTED, CLAIMS)
+    decided = plan()
+    problem = decided.refused(graph)
+    if problem is not None:
+        raise problem
+    emitter = Emitter(graph, decided, LOWERINGS, CLAIMS)
     env: dict[Value, Tensor] = {}
     arguments: list[Tensor] = []
     taken: set[str] = set()
@@ -38,7 +52,8 @@ def assemble(graph: Graph, weights: Mapping[str, Any] | None, inline: bool, meta
             arguments.append(env[param])
     _bind_symbols(emitter, graph, env)
     emitter.define_sizes(graph, {v.name: env[v] for v in graph.inputs})
-    results = emitter.walk(graph, env)
+    emitter.walk(graph, env)
+    results = [env[v] for v in graph.outputs]
     head = [f"// {key}: {line}" for key, text in metadata.items() for line in text.splitlines()]
     taken_text = ", ".join(f"{a.name}: {tensor_text(a.type)}" for a in arguments)
     types = ", ".join(tensor_text(r.type) for r in results)

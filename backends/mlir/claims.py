@@ -1,10 +1,13 @@
-"""Composites that are one aten op: qualified name -> lowering, or None where this use of it has none.
+"""Composites that are one aten op: qualified name -> lowering, but for the uses that ``UNLESS`` names.
 
-A composite that is not here, or is declined, is lowered through its body.
+A composite that is not here, or a use that is excepted, is lowered through its body.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ...ir.graph import Node
 from .emit import Call, Claim, Tensor
 
 
@@ -12,27 +15,29 @@ def _softmax(name: str) -> Claim:
     return lambda call: call.aten(f"{name}.int", call.args[0], call.attrs["axis"], None)
 
 
-def _layer_norm(call: Call) -> Tensor | None:
+def _layer_norm(call: Call) -> Tensor:
     x, weight, bias = call.operands
     assert x is not None
     return call.aten("layer_norm", x, [x.type.shape[-1]], weight, bias, float(call.attrs["eps"]), False)
 
 
-def _group_norm(call: Call) -> Tensor | None:
+def _group_norm(call: Call) -> Tensor:
     x, weight, bias = call.operands
     return call.aten("group_norm", x, call.attrs["groups"], weight, bias, float(call.attrs["eps"]), False)
 
 
-def _attention(call: Call) -> Tensor | None:
-    """Without statistics, soft cap, masks or groups of heads: what linalg's own attention computes as the body does."""
-    q, k, v, mask, bias = call.operands
+def _attention(call: Call) -> Tensor:
+    scale = float(call.attrs["scale"])
+    return call.aten("scaled_dot_product_attention", *call.operands[:3], None, 0.0, False, scale, False)
+
+
+def _more_than_attention(node: Node) -> bool:
+    """Statistics, a soft cap, masks or groups of heads: what linalg's own attention does not compute as the body does."""
+    q, k, _, mask, bias = node.inputs
     assert q is not None
     assert k is not None
-    attrs = call.attrs
-    plain = mask is None and bias is None and not attrs["causal"] and attrs["softcap"] == 0
-    if not plain or len(call.outs) > 1 or q.type.shape[1] != k.type.shape[1]:
-        return None
-    return call.aten("scaled_dot_product_attention", q, k, v, None, 0.0, False, float(attrs["scale"]), False)
+    plain = mask is None and bias is None and not node.attrs["causal"] and node.attrs["softcap"] == 0
+    return not plain or len(node.outputs) > 1 or q.type.shape[1] != k.type.shape[1]
 
 
 CLAIMS: dict[str, Claim] = {
@@ -47,3 +52,6 @@ CLAIMS: dict[str, Claim] = {
     "std.nn.group_normalize": _group_norm,
     "std.attention.attention": _attention,
 }
+
+# Which uses of a claimed composite go through its body.
+UNLESS: dict[str, Callable[[Node], bool]] = {"std.attention.attention": _more_than_attention}

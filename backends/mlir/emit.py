@@ -1,4 +1,4 @@
-"""From the IR to torch-dialect text: values, sizes, constants, and the walk. Nothing here imports torch or torch-mlir."""
+"""From the IR to torch-dialect text: values, sizes, constants. Nothing here imports torch or torch-mlir."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...ir.binding import axis_symbol, solve_inputs
-from ...ir.diagnostics import Diagnostic, Note
+from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.dims.monomials import Atom
-from ...ir.graph import Graph, Node, Value
-from ...ir.op import Composite
+from ...ir.graph import Graph, Node
 from ...ir.types import DType, TensorType
+from ..lower import Plan, Scope, Walk
 
 # torch's number of each dtype, and what MLIR calls its elements.
 DTYPE_CODES = {"u8": 0, "i8": 1, "i16": 2, "i32": 3, "i64": 4, "f16": 5, "f32": 6, "f64": 7, "bool": 11, "bf16": 15}
@@ -29,8 +29,7 @@ _SIZE_FUNCTIONS = {
 }
 
 Lowering = Callable[["Call"], "Tensor | Sequence[Tensor]"]
-# A claim may decline by returning None.
-Claim = Callable[["Call"], "Tensor | None"]
+Claim = Callable[["Call"], "Tensor"]
 
 
 class Tensor:
@@ -66,14 +65,13 @@ def _type_text(value: Operand) -> str:
     return value.type if isinstance(value, Scalar) else tensor_text(value.type)
 
 
-class Emitter:
+class Emitter(Walk[Tensor]):
     """Writes the lines of one function."""
 
-    def __init__(
-        self, lowerings: Mapping[str, Lowering], unsupported: Mapping[str, str], claims: Mapping[str, Claim]
-    ) -> None:
+    def __init__(self, graph: Graph, plan: Plan, lowerings: Mapping[str, Lowering], claims: Mapping[str, Claim]) -> None:
+        super().__init__(plan)
+        self.sizes = Scope(graph)
         self.lowerings = lowerings
-        self.unsupported = unsupported
         self.claims = claims
         self.lines: list[str] = []
         self.resources: dict[str, str] = {}
@@ -81,8 +79,6 @@ class Emitter:
         self._scalars: dict[Any, Scalar] = {}
         self._sizes: dict[str, Scalar] = {}
         self._dims: dict[Dim, Scalar] = {}
-        self._lets: list[Mapping[str, Dim]] = []
-        self._bodies: dict[Any, Graph] = {}
         self.span: Any = None
 
     # Lines -------------------------------------------------------------------------------------------------------
@@ -162,9 +158,7 @@ class Emitter:
 
     def size(self, dim: Dim) -> Scalar:
         """A dimension as a number. Raises E0803 for one that no input's shape tells."""
-        for lets in reversed(self._lets):
-            while not dim.symbols.isdisjoint(lets):
-                dim = dim.subs(lets)
+        dim = self.sizes.expanded(dim)
         if dim.value is not None:
             return self.constant(dim.value)
         if dim not in self._dims:
@@ -199,51 +193,18 @@ class Emitter:
 
     # The walk ----------------------------------------------------------------------------------------------------
 
-    def walk(self, graph: Graph, env: dict[Value, Tensor], depth: int = 0) -> list[Tensor]:
-        """Lower the nodes that an output needs; returns the outputs."""
-        self._lets.append(graph.lets)
-        needed = set(graph.outputs)
-        live = []
-        for node in graph.reversed_nodes():
-            if any(v in needed for v in node.outputs):
-                live.append(node)
-                needed.update(v for v in node.inputs if v is not None)
-        for node in reversed(live):
-            if depth == 0:
-                # Within a composite's body the user's line stays to blame.
-                self.span = node.span
-            results = self._lower(Call(self, node, [None if v is None else env[v] for v in node.inputs]), depth)
-            for value, made in zip(node.outputs, results, strict=True):
-                env[value] = made
-        self._lets.pop()
-        return [env[v] for v in graph.outputs]
+    def at(self, node: Node) -> None:
+        self.span = node.span
 
-    def _lower(self, call: Call, depth: int) -> Sequence[Tensor]:
-        node = call.node
-        if not isinstance(node.op, Composite):
-            if node.op.name in self.unsupported:
-                raise Diagnostic(
-                    "E0820", f"`{node.op.name}` has no lowering to torch-dialect MLIR", self.span,
-                    notes=[Note(self.unsupported[node.op.name])], help="the targets onnx and torch have it",
-                )  # fmt: skip
-            made = self.lowerings[node.op.name](call)
-            return [made] if isinstance(made, Tensor) else made
-        claim = self.claims.get(node.op.qualified)
-        claimed = claim(call) if claim is not None else None
-        if claimed is not None:
-            return [claimed]
-        return self.inline(self._body(node), [x for x in call.operands if x is not None], depth + 1)
+    def core(self, node: Node, operands: list[Tensor | None]) -> Sequence[Tensor]:
+        return _several(self.lowerings[node.op.name](Call(self, node, operands)))
 
-    def inline(self, body: Graph, operands: Sequence[Tensor], depth: int = 1) -> list[Tensor]:
-        """The results of a body for given operands."""
-        return self.walk(body, dict(zip(body.inputs, operands, strict=True)), depth)
+    def claim(self, node: Node, operands: list[Tensor | None]) -> Sequence[Tensor]:
+        return _several(self.claims[node.op.qualified](Call(self, node, operands)))
 
-    def _body(self, node: Node) -> Graph:
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (node.op, types, tuple(node.attrs.items()))
-        if key not in self._bodies:
-            self._bodies[key] = node.op.instantiate(types, dict(node.attrs))  # type: ignore[union-attr]
-        return self._bodies[key]
+
+def _several(made: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [made] if isinstance(made, Tensor) else made
 
 
 class Call:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, as_dim, const
+from ...ir.graph import Node
 from ...ir.ops.contraction import parse_einsum
 from ...ir.ops.shape import rearrange_plan
 from ...ir.types import TensorType, i64
@@ -23,6 +25,19 @@ UNSUPPORTED: dict[str, str] = {
 
 # A loop of so many steps is written out.
 MOST_STEPS = 64
+
+
+def unsupported(node: Node) -> Diagnostic | None:
+    """Why a node has no lowering, as E0820."""
+    if node.op.qualified in UNSUPPORTED:
+        message = f"`{node.op.name}` has no lowering to torch-dialect MLIR"
+        notes = [Note(UNSUPPORTED[node.op.name])]
+    elif node.op.qualified == "fold" and as_dim(node.attrs["n"]).value not in range(MOST_STEPS + 1):
+        message = f"`fold` of {node.attrs['n']} steps: loops are written out in MLIR, up to {MOST_STEPS} steps"
+        notes = []
+    else:
+        return None
+    return Diagnostic("E0820", message, notes=notes, help="the targets onnx and torch have it")
 
 
 def _same(op: str) -> Lowering:
@@ -188,18 +203,9 @@ SHAPE: dict[str, Lowering] = {
 
 
 def _fold(call: Call) -> list[Tensor]:
-    from ...ir.diagnostics import Diagnostic
-
-    steps, carried = as_dim(call.attrs["n"]).value, call.attrs["carried"]
-    if steps is None or steps > MOST_STEPS:
-        raise Diagnostic(
-            "E0820",
-            f"`fold` of {call.attrs['n']} steps: loops are written out in MLIR, up to {MOST_STEPS} steps",
-            call.emitter.span,
-            help="the targets onnx and torch have it",
-        )
+    carried = call.attrs["carried"]
     values, captured = call.args[:carried], call.args[carried:]
-    for step in range(steps):
+    for step in range(int(as_dim(call.attrs["n"]))):
         number = call.full([], step, i64)
         values = call.emitter.inline(call.attrs["body"], [number, *values, *captured])
     return values

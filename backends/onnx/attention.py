@@ -28,14 +28,16 @@ _FOLLOWED = {
 }  # fmt: skip
 
 
-@claim("std.attention.attention")
+def _no_kernel(node: Node) -> bool:
+    """The order of softcap and bias differs between opsets; statistics would need the scores, which no kernel returns."""
+    return operand(node).dtype not in (f32, f16, bf16) or node.attrs["softcap"] != 0 or len(node.outputs) > 1
+
+
+@claim("std.attention.attention", needs="Attention", unless=_no_kernel)
 def attention(
     e: Emitter, node: Node, q: ox.Value, k: ox.Value, v: ox.Value, mask: ox.Value | None, bias: ox.Value | None
-) -> ox.Value | None:
+) -> ox.Value:
     a, dtype = node.attrs, e.dtype(q)
-    # The order of softcap and bias differs between opsets; statistics would need the scores, which no kernel returns.
-    if not e.has("Attention") or dtype not in (f32, f16, bf16) or a["softcap"] != 0 or len(node.outputs) > 1:
-        return None
     tokens, keys = operand(node, 0).shape[2], operand(node, 1).shape[2]
     # ONNX Runtime wants a row of the mask for each query.
     rows = any(t is not None and t.type.shape[2] == tokens for t in node.inputs[3:])
@@ -124,12 +126,14 @@ def _causal(e: Emitter, tokens: Dim, keys: Dim) -> ox.Value:
     return e.op("LessOrEqual", e.iota(keys), e.unsqueeze(last, -1))
 
 
-@claim("std.attention.rope")
-def rope(e: Emitter, node: Node, x: ox.Value, cosine: ox.Value, sine: ox.Value) -> ox.Value | None:
+def _rotates_a_part(node: Node) -> bool:
+    """Or is of a dtype that the op does not take."""
+    return operand(node).dtype not in (f32, f16, bf16) or operand(node).shape[3] != operand(node, 1).shape[2] * 2
+
+
+@claim("std.attention.rope", needs="RotaryEmbedding", unless=_rotates_a_part)
+def rope(e: Emitter, node: Node, x: ox.Value, cosine: ox.Value, sine: ox.Value) -> ox.Value:
     type, angles = operand(node), operand(node, 1).shape
-    features, pairs = type.shape[3], angles[2]
-    if not e.has("RotaryEmbedding") or type.dtype not in (f32, f16, bf16) or features != pairs * 2:
-        return None
     if angles[0] != type.shape[0]:
         shape = e.shape((type.shape[0], *angles[1:]))
         cosine = e.remember(("expand", cosine, shape), lambda: e.op("Expand", cosine, shape))

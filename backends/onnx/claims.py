@@ -1,4 +1,4 @@
-"""Composites of std that ONNX has an op for. Each agrees with the composite's body; where an op does not, None is returned."""
+"""Composites of std that ONNX has an op for. Each agrees with the composite's body; `unless` says where an op does not."""
 
 from __future__ import annotations
 
@@ -36,37 +36,31 @@ def relu(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     return e.op("Relu", x)
 
 
-@claim("std.nn.gelu", "std.nn.gelu_tanh")
-def gelu(e: Emitter, node: Node, x: ox.Value) -> ox.Value | None:
-    if not e.has("Gelu") or e.dtype(x) == f64:
-        return None
+@claim("std.nn.gelu", "std.nn.gelu_tanh", needs="Gelu", unless=lambda node: operand(node).dtype == f64)
+def gelu(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     return e.op("Gelu", x, approximate="tanh" if node.op.name == "gelu_tanh" else "none")
 
 
-@claim("std.nn.layer_normalize")
-def layer_normalize(
-    e: Emitter, node: Node, x: ox.Value, weight: ox.Value | None, bias: ox.Value | None
-) -> ox.Value | None:
-    scale = _scale(e, node, weight)
-    return None if scale is None else e.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=node.attrs["eps"])
-
-
-@claim("std.nn.rms_normalize")
-def rms_normalize(e: Emitter, node: Node, x: ox.Value, weight: ox.Value | None) -> ox.Value | None:
-    scale = _scale(e, node, weight)
-    if scale is None or not e.has("RMSNormalization"):
-        return None
-    return e.op("RMSNormalization", x, scale, axis=-1, epsilon=node.attrs["eps"])
-
-
-def _scale(e: Emitter, node: Node, weight: ox.Value | None) -> ox.Value | None:
-    """The weight, or ones; None where the ONNX op, which computes in f32, is not what the body does."""
+def _no_scale(node: Node) -> bool:
+    """Whether the op, which computes in f32, is not what the body does, or there is no weight, nor a known number of ones."""
     type = operand(node)
-    if type.dtype not in (f32, f16, bf16):
-        return None
-    if weight is None and type.shape[-1].value is not None:
-        return e.full(type.shape[-1:], 1, type.dtype)
-    return weight
+    return type.dtype not in (f32, f16, bf16) or (node.inputs[1] is None and type.shape[-1].value is None)
+
+
+def _scale(e: Emitter, node: Node, weight: ox.Value | None) -> ox.Value:
+    """The weight, or ones."""
+    type = operand(node)
+    return e.full(type.shape[-1:], 1, type.dtype) if weight is None else weight
+
+
+@claim("std.nn.layer_normalize", unless=_no_scale)
+def layer_normalize(e: Emitter, node: Node, x: ox.Value, weight: ox.Value | None, bias: ox.Value | None) -> ox.Value:
+    return e.op("LayerNormalization", x, _scale(e, node, weight), bias, axis=-1, epsilon=node.attrs["eps"])
+
+
+@claim("std.nn.rms_normalize", needs="RMSNormalization", unless=_no_scale)
+def rms_normalize(e: Emitter, node: Node, x: ox.Value, weight: ox.Value | None) -> ox.Value:
+    return e.op("RMSNormalization", x, _scale(e, node, weight), axis=-1, epsilon=node.attrs["eps"])
 
 
 @claim("std.nn.l2_normalize")
@@ -78,10 +72,8 @@ def l2_normalize(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     return e.op("LpNormalization", x, axis=-1, p=2)
 
 
-@claim("std.nn.batch_normalize")
+@claim("std.nn.batch_normalize", unless=lambda node: None in node.inputs)
 def batch_normalize(
-    e: Emitter, node: Node, x: ox.Value, mean: ox.Value, variance: ox.Value, weight: ox.Value | None, bias: ox.Value | None
-) -> ox.Value | None:  # fmt: skip
-    if weight is None or bias is None:
-        return None
+    e: Emitter, node: Node, x: ox.Value, mean: ox.Value, variance: ox.Value, weight: ox.Value, bias: ox.Value
+) -> ox.Value:
     return e.op("BatchNormalization", x, weight, bias, mean, variance, epsilon=node.attrs["eps"])

@@ -127,7 +127,7 @@ def _parallel_scan(
                     lifted[inner.output] = True
             return operands
 
-        made = e.inline(graph, [*left, *right, *captured], align)
+        made = e.aligned(graph, [*left, *right, *captured], align)
         return [
             y if lifted.get(v) else e.op("Expand", y, e.op("Shape", left[i]))
             for i, (v, y) in enumerate(zip(graph.outputs, made, strict=True))

@@ -22,15 +22,13 @@ class Emitter:
 
     Args:
         opset: the ONNX operator set, 18 to 24.
-        claims: whether composites may become one ONNX op; else their bodies are lowered.
         parent: the emitter of the graph around this one.
     """
 
     sizes: Sizes
 
-    def __init__(self, opset: int, claims: bool = True, parent: Emitter | None = None) -> None:
+    def __init__(self, opset: int, parent: Emitter | None = None) -> None:
         self.opset = opset
-        self.claims = claims
         self.root: Emitter = self if parent is None else parent.root
         self.parent = parent
         self.nodes: list[ox.Node] = []
@@ -281,6 +279,10 @@ class Emitter:
 
     # Regions -----------------------------------------------------------------------------------------------------
 
+    def nested(self) -> Self:
+        """An emitter for the graph of a loop's body within this one."""
+        return type(self)(self.opset, parent=self)
+
     def region(
         self,
         name: str,
@@ -293,7 +295,7 @@ class Emitter:
             inputs: a name, dtype and rank each.
             build: makes the results from an emitter for the body and its input values.
         """
-        inner = type(self)(self.opset, self.claims, self)
+        inner = self.nested()
         values = [inner.value(hint, dtype, [None] * rank) for hint, dtype, rank in inputs]
         made = build(inner, values)
         own = {v for node in inner.nodes for v in node.outputs}

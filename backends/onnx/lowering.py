@@ -1,118 +1,72 @@
-"""From the IR to ONNX nodes: walks graphs, claims composites or lowers their bodies, and leaves out what nothing needs."""
+"""From the IR to ONNX nodes: the walk of :mod:`tessera.backends.lower` with ONNX's tables, names and shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ox
 
 from ...ir.graph import Graph, Node, Require, Value
-from ...ir.op import Composite
 from ...ir.requirements import requirements
 from ...ir.types import TensorType
+from ..lower import Plan, Walk
 from .emit import Emitter
-from .registry import claims, lowerings
+from .registry import claimed, claims, lowerings
+from .sizes import Sizes
 
 # Changes a node's operands before they are lowered; a parallel scan aligns their axes.
 Prepare = Callable[[Node, list[ox.Value | None]], list[ox.Value | None]]
 
 
-class Lowerer(Emitter):
-    """An emitter that lowers nodes of the IR, in the graph or the loop's body that it builds."""
+class Lowerer(Emitter, Walk[ox.Value]):
+    """An emitter that lowers nodes of the IR, in the graph or the loop's body that it builds.
+
+    Args:
+        claims: whether composites may become one ONNX op; else their bodies are lowered.
+    """
+
+    sizes: Sizes
 
     def __init__(self, opset: int, claims: bool = True, parent: Lowerer | None = None) -> None:
-        super().__init__(opset, claims, parent)
+        Emitter.__init__(self, opset, parent)
+        if parent is None:
+            Walk.__init__(self, Plan(lambda node: claims and claimed(node, opset)))
+        else:
+            Walk.__init__(self, parent.plan, parent.depth)
         # What the sizes of a call must satisfy, in the main graph's symbols; None where it is proved.
         self.requires: dict[Hashable, Require | None] = {} if parent is None else parent.requires
-        self._bodies: dict[Hashable, Graph] = {} if parent is None else parent._bodies
-        self._live: dict[Hashable, tuple[dict[Node, frozenset[int]], set[Value]]] = (
-            {} if parent is None else parent._live
-        )
-        self._depth: int = 0 if parent is None else parent._depth
+        self._prepare: Prepare | None = None
 
-    def walk(
-        self,
-        graph: Graph,
-        env: dict[Value, ox.Value],
-        wanted: frozenset[int] | None = None,
-        prepare: Prepare | None = None,
-    ) -> None:
-        """Lower the nodes on which an output depends; ``env`` maps values to their ONNX values, and is extended.
+    def at(self, node: Node) -> None:
+        self.root.span, self.scope = node.span, node.scope
 
-        Args:
-            wanted: which outputs; None: all.
-        """
+    def operands(self, node: Node, env: Mapping[Value, ox.Value]) -> list[ox.Value | None]:
+        operands = super().operands(node, env)
+        return operands if self._prepare is None else self._prepare(node, operands)
+
+    def core(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value | None]:
+        return _several(lowerings()[node.op.name](self, node, *operands))
+
+    def claim(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value | None]:
+        return _several(claims()[node.op.qualified](self, node, *operands))
+
+    def bind(self, node: Node, results: Sequence[ox.Value | None], env: dict[Value, ox.Value]) -> None:
+        super().bind(node, results, env)
+        for value, made in zip(node.outputs, results, strict=True):
+            if made is not None and made.shape is None and self._prepare is None:
+                self._describe(made, value)
+
+    def walk(self, graph: Graph, env: dict[Value, ox.Value], wanted: frozenset[int] | None = None) -> None:
         self._note_requirements(graph)
-        live, _ = self._liveness(graph, wanted)
-        for node in graph.nodes():
-            outputs = live.get(node)
-            if outputs is None:
-                continue
-            if self._depth == 0:
-                # Within a composite's body the user's line stays to blame.
-                self.root.span, self.scope = node.span, node.scope
-            operands = [None if v is None else env.get(v) for v in node.inputs]
-            results = self._lower(node, prepare(node, operands) if prepare else operands, outputs)
-            for value, made in zip(node.outputs, results, strict=True):
-                if made is not None:
-                    env[value] = made
-                    if made.shape is None and prepare is None:
-                        self._describe(made, value)
+        super().walk(graph, env, wanted)
 
-    def inline(self, graph: Graph, xs: Sequence[ox.Value], prepare: Prepare | None = None) -> list[ox.Value]:
-        """The results of a body for given operands."""
-        results = self._inline(graph, xs, None, prepare)
-        return [y for y in results if y is not None]
-
-    def _inline(
-        self, graph: Graph, xs: Sequence[ox.Value | None], wanted: frozenset[int] | None, prepare: Prepare | None = None
-    ) -> list[ox.Value | None]:
-        saved = self.sizes
-        self.sizes = saved.nested(graph)
-        env: dict[Value, ox.Value] = {v: x for v, x in zip(graph.inputs, xs, strict=True) if x is not None}
-        self.walk(graph, env, wanted, prepare)
-        self.sizes = saved
-        return [env.get(v) for v in graph.outputs]
-
-    def _lower(self, node: Node, operands: list[ox.Value | None], wanted: frozenset[int]) -> Sequence[ox.Value | None]:
-        if not isinstance(node.op, Composite):
-            return _several(lowerings()[node.op.name](self, node, *operands) or ())
-        claim = claims().get(node.op.qualified) if self.claims else None
-        claimed = claim(self, node, *operands) if claim is not None else None
-        if claimed is not None:
-            return _several(claimed)
-        self._depth += 1
-        given = [x for v, x in zip(node.inputs, operands, strict=True) if v is not None]
-        results = self._inline(self._body(node), given, wanted)
-        self._depth -= 1
+    def aligned(self, body: Graph, operands: Sequence[ox.Value], prepare: Prepare) -> list[ox.Value]:
+        """The results of a body whose nodes' operands are prepared; their shapes are then not the program's."""
+        self._prepare = prepare
+        results = self.inline(body, operands)
+        self._prepare = None
         return results
-
-    def _liveness(self, graph: Graph, wanted: frozenset[int] | None) -> tuple[dict[Node, frozenset[int]], set[Value]]:
-        """The nodes that the wanted outputs need, each with which of its results, and the values that they read.
-
-        It looks into bodies, so that what only an unwanted result of a composite needs is left out.
-        """
-        key = (id(graph), wanted)
-        if key not in self._live:
-            live: dict[Node, frozenset[int]] = {}
-            needed = {v for i, v in enumerate(graph.outputs) if wanted is None or i in wanted}
-            for node in graph.reversed_nodes():
-                outputs = frozenset(i for i, v in enumerate(node.outputs) if v in needed)
-                if outputs:
-                    live[node] = outputs
-                    needed.update(self._read(node, outputs))
-            self._live[key] = live, needed
-        return self._live[key]
-
-    def _read(self, node: Node, wanted: frozenset[int]) -> Iterator[Value]:
-        given = [v for v in node.inputs if v is not None]
-        if not isinstance(node.op, Composite) or (self.claims and node.op.qualified in claims()):
-            yield from given
-            return
-        body = self._body(node)
-        _, needed = self._liveness(body, wanted)
-        yield from (v for v, inner in zip(given, body.inputs, strict=True) if inner in needed)
 
     def _note_requirements(self, graph: Graph) -> None:
         for require in requirements(graph):
@@ -125,17 +79,9 @@ class Lowerer(Emitter):
                 proved = self.sizes.proved(left, require.op, right)
                 self.requires[key] = None if proved else replace(require, left=left, right=right)
 
-    def _body(self, node: Node) -> Graph:
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (node.op, types, tuple(node.attrs.items()))
-        body = self._bodies.get(key)
-        if body is None:
-            body = self._bodies[key] = node.op.instantiate(types, dict(node.attrs))  # type: ignore[union-attr]
-        return body
-
     def _describe(self, made: ox.Value, value: Value) -> None:
         """The source's name, and the shape where its symbols mean the same in the whole graph."""
-        if value.name and self._depth == 0:
+        if value.name and self.depth == 0:
             made.name = self.unique(f"{self.scope}/{value.name}" if self.scope else value.name)
         if self.sizes.public(value.type.shape):
             made.shape = ox.Shape(known_type(value.type))

@@ -8,13 +8,19 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from .schema import formal
+
 if TYPE_CHECKING:
     import onnx_ir as ox
 
-Lowering = Callable[..., "ox.Value | Sequence[ox.Value] | None"]
+    from ...ir.graph import Node
+
+Lowering = Callable[..., "ox.Value | Sequence[ox.Value]"]
 
 _LOWERINGS: dict[str, Lowering] = {}
 _CLAIMS: dict[str, Lowering] = {}
+# What a claim asks for: an op that the opset must have, and uses of the composite that have no form in it.
+_NEEDS: dict[str, tuple[str | None, Callable[[Node], bool]]] = {}
 
 
 def lower(*names: str) -> Callable[[Lowering], Lowering]:
@@ -27,15 +33,31 @@ def lower(*names: str) -> Callable[[Lowering], Lowering]:
     return register
 
 
-def claim(*names: str) -> Callable[[Lowering], Lowering]:
-    """Register a faster lowering of composites (qualified names). It returns None where it does not apply: then the body
-    is lowered. It must agree with the body."""
+def claim(
+    *names: str, needs: str | None = None, unless: Callable[[Node], bool] = lambda node: False
+) -> Callable[[Lowering], Lowering]:
+    """Register a faster lowering of composites (qualified names), which must agree with their bodies.
+
+    Args:
+        needs: an ONNX op; in an opset without it the body is lowered.
+        unless: of which nodes the body is lowered. It is asked before anything is emitted.
+    """
 
     def register(function: Lowering) -> Lowering:
         _CLAIMS.update(dict.fromkeys(names, function))
+        _NEEDS.update(dict.fromkeys(names, (needs, unless)))
         return function
 
     return register
+
+
+def claimed(node: Node, opset: int) -> bool:
+    """Whether a composite is lowered by a claim in that opset."""
+    name = node.op.qualified
+    if name not in claims():
+        return False
+    needs, unless = _NEEDS[name]
+    return (needs is None or formal(needs, opset) is not None) and not unless(node)
 
 
 @cache

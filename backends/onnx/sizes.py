@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim, prove_ge, sym
 from ...ir.dims.monomials import Atom, Monomial
 from ...ir.types import i64
+from ..lower import Scope
 
 if TYPE_CHECKING:
     import onnx_ir as ox
@@ -16,11 +17,8 @@ if TYPE_CHECKING:
     from ...ir.graph import Graph
     from .emit import Emitter
 
-# Beyond this many atoms a dimension is not expanded in order to prove something about it.
-_EXPANSION = 24
 
-
-class Sizes:
+class Sizes(Scope):
     """Dimensions within one graph or one composite's body, which may name some with ``let``.
 
     Args:
@@ -39,29 +37,14 @@ class Sizes:
         axes: Mapping[str, tuple[ox.Value, int]],
         parent: Sizes | None = None,
     ) -> None:
+        super().__init__(graph, parent)
         self.root = root
-        self.lets = dict(graph.lets)
-        self.facts: dict[str, tuple[int, int | None]] = {**(parent.facts if parent else {}), **graph.facts}
         self.symbols = symbols
         self.axes = axes
-        self.parent = parent
         self._known: dict[object, ox.Value] = {}
-        self._positive: dict[Dim, bool] = {}
 
     def nested(self, body: Graph) -> Sizes:
-        """The scope of a composite's or a loop's body."""
         return Sizes(self.root, body, self.symbols, self.axes, self) if body.lets else self
-
-    def public(self, dims: Iterable[Dim]) -> bool:
-        """Whether these dimensions mean the same in the main graph."""
-        return self._owner(*dims).parent is None
-
-    def _owner(self, *dims: Dim) -> Sizes:
-        """The outermost scope in which these dimensions mean the same."""
-        scope = self
-        while scope.parent is not None and all(d.symbols.isdisjoint(scope.lets) for d in dims):
-            scope = scope.parent
-        return scope
 
     # Values ------------------------------------------------------------------------------------------------------
 
@@ -70,7 +53,7 @@ class Sizes:
         dim = as_dim(dim)
         if dim.value is not None:
             return self.root.ints([dim.value])
-        scope = self._owner(dim)
+        scope = self.owner(dim)
         found = scope._known.get(dim)
         if found is None:
             found = scope._known[dim] = scope._sum(dim)
@@ -81,7 +64,7 @@ class Sizes:
         dim = as_dim(dim)
         if dim.value is not None:
             return self.root.constant(dim.value, i64)
-        scope = self._owner(dim)
+        scope = self.owner(dim)
         key = ("scalar", dim)
         if key not in scope._known:
             scope._known[key] = self.root.squeeze(scope.value(dim), 0)
@@ -91,7 +74,7 @@ class Sizes:
         """``i64[rank]``."""
         if all(d.value is not None for d in dims):
             return self.root.ints([int(d) for d in dims])
-        scope = self._owner(*dims)
+        scope = self.owner(*dims)
         key = ("shape", dims)
         if key not in scope._known:
             parts: list[ox.Value] = []
@@ -161,41 +144,3 @@ class Sizes:
             # Div rounds toward zero; without the rest (which has the divisor's sign) it is exact.
             a = self.root.op("Sub", a, self.root.op("Mod", a, b))
         return self.root.op("Div", a, b)
-
-    # Facts -------------------------------------------------------------------------------------------------------
-
-    def positive(self, dim: Dim) -> bool:
-        """Whether the dimension is proved to be at least 1."""
-        if dim.value is not None:
-            return dim.value > 0
-        if dim not in self._positive:
-            self._positive[dim] = self._nonnegative(dim - 1)
-        return self._positive[dim]
-
-    def proved(self, left: Dim, op: str, right: Dim) -> bool:
-        """Whether ``left OP right`` is proved for all sizes."""
-        differences = {">=": left - right, "<=": right - left, ">": left - right - 1, "<": right - left - 1}
-        return op in differences and self._nonnegative(differences[op])
-
-    def _nonnegative(self, dim: Dim) -> bool:
-        """Tried with the ``let`` names as they are, then with one after the other replaced, the last defined first."""
-        scope: Sizes | None = self
-        while not prove_ge(dim, 0, self.facts):
-            while scope is not None and dim.symbols.isdisjoint(scope.lets):
-                scope = scope.parent
-            if scope is None or dim.weight > _EXPANSION:
-                return False
-            last = next(name for name in reversed(scope.lets) if name in dim.symbols)
-            dim = dim.subs({last: scope.lets[last]})
-        return True
-
-    def outer(self, dim: Dim) -> Dim | None:
-        """The dimension in the main graph's symbols; None when that is too long."""
-        scope = self
-        while scope.parent is not None:
-            while not dim.symbols.isdisjoint(scope.lets):
-                if dim.weight > _EXPANSION:
-                    return None
-                dim = dim.subs(scope.lets)
-            scope = scope.parent
-        return dim

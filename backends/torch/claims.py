@@ -1,6 +1,6 @@
-"""Composites that PyTorch computes in one call: qualified name -> the expression, or None where this use of it has none.
+"""Composites that PyTorch computes in one call: qualified name -> the expression, but for the uses that ``UNLESS`` names.
 
-A composite that is not here, or is declined, is lowered through its body. Each row is tested against that body.
+A composite that is not here, or a use that is excepted, is lowered through its body. Each row is tested against that body.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ...ir.graph import Node
     from .emit import Call
 
-Claim = str | Callable[["Call"], str | None]
+Claim = str | Callable[["Call"], str]
 
 
 def _normalized(function: str) -> Claim:
@@ -24,10 +25,7 @@ def _normalized(function: str) -> Claim:
     return claim
 
 
-def _attention(call: Call) -> str | None:
-    """Scaled dot-product attention, where no statistic and no soft cap is asked for."""
-    if len(call.node.outputs) > 1 or call.attrs["softcap"] != 0:
-        return None
+def _attention(call: Call) -> str:
     q, _, _, mask, bias = call.args
     queries, keys = call.types[0].shape[2], call.types[1].shape[2]
     causal, terms = call.attrs["causal"], []
@@ -61,4 +59,10 @@ CLAIMS: dict[str, Claim] = {
     "std.nn.group_normalize": "F.group_norm({0}, {groups}, {1}, {2}, {eps})",
     "std.nn.batch_normalize": "F.batch_norm({0}, {1}, {2}, {3}, {4}, eps={eps})",
     "std.attention.attention": _attention,
+}
+
+# Which uses of a claimed composite go through its body.
+UNLESS: dict[str, Callable[[Node], bool]] = {
+    # Statistics and soft caps have no argument in scaled_dot_product_attention.
+    "std.attention.attention": lambda node: len(node.outputs) > 1 or node.attrs["softcap"] != 0,
 }

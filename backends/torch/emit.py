@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Input, Node, Parameter, Value
 from ...ir.naming import unique
-from ...ir.op import Attrs, Composite
+from ...ir.op import Attrs
 from ...ir.types import DType, TensorType
-from .claims import CLAIMS
+from ..lower import Plan, Walk
+from .claims import CLAIMS, UNLESS
 from .sizes import solve_all
 from .table import CONTROL, LOWERINGS, SCALAR_OPERANDS
 
@@ -57,12 +58,13 @@ class Program:
 
     def __init__(self, graph: Graph, path: Callable[[str], str], *, claims: bool = True) -> None:
         self.path = path
-        self.claims = claims
+        # Bodies are functions, whose results whoever calls them takes or leaves.
+        self.plan = Plan(lambda node: claims and _claimed(node), whole=True)
         self.constants: dict[str, tuple[Any, DType]] = {}
         self.bodies: list[tuple[int | None, Graph]] = []
         self._constant_names: dict[tuple[str, DType], str] = {}
         self._functions: list[str] = []
-        self._instances: dict[Any, Function] = {}
+        self._instances: dict[Graph, Function] = {}
         self._written: dict[tuple[str, str], Function] = {}
         self._taken: set[str] = set()
         self._params = frozenset(name.partition(".")[0] for name in graph.params)
@@ -82,13 +84,10 @@ class Program:
 
     def composite(self, node: Node, outer: frozenset[str], parent: int) -> Function:
         """The function for a composite's body; one for each distinct combination of argument types and attributes."""
-        assert isinstance(node.op, Composite)
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (id(node.op), types, tuple(sorted(node.attrs.items(), key=lambda row: row[0])))
-        if key not in self._instances:
-            body = node.op.instantiate(types, dict(node.attrs))
-            self._instances[key] = self.function(body, node.op.name, outer, parent)
-        return self._instances[key]
+        body = self.plan.body(node)
+        if body not in self._instances:
+            self._instances[body] = self.function(body, node.op.name, outer, parent)
+        return self._instances[body]
 
     def function(self, graph: Graph, name: str, outer: frozenset[str], parent: int, *, loop: bool = False) -> Function:
         """Write the function for a body; a loop's always returns a tuple."""
@@ -101,10 +100,11 @@ class Program:
         return self._written[arguments, body]
 
 
-class Writer:
+class Writer(Walk[str]):
     """Writes one function. ``outer`` are the symbols of the graph around it, which arrive as arguments where they are used."""
 
     def __init__(self, program: Program, graph: Graph, outer: frozenset[str], parent: int | None) -> None:
+        super().__init__(program.plan, depth=0 if parent is None else 1)
         self.program = program
         self.graph = graph
         self.index = len(program.bodies)
@@ -115,7 +115,8 @@ class Writer:
         self.used_symbols: set[str] = set()
         self.used_device = False
         self.lines: list[str] = []
-        self.live = _live(graph)
+        self.live = program.plan.live(graph)
+        self.scope = ""
         self.readers: dict[Value, int] = {}
         self.origin: dict[Value, Value] = {}  # of a value that shares another one's name
 
@@ -123,7 +124,7 @@ class Writer:
 
     def main(self) -> str:
         arguments = [self.name(v, v.name) for v in self.graph.inputs]
-        self.body(scopes=True)
+        self.walk(self.graph, self.names)
         rows = [
             f"{info.name!r}: {self.operand(v)}"
             for v, info in zip(self.graph.outputs, self.graph.output_info, strict=True)
@@ -136,7 +137,7 @@ class Writer:
     def function(self, loop: bool) -> tuple[str, str, tuple[str, ...]]:
         """Arguments and text of a body, and the symbols that are its last arguments."""
         arguments = [self.name(v, v.name) for v in self.graph.inputs]
-        self.body(scopes=False)
+        self.walk(self.graph, self.names)
         results = [self.operand(v) for v in self.graph.outputs]
         self.lines.append(f"return {results[0] if len(results) == 1 and not loop else _tuple(results)}")
         symbols = tuple(sorted(self.free_symbols()))
@@ -172,42 +173,55 @@ class Writer:
 
     # Nodes -------------------------------------------------------------------------------------------------------
 
-    def body(self, *, scopes: bool) -> None:
-        scope = ""
-        for node in self.graph.nodes():
-            if node not in self.live or node.op.name == "constant":
-                continue
-            if scopes and node.scope != scope:
-                scope = node.scope
-                self.lines.append(f"# {scope}" if scope else "#")
-            self.node(node)
+    def at(self, node: Node) -> None:
+        if node.scope != self.scope and node.op.name != "constant":
+            self.scope = node.scope
+            self.lines.append(f"# {node.scope}" if node.scope else "#")
 
-    def node(self, node: Node) -> None:
-        call = Call(self, node)
-        text = self.lower(call)
-        same = next((v for v, arg in zip(node.inputs, call.args, strict=True) if v is not None and arg == text), None)
-        if same is not None:  # a cast to the dtype it has, a rearrangement that moves nothing
-            self.share(node.output, same, text)
-        for value in node.inputs:
-            if value is not None:
-                self.release(value)
-        if same is None:
-            targets = [self.name(v, v.name) if self.count(v) else "_" for v in node.outputs]
-            comma = "," if len(targets) == 1 and node.op.name in CONTROL else ""
-            self.lines.append(f"{', '.join(targets)}{comma} = {text}")
+    def operands(self, node: Node, env: Mapping[Value, str]) -> list[str | None]:
+        return [None if v is None else self._argument(node, i, v) for i, v in enumerate(node.inputs)]
 
-    def lower(self, call: Call) -> str:
-        op = call.node.op
-        if not isinstance(op, Composite):
-            lowering = LOWERINGS[op.name]
-            return call.render(lowering) if isinstance(lowering, str) else lowering(call)
-        claim = CLAIMS.get(op.qualified) if self.program.claims else None
-        text = call.render(claim) if isinstance(claim, str) else claim(call) if claim is not None else None
-        if text is None:
-            function = self.program.composite(call.node, frozenset(self.symbols), self.index)
-            given = [arg for arg, value in zip(call.args, call.node.inputs, strict=True) if value is not None]
-            text = f"{function.name}({', '.join(['self', *given, *self.pass_symbols(function)])})"
-        return text
+    def _argument(self, node: Node, index: int, value: Value) -> str:
+        """Operand ``index``: as a number where the op takes one."""
+        number = _scalar(value)
+        if number is not None and index in SCALAR_OPERANDS.get(node.op.name, ()):
+            others = [node.inputs[i] for i in SCALAR_OPERANDS[node.op.name] if i != index] or node.inputs[:1]
+            if all(v is not None and _scalar(v) is None for v in others):
+                return number
+        return self.operand(value)
+
+    def core(self, node: Node, operands: list[str | None]) -> list[str]:
+        if node.op.name == "constant":
+            return []  # written where it is read
+        return [self._text(LOWERINGS[node.op.name], Call(self, node, operands))]
+
+    def claim(self, node: Node, operands: list[str | None]) -> list[str]:
+        return [self._text(CLAIMS[node.op.qualified], Call(self, node, operands))]
+
+    def composite(self, node: Node, operands: list[str | None], wanted: frozenset[int]) -> list[str]:
+        function = self.program.composite(node, frozenset(self.symbols), self.index)
+        given = [text for text in operands if text is not None]
+        return [f"{function.name}({', '.join(['self', *given, *self.pass_symbols(function)])})"]
+
+    def bind(self, node: Node, results: Sequence[str | None], env: dict[Value, str]) -> None:
+        """One line with all results; its expression may be that of an operand."""
+        for text in results:
+            assert text is not None
+            args = self.operands(node, env)
+            same = next((v for v, arg in zip(node.inputs, args, strict=True) if v is not None and arg == text), None)
+            if same is not None:  # a cast to the dtype it has, a rearrangement that moves nothing
+                self.share(node.output, same, text)
+            for value in node.inputs:
+                if value is not None:
+                    self.release(value)
+            if same is None:
+                targets = [self.name(v, v.name) if self.count(v) else "_" for v in node.outputs]
+                comma = "," if len(targets) == 1 and node.op.name in CONTROL else ""
+                self.lines.append(f"{', '.join(targets)}{comma} = {text}")
+
+    @staticmethod
+    def _text(row: str | Callable[[Call], str], call: Call) -> str:
+        return call.render(row) if isinstance(row, str) else row(call)
 
     def pass_symbols(self, function: Function) -> list[str]:
         self.used_symbols.update(function.symbols)
@@ -248,7 +262,7 @@ class Writer:
         if isinstance(value, Parameter):
             return self.program.path(value.full_name)
         if value.node is not None and value.node.op.name == "constant":
-            return self.lower(Call(self, value.node))
+            return Call(self, value.node, []).constant()
         return self.names[value]
 
     def dim(self, dim: Dim) -> str:
@@ -262,11 +276,11 @@ class Call:
     args: list[str]
     attrs: Attrs
 
-    def __init__(self, writer: Writer, node: Node) -> None:
+    def __init__(self, writer: Writer, node: Node, operands: list[str | None]) -> None:
         self.writer = writer
         self.node = node
         self.attrs = node.attrs
-        self.args = [self._argument(i) for i in range(len(node.inputs))]
+        self.args = [text or "None" for text in operands]
 
     @property
     def types(self) -> list[TensorType]:
@@ -276,19 +290,6 @@ class Call:
     @property
     def out(self) -> TensorType:
         return self.node.output.type
-
-    def _argument(self, index: int) -> str:
-        value = self.node.inputs[index]
-        if value is None:
-            return "None"
-        number = _scalar(value)
-        if number is not None and index in SCALAR_OPERANDS.get(self.node.op.name, ()):
-            others = [
-                self.node.inputs[i] for i in SCALAR_OPERANDS[self.node.op.name] if i != index
-            ] or self.node.inputs[:1]
-            if all(v is not None and _scalar(v) is None for v in others):
-                return number
-        return self.writer.operand(value)
 
     def render(self, template: str) -> str:
         return Formatter().vformat(template, self.args, _Fields(self))
@@ -370,13 +371,10 @@ def _scalar(value: Value) -> str | None:
     return f"({number!r})" if number < 0 else repr(number)
 
 
-def _live(graph: Graph) -> set[Node]:
-    """The nodes that an output depends on."""
-    live: set[Node] = set()
-    for node in graph.reversed_nodes():
-        if any(reader in live or reader is graph.end for v in node.outputs for reader, _ in v.uses):
-            live.add(node)
-    return live
+def _claimed(node: Node) -> bool:
+    """Whether PyTorch computes a composite in one call."""
+    name = node.op.qualified
+    return name in CLAIMS and not (name in UNLESS and UNLESS[name](node))
 
 
 def _tuple(items: list[str]) -> str:
