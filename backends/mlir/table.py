@@ -9,11 +9,11 @@ from ...ir.dims.dim import Dim, as_dim, const
 from ...ir.graph import Node
 from ...ir.ops.contraction import parse_einsum
 from ...ir.ops.shape import rearrange_plan
-from ...ir.types import TensorType, i64
+from ...ir.types import TensorType, boolean, i64
 from .emit import Call, Lowering, Tensor
 from .indexing import INDEXING, ORDER
 from .literals import constant
-from .scatter import SCATTER
+from .scatter import SCATTER, iota
 
 _CODES = "torch-mlir has no lowering of it to linalg"
 
@@ -98,6 +98,22 @@ def _summed(call: Call, x: Tensor, axes: list[str], out: list[str]) -> Tensor:
     return call.permute(x, [kept.index(name) for name in out])
 
 
+def _grouped_matmul(call: Call) -> Tensor:
+    """Every row by every matrix, of which the right one is kept: the torch dialect has no products by group, and a count of
+    rows that only run time knows is no shape."""
+    x, w, ends = call.args
+    count, rows = ends.type.shape[0], x.type.shape[0]
+    which = TensorType(boolean, (count, rows))
+    behind = call.aten("gt.Tensor", call.view(ends, [count, 1]), call.view(iota(call, rows), [1, rows]), type=which)
+    place = call.aten("cumsum", call.cast(behind, i64), 0, i64, type=TensorType(i64, which.shape))
+    first = call.aten("eq.Scalar", place, 1, type=which)
+    mine = call.view(call.aten("logical_and", behind, first, type=which), [count, rows, 1])
+    type = TensorType(call.out.dtype, (count, *call.out.shape))
+    every = call.aten("bmm", call.expand(call.view(x, [1, *x.type.shape]), [count, *x.type.shape]), w, type=type)
+    chosen = call.aten("where.self", mine, every, call.full([], 0, call.out.dtype), type=type)
+    return call.aten("sum.dim_IntList", chosen, [0], False, None)
+
+
 def _conv(call: Call) -> Tensor:
     x, weight = call.args
     spatial = weight.type.rank - 2
@@ -108,7 +124,12 @@ def _conv(call: Call) -> Tensor:
     )  # fmt: skip
 
 
-CONTRACTION: dict[str, Lowering] = {"einsum": _einsum, "matmul": _same("matmul"), "conv": _conv}
+CONTRACTION: dict[str, Lowering] = {
+    "einsum": _einsum,
+    "matmul": _same("matmul"),
+    "grouped_matmul": _grouped_matmul,
+    "conv": _conv,
+}
 
 
 # Reductions ----------------------------------------------------------------------------------------------------------

@@ -64,24 +64,27 @@ def build_model(
 
 
 def _parameter(e: Lowerer, param: Parameter, tensor: LazyTensor) -> ox.Value:
-    def initializer(perm: tuple[int, ...] | None) -> ox.Value:
-        weight = Weight(tensor, perm)
-        suffix = "" if perm is None else ".T" if perm == (1, 0) else f".{''.join(map(str, perm))}"
-        value = e.value(param.full_name + suffix, param.type.dtype, weight.shape)
-        value.const_value = weight.onnx(value.name)
-        return value
+    made: dict[tuple[tuple[int, ...] | None, int | None], ox.Value] = {}
 
-    plain = initializer(None)
-    if len(param.uses) == 1:
-        turned: dict[tuple[int, ...], ox.Value] = {}
+    def stored(perm: tuple[int, ...] | None, row: int | None) -> ox.Value:
+        """The weight with its axes in another order, or a row of that."""
+        if (perm, row) not in made:
+            weight = Weight(tensor, perm, row)
+            suffix = "" if perm is None else ".T" if perm == (1, 0) else f".{''.join(map(str, perm))}"
+            suffix += "" if row is None else f".{row}"
+            value = e.value(param.full_name + suffix, param.type.dtype, weight.shape)
+            value.const_value = weight.onnx(value.name)
+            made[perm, row] = value
+            if len(param.uses) == 1 and row is None:
+                e.weights[value] = lambda then, row: stored(_after(perm, then), row)
+        return made[perm, row]
 
-        def stored(perm: tuple[int, ...]) -> ox.Value:
-            if perm not in turned:
-                turned[perm] = initializer(perm)
-            return turned[perm]
+    return stored(None, None)
 
-        e.weights[plain] = stored
-    return plain
+
+def _after(perm: tuple[int, ...] | None, then: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Two orders of axes, one after the other."""
+    return then if perm is None else perm if then is None else tuple(perm[i] for i in then)
 
 
 def _outputs(e: Lowerer, graph: Graph, env: Mapping[Value, ox.Value], names: list[str]) -> list[ox.Value]:

@@ -39,8 +39,8 @@ class Emitter:
         self.transposed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.transposed
         self.squeezed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.squeezed
         self.unsqueezed: dict[ox.Value, tuple[ox.Value, tuple[int, ...]]] = {} if parent is None else parent.unsqueezed
-        # Values whose readers are counted: a weight that is read once may be stored transposed.
-        self.weights: dict[ox.Value, Callable[[tuple[int, ...]], ox.Value | None]] = {}
+        # Weights that are read once, which may be stored with their axes in another order, and row by row.
+        self.weights: dict[ox.Value, Callable[[tuple[int, ...] | None, int | None], ox.Value]] = {}
         # Whether something is ordered or selected: NaN would then make the result depend on the machine.
         self.selects = False
         self.span: Span | None = None
@@ -218,12 +218,18 @@ class Emitter:
         if perm == tuple(range(len(perm))):
             return x
         stored = self.root.weights.get(x)
-        turned = stored(perm) if stored is not None else None
-        if turned is not None:
-            return turned
+        if stored is not None:
+            return stored(perm, None)
         y = self.remember(("transpose", x, perm), lambda: self.op("Transpose", x, perm=list(perm)))
         self.transposed[y] = x, perm
         return y
+
+    def rows(self, x: ox.Value, count: int) -> list[ox.Value]:
+        """``x[0]`` … ``x[count - 1]``. Of a weight that nothing else reads each is stored by itself."""
+        stored = self.root.weights.get(x)
+        if stored is not None:
+            return [stored(None, i) for i in range(count)]
+        return [self.op("Gather", x, self.constant(i, i64), axis=0) for i in range(count)]
 
     def expand(self, x: ox.Value, source: Sequence[Dim], target: Sequence[Dim]) -> ox.Value:
         """Broadcast to a shape. An axis that has its size already is asked for 1, so that more expansions share a shape."""

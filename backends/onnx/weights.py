@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,21 +21,26 @@ _STRIPE = 32
 
 
 class Weight:
-    """A parameter's value with its axes in the order ``perm``. Calling it loads the whole; :meth:`blocks` streams it."""
+    """A parameter's value with its axes in the order ``perm``, or number ``row`` of its rows. Calling it loads the whole;
+    :meth:`blocks` streams it."""
 
-    def __init__(self, tensor: LazyTensor, perm: tuple[int, ...] | None = None) -> None:
+    def __init__(self, tensor: LazyTensor, perm: tuple[int, ...] | None = None, row: int | None = None) -> None:
         self.tensor = tensor
         self.perm = perm
+        self.row = row
         order = range(len(tensor.shape)) if perm is None else perm
-        self.shape = tuple(tensor.shape[i] for i in order)
-        self.nbytes = tensor.nbytes
+        self.shape = tuple(tensor.shape[i] for i in order)[0 if row is None else 1 :]
+        self.nbytes = prod(self.shape) * tensor.dtype.size
 
     def __call__(self) -> ox.TensorProtocol:
-        array = self.tensor.numpy()
         return ox.Tensor(
-            np.ascontiguousarray(array if self.perm is None else array.transpose(self.perm)),
-            ONNX_TYPES[self.tensor.dtype], shape=ox.Shape(self.shape),
-        )  # fmt: skip
+            np.ascontiguousarray(self._array()), ONNX_TYPES[self.tensor.dtype], shape=ox.Shape(self.shape)
+        )
+
+    def _array(self) -> np.ndarray:
+        array = self.tensor.numpy()
+        turned = array if self.perm is None else array.transpose(self.perm)
+        return turned if self.row is None else turned[self.row]
 
     def onnx(self, name: str | None) -> ox.LazyTensor:
         """The tensor of an initializer; its ``raw`` is this object."""
@@ -42,11 +48,11 @@ class Weight:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The contents in row-major order, as contiguous ``u8`` arrays of about :data:`BLOCK` bytes."""
-        array = self.tensor.numpy()
-        if self.perm == (1, 0):
-            yield from _turned(array)
+        array = self._array()
+        if array.ndim == 2 and array.T.flags.c_contiguous:
+            yield from _turned(array.T)
             return
-        whole = np.ascontiguousarray(array if self.perm is None else array.transpose(self.perm))
+        whole = np.ascontiguousarray(array)
         flat = whole.reshape(-1).view(np.uint8)
         for start in range(0, flat.size, BLOCK):
             yield flat[start : start + BLOCK]

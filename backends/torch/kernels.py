@@ -64,6 +64,34 @@ def prod(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     return x
 
 
+# Contraction ---------------------------------------------------------------------------------------------------------
+
+
+def grouped_matmul(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
+    """Row i of x [N, K] times w[e] [K, M] of the first e with ``ends[e] > i``; 0 where there is none."""
+    rows = x.shape[0]
+    ends = torch.cummax(ends, 0).values.clamp(0, rows)
+    if _native_groups(x, w):
+        # What it leaves in rows of no group is whatever was in memory, forwards and backwards.
+        inside = (torch.arange(rows, device=x.device) < ends[-1]).unsqueeze(1)
+        y = torch._grouped_mm(torch.where(inside, x, 0), w, offs=ends.to(torch.int32))
+        return torch.where(inside, y, 0)
+    sizes = torch.diff(ends, prepend=ends.new_zeros(1), append=ends.new_full((1,), rows))
+    *groups, rest = x.split(sizes.tolist())
+    parts = [group @ matrix for group, matrix in zip(groups, w.unbind(), strict=True)]
+    return torch.cat([*parts, rest.new_zeros(rest.shape[0], w.shape[2])])
+
+
+def _native_groups(x: Tensor, w: Tensor) -> bool:
+    """Whether ``torch._grouped_mm`` takes these operands; it wants rows and columns of whole 16 bytes."""
+    if any(size * x.element_size() % 16 for size in w.shape[1:]) or not (x.is_contiguous() and w.is_contiguous()):
+        return False
+    if torch.compiler.is_compiling():
+        return x.dtype == torch.bfloat16  # all that its shape rule knows
+    aligned = not (x.data_ptr() % 16 or w.data_ptr() % 16)
+    return aligned and x.dtype in (torch.bfloat16, torch.float16, torch.float32)
+
+
 # Order and indexing --------------------------------------------------------------------------------------------------
 
 

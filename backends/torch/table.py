@@ -102,6 +102,7 @@ def _conv(call: Call) -> str:
 CONTRACTION: dict[str, Lowering] = {
     "einsum": _einsum,
     "matmul": "{0} @ {1}",
+    "grouped_matmul": "ops.grouped_matmul({0}, {1}, {2})",
     "conv": _conv,
 }
 

@@ -260,6 +260,16 @@ def _matmul(axes: Axes, node: Node) -> None:
             axes.link(value, i, out, i + offset)
 
 
+def _grouped_matmul(axes: Axes, node: Node) -> None:
+    x, w, ends = node.inputs
+    assert w is not None
+    assert ends is not None
+    axes.link(x, 0, node.output, 0)
+    axes.link(x, 1, w, 1)
+    axes.link(w, 2, node.output, 1)
+    axes.link(w, 0, ends, 0)
+
+
 def _conv(axes: Axes, node: Node) -> None:
     x, w = node.inputs
     axes.link(x, 0, node.output, 0)
@@ -284,5 +294,5 @@ _RULES = {
     "sort": _but_axis, "topk": _but_axis, "compact": _compact, "gather": _gather, "take": _take,
     **dict.fromkeys(("scatter_set", "scatter_add", "scatter_min", "scatter_max"), _scatter),
     **dict.fromkeys(("segment_sum", "segment_mean", "segment_max", "segment_softmax"), _segment),
-    "einsum": _einsum, "matmul": _matmul, "conv": _conv, "fold": _fold,
+    "einsum": _einsum, "matmul": _matmul, "grouped_matmul": _grouped_matmul, "conv": _conv, "fold": _fold,
 }  # fmt: skip

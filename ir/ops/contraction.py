@@ -1,4 +1,4 @@
-"""einsum, matmul and convolution."""
+"""einsum, matmul, matmul by group, and convolution."""
 
 from __future__ import annotations
 
@@ -100,6 +100,36 @@ define("matmul(a: num[..., M, K], b: num[..., P, N]) -> num[..., M, N]",
        "`a @ b` over the last two axes; leading axes broadcast.", family="contraction", rule=_matmul_rule,
        packs="free", flops=_matmul_flops, samples=_matmul_samples,
        bad=(Bad((TensorType.of("f32", [2, 3]), TensorType.of("f32", [4, 5])), {}, "E0302"),))  # fmt: skip
+
+
+def _grouped_flops(types: list[TensorType], outputs: list[TensorType], attrs: Attrs) -> Dim:
+    return outputs[0].numel * types[0].shape[-1] * 2
+
+
+def _grouped_samples(rng: Any) -> list[Sample]:
+    def of(rows: int, ends: list[int], k: int = 8, m: int = 16) -> Sample:
+        shapes = (rows, k), (len(ends), k, m)
+        x, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        return Sample((x, w, np.array(ends)))
+
+    return [
+        of(9, [2, 2, 7, 9]),  # the second group is empty
+        of(9, [0, 9, 9]),
+        of(9, [3, 5], k=5, m=3),  # four rows are in no group
+        of(1, [0, 1, 1]),
+        of(7, [4, 2, -1, 9], k=4, m=4),  # neither ascending nor within the rows
+        of(6, [6], m=1),
+    ]
+
+
+define("grouped_matmul(x: float[N, K], w: float[E, K, M], ends: i64[E]) -> float[N, M]",
+       "Rows in groups, each group by its own matrix: row i is `x[i] @ w[e]` for the first e with `ends[e] > i`, and 0 when there"
+       " is none. With ascending ends, group e is the rows `ends[e - 1]` to `ends[e]`; rows behind the last end give 0, and an end"
+       " that is smaller than one before it counts as that.",
+       family="contraction", flops=_grouped_flops, samples=_grouped_samples,
+       bad=(Bad((TensorType.of("f32", ["N", 4]), TensorType.of("f32", [3, 4, 5]), TensorType.of("i64", [4])), {}, "E0302"),
+            Bad((TensorType.of("f32", ["N", 4]), TensorType.of("f32", [3, 5, 4]), TensorType.of("i64", [3])), {}, "E0302"),
+            Bad((TensorType.of("f32", ["N", 4]), TensorType.of("f32", [3, 4, 5]), TensorType.of("f32", [3])), {}, "E0303")))  # fmt: skip
 
 
 def _conv_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:

@@ -114,6 +114,16 @@ def _einsum(inputs: list[Array], attrs: Attrs) -> Results:
     return [np.asarray(total).transpose([kept.index(n) for n in out]).astype(inputs[0].dtype)]
 
 
+def _grouped_matmul(inputs: list[Array], attrs: Attrs) -> Results:
+    x, w, ends = inputs
+    out = np.zeros((len(x), w.shape[2]), x.dtype)
+    for i, row in enumerate(x):
+        group = next((e for e, end in enumerate(ends) if end > i), None)
+        if group is not None:
+            out[i] = row @ w[group]
+    return [out]
+
+
 def _conv(inputs: list[Array], attrs: Attrs) -> Results:
     x, weight = inputs
     spatial, groups = x.ndim - 2, attrs["groups"]
@@ -344,6 +354,7 @@ REFERENCE: dict[str, Callable[[list[Array], Attrs], Results]] = {
     "scale_gradient": _elementwise(np.copy),
     "einsum": _einsum,
     "matmul": _elementwise(np.matmul),
+    "grouped_matmul": _grouped_matmul,
     "conv": _conv,
     "sum": _reduce(lambda x, axis, keepdims: x.sum(axis, keepdims=keepdims, dtype=x.dtype)),
     "mean": _reduce(np.mean),

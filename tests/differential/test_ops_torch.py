@@ -58,6 +58,10 @@ def extra_samples(name: str, rng: Any) -> list[Sample]:
             Sample((np.array([0.25, -3.0, 0.0], np.float32),), {"dtype": DType("bool", "bool", 1)}),
             Sample((np.array([True, False]),), {"dtype": f32}),
         ],
+        "grouped_matmul": [
+            Sample((np.zeros((0, 4), np.float32), np.ones((2, 4, 8), np.float32), np.array([0, 0]))),
+            Sample((holes, rng.standard_normal((2, 4, 8)).astype(np.float32), np.array([0, 0]))),  # NaN in no group
+        ],
         "eq": [Sample((holes, holes))],
         "where": [Sample((np.array([True, False]), np.array([1, 2]), np.array([3, 4])))],
         "cumsum": [Sample((np.zeros((0, 3), np.float32),), {"axis": 0, "exclusive": True})],
@@ -239,6 +243,7 @@ def test_scale_gradient_scales() -> None:
 
 
 DIFFERENTIABLE = [
+    "grouped_matmul",
     "segment_softmax",
     "segment_mean",
     "segment_max",
