@@ -122,10 +122,10 @@ def _module(module: Module | Model) -> Module:
     return module if isinstance(module, Module) else module.module
 
 
-def _resolve(qualified: str) -> Composite:
+def _resolve(qualified: str, kind: str) -> Composite:
     from .frontends import source as frontend
 
-    return frontend.resolve(qualified)
+    return frontend.resolve(qualified, kind)
 
 
 def _resolve_rule(name: str, module: Module) -> Rule:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 # The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.
 RAISING = tuple(f"std.recover.{n}" for n in ("decomposed", "primitives", "variants", "scores", "attention"))
 
-_resolver: Callable[[str], Composite] | None = None
+_resolver: Callable[[str, str], Composite] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None
 _rules_resolver: Callable[[str], dict[str, Rule]] | None = None
 
 
-def set_resolver(resolver: Callable[[str], Composite]) -> None:
-    """Called once by the package: ``resolver("std.token.bipartite_merge")`` returns the composite."""
+def set_resolver(resolver: Callable[[str, str], Composite]) -> None:
+    """Called once by the package: ``resolver("std.token.bipartite_merge", "op")`` returns the composite of an ``op`` or ``fn``."""
     global _resolver
     _resolver = resolver
 
@@ -29,7 +29,14 @@ def composite(qualified: str) -> Composite:
     """The composite of that qualified name. Raises Diagnostic E0201 when there is none."""
     if _resolver is None:
         raise RuntimeError("no frontend is loaded: import tessera first")
-    return _resolver(qualified)
+    return _resolver(qualified, "op")
+
+
+def function(qualified: str) -> Composite:
+    """A shipped ``fn`` as if it were an ``op``, for its body to be inlined; its operands may broadcast. Raises Diagnostic E0201."""
+    if _resolver is None:
+        raise RuntimeError("no frontend is loaded: import tessera first")
+    return _resolver(qualified, "fn")
 
 
 def set_rule_resolver(resolver: Callable[[str, Module], Rule], of_module: Callable[[str], dict[str, Rule]]) -> None:

@@ -12,6 +12,7 @@ from ...ir.dims.dim import Dim, prove_ge
 from ...ir.graph import Value
 from ...ir.library import composite
 from ...ir.types import DType, TensorType, i64
+from ..foreign import elementwise, inline
 from .names import scope_of
 from .values import Tensor, dims_of, known_tensor
 
@@ -182,6 +183,16 @@ class Call:
             op.instantiate(types, dict(node.attrs))
             self.importer.checked.add(key)
         return result
+
+    def foreign(self, name: str, *values: Value) -> Value:
+        """A function of ``specs/foreign`` of the values, or else of the node's operands, with the node's attributes."""
+        called = elementwise(name)
+        names = [operand.name for operand in called.signature.operands]
+        if not values:
+            self.broadcast(*(self.tensor(i) for i in range(len(names))))
+            values = tuple(self.x(i, part if i else "") for i, part in enumerate(names))
+        attrs = {s.name: self.attr(s.name) for s in called.signature.statics}
+        return inline(self.region.builder, called, values, {k: v for k, v in attrs.items() if v is not None})
 
     def scalar(self, value: float | int | bool, dtype: DType) -> Value:
         return self.region.builder.constant(value, dtype)

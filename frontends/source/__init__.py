@@ -81,17 +81,17 @@ def shared_elaborator() -> Elaborator:
     return Elaborator(_library())
 
 
-def resolve(qualified: str) -> Composite:
-    """The composite of a shipped module: ``std.token.bipartite_merge``. Raises Diagnostic E0201/E0202."""
+def resolve(qualified: str, kind: str = "op") -> Composite:
+    """The composite of a shipped module: ``std.token.bipartite_merge``; or that of a ``fn``. Raises Diagnostic E0201/E0202."""
     from .syntax import ast
 
     elaborator = shared_elaborator()
     module, _, name = qualified.rpartition(".")
     unit = elaborator.library.std(module)
     declared = unit.names.get(name)
-    if declared is None or not isinstance(declared.node, ast.Function) or declared.node.kind != "op":
-        own = [n for n, d in unit.names.items() if isinstance(d.node, ast.Function) and d.node.kind == "op"]
-        raise Diagnostic("E0201", f"`{module}` declares no op `{name}`", help=did_you_mean(name, own))
+    if declared is None or not isinstance(declared.node, ast.Function) or declared.node.kind != kind:
+        own = [n for n, d in unit.names.items() if isinstance(d.node, ast.Function) and d.node.kind == kind]
+        raise Diagnostic("E0201", f"`{module}` declares no {kind} `{name}`", help=did_you_mean(name, own))
     return elaborator.composite(declared)
 
 

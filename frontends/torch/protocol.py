@@ -17,6 +17,7 @@ from ...ir.graph import Value
 from ...ir.library import composite
 from ...ir.signature import broadcast_shapes
 from ...ir.types import DType, TensorType, boolean, f32, i64
+from ..foreign import elementwise, inline
 
 Importer = Callable[..., Any]
 
@@ -57,6 +58,10 @@ class Import:
     def call(self, name: str, *inputs: Value | None, **attrs: Any) -> Value:
         """One composite of the library with one result: ``call("std.nn.gelu", x)``."""
         return self.builder.op(composite(name), *inputs, **attrs)
+
+    def foreign(self, name: str, *inputs: Value, **statics: float) -> Value:
+        """A function of ``specs/foreign``, inlined: ``foreign("log1p", x)``."""
+        return inline(self.builder, elementwise(name), inputs, statics)
 
     # Dtypes and scalars ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -123,11 +122,7 @@ def mod(c: Call) -> Value:
         return c.op("mul", c.op("sign", a), c.op("mod", c.op("abs", a), c.op("abs", b)))
     if not c.attr("fmod", 0):
         c.refuse("Mod of floats without fmod=1")
-    # With more digits, so that a quotient just below a whole number does not become it.
-    dtype, a, b = a.type.dtype, c.cast(a, f64), c.cast(b, f64)
-    quotient = c.op("div", a, b)
-    whole = c.op("where", c.op("lt", quotient, c.like(0, quotient)), c.op("ceil", quotient), c.op("floor", quotient))
-    return c.cast(c.op("sub", a, c.op("mul", whole, b)), dtype)
+    return c.foreign("fmod", a, b)
 
 
 @imports("Pow")
@@ -219,31 +214,15 @@ def dropout(c: Call) -> list[Result | None]:
     return [c.tensor(0), None]
 
 
-@imports("Reciprocal")
-def reciprocal(c: Call) -> Value:
-    x = c.x()
-    return c.op("div", c.like(1.0, x), x)
-
-
 @imports("IsInf")
 def is_inf(c: Call) -> Result:
     x = c.x()
     positive, negative = c.attr("detect_positive", 1), c.attr("detect_negative", 1)
     if positive and negative:
-        return c.op("eq", c.op("abs", x), c.like(math.inf, x))
+        return c.foreign("isinf", x)
     if not positive and not negative:
         return Tensor(TensorType(boolean, x.type.shape), fill=False)
     return c.op("eq", x, c.like(math.inf if positive else -math.inf, x))
-
-
-@imports("Tan", "Sinh", "Cosh")
-def quotient(c: Call) -> Value:
-    x = c.x()
-    if c.op_type == "Tan":
-        return c.op("div", c.op("sin", x), c.op("cos", x))
-    up, down = c.op("exp", x), c.op("exp", c.op("neg", x))
-    top = c.op("sub" if c.op_type == "Sinh" else "add", up, down)
-    return c.op("mul", top, c.like(0.5, x))
 
 
 @imports("Clip")
@@ -273,11 +252,6 @@ def relu(c: Call) -> Value:
     return c.std("nn.relu", x) if x.type.dtype.kind == "float" else c.op("maximum", x, c.like(0, x))
 
 
-@imports("Softplus")
-def softplus(c: Call) -> Value:
-    return c.std("nn.softplus", c.x())
-
-
 @imports("Gelu")
 @imports("Gelu", domain=MICROSOFT)
 def gelu(c: Call) -> Value:
@@ -285,84 +259,6 @@ def gelu(c: Call) -> Value:
     if mode not in ("none", "tanh"):
         c.refuse(f'approximate="{mode}"')
     return c.std("nn.gelu_tanh" if mode == "tanh" else "nn.gelu", c.x())
-
-
-@imports("Swish")
-@imports("QuickGelu", domain=MICROSOFT)
-def swish(c: Call) -> Value:
-    x, alpha = c.x(), c.attr("alpha", 1.702 if c.op_type == "QuickGelu" else 1.0)
-    if alpha == 1.0:
-        return c.std("nn.silu", x)
-    return c.op("mul", x, c.op("sigmoid", c.op("mul", x, c.like(alpha, x))))
-
-
-@imports("Mish")
-def mish(c: Call) -> Value:
-    x = c.x()
-    return c.op("mul", x, c.op("tanh", c.std("nn.softplus", x)))
-
-
-@imports("HardSigmoid", "HardSwish")
-def hard(c: Call) -> Value:
-    x = c.x()
-    is_swish = c.op_type == "HardSwish"
-    alpha, beta = (1 / 6, 0.5) if is_swish else (c.attr("alpha", 0.2), c.attr("beta", 0.5))
-    line = c.op("add", c.op("mul", x, c.like(alpha, x)), c.like(beta, x))
-    gate = c.op("minimum", c.op("maximum", line, c.like(0.0, x)), c.like(1.0, x))
-    return c.op("mul", x, gate) if is_swish else gate
-
-
-def _pieces(below: Callable[[Call, Value], Value]) -> Callable[[Call], Value]:
-    """``x`` where it is positive, else ``below(x)``."""
-
-    def function(c: Call) -> Value:
-        x = c.x()
-        return c.op("where", c.op("ge", x, c.like(0.0, x)), x, below(c, x))
-
-    return function
-
-
-def _expm1(c: Call, x: Value) -> Value:
-    # The branch that is not taken must not overflow.
-    return c.op("sub", c.op("exp", c.op("minimum", x, c.like(0.0, x))), c.like(1.0, x))
-
-
-imports("LeakyRelu")(_pieces(lambda c, x: c.op("mul", x, c.like(c.attr("alpha", 0.01), x))))
-imports("Elu")(_pieces(lambda c, x: c.op("mul", _expm1(c, x), c.like(c.attr("alpha", 1.0), x))))
-
-
-@imports("Celu")
-def celu(c: Call) -> Value:
-    x, alpha = c.x(), c.attr("alpha", 1.0)
-    low = c.op("mul", _expm1(c, c.op("div", x, c.like(alpha, x))), c.like(alpha, x))
-    return c.op("where", c.op("ge", x, c.like(0.0, x)), x, low)
-
-
-@imports("Selu")
-def selu(c: Call) -> Value:
-    x = c.x()
-    alpha, gamma = c.attr("alpha", 1.6732632423543772), c.attr("gamma", 1.0507009873554805)
-    low = c.op("mul", _expm1(c, x), c.like(alpha, x))
-    return c.op("mul", c.op("where", c.op("ge", x, c.like(0.0, x)), x, low), c.like(gamma, x))
-
-
-@imports("PRelu")
-def prelu(c: Call) -> Value:
-    x = c.x()
-    c.broadcast(c.tensor(0), c.tensor(1))
-    return c.op("where", c.op("ge", x, c.like(0.0, x)), x, c.op("mul", x, c.x(1, "weight")))
-
-
-@imports("Softsign")
-def softsign(c: Call) -> Value:
-    x = c.x()
-    return c.op("div", x, c.op("add", c.op("abs", x), c.like(1.0, x)))
-
-
-@imports("ThresholdedRelu")
-def thresholded(c: Call) -> Value:
-    x = c.x()
-    return c.op("where", c.op("gt", x, c.like(c.attr("alpha", 1.0), x)), x, c.like(0.0, x))
 
 
 @imports("Softmax", "LogSoftmax")

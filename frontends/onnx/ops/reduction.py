@@ -76,7 +76,7 @@ def log_sum_exp(c: Call) -> Value:
     x, axes = c.x(), tuple(_reduced(c) or ())
     if not axes:
         return x
-    highest = c.op("max", x, axis=axes, keepdims=True)
+    highest = c.foreign("offset", c.op("max", x, axis=axes, keepdims=True))
     total = c.op("sum", c.op("exp", c.op("sub", x, highest)), axis=axes, keepdims=True)
     result = c.op("add", c.op("log", total), highest)
     return result if c.attr("keepdims", 1) else c.op("squeeze", result, axis=axes)

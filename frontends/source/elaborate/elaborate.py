@@ -116,7 +116,7 @@ class Elaborator:
     # Composites --------------------------------------------------------------------------------------------------
 
     def composite(self, declared: Declared) -> Composite:
-        """The composite of an ``op`` declaration; one object for one declaration."""
+        """The composite of an ``op`` declaration; one object for one declaration. Operands of a ``fn`` may broadcast."""
         node = declared.node
         assert isinstance(node, ast.Function)
         found = self._composites.get(id(node))
@@ -145,7 +145,7 @@ class Elaborator:
 
     def _body(self, declared: Declared, node: ast.Function, types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
         signature = self.signatures.of(declared)
-        bound = signature.unify(types, attrs)
+        bound = signature.unify(types, attrs, packs="broadcast" if node.kind == "fn" else "same")
         graph = Graph(node.name)
         builder = Builder(graph)
         operands: list[Value | None] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +80,7 @@ def _unary(name: str, op: str, *, floating: bool = True) -> None:
 
 for _name in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf"):
     _unary(_name, _name)
+_unary("isnan", "is_nan")
 for _name in ("neg", "abs"):
     _unary(_name, _name, floating=False)
 
@@ -97,7 +97,7 @@ for _name in ("floor", "ceil", "round"):
 
 @aten("trunc", "fix")
 def _trunc(i: Import, x: Value) -> Value:
-    return i.op("mul", i.op("sign", x), i.op("floor", i.op("abs", x))) if x.type.dtype.kind == "float" else x
+    return i.foreign("trunc", x) if x.type.dtype.kind == "float" else x
 
 
 @aten("sign", "sgn")
@@ -110,47 +110,6 @@ def _not(i: Import, x: Value) -> Value:
     if x.type.dtype != boolean:
         return i.op("eq", x, i.scalar(0, x.type.dtype))
     return i.op("logical_not", x)
-
-
-@aten("square")
-def _square(i: Import, x: Value) -> Value:
-    return i.op("mul", x, x)
-
-
-@aten("reciprocal")
-def _reciprocal(i: Import, x: Value) -> Value:
-    (x,) = i.together(x, floating=True)
-    return i.op("div", i.scalar(1.0, x.type.dtype), x)
-
-
-@aten("expm1")
-def _expm1(i: Import, x: Value) -> Value:
-    return i.op("sub", i.op("exp", x), i.scalar(1.0, x.type.dtype))
-
-
-@aten("log1p")
-def _log1p(i: Import, x: Value) -> Value:
-    return i.op("log", i.op("add", x, i.scalar(1.0, x.type.dtype)))
-
-
-@aten("log2")
-def _log2(i: Import, x: Value) -> Value:
-    return i.op("mul", i.op("log", x), i.scalar(1 / math.log(2.0), x.type.dtype))
-
-
-@aten("exp2")
-def _exp2(i: Import, x: Value) -> Value:
-    return i.op("exp", i.op("mul", x, i.scalar(math.log(2.0), x.type.dtype)))
-
-
-@aten("isnan")
-def _isnan(i: Import, x: Value) -> Value:
-    return i.op("is_nan", x)
-
-
-@aten("isinf")
-def _isinf(i: Import, x: Value) -> Value:
-    return i.op("eq", i.op("abs", x), i.scalar(math.inf, x.type.dtype))
 
 
 # Two operands --------------------------------------------------------------------------------------------------------
@@ -222,8 +181,7 @@ def _div_mode(i: Import, x: Any, y: Any, mode: Any) -> Value:
         return _div(i, x, y)
     x, y = i.together(x, y)
     if x.type.dtype.kind == "float":
-        q = i.op("div", x, y)
-        return i.op("floor", q) if mode == "floor" else _trunc(i, q)
+        return i.foreign("floor_divide", x, y) if mode == "floor" else i.foreign("trunc", i.op("div", x, y))
     if mode == "floor":
         return i.op("floordiv", x, y)
     magnitude = i.op("floordiv", i.op("abs", x), i.op("abs", y))
@@ -239,7 +197,7 @@ def _floor_divide(i: Import, x: Any, y: Any) -> Value:
 def _remainder(i: Import, x: Any, y: Any) -> Value:
     x, y = i.together(x, y)
     if x.type.dtype.kind == "float":
-        return i.op("sub", x, i.op("mul", i.op("floor", i.op("div", x, y)), y))
+        return i.foreign("remainder", x, y)
     return i.op("mod", x, y)
 
 
@@ -253,7 +211,7 @@ def _pow(i: Import, x: Any, y: Any) -> Value:
         if exponent == -0.5:
             return i.op("rsqrt", x)
         if exponent == -1:
-            return _reciprocal(i, x)
+            return i.foreign("reciprocal", *i.together(x, floating=True))
         if exponent in (1, 2, 3, 4):
             base = x if x.type.dtype.kind == "float" or not isinstance(exponent, float) else i.cast(x, f32)
             square = i.op("mul", base, base) if exponent != 1 else base
@@ -272,8 +230,19 @@ def _binary(op: str, *names: str) -> None:
         return i.op(op, *i.together(x, y))
 
 
-_binary("minimum", "minimum", "min.other", "fmin")
-_binary("maximum", "maximum", "max.other", "fmax")
+_binary("minimum", "minimum", "min.other")
+_binary("maximum", "maximum", "max.other")
+
+
+def _without_nan(name: str, op: str) -> None:
+    @aten(name)
+    def importer(i: Import, x: Any, y: Any) -> Value:
+        x, y = i.together(x, y)
+        return i.foreign(name, x, y) if x.type.dtype.kind == "float" else i.op(op, x, y)
+
+
+_without_nan("fmin", "minimum")
+_without_nan("fmax", "maximum")
 
 
 def _compare(op: str) -> None:

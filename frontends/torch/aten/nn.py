@@ -29,48 +29,6 @@ def _gelu(i: Import, x: Value, approximate: str = "none") -> Value:
     return i.call("std.nn.gelu_tanh" if approximate == "tanh" else "std.nn.gelu", x)
 
 
-@aten("softplus")
-def _softplus(i: Import, x: Value, beta: Any = 1, threshold: Any = 20) -> Value:
-    if beta == 1:
-        return i.call("std.nn.softplus", x)
-    scale = i.scalar(float(beta), x.type.dtype)
-    return i.op("div", i.call("std.nn.softplus", i.op("mul", x, scale)), scale)
-
-
-@aten("leaky_relu")
-def _leaky_relu(i: Import, x: Value, slope: Any = 0.01) -> Value:
-    zero = i.scalar(0.0, x.type.dtype)
-    return i.op("where", i.op("gt", x, zero), x, i.op("mul", x, i.scalar(float(slope), x.type.dtype)))
-
-
-@aten("elu")
-def _elu(i: Import, x: Value, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Value:
-    if (scale, input_scale) != (1, 1):
-        raise Unsupported("elu with scales")
-    zero, one = i.scalar(0.0, x.type.dtype), i.scalar(1.0, x.type.dtype)
-    below = i.op("sub", i.op("exp", i.op("minimum", x, zero)), one)
-    if alpha != 1:
-        below = i.op("mul", below, i.scalar(float(alpha), x.type.dtype))
-    return i.op("where", i.op("gt", x, zero), x, below)
-
-
-@aten("relu6")
-def _relu6(i: Import, x: Value) -> Value:
-    return i.op("minimum", i.call("std.nn.relu", x), i.scalar(6.0, x.type.dtype))
-
-
-@aten("hardsigmoid")
-def _hardsigmoid(i: Import, x: Value) -> Value:
-    shifted = i.op("add", x, i.scalar(3.0, x.type.dtype))
-    bounded = i.op("minimum", i.call("std.nn.relu", shifted), i.scalar(6.0, x.type.dtype))
-    return i.op("div", bounded, i.scalar(6.0, x.type.dtype))
-
-
-@aten("hardswish")
-def _hardswish(i: Import, x: Value) -> Value:
-    return i.op("mul", x, _hardsigmoid(i, x))
-
-
 # Normalisations ------------------------------------------------------------------------------------------------------
 
 

@@ -129,9 +129,10 @@ def _var_mean(i: Import, x: Value, axes: Any = None, correction: Any = None, kee
 @aten("logsumexp")
 def _logsumexp(i: Import, x: Value, axes: Any, keepdims: bool = False) -> Value:
     along = axes_of(axes, x.type.rank)
-    highest = i.op("max", x, axis=along, keepdims=True)
-    total = i.op("log", i.op("sum", i.op("exp", i.op("sub", x, highest)), axis=along, keepdims=keepdims))
-    return i.op("add", total, highest if keepdims else i.op("max", x, axis=along, keepdims=False))
+    highest = i.foreign("offset", i.op("max", x, axis=along, keepdims=True))
+    total = i.op("log", i.op("sum", i.op("exp", i.op("sub", x, highest)), axis=along, keepdims=True))
+    result = i.op("add", total, highest)
+    return result if keepdims else i.op("squeeze", result, axis=along or tuple(range(x.type.rank)))
 
 
 @aten("linalg_vector_norm")

@@ -14,25 +14,27 @@ SPECIAL = f32(np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 1e-
 
 
 @of("Abs", "Neg", "Sign", "Exp", "Tanh", "Sigmoid", "Erf", "Floor", "Ceil", "Round", "Relu", "Softplus", "Softsign", "Sqrt",
-    "Log", "Reciprocal", "IsNaN", "HardSwish", "Mish", "Identity", "Sin", "Cos")  # fmt: skip
+    "Log", "Reciprocal", "IsNaN", "HardSwish", "Mish", "Identity", "Sin", "Cos", "Tan",
+    "Sinh", "Cosh", "Asinh", "Acosh", "Atanh")  # fmt: skip
 def unary(r: Draw, op: str) -> Case:
     x = r.coarse(r.shape(0, 3))
     if r.chance(0.4):
         x = SPECIAL.copy()
-        if op in ("Sin", "Cos", "Mish"):
+        if op in ("Sin", "Cos", "Tan", "Mish"):
             x = x[np.isfinite(x) & (np.abs(x) < 80)]
     if op in ("Abs", "Neg", "Sign") and r.chance(0.4):
         x = r.ints(r.shape(0, 3), dtype=r.one(np.int64, np.int32, np.int8))
     return Case(op, {"x": x})
 
 
-@of("Elu", "Celu", "Selu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid", "Gelu", "Swish", "IsInf")
+@of("Elu", "Celu", "Selu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid", "Gelu", "Swish", "IsInf", "Shrink")
 def parametrised(r: Draw, op: str) -> Case:
     x = SPECIAL if r.chance(0.4) else r.coarse(r.shape())
     attrs = {
         "HardSigmoid": r.some(alpha=0.3, beta=-0.1), "Selu": r.some(alpha=1.5, gamma=0.7), "Gelu": r.some(approximate="tanh"),
         "Swish": r.some(alpha=r.one(0.5, -1.0)), "IsInf": r.some(detect_positive=r.between(0, 1), detect_negative=r.between(0, 1)),
         "LeakyRelu": r.some(alpha=r.one(-0.5, 2.0)), "ThresholdedRelu": r.some(alpha=-0.5), "Celu": r.some(alpha=0.5),
+        "Shrink": r.some(lambd=0.25, bias=0.125),
     }.get(op, r.some(alpha=0.5))  # fmt: skip
     if op in ("Gelu", "Swish"):
         x = x[np.isfinite(x)] if x.ndim == 1 else x

@@ -1,0 +1,29 @@
+"""Ops that are functions of ``specs/foreign``: operands and static parameters in the order of the schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....ir.graph import Value
+from ...foreign import elementwise
+from ..protocol import Import, aten
+
+_SAME_NAMES = """
+    acosh asinh atanh celu cosh elu exp2 expm1 fmod.Scalar fmod.Tensor hardshrink hardsigmoid hardswish isinf leaky_relu log10
+    log1p log2 logaddexp mish reciprocal relu6 selu sinh softplus softshrink square tan threshold
+"""
+
+
+def _import(name: str, *ops: str) -> None:
+    @aten(*ops)
+    def importer(i: Import, *operands: Any) -> Value:
+        called = elementwise(name).signature
+        leaves = called.leaves()
+        count = len(leaves)
+        tensors = i.together(*operands[:count], floating=leaves[0][1].dtype == "float")
+        statics = {s.name: float(v) for s, v in zip(called.statics, operands[count:], strict=False)}
+        return i.foreign(name, *tensors, **statics)
+
+
+for _name in _SAME_NAMES.split():
+    _import(_name.partition(".")[0], _name)
