@@ -95,9 +95,8 @@ class Plan:
             problem = self._refuses(node)
             if problem is None and isinstance(node.op, Composite) and not self.claims(node):
                 problem = self._refused(self.body(node), None if self._whole else outputs, seen)
-            for region in node.attrs.values() if problem is None else ():
-                if isinstance(region, Graph):
-                    problem = problem or self._refused(region, None, seen)
+            for region in node.bodies if problem is None else ():
+                problem = problem or self._refused(region, None, seen)
             if problem is not None:
                 problem.span = node.span or problem.span
                 return problem

@@ -127,7 +127,7 @@ def _compare(
     feeds = {v.name: _draw(v, values, bounds.get(v), rng) for v in given}
     found = session(feeds, seed=seed)
     with torch.no_grad():
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
         wanted = reference(**tensors, seed=seed)
     rows: list[Row] = []
     for value, info in zip(graph.outputs, graph.output_info, strict=True):

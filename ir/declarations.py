@@ -36,13 +36,13 @@ def reachable(graph: Graph, known: Mapping[str, Declaration]) -> dict[str, Decla
 
 
 def used_by(graph: Graph) -> Iterator[tuple[str, str]]:
-    """(module, name) of each composite in a graph and its loops, and of each function among its attributes."""
+    """(module, name) of each composite in a graph and its regions, and of each function among its attributes."""
     for node in graph.nodes():
         if isinstance(node.op, Composite):
             yield node.op.module, node.op.name
             yield from ((ref.module, ref.name) for ref in references(node.attrs.values()))
-        if node.body is not None:
-            yield from used_by(node.body)
+        for region in node.bodies:
+            yield from used_by(region)
 
 
 def references(values: Iterable[Any]) -> Iterator[FuncRef]:

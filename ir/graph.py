@@ -161,8 +161,15 @@ class Node:
 
     @property
     def body(self) -> Graph | None:
-        """The region of a ``fold`` or ``scan``."""
+        """What a ``fold``, ``scan`` or ``while`` does at each step."""
         return self.attrs.get("body")
+
+    @property
+    def bodies(self) -> tuple[Graph, ...]:
+        """Every region of a control op: a loop's body, behind the test of a ``while``; the branches of a ``cond``."""
+        if self.op is None or self.op.family != "control":
+            return ()
+        return tuple(value for value in self.attrs.values() if isinstance(value, Graph))
 
     def __repr__(self) -> str:
         return f"<node {self.op.name if self.op else 'return'}>"

@@ -16,7 +16,7 @@ class VerifyError(Exception):
 
 
 def verify(graph: Graph) -> None:
-    """Check links, order, def-use chains, inferred types, names and symbols of a graph and of the bodies of its loops.
+    """Check links, order, def-use chains, inferred types, names and symbols of a graph and of its regions.
 
     Raises:
         VerifyError: at the first broken invariant.
@@ -26,7 +26,7 @@ def verify(graph: Graph) -> None:
 
 
 def _verify(graph: Graph, around: frozenset[str]) -> None:
-    """``around``: the dimension symbols of the graph that this one is a loop's body of; it shares the definitions."""
+    """``around``: the dimension symbols of the graph that this one is a region of; it shares the definitions."""
     known = {*around, *(s for v in graph.inputs for s in _symbols(v.type))}
     for name, dim in graph.lets.items():
         if name in around:
@@ -54,8 +54,8 @@ def _verify(graph: Graph, around: frozenset[str]) -> None:
             loose = _symbols(value.type) - known
             _need(not loose, f"{_at(node)}: output {i} has the dimension {sorted(loose)}, which no input binds")
             defined.add(value)
-        if node.body is not None:
-            _verify(node.body, frozenset(known))
+        for region in node.bodies:
+            _verify(region, frozenset(known))
     _need(count == len(graph), f"the graph counts {len(graph)} nodes but links {count}")
     _need(graph.end.prev is None and graph.end.next is None, "the terminator is linked as a node")
     _need(len(graph.end.inputs) == len(graph.output_info), "outputs and their names differ in number")

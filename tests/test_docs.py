@@ -110,6 +110,8 @@ CONSTRUCTS = {
     "else if": r"else if ",
     "else": r"else \{",
     "fold": r"^ +fold .* from \(",
+    "cond": r"^ +cond .* from \(",
+    "while": r"^ +while .* from \(.* limit ",
     "several results": r"^ +\w+, \w+ = ",
     "optional": r"\]\? = none",
     "given": r"given\(",

@@ -21,6 +21,8 @@ UNSUPPORTED: dict[str, str] = {
     "cummax": f"{_CODES} (aten.cummax)",
     "linear_recurrence": "a sequential recurrence is no aten op",
     "scan": "torch-mlir does not import associative_scan",
+    "cond": "torch-mlir does not lower torch.prim.If over tensors to linalg",
+    "while": "torch-mlir does not lower a torch.prim.Loop with a condition to linalg",
 }
 
 # A loop of so many steps is written out.

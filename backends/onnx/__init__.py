@@ -118,7 +118,7 @@ def runnable(graph: Graph) -> bool:
                     node.op.instantiate(types, dict(node.attrs))
                 ):
                     return False
-            if node.body is not None and not fits(node.body):
+            if not all(map(fits, node.bodies)):
                 return False
         return True
 

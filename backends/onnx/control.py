@@ -97,6 +97,33 @@ def fold(e: Lowerer, node: Node, *xs: ox.Value) -> list[ox.Value]:
     return e.raw("Loop", [trips, None, *xs[:count]], [t.dtype for t in types], {"body": region})
 
 
+@lower("cond")
+def cond(e: Lowerer, node: Node, p: ox.Value, *xs: ox.Value) -> list[ox.Value]:
+    def branch(word: str) -> ox.Graph:
+        # A branch takes nothing: it reads the values around it.
+        return e.region(f"cond_{word}", [], lambda inner, _: inner.inline(node.attrs[word], xs))
+
+    branches = {"then_branch": branch("then"), "else_branch": branch("orelse")}
+    return e.raw("If", [p], [v.type.dtype for v in node.outputs], branches)
+
+
+@lower("while")
+def while_(e: Lowerer, node: Node, *xs: ox.Value) -> list[ox.Value]:
+    count = node.attrs["carried"]
+    captured = xs[count:]
+
+    def body(inner: Lowerer, values: list[ox.Value]) -> list[ox.Value]:
+        carried = inner.inline(node.attrs["body"], [*values[2:], *captured])
+        return [*inner.inline(node.attrs["test"], [*carried, *captured]), *carried]
+
+    inputs = [("i", i64, 0), ("go", boolean, 0)]
+    inputs += [(v.name or "carried", v.type.dtype, v.type.rank) for v in node.attrs["body"].inputs[:count]]
+    region = e.region("while_body", inputs, body)
+    go = e.inline(node.attrs["test"], xs)[0]
+    limit = e.scalar(as_dim(node.attrs["limit"]))
+    return e.raw("Loop", [limit, go, *xs[:count]], [v.type.dtype for v in node.outputs], {"body": region})
+
+
 @lower("scan")
 def scan(e: Lowerer, node: Node, *xs: ox.Value) -> list[ox.Value]:
     graph: Graph = node.attrs["body"]

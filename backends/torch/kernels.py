@@ -227,6 +227,22 @@ def fold(n: int, step: Callable[..., Tensors], carried: Tensors, captured: Tenso
     return carried
 
 
+def cond(p: Tensor, then: Callable[..., Tensors], orelse: Callable[..., Tensors], values: Tensors) -> Tensors:
+    """``then(*values)`` where the scalar p is true, else ``orelse(*values)``; only one of them is computed."""
+    return then(*values) if p else orelse(*values)
+
+
+def while_(
+    limit: int, test: Callable[..., Tensors], body: Callable[..., Tensors], carried: Tensors, captured: Tensors
+) -> Tensors:
+    """``carried = body(*carried, *captured)`` as long as ``test`` of the same gives true, and at most ``limit`` times."""
+    for _ in range(limit):
+        if not test(*carried, *captured)[0]:
+            break
+        carried = body(*carried, *captured)
+    return carried
+
+
 def scan(combine: Callable[..., Tensors], values: Tensors, captured: Tensors, axis: int) -> Tensors:
     """``out[t] = combine(out[t - 1], values[t])`` along ``axis``."""
     if values[0].shape[axis] == 0:

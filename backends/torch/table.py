@@ -232,7 +232,19 @@ def _scan(call: Call) -> str:
     return f"ops.scan({combine}, {scanned}, {captured}, {call.attrs['axis']})"
 
 
-CONTROL: dict[str, Lowering] = {"fold": _fold, "scan": _scan}
+def _cond(call: Call) -> str:
+    then, orelse = (call.function(call.attrs[branch]) for branch in ("then", "orelse"))
+    return f"ops.cond({call.args[0]}, {then}, {orelse}, {call.tuple(call.args[1:])})"
+
+
+def _while(call: Call) -> str:
+    test, body = (call.function(call.attrs[region]) for region in ("test", "body"))
+    carried = call.attrs["carried"]
+    start, captured = call.tuple(call.args[:carried]), call.tuple(call.args[carried:])
+    return f"ops.while_({call.value(call.attrs['limit'])}, {test}, {body}, {start}, {captured})"
+
+
+CONTROL: dict[str, Lowering] = {"fold": _fold, "scan": _scan, "cond": _cond, "while": _while}
 
 LOWERINGS: dict[str, Lowering] = {
     **ELEMENTWISE, **GRADIENT, **CONTRACTION, **REDUCTION, **ORDER, **INDEXING, **SHAPE, **CONTROL,

@@ -10,7 +10,7 @@ from ...ir.ops import OPS
 # Words of the language that cannot be names (a test holds this to the lexer's list), and what has a meaning everywhere.
 WORDS = frozenset({
     "use", "const", "record", "fn", "op", "layer", "model", "rewrite", "exact", "approximate", "compile", "param",
-    "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "if", "else", "return", "as", "in",
+    "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "else", "return", "as", "in",
     "from", "and", "or", "not", "true", "false", "none", "inf", "nan", "static", "tokenizer", "pipeline", "mesh",
     "True", "False", "None", "weights", "pass", "target", "where", "float", "int", "num", "any", "bool", "real",
     "str", "list", "dtype", "range", "len", "f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u8", "scan",

@@ -276,15 +276,20 @@ def _conv(axes: Axes, node: Node) -> None:
     axes.link(w, 0, node.output, 1)
 
 
-def _fold(axes: Axes, node: Node) -> None:
-    body = node.body
-    assert body is not None
-    axes.add_all(body.nodes())
-    for outer, inner in zip(node.inputs, body.inputs[1:], strict=True):
-        _same_shape(axes, outer, inner)
-    for start, result, final in zip(node.inputs, body.outputs, node.outputs, strict=False):
-        _same_shape(axes, start, result)
-        _same_shape(axes, start, final)
+def _regions(axes: Axes, node: Node) -> None:
+    """What goes into a region is what it takes, and what it returns is a result; a loop's results are its next operands."""
+    name = node.op.qualified
+    operands = node.inputs[1:] if name == "cond" else node.inputs
+    for region in node.bodies:
+        axes.add_all(region.nodes())
+        for outer, inner in zip(operands, region.inputs[name == "fold" :], strict=True):
+            _same_shape(axes, outer, inner)
+    for region in node.bodies if name == "cond" else (node.attrs["body"],):
+        for result, final in zip(region.outputs, node.outputs, strict=True):
+            _same_shape(axes, result, final)
+    if name != "cond":
+        for start, final in zip(operands, node.outputs, strict=False):
+            _same_shape(axes, start, final)
 
 
 _RULES = {
@@ -294,5 +299,6 @@ _RULES = {
     "sort": _but_axis, "topk": _but_axis, "compact": _compact, "gather": _gather, "take": _take,
     **dict.fromkeys(("scatter_set", "scatter_add", "scatter_min", "scatter_max"), _scatter),
     **dict.fromkeys(("segment_sum", "segment_mean", "segment_max", "segment_softmax"), _segment),
-    "einsum": _einsum, "matmul": _matmul, "grouped_matmul": _grouped_matmul, "conv": _conv, "fold": _fold,
+    "einsum": _einsum, "matmul": _matmul, "grouped_matmul": _grouped_matmul, "conv": _conv,
+    **dict.fromkeys(("fold", "cond", "while"), _regions),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..dims.dim import Dim, const
+from ..dims.dim import Dim, const, dim_max
 from ..graph import Graph, Node, Parameter, Value
 from ..keys import attrs_key
 from ..op import Composite
@@ -185,10 +185,17 @@ class _Meter:
             total = self.graph(body)
             # The caller's symbols are all it may speak of.
             return body.expand_lets(total)
-        if node.body is not None:
-            steps = node.attrs["n"] if node.op.qualified == "fold" else types[0].shape[node.attrs["axis"]]
-            return self.graph(node.body) * steps
+        if node.bodies:
+            return self._regions(node, types)
         return node.op.cost(types, [v.type for v in node.outputs], node.attrs)
+
+    def _regions(self, node: Node, types: list[TensorType]) -> Dim:
+        """What is done at most: every step that a loop may take, the dearer branch of a choice."""
+        costs = [self.graph(region) for region in node.bodies]
+        if node.op.qualified == "cond":
+            return dim_max(*costs)
+        steps = {"fold": "n", "while": "limit"}.get(node.op.qualified)
+        return sum(costs, const(0)) * (types[0].shape[node.attrs["axis"]] if steps is None else node.attrs[steps])
 
     def graph(self, graph: Graph) -> Dim:
         total = const(0)

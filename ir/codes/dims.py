@@ -52,9 +52,9 @@ CODES = {
         '    rearrange(x, "b t (h k) -> b h t k", h=5)    # right: h is 5 and k is 2',
     ),
     "E0308": Code(
-        "a loop's body does not fit what it carries",
+        "a body does not fit what is carried through it",
         "A `fold` runs the same body every time, so a carried value keeps its type; the function of a `scan` takes two of what it\n"
-        "combines, and returns one.\n"
+        "combines, and returns one. A `while` asks one `bool[]`, and so does a `cond`, whose branches give the same types.\n"
         "    fold i in 3 from (y) { y = concat(y, x, axis=1) }     # wrong: y grows\n"
         "    repeat i in 3 { y = concat(y, x, axis=1) }            # right: unrolled, every step has its own type",
     ),

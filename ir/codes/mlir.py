@@ -6,7 +6,7 @@ CODES = {
     "E0820": Code(
         "an op has no lowering to MLIR",
         "The target mlir writes ops of torch-mlir's torch dialect. A few core ops have no counterpart there, or none that\n"
-        "torch-mlir lowers: `cummax`, `linear_recurrence`, `scan`, and loops of more than 64 steps.\n\n"
+        "torch-mlir lowers: `cummax`, `linear_recurrence`, `scan`, `cond`, `while`, and loops of more than 64 steps.\n\n"
         "  right:  --target onnx, or --target torch",
     ),
     "E0821": Code(

@@ -18,16 +18,17 @@ CODES = {
     "E0503": Code(
         "a definition depends on itself",
         "The language has no recursion: every program ends, and its size is known. Loops are `repeat` (unrolled while\n"
-        "compiling) and `fold` (sequential, at run time).",
+        "compiling), and `fold` and `while` (sequential, at run time, with a bound).",
     ),
     "E0504": Code(
         "a `return` is missing, or misplaced",
-        "Every function ends with `return`. A `fold` has no return of its own: its carried values hold the result.",
+        "Every function ends with `return`. A `fold`, `while` or `cond` has no return of its own: the names\n"
+        "that it carries hold the result.",
     ),
     "E0505": Code(
         "a static value is needed, but a tensor was given",
         "Static parameters, conditions of `if`, counts of `repeat`, shapes and lists must be known while compiling.\n"
-        "A choice by a tensor is `where(condition, a, b)`; a loop of a size known only at run time is `fold`.",
+        "A choice by a tensor is `where(condition, a, b)`, or `cond` by a scalar; a loop at run time is `fold`.",
     ),
     "E0506": Code(
         "a tensor is needed, or may not be made here",

@@ -1,4 +1,4 @@
-"""Loops with a body graph in the attribute ``body``. Samples live in the tests, since a body is a graph."""
+"""Regions: loops and choices, with a graph in an attribute for each body. Samples live in the tests, since a body is a graph."""
 
 from __future__ import annotations
 
@@ -74,3 +74,63 @@ define("scan(values: any[...]*, *, axis: int, carried: int, body: any) -> any[..
        "Running results of an associative function along one axis. Operands: the scanned values, then captured ones. Body:"
        " (left…, right…, captured…) -> combined…, over slices without the axis. Written `scan(f, x, y, axis=1)`.",
        family="control", rule=_scan_rule, packs="mixed")  # fmt: skip
+
+
+def _cond_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    predicate, values = types[0], types[1:]
+    _predicate("cond", predicate, span)
+    results = []
+    for word, name in (("then", "first"), ("orelse", "second")):
+        branch: Graph = attrs[word]
+        if [v.type for v in branch.inputs] != values:
+            raise fail(
+                "E0308",
+                f"cond: the {name} branch takes {_shown(v.type for v in branch.inputs)}, but is given {_shown(values)}",
+                span,
+            )
+        results.append([v.type for v in branch.outputs])
+    names = [info.name for info in attrs["then"].output_info]
+    for value, a, b in zip(names, *results, strict=True):
+        if a != b:
+            raise fail("E0308", f"cond: `{value}` is {a} after the first branch, but {b} after the second", span,
+                       "both branches give one type; `if` on a static condition may choose between types")  # fmt: skip
+    return results[0]
+
+
+define("cond(p: any[...], values: any[...]*, *, carried: int, then: any, orelse: any) -> any[...]",
+       "One of two branches, chosen by a scalar. Operands: the predicate, the names that the branches rebind, captured values."
+       " Branches: (carried…, captured…) -> carried…. Written `cond p from (a, b) { … } else { … }`.",
+       family="control", rule=_cond_rule, packs="mixed")  # fmt: skip
+
+
+def _while_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    carried = types[: attrs["carried"]]
+    for word in ("test", "body"):
+        region: Graph = attrs[word]
+        if [v.type for v in region.inputs] != types:
+            raise fail(
+                "E0308",
+                f"while: the {word} takes {_shown(v.type for v in region.inputs)}, but is given {_shown(types)}",
+                span,
+            )
+    _predicate("while", attrs["test"].outputs[0].type, span)
+    body: Graph = attrs["body"]
+    for i, (value, type) in enumerate(zip(body.outputs, carried, strict=True)):
+        if value.type != type:
+            raise fail("E0308", f"while: the carried value `{body.inputs[i].name}` starts as {type} but becomes {value.type}", span,
+                       "a carried value keeps its type; `repeat` is for counts that shrink")  # fmt: skip
+    return list(carried)
+
+
+define("while(values: any[...]*, *, limit: int, carried: int, test: any, body: any) -> any[...]",
+       "A loop that runs as long as a scalar is true, and at most `limit` steps. Operands: the carried values, then captured"
+       " ones. Test: (carried…, captured…) -> bool[]; body: (carried…, captured…) -> carried…. Written"
+       " `while p from (a, b) limit n { … }`.", family="control", rule=_while_rule, packs="mixed")  # fmt: skip
+
+
+def _predicate(op: str, type: TensorType, span: Span | None) -> None:
+    """Raises E0308 for a condition that is not one truth value."""
+    if type != TensorType.of("bool"):
+        raise fail("E0308", f"{op}: the condition must be bool[], but is {type}", span,
+                   "`where(c, a, b)` chooses element by element; `any(c, axis=…)` and `all(c, axis=…)` make one of many"
+                   if type.dtype.kind == "bool" else None)  # fmt: skip

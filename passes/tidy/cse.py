@@ -7,6 +7,7 @@ from typing import Any
 
 from ...ir.graph import Graph, Module, Node
 from ...ir.keys import attrs_key
+from ...ir.regions import settle_captured
 from ..engine import BrokenContract, Pass
 from ..report import Report
 
@@ -48,8 +49,10 @@ def merge_equal(graph: Graph) -> int:
     first: dict[tuple[Any, ...], Node] = {}
     removed = 0
     for node in graph.nodes():
-        if node.body is not None:
-            removed += merge_equal(node.body)
+        for region in node.bodies:
+            removed += merge_equal(region)
+        if node.bodies:
+            settle_captured(node)
         known = first.setdefault(node_key(node), node)
         if known is not node:
             for old, new in zip(node.outputs, known.outputs, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.graph import Graph, Module
+from ...ir.regions import settle_captured
 from ..engine import BrokenContract, Pass
 from ..report import Report
 
@@ -33,11 +34,16 @@ class DeadCode(Pass):
 
 
 def remove_dead(graph: Graph) -> int:
-    """Remove dead nodes; returns how many. One walk from the end: a node is visited after all its readers."""
+    """Remove dead nodes, and operands that no region reads any more; returns how many nodes went.
+
+    One walk from the end: a node is visited after all its readers.
+    """
     removed = 0
     for node in graph.reversed_nodes():
-        if node.body is not None:
-            removed += remove_dead(node.body)
+        for region in node.bodies:
+            removed += remove_dead(region)
+        if node.bodies:
+            settle_captured(node)
         if not any(v.uses for v in node.outputs):
             graph.remove(node)
             removed += 1

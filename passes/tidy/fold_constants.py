@@ -12,6 +12,7 @@ from ...ir.builder import Builder, reinfer
 from ...ir.dims.dim import as_dim
 from ...ir.graph import Graph, Module, Node, Value
 from ...ir.ops.shape import parse_rearrange
+from ...ir.regions import settle_captured
 from ..engine import Pass
 from ..options import option
 from ..report import Report
@@ -41,9 +42,11 @@ def fold_graph(graph: Graph, limit: int) -> tuple[int, int]:
     known: dict[Value, Any] = {}
     constants = identities = 0
     for node in graph.nodes():
-        if node.body is not None:
-            inner = fold_graph(node.body, limit)
+        for region in node.bodies:
+            inner = fold_graph(region, limit)
             constants, identities = constants + inner[0], identities + inner[1]
+        if node.bodies:
+            settle_captured(node)
         array = _constant_result(node, known, limit)
         if array is not None:
             known[node.output] = array

@@ -60,8 +60,8 @@ def inline_composites(graph: Graph, wants: Callable[[Composite], bool]) -> int:
     bodies: dict[Any, Graph] = {}
     count = 0
     for node in graph.nodes():
-        if node.body is not None:
-            count += inline_composites(node.body, wants)
+        for region in node.bodies:
+            count += inline_composites(region, wants)
         if isinstance(node.op, Composite) and wants(node.op):
             types = tuple(None if v is None else v.type for v in node.inputs)
             key = (node.op, types, attrs_key(node.attrs))
@@ -138,10 +138,10 @@ def _rename_node(node: Node, renamed: dict[str, Dim]) -> None:
     node.attrs = {name: _rename(value, renamed) for name, value in node.attrs.items()}
     for value in node.outputs:
         value.type = _rename_type(value.type, renamed)
-    if node.body is not None:
-        for value in node.body.inputs:
+    for region in node.bodies:
+        for value in region.inputs:
             value.type = _rename_type(value.type, renamed)
-        for inner in node.body.nodes():
+        for inner in region.nodes():
             _rename_node(inner, renamed)
 
 

@@ -256,6 +256,15 @@ def test_what_it_cannot_express_is_refused_with_its_line() -> None:
     assert "aten.cummax" in error.value.render()
 
 
+@pytest.mark.parametrize("region", ["cond p from (x) { x = -x }", "while p from (x) limit 4 { x = -x }"])
+def test_choices_at_run_time_are_refused_with_their_line(region: str) -> None:
+    source = f"model m(x: f32[B, 4], p: bool[]) -> f32[B, 4] {{\n    {region}\n    return x\n}}"
+    with pytest.raises(Diagnostic) as error:
+        mlir.build(loads(source, "m.tess"))
+    assert (error.value.code, error.value.span and error.value.span.line) == ("E0820", 2)
+    assert f"`{region.split()[0]}` has no lowering" in error.value.message
+
+
 def test_torch_is_not_needed_to_write_and_check(torch_mlir: Any) -> None:
     code = (
         "import sys, tessera\n"

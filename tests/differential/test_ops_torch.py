@@ -13,6 +13,7 @@ import torch
 
 from tessera.backends.torch import build
 from tessera.backends.torch.table import LOWERINGS
+from tessera.frontends.source import loads
 from tessera.ir.builder import Builder
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph
@@ -22,7 +23,7 @@ from tessera.ir.types import DType, TensorType, f32, i64
 
 from .reference import REFERENCE, run
 
-LOOPS = {"fold", "scan"}  # their bodies are graphs: tested below
+LOOPS = {"fold", "scan", "cond", "while"}  # their bodies are graphs: tested below
 FLOATS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 INTS = {"i64": np.int64, "i32": np.int32, "i8": np.int8}
 TOLERANCE = {"f64": 1e-6, "f32": 1e-5, "f16": 4e-3, "bf16": 3e-2}
@@ -306,6 +307,26 @@ def test_fold_has_gradients() -> None:
     module = build(power_sum())
     tensors = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     assert torch.autograd.gradcheck(lambda a, b: tuple(module(a, b).values()), tensors)
+
+
+def choice_in_a_loop() -> Graph:
+    """``while sum(x) < c from (x) limit 6 { cond sum(x) < d from (x) { x = x * w } else { x = x * x + w } }``"""
+    return loads(
+        """model m(x: f64[3], w: f64[3], c: f64[], d: f64[]) -> f64[3] {
+            while sum(x, axis=0) < c from (x) limit 6 {
+                cond sum(x, axis=0) < d from (x) { x = x * w } else { x = x * x + w }
+            }
+            return x
+        }"""
+    ).graph
+
+
+@pytest.mark.parametrize(("c", "d"), [(0.0, 0.0), (100.0, 0.0), (1000.0, 20.0)])
+def test_choices_and_conditional_loops_have_gradients(c: float, d: float) -> None:
+    module = build(choice_in_a_loop())
+    x, w = (torch.linspace(a, a + 1, 3, dtype=torch.float64, requires_grad=True) for a in (1.0, 1.5))
+    bounds = [torch.tensor(v, dtype=torch.float64) for v in (c, d)]
+    assert torch.autograd.gradcheck(lambda a, b: module(a, b, *bounds)["output"], (x, w))
 
 
 def affine_scan(axis: int, shape: list[Any]) -> Graph:

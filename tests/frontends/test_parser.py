@@ -186,6 +186,15 @@ F32 = TypeExpr("f32", [Name("B")])
             "fold a in b from (c, d) { c = d }",
             ast.FoldStmt("a", b, ["c", "d"], [Assign(["c"], d)]),
         ),
+        ("cond a from (c) { c = d }", ast.CondStmt(a, ["c"], [Assign(["c"], d)])),
+        (
+            "cond a < b from (c, d) { } else { c = d }",
+            ast.CondStmt(Binary("<", a, b), ["c", "d"], [], [Assign(["c"], d)]),
+        ),
+        (
+            "while a < b from (a, d) limit 2 * c { a = d }",
+            ast.WhileStmt(Binary("<", a, b), ["a", "d"], Binary("*", Int(2), c), [Assign(["a"], d)]),
+        ),
         ("return a, b", ast.ReturnStmt([a, b])),
     ],
 )

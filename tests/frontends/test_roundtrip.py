@@ -85,6 +85,71 @@ CONSTRUCTS = {
             return x
         }
     """,
+    "cond that swaps, with an outer value in one branch": """
+        model m(x: f32[B, 4], y: f32[B, 4], p: bool[]) -> (f32[B, 4], f32[B, 4]) {
+            param w: f32[4, 4] = normal(0.1)
+            a = x
+            cond p from (a, y) {
+                t = a
+                a = y
+                y = t
+            } else {
+                y = y @ w + x
+            }
+            return a, y
+        }
+    """,
+    "cond that does nothing else, over a record": """
+        record Pair[B] { a: f32[B]  b: f32[B] }
+        op turn(p: Pair[B]) -> Pair[B] { return Pair(a=p.b, b=p.a) }
+        model m(x: f32[B], p: bool[]) -> (f32[B], f32[B]) {
+            pair = Pair(a=x, b=x * 2.0)
+            cond p from (pair) {
+                pair = turn(pair)
+            }
+            return pair.a, pair.b
+        }
+    """,
+    "cond whose branches give another type": """
+        model m(x: f32[B, 4], p: bool[]) -> f32[B, 2] {
+            cond p from (x) {
+                x = x[:, :2]
+            } else {
+                x = x[:, 2:]
+            }
+            return x
+        }
+    """,
+    "while with a test that reads a value twice": """
+        fn small(x: f32[B]) -> bool[] {
+            least = min(x, axis=0)
+            return least < 10.0 and least > -10.0
+        }
+        model m(x: f32[B], bound: f32[], p: bool[]) -> (f32[B], i64[]) {
+            i = constant(0, dtype=i64)
+            while small(x) and p from (x, i) limit B {
+                x = x * 2.0 + bound
+                i = i + 1
+            }
+            return x, i
+        }
+    """,
+    "while within cond within fold": """
+        model m(x: f32[B], n: i64[]) -> f32[B] {
+            fold k in 3 from (x) {
+                y = x
+                cond k < n from (y) {
+                    j = k
+                    while j < n from (j, y) limit 5 {
+                        j = j + 1
+                        y = y + x
+                    }
+                }
+                x = y * 0.5
+            }
+            return x
+        }
+    """,
     "scan": """
         fn combine(a: f32[..., K], b: f32[..., K], c: f32[..., K], d: f32[..., K]) -> (f32[..., K], f32[..., K]) {
             return a * c, b * c + d

@@ -53,6 +53,49 @@ CASES = {
         {"x": _x(3)},
         lambda x: np.exp(x * 0.5),
     ),
+    "a choice by a scalar": Case(
+        "model m(x: f32[B, 3], p: bool[]) -> (f32[B, 3], f32[3]) {\n"
+        "    param w: f32[3] = constant(2.0)\n"
+        "    rows = x * 2.0\n"
+        "    cond p from (x, rows) {\n        x = x + w\n        rows = rows[0]\n    }"
+        " else {\n        rows = sum(rows, axis=0)\n    }\n"
+        "    cond not p from (x) { x = x / 0.5 }\n"
+        "    return x, rows\n}",
+        {"x": _x(4, 3), "p": np.array(False)},
+        lambda x, p: (x * 2, (x * 2).sum(0)),
+    ),
+    "a loop with a condition": Case(
+        "model m(x: f32[B, 3], n: i64[]) -> (f32[B, 3], i64[], i64[]) {\n"
+        "    i = constant(0, dtype=i64)\n"
+        "    j = n * 0\n"
+        "    while i < n and all(x < 50.0, axis=[0, 1]) from (i, x) limit 2 * B { x = x * 2.0 + 1.0  i = i + 1 }\n"
+        "    while j < 100 from (j) limit B { j = j + 1 }\n"
+        "    return x, i, j\n}",
+        {"x": np.ones((4, 3), np.float32), "n": np.array(100)},
+        lambda x, n: (np.full((4, 3), 63, np.float32), np.array(5), np.array(4)),
+    ),
+    "a loop that takes no step": Case(
+        "model m(x: f32[B], p: bool[]) -> f32[B] { while p from (x) limit 9 { x = x + 1.0 } return x }",
+        {"x": _x(4), "p": np.array(False)},
+        lambda x, p: x,
+    ),
+    "regions within regions": Case(
+        "model m(x: f32[B], n: i64[]) -> f32[B] {\n"
+        "    fold k in 4 from (x) {\n"
+        "        y = x\n"
+        "        cond k < n from (y) {\n"
+        "            j = k\n"
+        "            while j < n from (j, y) limit 5 {\n"
+        "                cond j == 2 from (y) { y = y + x } else { y = y * 2.0 }\n"
+        "                j = j + 1\n"
+        "            }\n"
+        "        } else { y = -x }\n"
+        "        x = y\n"
+        "    }\n"
+        "    return x\n}",
+        {"x": _x(5), "n": np.array(3)},
+        lambda x, n: _regions(x, 3),
+    ),
     "a fold over a record": Case(
         "record Pair[B] { static sign: real  a: f32[B]  b: f32[B] }\n"
         "op step(p: Pair[B], x: f32[B]) -> Pair[B] { return Pair(a=p.b, b=p.a + x * p.sign, sign=p.sign) }\n"
@@ -171,6 +214,15 @@ CASES = {
         1e-5,
     ),
 }
+
+
+def _regions(x: np.ndarray, n: int) -> np.ndarray:
+    for k in range(4):
+        y = x
+        for j in range(k, n):
+            y = y + x if j == 2 else y * 2
+        x = y if k < n else -x
+    return x
 
 
 def _attention(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

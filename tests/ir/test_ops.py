@@ -19,7 +19,7 @@ from tessera.ir.verifier import verify
 
 ALL = sorted(OPS)
 # Their attribute is a graph: see test_loops.py.
-LOOPS = {"fold", "scan"}
+LOOPS = {"fold", "scan", "cond", "while"}
 FAMILIES = {
     "elementwise", "contraction", "reduction", "order", "indexing", "segment", "scan", "shape", "gradient", "control",
 }  # fmt: skip

@@ -47,6 +47,46 @@ def test_causal_models_are_refused(name: str) -> None:
         assert caught.value.code == "E0708"
 
 
+REGIONS = """
+model m(x: f32[B], p: bool[], q: f32[B]) -> (f32[B], f32[B]) {
+    c = constant(2.0, dtype=f32)
+    a = exp(q)
+    b = exp(q)
+    d = q * 1.0
+    z = x
+    y = x
+    cond p from (y) {
+        unused = d + 1.0
+        y = y * c + b + d
+    } else {
+        y = y + a - d
+    }
+    fold i in 3 from (z) {
+        z = z + b * c + a + d
+    }
+    i = constant(0, dtype=i64)
+    while i < 3 and p from (i, z) limit 4 {
+        unused = z + b
+        z = z + b * c + a + d
+        i = i + 1
+    }
+    return y, z
+}
+"""
+
+
+def test_what_regions_capture_reads_back_after_every_pass() -> None:
+    before = loads(REGIONS)
+    round_trip(before)
+    both = before
+    for name in ("cse", "fold_constants", "dce", "inline"):
+        round_trip(apply(before, name)[0])
+        both, _ = apply(both, name)
+        round_trip(both)
+    # `a` is `b`, `d` is `q`, and what is unused is gone: each region captures only what it reads.
+    assert [len(n.inputs) for n in both.graph.nodes() if n.bodies] == [5, 4, 6]
+
+
 def test_all_passes_one_after_another() -> None:
     module = check(next(p for p in ZOO if p.stem == "bert"))[0]
     for name in ("merge_tokens", "inline", "fold_constants", "cse", "dce"):

@@ -41,7 +41,7 @@ def recursion(node: ast.Function, path: list[str], span: Span | None) -> Diagnos
     """E0503: a function that calls itself along ``path``."""
     return Diagnostic(
         "E0503", f"`{node.name}` calls itself: {' -> '.join(path)}", span,
-        help="the language has no recursion; `repeat` and `fold` are its loops",
+        help="the language has no recursion; `repeat`, `fold` and `while` are its loops",
     )  # fmt: skip
 
 

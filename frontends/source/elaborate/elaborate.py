@@ -364,8 +364,8 @@ class Elaborator:
     def _check_bodies(self, graph: Graph, within: tuple[Any, ...] = ()) -> None:
         """Instantiate the body of every composite, and take over what it requires of sizes."""
         for node in graph.nodes():
-            if node.body is not None:
-                self._check_bodies(node.body, within)
+            for region in node.bodies:
+                self._check_bodies(region, within)
             if not isinstance(node.op, Composite):
                 continue
             types = [None if v is None else v.type for v in node.inputs]

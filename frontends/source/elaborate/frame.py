@@ -10,14 +10,13 @@ from ....ir.builder import Builder
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.dims.dim import Dim, as_dim, prove_ge
 from ....ir.graph import Initializer, Require, Value
-from ....ir.ops import OPS
 from ....ir.signature import RecordPattern
-from ....ir.types import TensorType
 from ..syntax import ast
+from . import control
 from .builtin import BUILTIN, known
 from .evaluate import COMPARISONS, Evaluator, decide, join
 from .regions import Region
-from .values import Bundle, Multi, describe, is_tensor, like, same_structure, tensors_of
+from .values import Bundle, Multi, describe, is_tensor
 
 _INITIALISERS = {
     "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
@@ -126,11 +125,19 @@ class Frame(Evaluator):
                 help=f"declare it in a `layer`, and pass it in: `{s.name}: {s.type.name}[…]`",
             )  # fmt: skip
         if self.region is not None:
+            word = self.region.graph.name
+            where = "`cond`" if word == "cond" else "loop"
+            help = f"declare it before the {where}"
+            if role == "state":
+                help += f", and carry it: `{word} … from (…)`"
+            elif word != "cond":
+                help += ", with an axis for the steps: here it would be the same in every one"
             raise Diagnostic(
-                "E0506", f"the {what} `{s.name}` belongs to the whole program, not to a step of a loop", s.span,
-                help="declare it before the loop, and carry it: `fold … from (…)`" if role == "state" else
-                "declare it before the loop, with an axis for the steps: here it would be the same in every one",
-            )  # fmt: skip
+                "E0506",
+                f"the {what} `{s.name}` belongs to the whole program, not to {self._place()}",
+                s.span,
+                help=help,
+            )
         name = join(self.scope, s.name).replace(".", "_")
         if any(v.name == name for v in self.root.graph.inputs):
             raise Diagnostic(
@@ -153,9 +160,8 @@ class Frame(Evaluator):
         if not is_tensor(value):
             raise Diagnostic("E0506", f"`tap {s.name}` exposes a tensor, not {describe(value)}", s.span)
         if self.region is not None or self.kind not in ("layer", "model"):
-            where = "a step of a loop" if self.region is not None else f"a `{self.kind}`"
             raise Diagnostic(
-                "E0506", f"`tap {s.name}` stands in {where}", s.span,
+                "E0506", f"`tap {s.name}` stands in {self._place()}", s.span,
                 help="a tap is a statement of a layer or a model; return the value to one",
             )  # fmt: skip
         name = join(self.scope, s.name).replace(".", "_")
@@ -240,47 +246,14 @@ class Frame(Evaluator):
             )
         return value
 
-    def _fold(self, s: ast.FoldStmt) -> None:
-        count = self.eval(s.count)
-        if isinstance(count, bool) or not isinstance(count, (int, Dim)):
-            raise Diagnostic("E0402", f"`fold` takes a number of steps, not {describe(count)}", s.count.span)
-        assert self.builder is not None
-        starts: dict[str, Value | Bundle] = {}
-        for name in s.carried:
-            value = self.eval(ast.Name(name, span=s.span))
-            if not tensors_of(value):
-                raise Diagnostic(
-                    "E0308",
-                    f"the carried value `{name}` must be a tensor or a record, but is {describe(value)}",
-                    s.span,
-                )
-            if name in starts or name == s.variable:
-                raise Diagnostic("E0204", f"`{name}` is a name of this `fold` twice", s.span)
-            starts[name] = like(value, map(self.local, tensors_of(value)))
-        region = Region("fold", self.builder, self.region)
-        inner = self.nested(region)
-        inner.env[s.variable] = region.argument(s.variable, TensorType.of("i64"))
-        for name, start in starts.items():
-            inner.env[name] = like(start, (region.argument(name, v.type) for v in tensors_of(start)))
-        if inner.run(s.body):
-            raise Diagnostic(
-                "E0504", "`return` inside of `fold`", s.span, help="carry the value and return it after the loop"
-            )
-        for name, start in starts.items():
-            value = inner.env[name]
-            if not same_structure(start, value):
-                other = " with other static fields" if isinstance(start, Bundle) and isinstance(value, Bundle) else ""
-                raise Diagnostic("E0308", f"the carried value `{name}` became {describe(value)}{other}", s.span)
-            for tensor in tensors_of(value):
-                region.graph.add_output(region.local(tensor), name)
-        carried = [tensor for start in starts.values() for tensor in tensors_of(start)]
-        attrs = {"n": count, "carried": len(carried), "body": region.graph}
-        outputs = iter(self.emit(OPS["fold"], [*carried, *region.captured], attrs, s.span))
-        for name, start in starts.items():
-            self.bind(name, like(start, outputs), s.span)
+    def _place(self) -> str:
+        """Where a statement stands, for a message."""
+        if self.region is None:
+            return f"a `{self.kind}`"
+        return "a branch of a `cond`" if self.region.graph.name == "cond" else "a step of a loop"
 
     def nested(self, region: Region) -> Frame:
-        """A frame for a loop's body, which sees the names of this one."""
+        """A frame for a region, which sees the names of this one."""
         frame = Frame(self.elaborator, self.unit, dict(self.env), builder=region.builder, region=region,
                       scope=self.scope, dtypes=self.dtypes, kind=self.kind, bound=self.bound)  # fmt: skip
         frame.states = self.states
@@ -297,6 +270,6 @@ class Frame(Evaluator):
 
     _DO: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
         ast.Assign: _assign, ast.ParamStmt: _param, ast.StateStmt: _state, ast.RandomStmt: _random, ast.TapStmt: _tap,
-        ast.RequireStmt: _require, ast.LetStmt: _let, ast.RepeatStmt: _repeat, ast.IfStmt: _if, ast.FoldStmt: _fold,
-        ast.ReturnStmt: _return,
+        ast.RequireStmt: _require, ast.LetStmt: _let, ast.RepeatStmt: _repeat, ast.IfStmt: _if,
+        ast.FoldStmt: control.fold, ast.CondStmt: control.cond, ast.WhileStmt: control.while_, ast.ReturnStmt: _return,
     }  # fmt: skip

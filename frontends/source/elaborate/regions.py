@@ -1,6 +1,8 @@
-"""Bodies of loops: a graph of its own, into which outer values are captured when they are first used."""
+"""Regions of control ops: each is a graph of its own, into which outer values are captured when they are first used."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ....ir.builder import Builder
 from ....ir.graph import Graph, Input, Value
@@ -8,7 +10,7 @@ from ....ir.types import TensorType
 
 
 class Region:
-    """The body of a ``fold`` or ``scan`` under construction.
+    """One region of a node under construction.
 
     ``captured`` are the outer values, in the order of the body's last inputs; with ``parent`` the outer graph is itself
     a body.
@@ -41,3 +43,20 @@ class Region:
             self._twins[value] = self._twins[twin] = twin
             self.captured.append(outer)
         return twin
+
+    def take(self, captured: list[Value]) -> None:
+        """Capture exactly these values of the graph around it, in this order; all that are captured so far are among them."""
+        first = len(self.graph.inputs) - len(self.captured)
+        known = dict(zip(self.captured, self.graph.inputs[first:], strict=True))
+        self.graph.inputs[first:] = [
+            known.get(v) or Input(v.type, v.name or f"captured{i}") for i, v in enumerate(captured)
+        ]
+        self.captured = captured
+
+
+def share_captured(regions: Sequence[Region]) -> list[Value]:
+    """Let the regions of one node capture the same values, which are returned: those of all, in the order of first use."""
+    captured = list(dict.fromkeys(value for region in regions for value in region.captured))
+    for region in regions:
+        region.take(captured)
+    return captured

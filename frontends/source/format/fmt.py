@@ -287,6 +287,29 @@ class _Formatter(ExpressionFormatter):
         self._body(node.body, end_of(node.span), self.statement)
         self._close("}")
 
+    def _cond(self, node: ast.CondStmt) -> None:
+        self._line(
+            ["cond ", self.expr(node.condition), f" from ({', '.join(node.carried)}) {{"], end_of(node.condition.span)
+        )
+        end = end_of(node.span)
+        self._body(node.body, end if node.orelse is None else start_of(node.else_span), self.statement)
+        if node.orelse is not None:
+            self._close("} else {")
+            self._body(node.orelse, end, self.statement)
+        self._close("}")
+
+    def _while(self, node: ast.WhileStmt) -> None:
+        head = [
+            "while ",
+            self.expr(node.condition),
+            f" from ({', '.join(node.carried)}) limit ",
+            self.expr(node.limit),
+            " {",
+        ]
+        self._line(head, end_of(node.limit.span))
+        self._body(node.body, end_of(node.span), self.statement)
+        self._close("}")
+
     def _if(self, node: ast.IfStmt) -> None:
         for index, (condition, body) in enumerate(node.branches):
             # What stands within the condition of an `else if` goes to the end of the branch before it.
@@ -339,5 +362,7 @@ _STATEMENTS: dict[type, Callable[[_Formatter, Any], None]] = {
     ast.RepeatStmt: _Formatter._repeat,
     ast.IfStmt: _Formatter._if,
     ast.FoldStmt: _Formatter._fold,
+    ast.CondStmt: _Formatter._cond,
+    ast.WhileStmt: _Formatter._while,
     ast.ReturnStmt: _Formatter._return,
 }

@@ -8,17 +8,15 @@ from typing import Any
 
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic
-from ....ir.dims.dim import Dim
-from ....ir.graph import Graph, Initializer, Module, Node, Parameter, Value
+from ....ir.graph import Graph, Module, Node, Parameter, Value
 from ....ir.naming import unique
 from ....ir.op import Composite, FuncRef
 from ....ir.signature import Bindings, RecordDef, RecordPattern, Static
-from ....ir.types import DType, TensorType
 from ..elaborate.builtin import BINARY, BUILTIN
 from ..syntax import ast
 from ..syntax.lexer import RESERVED
-from ..syntax.parser import parse_expr
 from .fmt import format_file
+from .static import initialiser, literal, type_expr
 
 _INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
 
@@ -26,38 +24,6 @@ _INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
 def print_module(module: Module) -> str:
     """The module as Tessera source, which elaborates to an equal module."""
     return format_file(_Printer(module).file())
-
-
-def literal(value: Any) -> ast.Expr:
-    """A static value as an expression."""
-    if isinstance(value, bool):
-        return ast.Bool(value)
-    if value is None:
-        return ast.NoneValue()
-    if isinstance(value, (int, float)):
-        if value < 0:
-            return ast.Unary("-", literal(-value))
-        return ast.Int(value) if isinstance(value, int) else ast.Real(value, repr(value))
-    if isinstance(value, str):
-        return ast.Str(value)
-    if isinstance(value, tuple):
-        return ast.ListExpr([literal(v) for v in value])
-    if isinstance(value, Dim):
-        return parse_expr(str(value))
-    if isinstance(value, DType):
-        return ast.Name(str(value))
-    raise TypeError(f"not a static value: {value!r}")
-
-
-def type_expr(type: TensorType) -> ast.TypeExpr:
-    """A tensor type as syntax."""
-    return ast.TypeExpr(type.dtype.name, [literal(d if d.value is None else d.value) for d in type.shape])
-
-
-def initialiser(init: Initializer) -> ast.Expr:
-    """``zeros`` or ``normal(0.02)``."""
-    name = ast.Name(init.name)
-    return ast.Call(name, [ast.Arg(None, literal(a)) for a in init.args]) if init.args else name
 
 
 class _Names:
@@ -148,8 +114,8 @@ class _Printer:
         for node in graph.nodes():
             if node.op.name == "constant":
                 continue
-            if node.op.name == "fold":
-                statements += self._fold(node)
+            if node.op.name in ("fold", "cond", "while"):
+                statements += self._region(node)
                 continue
             expr = self._expression(node)
             statements.append(ast.Assign(self._targets(node), expr))
@@ -301,43 +267,81 @@ class _Printer:
         args += [ast.Arg(name, self._static(node.attrs[f"{operand}.{name}"])) for name, _ in record.statics]
         return ast.Call(ast.Name(self._imported(record.module, record.name)), args)
 
-    # Loops -------------------------------------------------------------------------------------------------------
+    # Regions -----------------------------------------------------------------------------------------------------
 
-    def _fold(self, node: Node) -> list[ast.Stmt]:
-        body: Graph = node.attrs["body"]
-        count = node.attrs["carried"]
+    def _region(self, node: Node) -> list[ast.Stmt]:
+        """A `fold`, `cond` or `while`, after the assignments that name what it carries."""
+        word, count = node.op.name, node.attrs["carried"]
+        first = word == "cond"
         names = [self.names.fresh(value.name or "carry") for value in node.outputs]
         before: list[ast.Stmt] = [
-            ast.Assign([name], self._operand(value)) for name, value in zip(names, node.inputs[:count], strict=True)
+            ast.Assign([name], self._operand(value))
+            for name, value in zip(names, node.inputs[first : first + count], strict=True)
         ]
-        index = self.names.fresh(body.inputs[0].name or "i")
-        self.values[body.inputs[0]] = ast.Name(index)
-        for argument, name in zip(body.inputs[1 : 1 + count], names, strict=True):
-            self.values[argument] = ast.Name(name)
-        for twin, outer in zip(body.inputs[1 + count :], node.inputs[count:], strict=True):
-            self.values[twin] = self._operand(outer)
-        inner = self._nodes(body)
-        finals = [self._operand(v) for v in body.outputs]
-        # All results are read before any carried name is rebound.
-        held: list[tuple[str, ast.Expr]] = []
-        for name, expr in zip(names, finals, strict=True):
-            if len(names) > 1 and isinstance(expr, ast.Name) and expr.id in names and expr.id != name:
-                temporary = self.names.fresh(f"{expr.id}_next")
-                inner.append(ast.Assign([temporary], expr))
-                held.append((name, ast.Name(temporary)))
-            elif expr != ast.Name(name):
-                held.append((name, expr))
-        inner += [ast.Assign([name], expr) for name, expr in held]
+        predicate = self._operand(node.inputs[0]) if first else None
+        outer = [self._captured(value, before) for value in node.inputs[first + count :]]
+        made: ast.Stmt
+        if word == "fold":
+            body: Graph = node.attrs["body"]
+            index = self.names.fresh(body.inputs[0].name or "i")
+            self.values[body.inputs[0]] = ast.Name(index)
+            made = ast.FoldStmt(index, literal(node.attrs["n"]), names, self._body(body, names, outer, 1))
+        elif predicate is not None:
+            then, orelse = (self._body(node.attrs[branch], names, outer) for branch in ("then", "orelse"))
+            made = ast.CondStmt(predicate, names, then, orelse or None)
+        else:
+            test = self._test(node.attrs["test"], names, outer)
+            made = ast.WhileStmt(
+                test, names, literal(node.attrs["limit"]), self._body(node.attrs["body"], names, outer)
+            )
         for name, value in zip(names, node.outputs, strict=True):
             self.values[value] = ast.Name(name)
-        return [*before, ast.FoldStmt(index, literal(node.attrs["n"]), names, inner)]
+        return [*before, made]
 
-    def _scan(self, node: Node) -> ast.Expr:
-        body: Graph = node.attrs["body"]
-        count = node.attrs["carried"]
-        if len(body.inputs) > 2 * count:
-            raise Diagnostic("E0405", "a `scan` whose function captures tensors cannot be printed", node.span)
-        name = self.names.fresh("combine")
+    def _captured(self, value: Value | None, before: list[ast.Stmt]) -> ast.Expr:
+        """An outer value by a name: a number that is written within the region would be made there."""
+        expr = self._operand(value)
+        if isinstance(expr, ast.Call):
+            name = self.names.fresh("number")
+            before.append(ast.Assign([name], expr))
+            return ast.Name(name)
+        return expr
+
+    def _body(self, body: Graph, names: list[str], outer: list[ast.Expr], skip: int = 0) -> list[ast.Stmt]:
+        """The statements of a region, which rebind ``names``; ``skip`` of its inputs have their names already."""
+        shown = [*map(ast.Name, names), *outer]
+        self.values.update(zip(body.inputs[skip:], shown, strict=True))
+        inner = self._nodes(body)
+        # All results are read before any carried name is rebound.
+        return inner + self._rebind(dict(zip(names, map(self._operand, body.outputs), strict=True)))
+
+    def _rebind(self, finals: dict[str, ast.Expr]) -> list[ast.Stmt]:
+        """Assignments that give each name its final value, where some of these are other names of the list."""
+        held: list[ast.Stmt] = []
+        last: list[ast.Stmt] = []
+        for name, expr in finals.items():
+            if isinstance(expr, ast.Name) and expr.id in finals and expr.id != name:
+                temporary = self.names.fresh(f"{expr.id}_next")
+                held.append(ast.Assign([temporary], expr))
+                expr = ast.Name(temporary)
+            if expr != ast.Name(name):
+                last.append(ast.Assign([name], expr))
+        return held + last
+
+    def _test(self, test: Graph, names: list[str], outer: list[ast.Expr]) -> ast.Expr:
+        """The condition of a `while`: an expression where each of its values is read once, else a call of a function."""
+        nodes = [n for n in test.nodes() if n.op.name != "constant"]
+        if all(len(n.outputs) == 1 and len(n.output.uses) == 1 and not n.bodies for n in nodes):
+            self.values.update(zip(test.inputs, [*map(ast.Name, names), *outer], strict=True))
+            for node in nodes:
+                self.values[node.output] = self._expression(node)
+            return self._operand(test.outputs[0])
+        called = self._helper(test, "test")
+        return ast.Call(ast.Name(called), [ast.Arg(None, shown) for shown in [*map(ast.Name, names), *outer]])
+
+    def _helper(self, body: Graph, hint: str) -> str:
+        """The name of a function that is written beside the model."""
+        name = self.names.fresh(hint)
         params = []
         for value in body.inputs:
             shown = self.names.fresh(value.name)
@@ -347,7 +351,14 @@ class _Printer:
         statements.append(ast.ReturnStmt([self._operand(v) for v in body.outputs]))
         results = [ast.Result(type_expr(v.type)) for v in body.outputs]
         self.helpers.append(ast.Function("fn", name, params, [], results, statements))
-        args = [ast.Arg(None, ast.Name(name)), *(ast.Arg(None, self._operand(v)) for v in node.inputs)]
+        return name
+
+    def _scan(self, node: Node) -> ast.Expr:
+        body: Graph = node.attrs["body"]
+        if len(body.inputs) > 2 * node.attrs["carried"]:
+            raise Diagnostic("E0405", "a `scan` whose function captures tensors cannot be printed", node.span)
+        args = [ast.Arg(None, ast.Name(self._helper(body, "combine")))]
+        args += [ast.Arg(None, self._operand(v)) for v in node.inputs]
         return ast.Call(ast.Name("scan"), [*args, ast.Arg("axis", literal(node.attrs["axis"]))])
 
 

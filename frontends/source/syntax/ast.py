@@ -252,13 +252,37 @@ class FoldStmt(Node):
 
 
 @dataclass(slots=True)
+class CondStmt(Node):
+    """``cond p from (a, b) { … } else { … }``: a scalar chooses at run time; ``carried`` names are rebound by the branches.
+
+    ``else_span`` is the word before ``orelse``, which is None where the second branch leaves everything as it is.
+    """
+
+    condition: Expr
+    carried: list[str]
+    body: list[Stmt]
+    orelse: list[Stmt] | None = None
+    else_span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class WhileStmt(Node):
+    """``while i < n from (i, x) limit 64 { … }``: as ``fold``, as long as a scalar is true and for ``limit`` steps at most."""
+
+    condition: Expr
+    carried: list[str]
+    limit: Expr
+    body: list[Stmt]
+
+
+@dataclass(slots=True)
 class ReturnStmt(Node):
     values: list[Expr]
 
 
 Stmt = (
     Assign | ParamStmt | StateStmt | RandomStmt | TapStmt | RequireStmt | LetStmt | RepeatStmt | IfStmt | FoldStmt
-    | ReturnStmt
+    | CondStmt | WhileStmt | ReturnStmt
 )  # fmt: skip
 
 

@@ -380,6 +380,25 @@ class AstBuilder(ExpressionBuilder):
     ) -> ast.FoldStmt:
         return ast.FoldStmt(variable, self.checked(i, j, count), carried, body, span=self.span(i, j))
 
+    def cond(self, i: int, j: int, *parts: Any) -> ast.CondStmt:
+        _cond, condition, _from, _open, carried, _close, body, *orelse = parts
+        branches = (body, *orelse[0]) if orelse else (body,)
+        return ast.CondStmt(self.checked(i, j, condition), carried, *branches, span=self.span(i, j))
+
+    def while_(self, i: int, j: int, *parts: Any) -> ast.WhileStmt:
+        _while, test, _from, _open, carried, _close, _limit, most, body = parts
+        return ast.WhileStmt(self.checked(i, j, test), carried, self.checked(i, j, most), body, span=self.span(i, j))
+
+    def limit(self, i: int, j: int, word: str) -> str:
+        if word != "limit":
+            raise Diagnostic(
+                "E0101",
+                f"found `{word}`, expected `limit`",
+                self.span(i, i),
+                help="a loop has a bound: `while i < n from (i, x) limit 64 { … }`",
+            )
+        return word
+
     def return_(self, i: int, j: int, _return: str, values: list[ast.Expr]) -> ast.ReturnStmt:
         return self.checked(i, j, ast.ReturnStmt(values, span=self.span(i, j)))
 

@@ -53,7 +53,6 @@ _WORDS = {
     "include": "names come from another file with `use std.nn (linear, mlp)`",
     "lambda": "write a `fn` with a name, and pass the name",
     "for": "write `repeat i in 12 { … }` to unroll, or `fold i in n from (a, b) { … }` to loop",
-    "while": "write `fold i in n from (a, b) { … }`, a loop with a known bound",
     "elif": "write `else if c { … }`",
     "assert": 'write `require c, "message"`',
     "print": "write `tap name = expression` to expose a value",

@@ -19,8 +19,8 @@ PYTHON_VALUES = {"True": "true", "False": "false", "None": "none"}
 # Everything spelled like a name that cannot be one; a test holds it to the grammar.
 RESERVED = frozenset({
     "use", "const", "record", "fn", "op", "layer", "model", "rewrite", "exact", "approximate", "compile",
-    "param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "if", "else", "return",
-    "as", "in", "from", "static", "and", "or", "not", "true", "false", "none", "inf", "nan",
+    "param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "else",
+    "return", "as", "in", "from", "static", "and", "or", "not", "true", "false", "none", "inf", "nan",
 }).union(LATER_WORDS, PYTHON_VALUES)  # fmt: skip
 
 _TOKEN = re.compile(

@@ -49,6 +49,10 @@ def _hint(site: Site) -> str | None:
     words = _statement_words(site)
     if words[:1] == ["require"] and "COMMA" in site.expected:
         return 'a requirement has a message: `require r <= T // 2, "r is too large"`'
+    if words[:1] == ["while"]:
+        return "a loop names what it carries, and has a bound: `while i < n from (i, x) limit 64 { … }`"
+    if words[:1] == ["cond"]:
+        return "a choice names what it rebinds: `cond p from (x) { … } else { … }`"
     if words[:1] == ["use"]:
         return "list the names to use: `use std.nn (linear, mlp as ff)`"
     return None

@@ -12,7 +12,9 @@ from .tables import Row
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {close: open_ for open_, close in OPENERS.items()}
 DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "compile", "use")
-STATEMENTS = ("param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "if", "return")
+STATEMENTS = (
+    "param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "return",
+)  # fmt: skip
 OPERAND_STARTS = ("NAME", "INT", "REAL", "STRING", "TRUE", "FALSE", "NONE", "LPAR", "LSQB", "MINUS", "NOT")
 _SHOWN = 40
 

@@ -55,6 +55,15 @@ def test_loops_cost_their_steps() -> None:
     scanned = """fn plus(a: f32[...], b: f32[...]) -> f32[...] { return a + b }
     model m(x: f32[B, 5, 3]) -> f32[B, 5, 3] { return scan(plus, x, axis=1) }"""
     assert cost(loads(scanned).graph).at({"B": 2}).total.flops == 5 * 6
+    bounded = "model m(x: f32[4], p: bool[]) -> f32[4] { while p and p from (x) limit 5 { x = exp(x) + x } return x }"
+    assert cost(loads(bounded).graph).at({}).total.flops == 5 * (8 + 1)
+
+
+def test_a_choice_costs_its_dearer_branch() -> None:
+    text = (
+        "model m(x: f32[B, 4], p: bool[]) -> f32[B, 4] { cond p from (x) { x = exp(x) } else { x = -exp(x) } return x }"
+    )
+    assert cost(loads(text).graph).at({"B": 3}).total.flops == 2 * 12
 
 
 def test_blocks_reach_from_one_attention_to_the_next() -> None:
