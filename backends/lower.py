@@ -12,7 +12,7 @@ from typing import Generic, Self, TypeVar
 from ..ir.diagnostics import Diagnostic
 from ..ir.dims.dim import Dim, prove_ge
 from ..ir.graph import Graph, Node, Value
-from ..ir.keys import attrs_key
+from ..ir.keys import instance_key
 from ..ir.op import Composite
 
 T = TypeVar("T")
@@ -46,9 +46,9 @@ class Plan:
     def body(self, node: Node) -> Graph:
         """The body of a composite; one for all nodes of the same operand types and attributes."""
         assert isinstance(node.op, Composite)
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (node.op, types, attrs_key(node.attrs))
+        key = instance_key(node)
         if key not in self._bodies:
+            types = [None if v is None else v.type for v in node.inputs]
             self._bodies[key] = node.op.instantiate(types, dict(node.attrs))
         return self._bodies[key]
 

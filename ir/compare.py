@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graph import Graph, Value
+from .graph import Graph, Initializer, Value
+from .keys import attr_key
 
 
 def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
@@ -14,7 +15,7 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     """
 
     def interface(g: Graph) -> list[tuple[Any, ...]]:
-        return [(v.name if names else "", v.type, v.role, v.init) for v in g.inputs]
+        return [(v.name if names else "", v.type, v.role, _init_key(v.init)) for v in g.inputs]
 
     if interface(a) != interface(b):
         return f"inputs differ: {a.inputs} and {b.inputs}"
@@ -45,19 +46,21 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
 
 
 def same_attr(a: Any, b: Any) -> bool:
-    """Equality of attribute values, in which one NaN equals another."""
+    """Whether two attribute values mean the same: by their key, regions by their structure."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same_attr(v, b[k]) for k, v in a.items())
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(same_attr, a, b))
-    if isinstance(a, float) and isinstance(b, float) and a != a:
-        return b != b
-    return bool(a == b)
+    return bool(attr_key(a) == attr_key(b))
+
+
+def _init_key(init: Initializer | None) -> Any:
+    return None if init is None else (init.name, attr_key(init.args))
 
 
 def _same_params(a: Graph, b: Graph) -> str | None:
     def rows(g: Graph) -> list[tuple[Any, ...]]:
-        return [(p.full_name, p.type, p.init, p.trainable) for p in g.params.values()]
+        return [(p.full_name, p.type, _init_key(p.init), p.trainable) for p in g.params.values()]
 
     for x, y in zip(rows(a), rows(b), strict=False):
         if x != y:

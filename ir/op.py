@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .diagnostics import Diagnostic, Span
 from .dims.dim import Dim, const
-from .signature import Signature
+from .signature import Pattern, Signature
 from .types import TensorType
 
 if TYPE_CHECKING:
-    from .graph import Graph
+    from .graph import Graph, Node
 
 Attrs = dict[str, Any]
 # (operand types, attributes, where) -> result types. May bring attributes to their canonical form, in place.
 Infer = Callable[[list[TensorType], Attrs, "Span | None"], list[TensorType]]
 Cost = Callable[[list[TensorType], list[TensorType], Attrs], Dim]
+# (operands, attributes, result types) -> results, as NumPy arrays. Dimensions among the attributes are integers by then,
+# and a region is a function from arrays to arrays. Halves arrive as f32; results are brought to their dtype afterwards.
+Meaning = Callable[[list[Any], Attrs, list[TensorType]], list[Any]]
+
+
+class Trait(Enum):
+    """What an op is. Whoever asks, asks the declaration: no other list of names says it once more."""
+
+    MAKES = "makes its result from attributes alone"
+    MOVES = "the elements of its operands in other places, which values have no say in"
+    RESHAPES = "the same elements in row-major order under another shape"
+    VIEWS = "moves no byte: a backend reads its operand under another shape, or as it is"
+    KEEPS = "each element of its first result is an element of an operand of the same kind, in another dtype at most"
+    AXIS = "works along the axis that its attribute `axis` names, and walks every other axis in step"
+    INDEXES = "its second operand holds places in the first"
+    SELECTS = "what it returns depends on the order of elements, in which NaN has no place and rounding may have a say"
+    COMPARES = "compares two elements"
+    COMMUTES = "its two operands may be exchanged"
+    IDEMPOTENT = "an element that occurs twice counts no more than once"
+    SUMS = "a sum over elements, each weighing the same"
+    NONEMPTY = "no elements have no result"
+    REGION = "runs a graph that it holds as an attribute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +71,9 @@ class Op:
         infer: the shape rule where the signature alone does not state it.
         packs: how occurrences of ``...`` relate: ``same``, ``broadcast``, ``free`` (the rule says) or ``mixed`` (dtypes too).
         flops: floating-point operations; one for each output element unless given.
+        traits: what it is; ask with :func:`has`.
+        meaning: what it computes, in NumPy: the reference of every backend, and what constants are folded with.
+        neutral: the number that, as the second operand, gives back the first; of an op that commutes, either way round.
         samples: makes inputs for generated tests, from a NumPy generator.
         bad: calls that must be refused.
         open_attrs: unknown keyword arguments are axis sizes and are collected in ``axes`` (rearrange).
@@ -59,6 +85,9 @@ class Op:
     rule: Infer | None = None
     packs: str = "same"
     flops: Cost | None = None
+    traits: frozenset[Trait] = frozenset()
+    meaning: Meaning | None = None
+    neutral: float | None = None
     samples: Callable[[Any], list[Sample]] | None = None
     bad: tuple[Bad, ...] = ()
     open_attrs: bool = False
@@ -142,6 +171,21 @@ class Composite:
 
 
 AnyOp = Op | Composite
+
+
+def has(node: Node, trait: Trait) -> bool:
+    """Whether the op of a node has a trait. A composite has none: ask its body."""
+    return isinstance(node.op, Op) and trait in node.op.traits
+
+
+def kept(node: Node) -> list[int]:
+    """The operands whose elements the first result holds: of an op that ``KEEPS``, those of the result's kind."""
+    if not isinstance(node.op, Op) or Trait.KEEPS not in node.op.traits:
+        return []
+    signature = node.op.signature
+    types = [*(operand.type for operand in signature.operands), signature.results[0].type]
+    *kinds, result = [type.dtype for type in types if isinstance(type, Pattern)]
+    return [i for i in range(len(node.inputs)) if kinds[min(i, len(kinds) - 1)] == result]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 from .dims.dim import Dim, as_dim, const, prove_ge
 from .graph import Graph, Node, Require
+from .op import Trait, has
 from .ops.shape import slice_bounds
-
-# Reductions that have no result for no elements.
-_NONEMPTY = frozenset({"max", "min", "argmax", "argmin"})
 
 
 def requirements(graph: Graph) -> list[Require]:
@@ -34,7 +32,7 @@ def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
         first = node.inputs[0]
         assert first is not None
         yield first.type.shape[node.attrs["axis"]], as_dim(node.attrs["k"]), "`topk` cannot select more elements than there are"
-    if node.op.qualified in _NONEMPTY:
+    if has(node, Trait.NONEMPTY):
         first = node.inputs[0]
         assert first is not None
         axes = node.attrs["axis"]

@@ -7,6 +7,7 @@ does, and intermediate tensors do not outlive their last reader.
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Input, Node, Parameter, Value
+from ...ir.keys import attr_key
 from ...ir.naming import unique
 from ...ir.op import Attrs
 from ...ir.types import DType, TensorType
@@ -62,7 +64,7 @@ class Program:
         self.plan = Plan(lambda node: claims and _claimed(node), whole=True)
         self.constants: dict[str, tuple[Any, DType]] = {}
         self.bodies: list[tuple[int | None, Graph]] = []
-        self._constant_names: dict[tuple[str, DType], str] = {}
+        self._constant_names: dict[tuple[Any, DType], str] = {}
         self._functions: list[str] = []
         self._instances: dict[Graph, Function] = {}
         self._written: dict[tuple[str, str], Function] = {}
@@ -73,7 +75,7 @@ class Program:
 
     def constant(self, value: Any, dtype: DType) -> str:
         """The attribute that holds a constant."""
-        key = (repr(value), dtype)
+        key = (attr_key(value), dtype)
         if key not in self._constant_names:
             name = f"_constant_{len(self.constants)}"
             while name in self._params:
@@ -368,7 +370,7 @@ def _scalar(value: Value) -> str | None:
     # PyTorch computes with a number in f32; the program rounded it. It takes none that only rounding makes one of f32.
     if dtype.kind == "float" and (dtype.size == 2 or (dtype.size == 4 and abs(number) > 3.4e38)):
         number = float(dtype.numpy.type(number))
-    return f"({number!r})" if number < 0 else repr(number)
+    return f"({number!r})" if math.copysign(1, number) < 0 else repr(number)
 
 
 def _claimed(node: Node) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, prove_ge
 from ...ir.graph import Value
+from ...ir.keys import instance_key
 from ...ir.library import composite
 from ...ir.types import DType, TensorType, i64
 from ..foreign import elementwise, inline
@@ -176,11 +177,10 @@ class Call:
         result = self.region.builder.emit(op, [*values, *[None] * absent], attrs)[0]
         node = result.node
         assert node is not None
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (op, types, tuple(sorted(node.attrs.items())))
+        key = instance_key(node)
         if key not in self.importer.checked:
             # What the body requires of its operands is more than the signature says.
-            op.instantiate(types, dict(node.attrs))
+            op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
             self.importer.checked.add(key)
         return result
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..graph import Graph, Node, Value
 from ..keys import attrs_key
-from ..op import Composite
+from ..op import Composite, Trait, has
 from ..ops.contraction import parse_einsum
 from ..types import TensorType
 from .axes import Axes, rearranged
@@ -30,9 +30,6 @@ class Along(Enum):
 
 AxesOf = Callable[[Value], Sequence[int]]
 
-_EXTREME = {"max", "min", "any", "all"}
-_NAMED_AXIS = {"concat", "pad", "flip", "sort", "topk", "cumsum", "cummax", "linear_recurrence"}
-
 
 def along(node: Node, axes_of: AxesOf, classes: Axes) -> Along:
     """What ``node`` does along the given axes of its operands; ``classes`` knows those of its results."""
@@ -40,13 +37,13 @@ def along(node: Node, axes_of: AxesOf, classes: Axes) -> Along:
         return Along.INSIDE
     name, family = node.op.qualified, node.op.family
     operands = [(v, set(axes_of(v))) for v in node.inputs if v is not None]
-    if family in ("elementwise", "gradient") or name in ("transpose", "expand", "squeeze", "unsqueeze"):
+    if family in ("elementwise", "gradient"):
         return Along.EACH
     if family == "reduction":
         given = node.attrs["axis"]
         if not operands[0][1] & set(given if isinstance(given, tuple) else (given,)):
             return Along.EACH
-        return Along.SUM if name in ("sum", "mean") else Along.EXTREME if name in _EXTREME else Along.MIXED
+        return Along.SUM if has(node, Trait.SUMS) else Along.EXTREME if has(node, Trait.IDEMPOTENT) else Along.MIXED
     if name == "einsum":
         terms, out = parse_einsum(node.attrs["equation"])
         names = {term[axis] for term, (_, axes) in zip(terms, operands, strict=True) for axis in axes}
@@ -62,7 +59,7 @@ def along(node: Node, axes_of: AxesOf, classes: Axes) -> Along:
 def _mixes(node: Node, operands: list[tuple[Value, set[int]]], classes: Axes) -> bool:
     name = node.op.qualified
     first, axes = operands[0] if operands else (None, set())
-    if name in _NAMED_AXIS:
+    if has(node, Trait.AXIS):
         return any(node.attrs["axis"] in a for _, a in operands)
     if name == "rearrange":
         return not axes <= {i for i, _ in rearranged(node)}
@@ -70,15 +67,14 @@ def _mixes(node: Node, operands: list[tuple[Value, set[int]]], classes: Axes) ->
         assert first is not None
         kept = {classes.find(node.output, j) for j in range(node.output.type.rank)}
         return not all(classes.find(first, i) in kept for i in axes)
+    if has(node, Trait.MOVES):
+        return False  # whole axes are moved
     if name == "compact":
         assert first is not None
         return first.type.rank - 1 in axes
-    if name in ("gather", "take"):
+    if has(node, Trait.INDEXES) and "axis" in node.attrs:
         return node.attrs["axis"] in axes
-    if name.startswith("scatter_"):
-        last = operands[1][0].type.rank - 1
-        return any(last in a for _, a in operands)
-    if name.startswith("segment_"):
+    if has(node, Trait.INDEXES) or node.op.family == "segment":
         last = operands[1][0].type.rank - 1
         return any(last in a for _, a in operands)
     if name == "searchsorted":
@@ -120,7 +116,7 @@ class Bodies:
         for node in body.nodes():
             if not any(axes_of(v) for v in node.inputs if v is not None):
                 # Numbers that the body makes itself along the axis belong to places.
-                if node.op.qualified in ("iota", "constant") and axes_of(node.output):
+                if has(node, Trait.MAKES) and node.op.qualified != "full" and axes_of(node.output):
                     return False
                 continue
             kind = along(node, axes_of, classes)

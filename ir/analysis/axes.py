@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..dims.dim import Dim
 from ..graph import Graph, Node, Value
-from ..keys import attrs_key
-from ..op import Composite
+from ..keys import instance_key
+from ..op import Composite, Op, Trait, has
 from ..ops.contraction import parse_einsum
 from ..ops.shape import parse_rearrange
+from ..signature import Pattern, Signature
 
 Axis = tuple[Value, int]
 
@@ -63,14 +65,13 @@ class Axes:
         if isinstance(node.op, Composite):
             self._composite(node)
             return
-        rule = _RULES.get(node.op.qualified)
+        rule = _RULES.get(node.op.qualified) or _FAMILIES.get(node.op.family)
         if rule is not None:
             rule(self, node)
-        elif node.op.family in ("elementwise", "gradient"):
-            _broadcast(self, node)
-        elif node.op.family == "scan":
-            for value in node.inputs:
-                _same_shape(self, value, node.output)
+        elif has(node, Trait.AXIS):
+            _but_axis(self, node)
+        elif isinstance(node.op, Op) and node.op.rule is None:
+            _by_names(self, node, node.op.signature)
 
     def link(self, v: Value | None, a: int, w: Value, b: int) -> None:
         """Join two axes if they have one size, and that is not 1: a broadcast axis belongs to no class."""
@@ -79,7 +80,7 @@ class Axes:
 
     def _composite(self, node: Node) -> None:
         """By its body, whose classes are worked out once for each kind of call."""
-        key = (node.op, tuple(None if v is None else v.type for v in node.inputs), attrs_key(node.attrs))
+        key = instance_key(node)
         classes = self._bodies.get(key)
         if classes is None:
             assert isinstance(node.op, Composite)
@@ -102,7 +103,7 @@ class Axes:
         return [members for members in groups.values() if len(members) > 1]
 
 
-# One rule an op ------------------------------------------------------------------------------------------------------
+# Rules, for a family, a trait or an op -----------------------------------------------------------------------------------
 
 
 def _same_shape(axes: Axes, value: Value | None, out: Value, skip: Iterable[int] = ()) -> None:
@@ -110,6 +111,18 @@ def _same_shape(axes: Axes, value: Value | None, out: Value, skip: Iterable[int]
         for i in range(min(value.type.rank, out.type.rank)):
             if i not in skip:
                 axes.link(value, i, out, i)
+
+
+def _by_names(axes: Axes, node: Node, signature: Signature) -> None:
+    """What the signature calls by one name is one axis."""
+    first: dict[str, Axis] = {}
+    patterns = [*(operand.type for operand in signature.operands), *(result.type for result in signature.results)]
+    for value, pattern in zip((*node.inputs, *node.outputs), patterns, strict=True):
+        if value is None or not isinstance(pattern, Pattern) or ... in pattern.shape:
+            continue
+        for axis, dim in enumerate(pattern.shape):
+            if isinstance(dim, Dim) and dim.symbol is not None:
+                axes.link(*first.setdefault(dim.symbol, (value, axis)), value, axis)
 
 
 def _broadcast(axes: Axes, node: Node) -> None:
@@ -172,7 +185,7 @@ def kept_axes(node: Node) -> list[tuple[int, int]]:
 
 
 def _but_axis(axes: Axes, node: Node) -> None:
-    """concat, pad, flip, sort, topk, slice: every axis but the one named."""
+    """Every axis but the one named."""
     for value in node.inputs:
         for out in node.outputs:
             _same_shape(axes, value, out, skip=(node.attrs["axis"],))
@@ -260,16 +273,6 @@ def _matmul(axes: Axes, node: Node) -> None:
             axes.link(value, i, out, i + offset)
 
 
-def _grouped_matmul(axes: Axes, node: Node) -> None:
-    x, w, ends = node.inputs
-    assert w is not None
-    assert ends is not None
-    axes.link(x, 0, node.output, 0)
-    axes.link(x, 1, w, 1)
-    axes.link(w, 2, node.output, 1)
-    axes.link(w, 0, ends, 0)
-
-
 def _conv(axes: Axes, node: Node) -> None:
     x, w = node.inputs
     axes.link(x, 0, node.output, 0)
@@ -292,13 +295,20 @@ def _regions(axes: Axes, node: Node) -> None:
             _same_shape(axes, start, final)
 
 
+def _scan(axes: Axes, node: Node) -> None:
+    """A running result stands at the place up to which it runs."""
+    for value in node.inputs:
+        _same_shape(axes, value, node.output)
+
+
+# What a whole family does, and the ops that are like no other.
+_FAMILIES = {
+    "elementwise": _broadcast, "gradient": _broadcast, "reduction": _kept, "scan": _scan, "segment": _segment,
+}  # fmt: skip
 _RULES = {
     "reshape": _reshape, "rearrange": _rearrange, "transpose": _transpose, "expand": _broadcast,
-    "squeeze": _kept, "unsqueeze": _kept, "concat": _but_axis, "pad": _but_axis, "flip": _but_axis, "slice": _slice,
-    **dict.fromkeys(("sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin"), _kept),
-    "sort": _but_axis, "topk": _but_axis, "compact": _compact, "gather": _gather, "take": _take,
+    "squeeze": _kept, "unsqueeze": _kept, "slice": _slice, "compact": _compact, "gather": _gather, "take": _take,
     **dict.fromkeys(("scatter_set", "scatter_add", "scatter_min", "scatter_max"), _scatter),
-    **dict.fromkeys(("segment_sum", "segment_mean", "segment_max", "segment_softmax"), _segment),
-    "einsum": _einsum, "matmul": _matmul, "grouped_matmul": _grouped_matmul, "conv": _conv,
+    "einsum": _einsum, "matmul": _matmul, "conv": _conv,
     **dict.fromkeys(("fold", "cond", "while"), _regions),
 }  # fmt: skip

@@ -15,29 +15,12 @@ from typing import Any
 
 from ..dims.dim import Dim, const, dim_max
 from ..graph import Graph, Node, Parameter, Value
-from ..keys import attrs_key
-from ..op import Composite
+from ..keys import instance_key
+from ..op import Composite, Trait, has
 from ..types import TensorType
 from .table import Table
 
 ATTENTION = "std.attention.attention"
-
-# Ops that a backend does without touching memory.
-_VIEWS = frozenset(
-    {
-        "constant",
-        "full",
-        "iota",
-        "reshape",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "slice",
-        "stop_gradient",
-        "scale_gradient",
-    }
-)
-
 
 ZERO = const(0)
 
@@ -157,7 +140,7 @@ class _Meter:
 
     def node(self, node: Node, seen: set[Value]) -> Cost:
         """One node. A weight is read once, by its first reader: later ones add nothing (``seen``)."""
-        if node.op.qualified in _VIEWS:
+        if has(node, Trait.VIEWS) or has(node, Trait.MAKES):
             return Cost()
         weights = read = const(0)
         for value in dict.fromkeys(v for v in node.inputs if v is not None):
@@ -172,11 +155,10 @@ class _Meter:
         return Cost(self.flops(node), weights, read, written)
 
     def flops(self, node: Node) -> Dim:
-        types = tuple(None if v is None else v.type for v in node.inputs)
-        key = (node.op, types, attrs_key(node.attrs))
+        key = instance_key(node)
         found = self._flops.get(key)
         if found is None:
-            found = self._flops[key] = self._count(node, [t for t in types if t is not None])
+            found = self._flops[key] = self._count(node, [v.type for v in node.inputs if v is not None])
         return found
 
     def _count(self, node: Node, types: list[TensorType]) -> Dim:

@@ -1,133 +1,97 @@
-"""Core ops on NumPy arrays: what constant folding needs, and no more. The torch backend is the reference of each."""
+"""What nodes and whole graphs compute, in NumPy: by the meaning that each core op declares, composites by their bodies.
+
+Constants are folded with it, and every backend is compared with it; no backend has a say in it.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..dims.dim import as_dim
-from ..graph import Node
-from ..op import Attrs
-from ..ops.contraction import parse_einsum
-from ..ops.shape import rearrange_plan
+from ..dims.dim import Dim
+from ..graph import Graph, Node, Value
+from ..op import Attrs, Composite, Op, Trait, has
 from ..types import DType, TensorType
 
 Array = Any
-Evaluator = Callable[[list[Array], Attrs, list[TensorType]], Array]
-
-
-def _elementwise(fn: Callable[..., Array]) -> Evaluator:
-    return lambda xs, attrs, types: fn(*xs)
-
-
-def _reduction(fn: Callable[..., Array]) -> Evaluator:
-    return lambda xs, attrs, types: fn(xs[0], axis=attrs["axis"], keepdims=attrs["keepdims"])
-
-
-def _cast(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    return (xs[0] != 0) if attrs["dtype"].kind == "bool" else xs[0].astype(attrs["dtype"].numpy)
-
-
-def _full(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    value = attrs["value"]
-    return np.full(_ints(attrs["shape"]), value if isinstance(value, float) else int(as_dim(value)))
-
-
-def _ints(dims: Any) -> tuple[int, ...]:
-    return tuple(int(d) for d in dims)
-
-
-def _rearrange(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    split, permutation, final = rearrange_plan(types[0], attrs)
-    return xs[0].reshape(_ints(split)).transpose(permutation).reshape(_ints(final))
-
-
-def _slice(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    index = [slice(None)] * xs[0].ndim
-    index[attrs["axis"]] = slice(attrs["start"], attrs["stop"], attrs["step"])
-    return xs[0][tuple(index)]
-
-
-def _pad(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    widths = [(0, 0)] * xs[0].ndim
-    widths[attrs["axis"]] = (attrs["before"], attrs["after"])
-    return np.pad(xs[0], widths, constant_values=attrs["value"])
-
-
-def _einsum(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    terms, out = parse_einsum(attrs["equation"])
-    letters: dict[str, int] = {}
-    operands: list[Any] = []
-    for x, term in zip(xs, terms, strict=True):
-        operands += [x, [letters.setdefault(name, len(letters)) for name in term]]
-    return np.einsum(*operands, [letters[name] for name in out])
-
-
-def _cumsum(xs: list[Array], attrs: Attrs, types: list[TensorType]) -> Array:
-    axis = attrs["axis"]
-    x = np.flip(xs[0], axis) if attrs["reverse"] else xs[0]
-    total = np.cumsum(x, axis) - (x if attrs["exclusive"] else 0)
-    return np.flip(total, axis) if attrs["reverse"] else total
-
-
-_erf = np.frompyfunc(math.erf, 1, 1)
-
-TABLE: dict[str, Evaluator] = {
-    **{name: _elementwise(fn) for name, fn in dict[str, Callable[..., Array]]({
-        "neg": np.negative, "abs": np.abs, "sign": np.sign, "exp": np.exp, "log": np.log, "sqrt": np.sqrt,
-        "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
-        "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": lambda x: np.asarray(_erf(x.astype(float)), float),
-        "floor": np.floor, "ceil": np.ceil, "round": np.round,
-        "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "floordiv": np.floor_divide,
-        "mod": np.mod, "pow": np.power, "minimum": np.minimum, "maximum": np.maximum,
-        "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-        "ge": np.greater_equal,
-        "logical_and": np.logical_and, "logical_or": np.logical_or, "logical_not": np.logical_not,
-        "is_nan": np.isnan, "where": np.where, "stop_gradient": lambda x: x,
-        "straight_through": lambda hard, soft: hard,
-        "matmul": np.matmul,
-    }).items()},
-    **{name: _reduction(getattr(np, name)) for name in ("sum", "mean", "prod", "max", "min", "any", "all")},
-    "scale_gradient": lambda xs, attrs, types: xs[0],
-    "argmax": lambda xs, attrs, types: np.argmax(xs[0], attrs["axis"], keepdims=attrs["keepdims"]),
-    "argmin": lambda xs, attrs, types: np.argmin(xs[0], attrs["axis"], keepdims=attrs["keepdims"]),
-    "cast": _cast,
-    "constant": lambda xs, attrs, types: np.array(attrs["value"]),
-    "full": _full,
-    "iota": lambda xs, attrs, types: np.arange(int(as_dim(attrs["n"]))),
-    "reshape": lambda xs, attrs, types: xs[0].reshape(_ints(attrs["shape"])),
-    "rearrange": _rearrange,
-    "transpose": lambda xs, attrs, types: xs[0].transpose(attrs["perm"]),
-    "expand": lambda xs, attrs, types: np.broadcast_to(xs[0], _ints(attrs["shape"])),
-    "squeeze": lambda xs, attrs, types: np.squeeze(xs[0], attrs["axis"]),
-    "unsqueeze": lambda xs, attrs, types: np.expand_dims(xs[0], attrs["axis"]),
-    "concat": lambda xs, attrs, types: np.concatenate(xs, attrs["axis"]),
-    "slice": _slice,
-    "pad": _pad,
-    "flip": lambda xs, attrs, types: np.flip(xs[0], attrs["axis"]),
-    "cumsum": _cumsum,
-    "einsum": _einsum,
-}  # fmt: skip
 
 
 def can_evaluate(node: Node) -> bool:
-    """Whether :func:`evaluate` knows the op and every dimension in its result is an integer."""
+    """Whether the op has one result, of a size that is known, and needs no size that only run time knows."""
     return (
-        node.op.qualified in TABLE
+        isinstance(node.op, Op)
+        and node.op.meaning is not None
+        and not has(node, Trait.REGION)
         and len(node.outputs) == 1
         and all(d.value is not None for d in node.output.type.shape)
+        and not any(_symbolic(value) for value in node.attrs.values())
     )
 
 
-def evaluate(node: Node, inputs: list[Array]) -> Array:
-    """The result of a node for given operands, in the dtype of its result type."""
-    types = [v.type for v in node.inputs if v is not None]
+def _symbolic(value: Any) -> bool:
+    return any(map(_symbolic, value)) if isinstance(value, tuple) else isinstance(value, Dim) and value.value is None
+
+
+def evaluate(op: Op, inputs: Sequence[Array], attrs: Attrs, types: Sequence[TensorType]) -> list[Array]:
+    """The results of a core op, in the dtypes of its result types. Halves are computed in f32 and rounded at the end.
+
+    ``attrs`` are canonical, their dimensions integers, a region a function from arrays to arrays.
+    """
+    assert op.meaning is not None
+    wide = [np.asarray(x) for x in inputs]
+    wide = [x.astype(np.float32) if str(x.dtype) in ("float16", "bfloat16") else x for x in wide]
     with np.errstate(all="ignore"):
-        result = TABLE[node.op.qualified](inputs, node.attrs, types)
-    return np.asarray(result).astype(node.output.type.dtype.numpy)
+        results = op.meaning(wide, attrs, list(types))
+        return [np.asarray(y).astype(type.dtype.numpy) for y, type in zip(results, types, strict=True)]
+
+
+def evaluate_graph(
+    graph: Graph, inputs: Mapping[str, Array], sizes: Mapping[str, int], weights: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Every output by its name.
+
+    Args:
+        inputs: an array for each input.
+        sizes: the graph's free symbols.
+        weights: an array for each parameter, by its full name.
+
+    Raises:
+        KeyError: an input, a size or a weight is missing.
+    """
+    known: dict[Value, Array] = {v: inputs[v.name] for v in graph.inputs}
+    known.update((p, (weights or {})[name]) for name, p in graph.params.items())
+    results = _run(graph, known, dict(sizes))
+    return dict(zip((info.name for info in graph.output_info), results, strict=True))
+
+
+def _run(graph: Graph, known: dict[Value, Array], outer: dict[str, int]) -> list[Array]:
+    """The outputs, from what is known of inputs and weights; ``outer`` are sizes of the graphs around it, too."""
+    sizes = graph.sizes(outer)
+    for node in graph.nodes():
+        known.update(zip(node.outputs, _results(node, known, sizes), strict=True))
+    return [known[v] for v in graph.outputs]
+
+
+def _results(node: Node, known: Mapping[Value, Array], sizes: dict[str, int]) -> list[Array]:
+    given = [known[v] for v in node.inputs if v is not None]
+    if isinstance(node.op, Composite):
+        body = node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
+        return _run(body, dict(zip(body.inputs, given, strict=True)), sizes)
+    attrs = {name: _at(value, sizes) for name, value in node.attrs.items()}
+    return evaluate(node.op, given, attrs, [v.type for v in node.outputs])
+
+
+def _at(value: Any, sizes: dict[str, int]) -> Any:
+    """An attribute at known sizes."""
+    if isinstance(value, tuple):
+        return tuple(_at(v, sizes) for v in value)
+    if isinstance(value, Dim):
+        return value.evaluate(sizes)
+    if isinstance(value, Graph):
+        return lambda arrays: _run(value, dict(zip(value.inputs, arrays, strict=True)), sizes)
+    return value
 
 
 def to_array(value: Any, dtype: DType) -> Array:

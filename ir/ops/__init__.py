@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
 from ..notation import parse_signature
-from ..op import Bad, Cost, Infer, Op, Sample
+from ..op import Bad, Cost, Infer, Meaning, Op, Sample, Trait
 
 OPS: dict[str, Op] = {}
 
@@ -21,12 +21,18 @@ def define(
     rule: Infer | None = None,
     packs: str = "same",
     flops: Cost | None = None,
+    traits: Iterable[Trait] = (),
+    meaning: Meaning | None = None,
+    neutral: float | None = None,
     samples: Callable[[Any], list[Sample]] | None = None,
     bad: tuple[Bad, ...] = (),
     open_attrs: bool = False,
 ) -> Op:
     """Declare one core op and register it under its signature's name."""
-    op = Op(parse_signature(signature), doc, family, rule, packs, flops, samples, bad, open_attrs)
+    op = Op(
+        parse_signature(signature), doc, family, rule, packs, flops, frozenset(traits), meaning, neutral,
+        samples, bad, open_attrs,
+    )  # fmt: skip
     OPS[op.name] = op
     return op
 

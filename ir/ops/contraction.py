@@ -8,10 +8,11 @@ import numpy as np
 
 from ..diagnostics import Span
 from ..dims.dim import Dim, const, product, prove_ge
-from ..op import Attrs, Bad, Sample, fail
+from ..op import Attrs, Bad, Sample, Trait, fail
 from ..signature import broadcast_shapes
 from ..types import TensorType
 from . import define
+from .meaning import plain
 
 
 def parse_einsum(equation: str) -> tuple[list[list[str]], list[str]]:
@@ -71,9 +72,19 @@ def _einsum_samples(rng: Any) -> list[Sample]:
     ]
 
 
+def _einsum(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    terms, out = parse_einsum(attrs["equation"])
+    letters: dict[str, int] = {}
+    operands: list[Any] = []
+    for x, term in zip(xs, terms, strict=True):
+        operands += [x, [letters.setdefault(name, len(letters)) for name in term]]
+    return [np.einsum(*operands, [letters[name] for name in out], optimize=True)]
+
+
 define("einsum(operands: num[...]*, *, equation: str) -> num[...]",
        "Sums of products over named axes, einops style: `einsum(\"b t d, o d -> b t o\", x, w)`.",
-       family="contraction", rule=_einsum_rule, packs="free", flops=_einsum_flops, samples=_einsum_samples,
+       family="contraction", rule=_einsum_rule, packs="free", flops=_einsum_flops,
+       traits=(Trait.SUMS,), meaning=_einsum, samples=_einsum_samples,
        bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", [4])), {"equation": "b k, k -> b"}, "E0302"),))  # fmt: skip
 
 
@@ -98,7 +109,7 @@ def _matmul_samples(rng: Any) -> list[Sample]:
 
 define("matmul(a: num[..., M, K], b: num[..., P, N]) -> num[..., M, N]",
        "`a @ b` over the last two axes; leading axes broadcast.", family="contraction", rule=_matmul_rule,
-       packs="free", flops=_matmul_flops, samples=_matmul_samples,
+       packs="free", flops=_matmul_flops, traits=(Trait.SUMS,), meaning=plain(np.matmul), samples=_matmul_samples,
        bad=(Bad((TensorType.of("f32", [2, 3]), TensorType.of("f32", [4, 5])), {}, "E0302"),))  # fmt: skip
 
 
@@ -122,11 +133,19 @@ def _grouped_samples(rng: Any) -> list[Sample]:
     ]
 
 
+def _grouped(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    x, w, ends = xs
+    group = (np.arange(len(x))[:, None] >= np.maximum.accumulate(ends)).sum(axis=1)
+    own = np.concatenate([w, np.zeros_like(w, shape=(1, *w.shape[1:]))])[group]
+    # 0 times NaN would be NaN in a row of no group.
+    return [np.where((group < len(w))[:, None], np.einsum("nk,nkm->nm", x, own), 0)]
+
+
 define("grouped_matmul(x: float[N, K], w: float[E, K, M], ends: i64[E]) -> float[N, M]",
        "Rows in groups, each group by its own matrix: row i is `x[i] @ w[e]` for the first e with `ends[e] > i`, and 0 when there"
        " is none. With ascending ends, group e is the rows `ends[e - 1]` to `ends[e]`; rows behind the last end give 0, and an end"
        " that is smaller than one before it counts as that.",
-       family="contraction", flops=_grouped_flops, samples=_grouped_samples,
+       family="contraction", flops=_grouped_flops, meaning=_grouped, samples=_grouped_samples,
        bad=(Bad((TensorType.of("f32", ["N", 4]), TensorType.of("f32", [3, 4, 5]), TensorType.of("i64", [4])), {}, "E0302"),
             Bad((TensorType.of("f32", ["N", 4]), TensorType.of("f32", [3, 5, 4]), TensorType.of("i64", [3])), {}, "E0302"),
             Bad((TensorType.of("f32", ["N", 4]), TensorType.of("f32", [3, 4, 5]), TensorType.of("f32", [3])), {}, "E0303")))  # fmt: skip
@@ -179,6 +198,22 @@ def _conv_flops(types: list[TensorType], outputs: list[TensorType], attrs: Attrs
     return outputs[0].numel * product(types[1].shape[1:]) * const(2)
 
 
+def _conv(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    x, weight = xs
+    groups, kernel = attrs["groups"], weight.shape[2:]
+    x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in attrs["padding"])])
+    steps: list[tuple[int, ...]] = list(zip(kernel, attrs["stride"], attrs["dilation"], x.shape[2:], strict=True))
+    sizes = [(size - (k - 1) * dilation - 1) // stride + 1 for k, stride, dilation, size in steps]
+    # [B, groups, C / groups, …] with [groups, O / groups, C / groups], once for each place of the kernel.
+    x = x.reshape(len(x), groups, weight.shape[1], *x.shape[2:])
+    split = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
+    out = np.zeros((len(x), groups, split.shape[1], *sizes), x.dtype)
+    for at in np.ndindex(*kernel):
+        seen: Any = [slice(a * d, a * d + (n - 1) * s + 1, s) for a, (_, s, d, _), n in zip(at, steps, sizes, strict=True)]
+        out += np.einsum("bgc...,goc->bgo...", x[(..., *seen)], split[(..., *at)])
+    return [out.reshape(len(x), len(weight), *sizes)]
+
+
 def _conv_samples(rng: Any) -> list[Sample]:
     def x(*shape: int) -> Any:
         return rng.standard_normal(shape).astype(np.float32)
@@ -193,5 +228,6 @@ def _conv_samples(rng: Any) -> list[Sample]:
 define("conv(x: float[...], weight: float[...], *, stride: any = 1, padding: any = 0, dilation: any = 1, groups: int = 1)"
        " -> float[...]",
        "Convolution (cross-correlation) over 1 to 3 spatial axes: x [B, C, …], weight [O, C / groups, …]; zero padding on"
-       " both sides.", family="contraction", rule=_conv_rule, packs="free", flops=_conv_flops, samples=_conv_samples,
+       " both sides.", family="contraction", rule=_conv_rule, packs="free", flops=_conv_flops, meaning=_conv,
+       samples=_conv_samples,
        bad=(Bad((TensorType.of("f32", ["B", 3, 8, 8]), TensorType.of("f32", [4, 5, 2, 2])), {}, "E0302"),))  # fmt: skip

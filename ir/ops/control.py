@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..diagnostics import Span
-from ..op import Attrs, fail
+from ..op import Attrs, Trait, fail
 from ..types import TensorType
 from . import define
 
@@ -30,9 +32,17 @@ def _fold_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     return list(carried)
 
 
+def _fold(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    carried, captured = xs[: attrs["carried"]], xs[attrs["carried"] :]
+    for i in range(attrs["n"]):
+        carried = attrs["body"]([np.int64(i), *carried, *captured])
+    return carried
+
+
 define("fold(values: any[...]*, *, n: int, carried: int, body: any) -> any[...]",
        "A sequential loop of n steps. Operands: the carried values, then the captured ones. Body: (i: i64[], carried…,"
-       " captured…) -> carried…. Written `fold i in n from (a, b) { … }`.", family="control", rule=_fold_rule, packs="mixed")  # fmt: skip
+       " captured…) -> carried…. Written `fold i in n from (a, b) { … }`.", family="control", rule=_fold_rule, packs="mixed",
+       traits=(Trait.REGION,), meaning=_fold)  # fmt: skip
 
 
 def _scan_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -70,10 +80,22 @@ def _shown(types: Iterable[TensorType]) -> str:
     return f"({', '.join(map(str, types))})"
 
 
+def _scan(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    axis, count = attrs["axis"], attrs["carried"]
+    captured = xs[count:]
+    scanned = [np.moveaxis(x, axis, 0) for x in xs[:count]]
+    out = [x.copy() for x in scanned]
+    for t in range(1, len(out[0])):
+        left, right = [y[t - 1] for y in out], [x[t] for x in scanned]
+        for y, combined in zip(out, attrs["body"]([*left, *right, *captured]), strict=True):
+            y[t] = combined
+    return [np.moveaxis(y, 0, axis) for y in out]
+
+
 define("scan(values: any[...]*, *, axis: int, carried: int, body: any) -> any[...]",
        "Running results of an associative function along one axis. Operands: the scanned values, then captured ones. Body:"
        " (left…, right…, captured…) -> combined…, over slices without the axis. Written `scan(f, x, y, axis=1)`.",
-       family="control", rule=_scan_rule, packs="mixed")  # fmt: skip
+       family="control", rule=_scan_rule, packs="mixed", traits=(Trait.REGION,), meaning=_scan)  # fmt: skip
 
 
 def _cond_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -97,10 +119,14 @@ def _cond_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     return results[0]
 
 
+def _cond(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    return list(attrs["then" if xs[0] else "orelse"](xs[1:]))
+
+
 define("cond(p: any[...], values: any[...]*, *, carried: int, then: any, orelse: any) -> any[...]",
        "One of two branches, chosen by a scalar. Operands: the predicate, the names that the branches rebind, captured values."
        " Branches: (carried…, captured…) -> carried…. Written `cond p from (a, b) { … } else { … }`.",
-       family="control", rule=_cond_rule, packs="mixed")  # fmt: skip
+       family="control", rule=_cond_rule, packs="mixed", traits=(Trait.REGION,), meaning=_cond)  # fmt: skip
 
 
 def _while_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -122,10 +148,20 @@ def _while_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> lis
     return list(carried)
 
 
+def _while(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    carried, captured = xs[: attrs["carried"]], xs[attrs["carried"] :]
+    for _ in range(attrs["limit"]):
+        if not attrs["test"]([*carried, *captured])[0]:
+            break
+        carried = attrs["body"]([*carried, *captured])
+    return carried
+
+
 define("while(values: any[...]*, *, limit: int, carried: int, test: any, body: any) -> any[...]",
        "A loop that runs as long as a scalar is true, and at most `limit` steps. Operands: the carried values, then captured"
        " ones. Test: (carried…, captured…) -> bool[]; body: (carried…, captured…) -> carried…. Written"
-       " `while p from (a, b) limit n { … }`.", family="control", rule=_while_rule, packs="mixed")  # fmt: skip
+       " `while p from (a, b) limit n { … }`.", family="control", rule=_while_rule, packs="mixed",
+       traits=(Trait.REGION,), meaning=_while)  # fmt: skip
 
 
 def _predicate(op: str, type: TensorType, span: Span | None) -> None:

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..diagnostics import Span
-from ..op import Attrs, Bad, Sample
+from ..op import Attrs, Bad, Sample, Trait
 from ..types import TensorType
 from . import define
+from .meaning import plain
 
 
-def _unary(name: str, kind: str, doc: str, low: float = -2.0, high: float = 2.0) -> None:
+def _unary(name: str, kind: str, meaning: Callable[..., Any], doc: str, low: float = -2.0, high: float = 2.0) -> None:
     def samples(rng: Any) -> list[Sample]:
         return [Sample((rng.uniform(low, high, shape).astype(np.float32),)) for shape in [(3, 5), (2, 1, 4), ()]]
 
-    define(f"{name}(x: {kind}[...]) -> {kind}[...]", doc, family="elementwise", samples=samples,
+    define(f"{name}(x: {kind}[...]) -> {kind}[...]", doc, family="elementwise", samples=samples, meaning=plain(meaning),
            bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
 
 
-_unary("neg", "num", "`-x`.")
-_unary("abs", "num", "The absolute value.")
-_unary("sign", "num", "-1, 0 or 1.")
-_unary("exp", "float", "`e ** x`.")
-_unary("log", "float", "The natural logarithm; -inf at 0.", 0.1, 4.0)
-_unary("sqrt", "float", "The square root.", 0.1, 4.0)
-_unary("rsqrt", "float", "`1 / sqrt(x)`.", 0.1, 4.0)
-_unary("sin", "float", "The sine of radians.")
-_unary("cos", "float", "The cosine of radians.")
-_unary("tanh", "float", "The hyperbolic tangent.")
-_unary("sigmoid", "float", "`1 / (1 + exp(-x))`.")
-_unary("erf", "float", "The error function.")
-_unary("floor", "float", "The greatest integer not above x.")
-_unary("ceil", "float", "The least integer not below x.")
-_unary("round", "float", "The nearest integer; halves go to the even one.")
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+_unary("neg", "num", np.negative, "`-x`.")
+_unary("abs", "num", np.abs, "The absolute value.")
+_unary("sign", "num", np.sign, "-1, 0 or 1.")
+_unary("exp", "float", np.exp, "`e ** x`.")
+_unary("log", "float", np.log, "The natural logarithm; -inf at 0.", 0.1, 4.0)
+_unary("sqrt", "float", np.sqrt, "The square root.", 0.1, 4.0)
+_unary("rsqrt", "float", lambda x: 1 / np.sqrt(x), "`1 / sqrt(x)`.", 0.1, 4.0)
+_unary("sin", "float", np.sin, "The sine of radians.")
+_unary("cos", "float", np.cos, "The cosine of radians.")
+_unary("tanh", "float", np.tanh, "The hyperbolic tangent.")
+_unary("sigmoid", "float", lambda x: 1 / (1 + np.exp(-x)), "`1 / (1 + exp(-x))`.")
+_unary("erf", "float", lambda x: np.asarray(_erf(x.astype(float)), float), "The error function.")
+_unary("floor", "float", np.floor, "The greatest integer not above x.")
+_unary("ceil", "float", np.ceil, "The least integer not below x.")
+_unary("round", "float", np.round, "The nearest integer; halves go to the even one.")
 
 
 def _two(low: float, high: float, integer: bool = False) -> Any:
@@ -53,48 +58,58 @@ _CLASH = Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["B", 4])), {
 _MIXED = Bad((TensorType.of("f32", [3]), TensorType.of("i64", [3])), {}, "E0303")
 
 
-def _binary(name: str, kind: str, doc: str, low: float = -2.0, high: float = 2.0, integer: bool = False) -> None:
+def _binary(
+    name: str, kind: str, meaning: Callable[..., Any], doc: str, low: float = -2.0, high: float = 2.0,
+    integer: bool = False, traits: tuple[Trait, ...] = (), neutral: float | None = None,
+) -> None:  # fmt: skip
     define(f"{name}(a: {kind}[...], b: {kind}[...]) -> {kind}[...]", doc, family="elementwise", packs="broadcast",
-           samples=_two(low, high, integer), bad=(_CLASH, _MIXED) if kind != "int" else (_MIXED,))  # fmt: skip
+           traits=traits, meaning=plain(meaning), neutral=neutral, samples=_two(low, high, integer),
+           bad=(_CLASH, _MIXED) if kind != "int" else (_MIXED,))  # fmt: skip
 
 
-_binary("add", "num", "`a + b`.")
-_binary("sub", "num", "`a - b`.")
-_binary("mul", "num", "`a * b`.")
-_binary("div", "float", "`a / b`.", 0.5, 2.0)
-_binary("floordiv", "int", "`a // b`, rounded down; `b` is not 0.", integer=True)
-_binary("mod", "int", "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
-_binary("pow", "float", "`a ** b`, for `a >= 0`.", 0.1, 2.0)
-_binary("minimum", "num", "The smaller of two elements.")
-_binary("maximum", "num", "The larger of two elements.")
+_CHOICE = (Trait.COMMUTES, Trait.IDEMPOTENT, Trait.KEEPS)
+_binary("add", "num", np.add, "`a + b`.", traits=(Trait.COMMUTES,), neutral=0)
+_binary("sub", "num", np.subtract, "`a - b`.", neutral=0)
+_binary("mul", "num", np.multiply, "`a * b`.", traits=(Trait.COMMUTES,), neutral=1)
+_binary("div", "float", np.divide, "`a / b`.", 0.5, 2.0, neutral=1)
+_binary("floordiv", "int", np.floor_divide, "`a // b`, rounded down; `b` is not 0.", integer=True, neutral=1)
+_binary("mod", "int", np.mod, "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
+_binary("pow", "float", np.power, "`a ** b`, for `a >= 0`.", 0.1, 2.0, neutral=1)
+_binary("minimum", "num", np.minimum, "The smaller of two elements.", traits=_CHOICE)
+_binary("maximum", "num", np.maximum, "The larger of two elements.", traits=_CHOICE)
 
 
-def _compare(name: str, kind: str, symbol: str) -> None:
+def _compare(name: str, kind: str, symbol: str, meaning: Callable[..., Any], *traits: Trait) -> None:
     define(f"{name}(a: {kind}[...], b: {kind}[...]) -> bool[...]", f"`a {symbol} b`.", family="elementwise",
-           packs="broadcast", samples=_two(0, 0, integer=True), bad=(_CLASH, _MIXED))  # fmt: skip
+           packs="broadcast", traits=(Trait.COMPARES, *traits), meaning=plain(meaning),
+           samples=_two(0, 0, integer=True), bad=(_CLASH, _MIXED))  # fmt: skip
 
 
-_compare("eq", "any", "==")
-_compare("ne", "any", "!=")
-_compare("lt", "num", "<")
-_compare("le", "num", "<=")
-_compare("gt", "num", ">")
-_compare("ge", "num", ">=")
+_compare("eq", "any", "==", np.equal, Trait.COMMUTES)
+_compare("ne", "any", "!=", np.not_equal, Trait.COMMUTES)
+_compare("lt", "num", "<", np.less)
+_compare("le", "num", "<=", np.less_equal)
+_compare("gt", "num", ">", np.greater)
+_compare("ge", "num", ">=", np.greater_equal)
 
 
 def _logical_samples(rng: Any) -> list[Sample]:
     return [Sample((rng.random(a) < 0.5, rng.random(b) < 0.5)) for a, b in [((3, 5), (3, 5)), ((2, 4), (4,))]]
 
 
-for _name, _doc in [("logical_and", "`a and b`."), ("logical_or", "`a or b`.")]:
+for _name, _doc, _meaning, _neutral in [
+    ("logical_and", "`a and b`.", np.logical_and, True),
+    ("logical_or", "`a or b`.", np.logical_or, False),
+]:
     define(f"{_name}(a: bool[...], b: bool[...]) -> bool[...]", _doc, family="elementwise", packs="broadcast",
-           samples=_logical_samples, bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
+           traits=(Trait.COMMUTES, Trait.IDEMPOTENT), meaning=plain(_meaning), neutral=_neutral, samples=_logical_samples, bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
 
-define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise",
+define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise", meaning=plain(np.logical_not),
        samples=lambda rng: [Sample((rng.random((3, 4)) < 0.5,))],
        bad=(Bad((TensorType.of("f32", [2]),), {}, "E0303"),))  # fmt: skip
 
 define("is_nan(x: float[...]) -> bool[...]", "Whether the element is not a number.", family="elementwise",
+       meaning=plain(np.isnan),
        samples=lambda rng: [Sample((np.array([1.0, np.nan, np.inf], np.float32),))],
        bad=(Bad((TensorType.of("i64", [2]),), {}, "E0303"),))  # fmt: skip
 
@@ -106,12 +121,17 @@ def _where_samples(rng: Any) -> list[Sample]:
 
 define("where(condition: bool[...], a: any[...], b: any[...]) -> any[...]",
        "`a` where the condition holds, else `b`. A static condition picks while compiling.", family="elementwise",
-       packs="broadcast", samples=_where_samples,
+       packs="broadcast", traits=(Trait.KEEPS,), meaning=plain(np.where), samples=_where_samples,
        bad=(Bad((TensorType.of("f32", [2]), TensorType.of("f32", [2]), TensorType.of("f32", [2])), {}, "E0303"),))  # fmt: skip
 
 
 def _cast_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     return [TensorType(attrs["dtype"], types[0].shape)]
+
+
+def _cast(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    dtype = attrs["dtype"]
+    return [xs[0] != 0 if dtype.kind == "bool" else np.asarray(xs[0]).astype(dtype.numpy)]
 
 
 def _cast_samples(rng: Any) -> list[Sample]:
@@ -124,4 +144,5 @@ def _cast_samples(rng: Any) -> list[Sample]:
 
 define("cast(x: any[...], *, dtype: dtype) -> any[...]",
        "Convert to another dtype; float to int rounds toward zero; anything but 0 is true.", family="elementwise",
-       rule=_cast_rule, samples=_cast_samples, bad=(Bad((TensorType.of("f32", [2]),), {}, "E0401"),))  # fmt: skip
+       rule=_cast_rule, traits=(Trait.KEEPS,), meaning=_cast, samples=_cast_samples,
+       bad=(Bad((TensorType.of("f32", [2]),), {}, "E0401"),))  # fmt: skip

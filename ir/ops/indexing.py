@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..diagnostics import Span
 from ..dims.dim import as_dim
-from ..op import Attrs, Bad, Sample, fail
+from ..op import Attrs, Bad, Meaning, Sample, Trait, fail
 from ..types import TensorType
 from . import define
 from .axes import normal_axis
+from .meaning import along, rows
+
+_PICKS = (Trait.INDEXES, Trait.KEEPS)
 
 
 def _gather_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -33,9 +38,13 @@ def _gather_samples(rng: Any) -> list[Sample]:
     return [Sample((x, rng.integers(0, 5, (3, 2))), {"axis": 1}), Sample((x, rng.integers(0, 3, (4, 5))), {"axis": 0})]
 
 
+def _gather(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    return [np.take_along_axis(xs[0], xs[1].astype(np.int64), attrs["axis"])]
+
+
 define("gather(x: any[...], index: int[...], *, axis: int) -> any[...]",
        "`out[i, j] = x[i, index[i, j]]` (for axis 1): one element for each index.", family="indexing", rule=_gather_rule,
-       packs="free", samples=_gather_samples,
+       packs="free", traits=_PICKS, meaning=_gather, samples=_gather_samples,
        bad=(Bad((TensorType.of("f32", [3, 5]), TensorType.of("i64", [4, 2])), {"axis": 1}, "E0302"),))  # fmt: skip
 
 
@@ -71,10 +80,18 @@ def _take_samples(rng: Any) -> list[Sample]:
     ]
 
 
+def _take(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    x, index = xs
+    axis, batch, picked = attrs["axis"], attrs["batch"], index.ndim - attrs["batch"]
+    # The indexed axes come first, then those between the batch and the axis; they go back to where they stood.
+    found = np.moveaxis(x, axis, batch)[rows(index, batch)]
+    return [np.moveaxis(found, range(batch, batch + picked), range(axis, axis + picked))]
+
+
 define("take(x: any[...], index: int[...], *, axis: int = 0, batch: int = 0) -> any[...]",
        "Whole slices of x at `index` along `axis` (an embedding lookup, picked tokens); the first `batch` axes of both"
        " are walked together: `take(x[B, T, D], index[B, K], axis=1, batch=1)` is `[B, K, D]`.",
-       family="indexing", rule=_take_rule, packs="free", samples=_take_samples,
+       family="indexing", rule=_take_rule, packs="free", traits=_PICKS, meaning=_take, samples=_take_samples,
        bad=(Bad((TensorType.of("f32", ["B", 5, 4]), TensorType.of("i64", ["C", 2])), {"axis": 1, "batch": 1}, "E0302"),))  # fmt: skip
 
 
@@ -109,16 +126,27 @@ def _scatter_samples(unique: bool) -> Any:
     return samples
 
 
-for _mode, _doc in [
-    ("set", "x with `updates` written at `index`; an index occurs at most once."),
-    ("add", "x with `updates` added at `index`; an index may occur many times."),
-    ("min", "x, or the smallest of the `updates` at `index` where that is smaller."),
-    ("max", "x, or the largest of the `updates` at `index` where that is larger."),
+def _scatter(combine: Any) -> Meaning:
+    def run(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+        x, index, updates = xs
+        out = x.copy()
+        combine(out, rows(index, attrs["batch"]), updates)
+        return [out]
+
+    return run
+
+
+for _mode, _doc, _combine, _traits in [
+    ("set", "x with `updates` written at `index`; an index occurs at most once.", operator.setitem, _PICKS),
+    ("add", "x with `updates` added at `index`; an index may occur many times.", np.add.at, (Trait.INDEXES,)),
+    ("min", "x, or the smallest of the `updates` at `index` where that is smaller.", np.minimum.at, _PICKS),
+    ("max", "x, or the largest of the `updates` at `index` where that is larger.", np.maximum.at, _PICKS),
 ]:
     _kind = "any" if _mode == "set" else "num"
     define(f"scatter_{_mode}(x: {_kind}[...], index: int[...], updates: {_kind}[...], *, batch: int = 1) -> {_kind}[...]",
            _doc + " x [batch…, N, …], index [batch…, K], updates [batch…, K, …].", family="indexing",
-           rule=_scatter_rule, packs="free", samples=_scatter_samples(_mode == "set"),
+           rule=_scatter_rule, packs="free", traits=_traits, meaning=_scatter(_combine),
+           samples=_scatter_samples(_mode == "set"),
            bad=(Bad((TensorType.of("f32", ["B", 7, 4]), TensorType.of("i64", ["B", 5]), TensorType.of("f32", ["B", 4, 4])), {}, "E0302"),))  # fmt: skip
 
 
@@ -128,9 +156,17 @@ def _compact_samples(rng: Any) -> list[Sample]:
     return [Sample((mask,), {"capacity": c}) for c in (3, 9)]
 
 
+def _compact(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    mask, capacity = xs[0], attrs["capacity"]
+    first = np.argsort(~mask, axis=-1, kind="stable")[..., :capacity]
+    count = np.minimum(mask.sum(axis=-1), capacity)
+    index = np.pad(first, [(0, 0)] * (mask.ndim - 1) + [(0, capacity - first.shape[-1])])
+    return [np.where(np.arange(capacity) < count[..., None], index, 0), count]
+
+
 define("compact(mask: bool[..., N], *, capacity: int) -> (i64[..., capacity], i64[...])",
        "The ascending indices of the true elements of the last axis, up to `capacity` (the first ones stay), padded with 0;"
-       " and how many of them count.", family="indexing", samples=_compact_samples,
+       " and how many of them count.", family="indexing", meaning=_compact, samples=_compact_samples,
        bad=(Bad((TensorType.of("f32", [2, 5]),), {"capacity": 3}, "E0303"),))  # fmt: skip
 
 
@@ -160,18 +196,48 @@ def _segment_samples(attrs: Attrs) -> Any:
     return samples
 
 
+def _segments(x: Any, ids: Any, segments: int, start: float, combine: Callable[..., None]) -> Any:
+    out = np.full((*ids.shape[:-1], segments, *x.shape[ids.ndim :]), start, x.dtype)
+    combine(out, rows(ids, ids.ndim - 1), x)
+    return out
+
+
+def _segment_sum(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    return [_segments(xs[0], xs[1], attrs["segments"], 0, np.add.at)]
+
+
+def _segment_mean(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    x, ids = xs
+    counts = _segments(np.ones_like(x), ids, attrs["segments"], 0, np.add.at)
+    return [_segments(x, ids, attrs["segments"], 0, np.add.at) / np.maximum(counts, 1)]
+
+
+def _segment_max(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    x, ids = xs
+    filled = _segments(np.ones_like(x), ids, attrs["segments"], 0, np.maximum.at)
+    return [np.where(filled > 0, _segments(x, ids, attrs["segments"], -np.inf, np.maximum.at), 0)]
+
+
+def _segment_softmax(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    x, ids = xs
+    own = rows(ids, ids.ndim - 1)
+    e = np.exp(x - _segments(x, ids, attrs["segments"], -np.inf, np.maximum.at)[own])
+    return [e / _segments(e, ids, attrs["segments"], 0, np.add.at)[own]]
+
+
 _SEGMENT_BAD = (TensorType.of("f32", ["B", 7, 4]), TensorType.of("i64", ["B", 6]))
-for _name, _doc in [
-    ("segment_sum", "The sum of each segment; 0 for an empty one."),
-    ("segment_mean", "The mean of each segment; 0 for an empty one."),
-    ("segment_max", "The maximum of each segment; 0 for an empty one."),
+for _name, _doc, _meaning in [
+    ("segment_sum", "The sum of each segment; 0 for an empty one.", _segment_sum),
+    ("segment_mean", "The mean of each segment; 0 for an empty one.", _segment_mean),
+    ("segment_max", "The maximum of each segment; 0 for an empty one.", _segment_max),
 ]:
     define(f"{_name}(x: float[...], ids: int[...], *, segments: int) -> float[...]",
            _doc + " x [batch…, N, …], ids [batch…, N] in 0 … segments - 1.", family="segment", rule=_segment_rule,
-           packs="free", samples=_segment_samples({"segments": 4}), bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip
+           packs="free", meaning=_meaning, samples=_segment_samples({"segments": 4}),
+           bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip
 define("segment_softmax(x: float[...], ids: int[...], *, segments: int) -> float[...]",
        "Softmax among the elements of each segment. x [batch…, N, …], ids [batch…, N] in 0 … segments - 1.",
-       family="segment", rule=_segment_softmax_rule, packs="free",
+       family="segment", rule=_segment_softmax_rule, packs="free", meaning=_segment_softmax,
        samples=_segment_samples({"segments": 4}), bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip
 
 
@@ -188,13 +254,32 @@ def _scan_samples(options: list[Attrs]) -> Any:
     return samples
 
 
+def _cumsum(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    axis = attrs["axis"]
+    x = np.flip(xs[0], axis) if attrs["reverse"] else xs[0]
+    total = np.cumsum(x, axis, dtype=x.dtype)
+    if attrs["exclusive"]:
+        first = np.zeros_like(total.take(range(min(1, total.shape[axis])), axis))
+        total = np.concatenate([first, total.take(range(total.shape[axis] - 1), axis)], axis)
+    return [np.flip(total, axis) if attrs["reverse"] else total]
+
+
+def _recurrence(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    a, b = (np.moveaxis(x, attrs["axis"], 0) for x in xs)
+    h = np.zeros_like(b)
+    for t in range(len(b)):
+        h[t] = a[t] * h[t - 1] + b[t] if t else b[t]
+    return [np.moveaxis(h, 0, attrs["axis"])]
+
+
 _AXIS_BAD = (Bad((TensorType.of("f32", ["B", 3]),), {"axis": 2}, "E0305"),)
 define("cumsum(x: num[...], *, axis: int, exclusive: bool = false, reverse: bool = false) -> num[...]",
        "Running sums along one axis; `exclusive` leaves out the element itself, `reverse` sums from the end.",
-       family="scan", rule=_along_rule, bad=_AXIS_BAD,
+       family="scan", rule=_along_rule, bad=_AXIS_BAD, traits=(Trait.AXIS,), meaning=_cumsum,
        samples=_scan_samples([{"exclusive": e, "reverse": r} for e in (False, True) for r in (False, True)]))  # fmt: skip
 define("cummax(x: num[...], *, axis: int) -> num[...]", "Running maxima along one axis.", family="scan",
-       rule=_along_rule, samples=_scan_samples([{}]), bad=_AXIS_BAD)  # fmt: skip
+       rule=_along_rule, traits=(Trait.AXIS, Trait.KEEPS), meaning=along(np.maximum.accumulate),
+       samples=_scan_samples([{}]), bad=_AXIS_BAD)  # fmt: skip
 
 
 def _recurrence_samples(rng: Any) -> list[Sample]:
@@ -205,5 +290,6 @@ def _recurrence_samples(rng: Any) -> list[Sample]:
 
 define("linear_recurrence(a: float[...], b: float[...], *, axis: int) -> float[...]",
        "`h[t] = a[t] * h[t - 1] + b[t]` along one axis, from 0.", family="scan", rule=_along_rule,
+       traits=(Trait.AXIS,), meaning=_recurrence,
        samples=_recurrence_samples,
        bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["B", 4])), {"axis": 1}, "E0302"),))  # fmt: skip

@@ -8,10 +8,13 @@ import numpy as np
 
 from ..diagnostics import Span
 from ..dims.dim import Dim, as_dim, prove_ge
-from ..op import Attrs, Bad, Sample, fail
+from ..op import Attrs, Bad, Sample, Trait, fail
 from ..types import TensorType, i64
 from . import define
 from .axes import normal_axis
+from .meaning import ordered
+
+_SORTS = (Trait.AXIS, Trait.SELECTS, Trait.KEEPS)
 
 
 def _sort_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -24,8 +27,14 @@ def _sort_samples(rng: Any) -> list[Sample]:
     return [Sample((x,), {"axis": axis, "descending": d}) for axis in (-1, 0) for d in (False, True)]
 
 
+def _sort(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    index = ordered(xs[0], attrs["axis"], attrs["descending"])
+    return [np.take_along_axis(xs[0], index, attrs["axis"]), index]
+
+
 define("sort(x: num[...], *, axis: int = -1, descending: bool = false) -> (num[...], i64[...])",
-       "Sorted values and the indices they came from; stable.", family="order", rule=_sort_rule, samples=_sort_samples,
+       "Sorted values and the indices they came from; stable.", family="order", rule=_sort_rule, traits=_SORTS, meaning=_sort,
+       samples=_sort_samples,
        bad=(Bad((TensorType.of("f32", []),), {}, "E0305"),))  # fmt: skip
 
 
@@ -48,14 +57,20 @@ def _topk_samples(rng: Any) -> list[Sample]:
     return [*last, *(Sample((x,), {"k": k, "axis": axis}) for k, axis in ((1, 0), (2, 1), (3, -2)))]
 
 
+def _topk(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    index = ordered(xs[0], attrs["axis"], attrs["largest"]).take(range(attrs["k"]), attrs["axis"])
+    return [np.take_along_axis(xs[0], index, attrs["axis"]), index]
+
+
 define("topk(x: num[...], *, k: int, axis: int = -1, largest: bool = true) -> (num[...], i64[...])",
        "The k largest (or smallest) elements along an axis, best first, and their indices; the lowest index among equals.",
-       family="order", rule=_topk_rule, samples=_topk_samples,
+       family="order", rule=_topk_rule, traits=_SORTS, meaning=_topk, samples=_topk_samples,
        bad=(Bad((TensorType.of("f32", [2, 5]),), {"k": 6}, "E0306"), Bad((TensorType.of("f32", [2, 5]),), {"k": 1, "axis": 2}, "E0305")))  # fmt: skip
 
 define("searchsorted(sorted: num[N], values: num[...], *, right: bool = false) -> i64[...]",
        "For each value the first position in an ascending row where it could be inserted (the last one when `right`).",
-       family="order",
+       family="order", traits=(Trait.SELECTS,),
+       meaning=lambda xs, attrs, types: [np.searchsorted(xs[0], xs[1], "right" if attrs["right"] else "left")],
        samples=lambda rng: [Sample((np.array([1, 2, 2, 5], np.float32), rng.integers(0, 7, (3, 4)).astype(np.float32)), {"right": r})
                             for r in (False, True)],
        bad=(Bad((TensorType.of("f32", [2, 5]), TensorType.of("f32", [3])), {}, "E0301"),))  # fmt: skip

@@ -8,10 +8,11 @@ import numpy as np
 
 from ..diagnostics import Span
 from ..dims.dim import Dim, const
-from ..op import Attrs, Bad, Sample
+from ..op import Attrs, Bad, Sample, Trait
 from ..types import TensorType, boolean, i64
 from . import define
 from .axes import normal_axes, normal_axis
+from .meaning import reduction
 
 
 def reduced_shape(shape: tuple[Dim, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[Dim, ...]:
@@ -49,24 +50,31 @@ def _samples(boolean_input: bool = False, one_axis: bool = False) -> Any:
 
 _BAD = Bad((TensorType.of("f32", ["B", 3]),), {"axis": 2}, "E0305")
 
-for _name, _kind, _doc in [
-    ("sum", "num", "The sum over `axis` (one, a list, or all)."),
-    ("mean", "float", "The arithmetic mean over `axis`."),
-    ("prod", "num", "The product over `axis`."),
-    ("max", "num", "The largest element over `axis`."),
-    ("min", "num", "The smallest element over `axis`."),
-]:
+_EXTREME = (Trait.IDEMPOTENT, Trait.KEEPS, Trait.NONEMPTY)
+_OVER_AXES: list[tuple[str, str, str, Any, tuple[Trait, ...]]] = [
+    ("sum", "num", "The sum over `axis` (one, a list, or all).", np.sum, (Trait.SUMS,)),
+    ("mean", "float", "The arithmetic mean over `axis`.", np.mean, (Trait.SUMS,)),
+    ("prod", "num", "The product over `axis`.", np.prod, ()),
+    ("max", "num", "The largest element over `axis`.", np.max, _EXTREME),
+    ("min", "num", "The smallest element over `axis`.", np.min, _EXTREME),
+]
+for _name, _kind, _doc, _meaning, _traits in _OVER_AXES:
     define(f"{_name}(x: {_kind}[...], *, axis: any = none, keepdims: bool = false) -> {_kind}[...]", _doc,
-           family="reduction", rule=_rule, flops=_flops, samples=_samples(), bad=(_BAD,))  # fmt: skip
+           family="reduction", rule=_rule, flops=_flops, traits=_traits, meaning=reduction(_meaning),
+           samples=_samples(), bad=(_BAD,))  # fmt: skip
 
-for _name, _doc in [("any", "Whether some element is true."), ("all", "Whether all elements are true.")]:
+for _name, _doc, _meaning in [
+    ("any", "Whether some element is true.", np.any),
+    ("all", "Whether all elements are true.", np.all),
+]:
     define(f"{_name}(x: bool[...], *, axis: any = none, keepdims: bool = false) -> bool[...]", _doc, family="reduction",
-           rule=_rule, flops=_flops, samples=_samples(True),
+           rule=_rule, flops=_flops, traits=(Trait.IDEMPOTENT,), meaning=reduction(_meaning), samples=_samples(True),
            bad=(Bad((TensorType(boolean, (const(2),)),), {"axis": 1}, "E0305"),))  # fmt: skip
 
-for _name, _doc in [
-    ("argmax", "The index of the largest element along one axis; the lowest index among equals."),
-    ("argmin", "The index of the smallest element along one axis; the lowest index among equals."),
+for _name, _doc, _meaning in [
+    ("argmax", "The index of the largest element along one axis; the lowest index among equals.", np.argmax),
+    ("argmin", "The index of the smallest element along one axis; the lowest index among equals.", np.argmin),
 ]:
     define(f"{_name}(x: num[...], *, axis: int = -1, keepdims: bool = false) -> i64[...]", _doc, family="reduction",
-           rule=_arg_rule, flops=_flops, samples=_samples(one_axis=True), bad=(_BAD,))  # fmt: skip
+           rule=_arg_rule, flops=_flops, traits=(Trait.SELECTS, Trait.NONEMPTY), meaning=reduction(_meaning),
+           samples=_samples(one_axis=True), bad=(_BAD,))  # fmt: skip

@@ -9,11 +9,12 @@ import numpy as np
 
 from ..diagnostics import Span
 from ..dims.dim import Dim, as_dim, const, product, prove_ge
-from ..op import Attrs, Bad, Sample, fail
+from ..op import Attrs, Bad, Sample, Trait, fail
 from ..signature import broadcast_shapes
 from ..types import DType, TensorType, i64
 from . import define
 from .axes import normal_axes, normal_axis
+from .meaning import along
 
 
 def _f32(rng: Any, *shape: int) -> Any:
@@ -46,7 +47,7 @@ def _check_rectangular(value: Any, shape: list[int], span: Span | None) -> None:
 
 define("constant(*, value: any, dtype: dtype) -> any[...]",
        "A constant: a number, or nested lists of numbers: `constant([[1, 2], [3, 4]], dtype=f32)`.", family="shape",
-       rule=_constant_rule,
+       rule=_constant_rule, traits=(Trait.MAKES,), meaning=lambda xs, attrs, types: [np.array(attrs["value"])],
        samples=lambda rng: [Sample((), {"value": v, "dtype": DType("f32", "float", 4)}) for v in (1.5, ((1, 2), (3, 4)))],
        bad=(Bad((), {"value": ((1, 2), (3,)), "dtype": i64}, "E0405"),))  # fmt: skip
 
@@ -60,7 +61,8 @@ def _full_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 define("full(*, shape: list, value: any, dtype: dtype) -> any[...]",
        "A tensor of one repeated value; the value may be a dimension, so `full([], T, dtype=i64)` is T as a tensor.",
-       family="shape", rule=_full_rule,
+       family="shape", rule=_full_rule, traits=(Trait.MAKES,),
+       meaning=lambda xs, attrs, types: [np.full(attrs["shape"], attrs["value"])],
        samples=lambda rng: [Sample((), {"shape": (2, 3), "value": 1.5, "dtype": DType("f32", "float", 4)})],
        bad=(Bad((), {"shape": (2,), "value": 1}, "E0401"),))  # fmt: skip
 
@@ -70,6 +72,7 @@ def _iota_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 
 define("iota(*, n: int, dtype: dtype = i64) -> any[...]", "`0, 1, …, n - 1`.", family="shape", rule=_iota_rule,
+       traits=(Trait.MAKES,), meaning=lambda xs, attrs, types: [np.arange(attrs["n"])],
        samples=lambda rng: [Sample((), {"n": 5})], bad=(Bad((), {}, "E0401"),))  # fmt: skip
 
 
@@ -84,6 +87,10 @@ def _dims(shape: Any, op: str, span: Span | None) -> tuple[Dim, ...]:
 
 
 # Rearranging ---------------------------------------------------------------------------------------------------------
+
+_MOVES = (Trait.MOVES, Trait.KEEPS)
+_RESHAPES = (*_MOVES, Trait.RESHAPES, Trait.VIEWS)
+_ALONG = (*_MOVES, Trait.AXIS)
 
 
 def _reshape_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -109,7 +116,8 @@ def _reshape_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> l
 
 define("reshape(x: any[...], *, shape: list) -> any[...]",
        "The same elements in row-major order under another shape; one axis may be -1. Prefer `rearrange`, which names them.",
-       family="shape", rule=_reshape_rule,
+       family="shape", rule=_reshape_rule, traits=_RESHAPES,
+       meaning=lambda xs, attrs, types: [xs[0].reshape(attrs["shape"])],
        samples=lambda rng: [Sample((_f32(rng, 2, 3, 4),), {"shape": s}) for s in [(6, 4), (2, -1), (24,), (1, 24, 1)]],
        bad=(Bad((TensorType.of("f32", ["B", 3]),), {"shape": (5, 7)}, "E0307"),))  # fmt: skip
 
@@ -195,6 +203,11 @@ def _rearrange_rule(types: list[TensorType], attrs: Attrs, span: Span | None) ->
     return [TensorType(types[0].dtype, tuple(rearrange_plan(types[0], attrs, span)[2]))]
 
 
+def _rearrange(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    split, permutation, final = rearrange_plan(TensorType.of("f32", xs[0].shape), attrs)
+    return [xs[0].reshape(list(map(int, split))).transpose(permutation).reshape(list(map(int, final)))]
+
+
 def _rearrange_samples(rng: Any) -> list[Sample]:
     return [
         Sample((_f32(rng, 2, 5, 12),), {"pattern": "b t (h k) -> b h t k", "axes": (("h", 3),)}),
@@ -206,7 +219,8 @@ def _rearrange_samples(rng: Any) -> list[Sample]:
 
 define("rearrange(x: any[...], *, pattern: str, axes: list = []) -> any[...]",
        "Split, permute and join named axes, einops style: `rearrange(x, \"b t (h k) -> b h t k\", h=heads)`.",
-       family="shape", rule=_rearrange_rule, samples=_rearrange_samples, open_attrs=True,
+       family="shape", rule=_rearrange_rule, traits=_MOVES, meaning=_rearrange, samples=_rearrange_samples,
+       open_attrs=True,
        bad=(Bad((TensorType.of("f32", ["B", 10]),), {"pattern": "b (h k) -> b h k", "axes": (("h", 3),)}, "E0307"),))  # fmt: skip
 
 
@@ -218,6 +232,7 @@ def _transpose_rule(types: list[TensorType], attrs: Attrs, span: Span | None) ->
 
 
 define("transpose(x: any[...], *, perm: list) -> any[...]", "Axes in another order.", family="shape", rule=_transpose_rule,
+       traits=_MOVES, meaning=lambda xs, attrs, types: [xs[0].transpose(attrs["perm"])],
        samples=lambda rng: [Sample((_f32(rng, 2, 3, 4),), {"perm": p}) for p in [(2, 0, 1), (0, 2, 1)]],
        bad=(Bad((TensorType.of("f32", ["B", 3]),), {"perm": (0, 2)}, "E0305"),))  # fmt: skip
 
@@ -230,7 +245,8 @@ def _expand_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> li
 
 
 define("expand(x: any[...], *, shape: list) -> any[...]", "Broadcast to a shape: axes of size 1 are repeated.",
-       family="shape", rule=_expand_rule,
+       family="shape", rule=_expand_rule, traits=(*_MOVES, Trait.VIEWS),
+       meaning=lambda xs, attrs, types: [np.broadcast_to(xs[0], attrs["shape"])],
        samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"shape": (2, 3, 4)}), Sample((_f32(rng, 3),), {"shape": (2, 3)})],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"shape": (4, 3)}, "E0304"),))  # fmt: skip
 
@@ -245,7 +261,8 @@ def _squeeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> l
 
 
 define("squeeze(x: any[...], *, axis: any) -> any[...]", "Without the given axes, which have size 1.", family="shape",
-       rule=_squeeze_rule, samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"axis": a}) for a in (0, -1, [0, 2])],
+       rule=_squeeze_rule, traits=_RESHAPES, meaning=along(np.squeeze),
+       samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"axis": a}) for a in (0, -1, [0, 2])],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 0}, "E0307"),))  # fmt: skip
 
 
@@ -260,7 +277,7 @@ def _unsqueeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) ->
 
 
 define("unsqueeze(x: any[...], *, axis: any) -> any[...]", "With new axes of size 1 at the given places of the result.",
-       family="shape", rule=_unsqueeze_rule,
+       family="shape", rule=_unsqueeze_rule, traits=_RESHAPES, meaning=along(np.expand_dims),
        samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1, [0, 2])],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 4}, "E0305"),))  # fmt: skip
 
@@ -286,7 +303,8 @@ def _concat_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> li
 
 
 define("concat(xs: any[...]*, *, axis: int) -> any[...]", "Tensors one behind the other along an axis.", family="shape",
-       rule=_concat_rule, packs="free",
+       rule=_concat_rule, packs="free", traits=_ALONG,
+       meaning=lambda xs, attrs, types: [np.concatenate(xs, attrs["axis"])],
        samples=lambda rng: [Sample((_f32(rng, 2, 3), _f32(rng, 2, 1), _f32(rng, 2, 2)), {"axis": -1}),
                             Sample((_f32(rng, 2, 3), _f32(rng, 4, 3)), {"axis": 0})],
        bad=(Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["C", 3])), {"axis": 1}, "E0302"),))  # fmt: skip
@@ -308,6 +326,11 @@ def _from_end(given: Any, at: Dim) -> int | Dim:
     return at.value if at.value is not None else at
 
 
+def _slice(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    part = slice(attrs["start"], attrs["stop"], attrs["step"])
+    return [xs[0][(*[slice(None)] * attrs["axis"], part)]]
+
+
 def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     x = types[0]
     axis = attrs["axis"] = normal_axis(attrs["axis"], x, span)
@@ -326,10 +349,17 @@ def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> lis
 
 define("slice(x: any[...], *, axis: int, start: int? = none, stop: int? = none, step: int = 1) -> any[...]",
        "`x[start:stop:step]` along one axis; written with brackets in source.", family="shape", rule=_slice_rule,
+       traits=(*_ALONG, Trait.VIEWS), meaning=_slice,
        samples=lambda rng: [Sample((_f32(rng, 3, 7),), {"axis": 1, "start": a, "stop": b, "step": s})
                             for a, b, s in [(0, 3, 1), (1, None, 2), (-3, -1, 1), (2, 2, 1)]],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": 0, "stop": 5}, "E0306"),
             Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": "T"}, "E0402")))  # fmt: skip
+
+
+def _pad(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    widths = [(0, 0)] * xs[0].ndim
+    widths[attrs["axis"]] = (attrs["before"], attrs["after"])
+    return [np.pad(xs[0], widths, constant_values=attrs["value"])]
 
 
 def _pad_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -343,6 +373,7 @@ def _pad_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[
 
 define("pad(x: num[...], *, axis: int, before: int = 0, after: int = 0, value: any = 0) -> num[...]",
        "With constant elements in front of and behind one axis.", family="shape", rule=_pad_rule,
+       traits=(Trait.AXIS,), meaning=_pad,
        samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": 1, "before": 2, "after": 1, "value": v}) for v in (0, 1.5)],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "before": -1}, "E0306"),))  # fmt: skip
 
@@ -353,5 +384,6 @@ def _flip_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 
 define("flip(x: any[...], *, axis: int) -> any[...]", "In reverse order along one axis.", family="shape", rule=_flip_rule,
+       traits=_ALONG, meaning=along(np.flip),
        samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1)],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 2}, "E0305"),))  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...ir.diagnostics import Span
 from ...ir.graph import Graph, Node
 from ...ir.library import RAISING, rules_of
+from ...ir.op import Trait, has
 from ...ir.pattern import Rule
 from ..rewrite.matcher import Matcher, NearMiss
 
@@ -24,9 +25,6 @@ _SUSPECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "erf": ("gelu", ("gelu_half_first", "gelu_half_last", "gelu_half_inside_divided")),
 }
 _PRODUCTS = frozenset({"matmul", "einsum", "std.recover.scores.scores"})
-_MOVES = frozenset(
-    {"reshape", "rearrange", "transpose", "expand", "squeeze", "unsqueeze", "slice", "concat", "gather", "max"}
-)
 _ATTENTION = ("attention_from_softmax", "attention_from_guarded", "attention_from_einsum", "attention_of_one_head")
 
 
@@ -76,7 +74,7 @@ def _of_product(node: Node) -> bool:
         seen.update(ring)
         if any(n.op.qualified in _PRODUCTS for n in ring):
             return True
-        ring = [n for n in ring if n.op.family == "elementwise" or n.op.qualified in _MOVES]
+        ring = [n for n in ring if n.op.family == "elementwise" or has(n, Trait.KEEPS)]
     return False
 
 

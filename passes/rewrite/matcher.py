@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...ir.builder import Builder, freeze
+from ...ir.compare import same_attr
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
+from ...ir.op import Trait, has
 from ...ir.ops.contraction import parse_einsum
 from ...ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
 from ...ir.types import DType
-from ..tidy.cse import COMMUTATIVE, node_key
+from ..tidy.cse import node_key
 
-# What only moves elements may be read elsewhere too: leaving it where it is costs nothing twice.
-_MOVES = frozenset(
-    {"constant", "full", "iota", "cast", "transpose", "reshape", "rearrange", "unsqueeze", "squeeze", "expand", "slice",
-     "concat"}
-)  # fmt: skip
 # How far a constant may be from the number in the pattern, relative to it: the rounding of its dtype.
 _ROUNDING = {"f16": 1e-3, "bf16": 8e-3, "f32": 1.2e-7}
 
@@ -136,7 +133,7 @@ class Matcher:
             return
         state = state._replace(statics=statics, nodes=(*state.nodes, node))
         orders = [pattern.inputs]
-        if pattern.op in COMMUTATIVE and pattern.inputs[0] != pattern.inputs[1]:
+        if has(node, Trait.COMMUTES) and pattern.inputs[0] != pattern.inputs[1]:
             orders.append(pattern.inputs[::-1])
         for inputs in orders:
             for found in self._operands(inputs, node.inputs, state, node):
@@ -163,7 +160,7 @@ class Matcher:
                 mentioned[name] = freeze(wanted)
                 continue
             value = self._as_declared(wanted.name, node.attrs.get(name))
-            if statics.setdefault(wanted.name, value) != value:
+            if not same_attr(statics.setdefault(wanted.name, value), value):
                 message = f"`{name}` is {value}, but `{wanted.name}` is {statics[wanted.name]} elsewhere"
                 self._fail(state, node, message, close=True)
                 return None
@@ -175,7 +172,8 @@ class Matcher:
             self._fail(state, node, error.message, close=True)
             return None
         for name, value in mentioned.items():
-            if node.attrs.get(name) != value and not (name == "equation" and _same_equation(node.attrs[name], value)):
+            same = same_attr(node.attrs.get(name), value)
+            if not same and not (name == "equation" and _same_equation(node.attrs[name], value)):
                 self._fail(state, node, f"`{name}` is {node.attrs.get(name)}, in the pattern {value}", close=True)
                 return None
         return statics
@@ -199,7 +197,8 @@ class Matcher:
             pending += feeding - stays
             stays |= feeding
         for node in inside - {root} - stays:
-            if node.op.qualified in _MOVES:
+            # What only makes or moves elements may be read elsewhere too: leaving it where it is costs nothing twice.
+            if has(node, Trait.MAKES) or has(node, Trait.MOVES) or node.op.qualified == "cast":
                 continue
             if any(user not in inside for value in node.outputs for user in value.users):
                 self._fail(state, node, f"`{node.op.name}` is read elsewhere too")
@@ -257,21 +256,22 @@ def _number(value: Value) -> float | None:
     node = value.node
     if node is None or node.op is None:
         return None
-    name, source = node.op.qualified, node.inputs[0] if node.inputs else None
-    if source is not None and name in ("cast", "reshape", "unsqueeze", "squeeze", "expand", "transpose"):
+    name, source = node.op.qualified, node.inputs[0] if len(node.inputs) == 1 else None
+    if source is not None and (has(node, Trait.MOVES) or name == "cast"):
         return None if source.type.dtype.kind != value.type.dtype.kind else _number(source)
     if name not in ("constant", "full"):
         return None
     number = node.attrs["value"]
     while isinstance(number, tuple):
-        if not number or any(item != number[0] for item in number):
+        if not number or any(not same_attr(item, number[0]) for item in number):
             return None
         number = number[0]
     return None if isinstance(number, Dim) else float(number)
 
 
 def _close(number: float, wanted: float, dtype: DType) -> bool:
-    return number == wanted or abs(number - wanted) <= _ROUNDING.get(dtype.name, 0.0) * abs(wanted) < math.inf
+    # -0 is another number than 0: `1 / x` tells them apart.
+    return same_attr(number, float(wanted)) or 0 < abs(number - wanted) <= _ROUNDING.get(dtype.name, 0.0) * abs(wanted) < math.inf
 
 
 def _same_equation(a: str, b: str) -> bool:

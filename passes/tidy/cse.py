@@ -7,11 +7,10 @@ from typing import Any
 
 from ...ir.graph import Graph, Module, Node
 from ...ir.keys import attrs_key
+from ...ir.op import Trait, has
 from ...ir.regions import settle_captured
 from ..engine import BrokenContract, Pass
 from ..report import Report
-
-COMMUTATIVE = frozenset({"add", "mul", "minimum", "maximum", "eq", "ne", "logical_and", "logical_or"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class CommonSubexpressions(Pass):
 def node_key(node: Node) -> tuple[Any, ...]:
     """What makes two nodes interchangeable. The order of a commutative op's operands does not."""
     inputs = [id(v) for v in node.inputs]
-    if node.op.qualified in COMMUTATIVE:
+    if has(node, Trait.COMMUTES):
         inputs.sort()
     return (node.op, tuple(inputs), attrs_key(node.attrs))
 

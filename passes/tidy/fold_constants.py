@@ -11,6 +11,7 @@ from ...ir.analysis.evaluate import can_evaluate, evaluate, to_array, to_value
 from ...ir.builder import Builder, reinfer
 from ...ir.dims.dim import as_dim
 from ...ir.graph import Graph, Module, Node, Value
+from ...ir.op import Op, Trait, has
 from ...ir.ops.shape import parse_rearrange
 from ...ir.regions import settle_captured
 from ..engine import Pass
@@ -71,12 +72,11 @@ def _constant_result(node: Node, known: dict[Value, Any], limit: int) -> Any | N
         return None
     if node.op.name == "constant":
         return to_array(node.attrs["value"], node.attrs["dtype"])
-    if node.op.name == "full" and not as_dim_like(node.attrs["value"]):
-        return None
     # `full` and `iota` say in a few words what a list of numbers would not.
-    if node.op.name in ("full", "iota") and node.output.type.rank:
+    if has(node, Trait.MAKES) and node.output.type.rank:
         return None
-    array = evaluate(node, [known[v] for v in node.inputs if v is not None])
+    assert isinstance(node.op, Op)
+    (array,) = evaluate(node.op, [known[v] for v in node.inputs if v is not None], node.attrs, [node.output.type])
     # Not a number has no literal that compares equal to itself, and an overflow may be the backend's to round.
     return array if array.dtype.kind in "biu" or np.isfinite(array.astype(np.float64)).all() else None
 
@@ -101,33 +101,23 @@ def _replace(node: Node, value: Value) -> None:
 
 # Identities ----------------------------------------------------------------------------------------------------------
 
-# op -> (the operand that must be this number, the number, the operand that is then the result)
-_NEUTRAL: dict[str, list[tuple[int, float, int]]] = {
-    "add": [(1, 0, 0), (0, 0, 1)],
-    "sub": [(1, 0, 0)],
-    "mul": [(1, 1, 0), (0, 1, 1)],
-    "div": [(1, 1, 0)],
-    "floordiv": [(1, 1, 0)],
-    "pow": [(1, 1, 0)],
-}
-
 
 def _same_as(node: Node, known: dict[Value, Any]) -> Value | None:
     """The operand that the node's only result equals, or None."""
     if len(node.outputs) != 1:
         return None
     name, out = node.op.qualified, node.output.type
-    for at, number, result in _NEUTRAL.get(name, ()):
-        other, same = node.inputs[at], node.inputs[result]
-        if same is not None and same.type == out and other is not None and _uniform(other, known) == number:
-            return same
+    if isinstance(node.op, Op) and node.op.neutral is not None:
+        for same, other in (node.inputs, node.inputs[::-1]) if has(node, Trait.COMMUTES) else (node.inputs,):
+            if same is not None and same.type == out and other is not None and _uniform(other, known) == node.op.neutral:
+                return same
     x = node.inputs[0] if node.inputs else None
     if name == "where":
         picked = _picked(node, known)
         return picked if picked is not None and picked.type == out else None
     if x is None or x.type != out:
         return None
-    if name in ("cast", "reshape", "expand", "squeeze", "unsqueeze"):
+    if has(node, Trait.RESHAPES) or name in ("cast", "expand"):
         return x
     if name == "concat":
         return x if len(node.inputs) == 1 else None
@@ -150,14 +140,12 @@ def _uniform(value: Value, known: dict[Value, Any]) -> float | None:
         first = array.flat[0]
         return float(first) if (array == first).all() else None
     node = value.node
-    if node is not None and node.op.qualified == "full" and as_dim_like(node.attrs["value"]):
+    if node is None:
+        return None
+    if node.op.qualified == "full" and as_dim_like(node.attrs["value"]):
         number = node.attrs["value"]
         return float(number if isinstance(number, float) else int(as_dim(number)))
-    if (
-        node is not None
-        and node.op.qualified in ("expand", "reshape", "unsqueeze", "squeeze")
-        and node.inputs[0] is not None
-    ):
+    if has(node, Trait.MOVES) and len(node.inputs) == 1 and node.inputs[0] is not None:
         return _uniform(node.inputs[0], known)
     return None
 

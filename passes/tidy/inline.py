@@ -9,7 +9,7 @@ from typing import Any
 from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Module, Node, Require, Value, clone_node
-from ...ir.keys import attrs_key
+from ...ir.keys import instance_key
 from ...ir.op import Composite
 from ...ir.types import TensorType
 from ..engine import BrokenContract, Pass
@@ -63,8 +63,7 @@ def inline_composites(graph: Graph, wants: Callable[[Composite], bool]) -> int:
         for region in node.bodies:
             count += inline_composites(region, wants)
         if isinstance(node.op, Composite) and wants(node.op):
-            types = tuple(None if v is None else v.type for v in node.inputs)
-            key = (node.op, types, attrs_key(node.attrs))
+            key = instance_key(node)
             body = bodies.get(key)
             if body is None:
                 body = bodies[key] = instantiate(node)

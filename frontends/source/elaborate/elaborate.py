@@ -10,6 +10,7 @@ from ....ir.declarations import references
 from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ....ir.dims.dim import Dim, const, sym
 from ....ir.graph import Graph, Module, Node, Value
+from ....ir.keys import attrs_key
 from ....ir.op import Attrs, Composite, FuncRef
 from ....ir.ops import OPS
 from ....ir.signature import REQUIRED, Bindings, Pattern, RecordPattern, Signature
@@ -136,7 +137,7 @@ class Elaborator:
         """The body of an op for given operand types: cached and shared, so not to be changed."""
         node = declared.node
         assert isinstance(node, ast.Function)
-        key = (id(node), tuple(types), tuple(sorted(attrs.items(), key=lambda row: row[0])))
+        key = (id(node), tuple(types), attrs_key(attrs))
         found = self._bodies.get(key)
         if found is None:
             self.check_cycles(declared)

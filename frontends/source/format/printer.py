@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ....ir.compare import same_attr
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic
 from ....ir.graph import Graph, Module, Node, Parameter, Value
@@ -388,4 +389,4 @@ def _is_default(static: Static, attrs: dict[str, Any], bound: Bindings) -> bool:
         value = static.default(bound) if callable(static.default) else static.default
     except Diagnostic:
         return False  # it cannot be computed here, so the attribute was given
-    return bool(value == attrs[static.name] and type(value) is type(attrs[static.name]))
+    return same_attr(value, attrs[static.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ....ir.dims.dim import Dim
@@ -18,7 +19,7 @@ def literal(value: Any) -> ast.Expr:
     if value is None:
         return ast.NoneValue()
     if isinstance(value, (int, float)):
-        if value < 0:
+        if math.copysign(1, value) < 0 and value == value:
             return ast.Unary("-", literal(-value))
         return ast.Int(value) if isinstance(value, int) else ast.Real(value, repr(value))
     if isinstance(value, str):
