@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .driver.compile import Artifact, CompileReport, check, compile, load
-from .driver.compile import open_artifact as open
+from .driver.targets import open_artifact as open
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
 from .ir.program import Program

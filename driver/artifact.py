@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ..ir.diagnostics import Diagnostic
 from ..runtime.files.aside import written_aside
-from ..runtime.inputs import InputSpec, fit_array
+from ..runtime.runner import by_name
+from .targets import READERS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..ir.graph import Input, Module
+    from ..backends.target import Target
+    from ..ir.graph import Module
     from ..passes.report import Report
-
-
-class Runner(Protocol):
-    """Something that runs a compiled model.
-
-    Attributes:
-        inputs: what the caller gives.
-        optional: what the runtime fills in otherwise: states and random inputs.
-        metadata: the artifact's, strings by name.
-    """
-
-    @property
-    def inputs(self) -> list[InputSpec]: ...
-    @property
-    def outputs(self) -> list[str]: ...
-    @property
-    def optional(self) -> list[InputSpec]: ...
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
-        """All outputs, taps and states by name. Raises Diagnostic E0901 to E0904, E0922 for inputs that do not fit."""
-
-
-def by_name(specs: Sequence[InputSpec], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Positional and named arrays as one mapping. Raises E0901 for too many, or one given twice."""
-    if len(args) > len(specs):
-        raise Diagnostic("E0901", f"the model takes {len(specs)} input(s), but {len(args)} are given")
-    arrays = dict(named)
-    for spec, value in zip(specs, args, strict=False):
-        if spec.name in arrays:
-            raise Diagnostic("E0901", f"the input `{spec.name}` is given twice")
-        arrays[spec.name] = value
-    return arrays
+    from ..runtime.inputs import InputSpec
+    from ..runtime.runner import Runner
 
 
 @dataclass
@@ -101,29 +71,25 @@ class Artifact:
 
     Attributes:
         module: the program after all passes.
-        target: ``onnx``, ``torch`` or ``mlir``.
+        target: the name of its target.
+        suffix: the ending of its files.
         report: what compiling did.
         metadata: what is written into the file about its making.
     """
 
     def __init__(
-        self, module: Module, target: str, metadata: Mapping[str, str], report: CompileReport,
-        write: Callable[[Path], object], open_runner: Callable[[Path], Runner],
-    ) -> None:  # fmt: skip
+        self, module: Module, target: Target, built: Any, metadata: Mapping[str, str], report: CompileReport
+    ) -> None:
         self.module = module
-        self.target = target
+        self.target = target.name
+        self.suffix = target.suffix
         self.metadata = dict(metadata)
         self.report = report
-        self._write = write
-        self._open_runner = open_runner
+        self._target = target
+        self._built = built
         self._runner: Runner | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._file: tuple[Path, tuple[int, ...]] | None = None
-
-    @property
-    def suffix(self) -> str:
-        """The ending of its files."""
-        return {"onnx": ".onnx", "mlir": ".mlir"}.get(self.target, ".safetensors")
 
     @property
     def runner(self) -> Runner:
@@ -134,13 +100,16 @@ class Artifact:
                 self._write(path)
                 self._wrote(path)
             assert self._file is not None
-            self._runner = self._open_runner(self._file[0])
+            self._runner = self._target.open(self._file[0], READERS)
         return self._runner
 
     def _aside(self) -> Path:
         """Where it is written when nobody says where: in a folder that goes with it."""
         self._folder = tempfile.TemporaryDirectory(prefix="tessera-")
         return Path(self._folder.name, f"{self.module.name}{self.suffix}")
+
+    def _write(self, path: Path) -> None:
+        self._target.write(self._built, path)
 
     def _wrote(self, path: Path) -> None:
         self._file = path, _identity(path)
@@ -175,39 +144,6 @@ class Artifact:
         return f"<{self.target} artifact of {self.module.name}>"
 
 
-class TorchRunner:
-    """The torch target: the reference implementation as an ``nn.Module``."""
-
-    def __init__(self, module: Module, network: Any, metadata: Mapping[str, str]) -> None:
-        self.module = module
-        self.network = network
-        self.metadata = metadata
-        graph = module.graph
-        self.inputs = [_spec(v) for v in graph.inputs if v.role == "input"]
-        self.optional = [_spec(v) for v in graph.inputs if v.role != "input"]
-        self.outputs = [info.name for info in graph.output_info]
-
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
-        import torch
-
-        known = {spec.name: spec for spec in (*self.inputs, *self.optional)}
-        # A name that is not known goes through, and the network says so.
-        tensors = {n: _to_torch(fit_array(known[n], a) if n in known else a) for n, a in arrays.items()}
-        with torch.no_grad():
-            outputs = self.network(**tensors, seed=seed)
-        return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
-
-    def different_weight(self, weights: Mapping[str, Any]) -> str | None:
-        """The name of a weight of the network that is not, bit for bit, the one in ``weights``; None when all are."""
-        import numpy as np
-
-        for name, tensor in self.network.state_dict().items():
-            ours, theirs = _to_numpy(tensor), weights[name].numpy()
-            if not np.array_equal(ours.view(np.uint8).ravel(), np.ascontiguousarray(theirs).view(np.uint8).ravel()):
-                return f"the weight `{name}`"
-        return None
-
-
 def _identity(path: Path) -> tuple[int, ...]:
     """What changes when a file is written anew; nothing when there is none."""
     try:
@@ -215,31 +151,3 @@ def _identity(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _spec(value: Input) -> InputSpec:
-    shape = tuple(d.value if d.value is not None else str(d) for d in value.type.shape)
-    return InputSpec(value.name, value.type.dtype.name, shape)
-
-
-def _to_torch(array: Any) -> Any:
-    import numpy as np
-    import torch
-
-    array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        array: np.ndarray = tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return array
-    result: np.ndarray = tensor.numpy()
-    return result

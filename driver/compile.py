@@ -11,24 +11,24 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from dataclasses import fields
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from ..ir.diagnostics import Diagnostic, did_you_mean
+from ..backends.target import Checked
+from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from .artifact import Artifact, CompileReport
+from .targets import READERS, chosen
 
 if TYPE_CHECKING:
+    from ..backends.target import Target
     from ..frontends.python.model import Model
     from ..ir.compiling import PassSpec
     from ..passes.engine import After, Pass
     from ..passes.report import Report
-    from .artifact import Runner
+    from ..runtime.runner import Runner
 
-TARGETS = ("onnx", "torch", "mlir")
-DEFAULT_OPSET = 24
 # Exact passes that every artifact goes through after the user's own.
 CLEANUP = ("fold_constants", "cse", "dce")
 
@@ -86,7 +86,7 @@ def check(name: str | os.PathLike[str]) -> list[Module]:
 
             for step in module.compile.passes:
                 make(step)
-            _target(module, None, None)
+            chosen(module)
     return modules
 
 
@@ -136,28 +136,28 @@ def compile(
     weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
     renames: Sequence[tuple[str, str]] | None = None,
     passes: Sequence[str | PassSpec | Pass] | None = None,
-    opset: int | None = None,
     seed: int = 0,
     verify: bool = True,
     verify_each: bool = False,
     metadata: Mapping[str, str] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Artifact:
     """Compile a module or a model built in Python. What is not given comes from its ``compile`` block, else from the defaults.
 
     Args:
-        target: ``onnx`` (the default), ``torch`` or ``mlir``.
+        target: its name; ``tessera.backends.target.registry`` has them. Without one, what ``output`` is called decides.
         weights: safetensors files, a folder of them, or arrays by name. Without any, ``seed`` initialises them.
         renames: pairs (pattern of names in the file, name in the model).
         passes: run instead of those of the ``compile`` block; ``[]`` runs none.
-        opset: of the ONNX file, 24 by default.
         seed: for initial weights and for the inputs of the comparison.
         verify: compare the artifact with the torch reference at two sizes, before it is written.
         verify_each: check the IR after every pass.
         metadata: strings to put into the file.
         output: also write the artifact there; nothing is left there when anything fails.
         progress: told what goes on.
+        options: of the target, such as ``opset=20``. None counts as not given.
 
     Raises:
         Diagnostic: for the program, the passes, the weights, the backend or the place of the output; E0809 when the artifact
@@ -169,7 +169,7 @@ def compile(
     if not isinstance(module, Module):
         module = module.module
     spec = module.compile
-    target, opset = _target(module, target, opset)
+    goal = chosen(module, target, options, output)
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
         module, report.passes = apply_passes(module, list(steps), verify_each=verify_each)
@@ -178,12 +178,12 @@ def compile(
     with clock("reading the weights"):
         bound, origin = _weights(reference, weights, renames, seed)
         report.notes += bound.notes()
-    facts = {**_metadata(module, target, report.passes, origin, seed), **(metadata or {})}
-    with clock(f"building for {target}"):
-        from .mlir_target import build_mlir
-
-        build = {"onnx": _build_onnx, "torch": _build_torch, "mlir": build_mlir}[target]
-        artifact = build(module, bound, facts, opset, report)
+    facts = {**_metadata(module, goal, report.passes, origin, seed), **(metadata or {})}
+    with clock(f"building for {goal.name}"):
+        problem = goal.refuses(module)
+        if problem is not None:
+            raise problem
+        artifact = Artifact(module, goal, goal.build(module, bound, facts), facts, report)
     if output is None and not verify:
         return artifact
     _write_and_verify(artifact, reference, bound, seed if verify else None, output, clock)
@@ -215,51 +215,29 @@ def _write_and_verify(
 
 
 def _compare(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
-    if artifact.target == "onnx":
-        _compare_onnx(artifact, path, reference, bound, seed)
-    elif artifact.target == "mlir":
-        from .mlir_target import compare_mlir
-
-        compare_mlir(artifact, path, reference, bound, seed)
-    else:
-        _compare_torch(artifact, path, bound)
-
-
-def _compare_onnx(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
-    """Run the file and the torch reference on the same inputs. Raises E0809 when they differ."""
+    """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from ..backends import onnx
-    from ..backends.onnx.session import Session
-    from .verify import verify
+    def compare(runner: Runner) -> Checked:
+        importing.result()
+        from ..backends import torch
+        from .verify import verify
 
-    if not onnx.runnable(artifact.module.graph):
-        artifact.report.notes.append("not compared with the reference: ONNX Runtime cannot execute this dtype here")
-        return
+        found = verify(artifact.module, runner, torch.build(reference, bound, claims=False), seed=seed)
+        notes = [f"not compared with the reference: {found.skipped}"] if found.skipped else []
+        return Checked([row.to_dict() for row in found.rows], notes, runner)
+
     # torch takes about as long to import as ONNX Runtime to open the file, which does not hold the interpreter.
     with ThreadPoolExecutor(1) as pool:
-        importing = pool.submit(import_module, "torch")
-        session = Session(path, mapped=True)
-        importing.result()
-    from ..backends import torch
-
-    found = verify(artifact.module, session, torch.build(reference, bound, claims=False), seed=seed)
-    artifact.report.verified = [row.to_dict() for row in found.rows]
+        importing = pool.submit(_import_reference)
+        found = artifact._target.check(path, artifact.module, bound, READERS, compare)
+    artifact._runner = found.runner
+    artifact.report.verified = found.rows
+    artifact.report.notes += found.notes
 
 
-def _compare_torch(artifact: Artifact, path: Path, bound: Any) -> None:
-    """The torch target is the reference; its file must read back as the same program and weights. Raises E0809."""
-    from .artifact import TorchRunner
-
-    runner = artifact._open_runner(path)
-    assert isinstance(runner, TorchRunner)
-    difference = artifact.module.difference(runner.module) or runner.different_weight(bound)
-    if difference:
-        raise Diagnostic("E0809", f"the file does not read back as the same program: {difference}")
-    artifact._runner = runner
-    artifact.report.verified = [
-        {"sizes": {}, "output": "program and weights, read back", "error": 0.0, "tolerance": 0.0}
-    ]
+def _import_reference() -> None:
+    from ..backends.torch import module  # noqa: F401
 
 
 class _Clock:
@@ -283,32 +261,6 @@ class _Clock:
         self.report.seconds[stage] = time.perf_counter() - start
 
 
-def _target(module: Module, target: str | None, opset: int | None) -> tuple[str, int]:
-    spec = module.compile
-    span = spec.span if spec is not None else None
-    options: dict[str, Any] = {}
-    if spec is not None and (target is None or target == spec.target):
-        options = spec.target_options
-        target = target or spec.target
-    target = target or "onnx"
-    if target not in TARGETS:
-        raise Diagnostic(
-            "E0012",
-            f"there is no target `{target}`",
-            span,
-            help=did_you_mean(target, TARGETS) or "the targets are onnx, torch and mlir",
-        )
-    for name in options:
-        if target != "onnx" or name != "opset":
-            raise Diagnostic(
-                "E0012", f"the target `{target}` has no option `{name}`", span, help="`onnx(opset=24)` has one"
-            )
-    chosen = opset if opset is not None else options.get("opset", DEFAULT_OPSET)
-    if isinstance(chosen, bool) or not isinstance(chosen, int):
-        raise Diagnostic("E0012", f"`opset` must be an integer, but is {chosen!r}", span)
-    return target, chosen
-
-
 def _weights(module: Module, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int) -> tuple[Any, str]:
     """The bound parameters, and in a word where they come from."""
     from ..runtime.weights.bind import bind, initialise, open_weights
@@ -329,7 +281,7 @@ def _weights(module: Module, weights: Any, renames: Sequence[tuple[str, str]] | 
     return bind(module.graph, opened, span=span), ", ".join(Path(p).name for p in paths)
 
 
-def _metadata(module: Module, target: str, reports: Sequence[Report], origin: str, seed: int) -> dict[str, str]:
+def _metadata(module: Module, target: Target, reports: Sequence[Report], origin: str, seed: int) -> dict[str, str]:
     """What a file says about its making: enough to explain it and to make it again."""
     from importlib.metadata import version
 
@@ -338,69 +290,10 @@ def _metadata(module: Module, target: str, reports: Sequence[Report], origin: st
     return {
         "tessera.version": version("tessera"),
         "tessera.model": module.name,
-        "tessera.target": target,
+        "tessera.target": target.name,
+        **{f"tessera.{f.name}": str(getattr(target, f.name)) for f in fields(target)},
         "tessera.weights": origin,
         "tessera.seed": str(seed),
         "tessera.passes": json.dumps([r.to_dict() for r in reports], default=str),
         "tessera.source": source.print_module(module),
     }
-
-
-def _build_onnx(module: Module, bound: Any, metadata: dict[str, str], opset: int, report: CompileReport) -> Artifact:
-    from ..backends import onnx
-
-    metadata["tessera.opset"] = str(opset)
-    model = onnx.build(module, bound, opset=opset, metadata=metadata)
-    return Artifact(module, "onnx", metadata, report, lambda path: onnx.save(model, path), _open_onnx)
-
-
-def _build_torch(module: Module, bound: Any, metadata: dict[str, str], opset: int, report: CompileReport) -> Artifact:
-    from ..backends.torch.file import write_torch_file
-
-    return Artifact(
-        module, "torch", metadata, report, lambda path: write_torch_file(path, metadata, bound), _open_torch
-    )
-
-
-# Opening ---------------------------------------------------------------------------------------------------------------
-
-
-def open_artifact(path: str | os.PathLike[str]) -> Runner:
-    """A saved artifact, ready to run: an ONNX file, the torch target's safetensors file, or a file of MLIR.
-
-    Raises:
-        Diagnostic: E0001 no such file, E0014 not an artifact, and what the session finds wrong with it.
-    """
-    file = Path(path)
-    if not os.path.exists(file):
-        raise Diagnostic("E0001", f"there is no file `{file}`")
-    if file.suffix == ".onnx":
-        return _open_onnx(file)
-    if file.suffix == ".safetensors":
-        return _open_torch(file)
-    if file.suffix == ".mlir":
-        from .mlir_target import open_mlir
-
-        return open_mlir(file)
-    command = f"tessera compile {quote(str(file))} -o {quote(f'{file.stem}.onnx')}"
-    hint = f"compile it first: {command}" if file.suffix == ".tess" else None
-    raise Diagnostic("E0014", f"`{file}` is no .onnx, .safetensors or .mlir artifact", help=hint)
-
-
-def _open_onnx(path: Path) -> Runner:
-    from ..backends.onnx.session import Session
-
-    return Session(path)
-
-
-def _open_torch(path: Path) -> Runner:
-    from ..backends import torch as backend
-    from ..backends.torch.file import SOURCE, read_metadata
-    from ..frontends import source
-    from ..runtime.weights.bind import bind, open_weights
-    from .artifact import TorchRunner
-
-    metadata = read_metadata(path)
-    module = source.loads(metadata[SOURCE], f"{path.name}:source")
-    bound = bind(module.graph, open_weights(path))
-    return TorchRunner(module, backend.build(module, bound), metadata)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.onnx.target import Onnx
 from ..ir.compiling import PassSpec
 from ..ir.graph import Module
 from ..runtime.files.aside import written_aside
@@ -98,7 +99,7 @@ def optimize(
         folder = Path(name)
         tell("rewriting and writing", None, None)
         artifact = drive(
-            module, target="onnx", weights=source.weights, passes=[*raising, *steps], opset=options.opset,
+            module, target=Onnx.name, weights=source.weights, passes=[*raising, *steps], opset=options.opset,
             seed=options.seed, output=output, progress=progress,
         )  # fmt: skip
         files = {OPTIMIZED: Path(output), **_others(source, artifact.module, options, folder, tell)}
@@ -141,7 +142,7 @@ def _others(source: Source, after: Module, options: Options, folder: Path, tell:
         tell(f"building for comparison: {what}", None, None)
         files[what] = folder / f"{what.replace(' ', '_')}.onnx"
         drive(
-            module, target="onnx", weights=source.weights, passes=[], opset=options.opset, seed=options.seed,
+            module, target=Onnx.name, weights=source.weights, passes=[], opset=options.opset, seed=options.seed,
             verify=False, output=files[what],
         )  # fmt: skip
     return files

@@ -99,12 +99,13 @@ def _onnx(path: Path) -> Source:
 
 def _mlir(path: Path, weights: Sequence[str] | None) -> Source:
     """Text with weights in it; or beside it, where Tessera wrote it; or in files, under the names of arguments."""
+    from ..backends.mlir.file import has_program, read, read_text
     from ..frontends import torch
     from ..runtime.weights.bind import open_weights
-    from .mlir_target import has_program, read_mlir, read_text
+    from .targets import READERS
 
     if not weights and has_program(path):
-        module, bound, _ = read_mlir(path)
+        module, bound, _ = read(path, READERS)
         return Source(module, "torch MLIR", bound, raising=True, beside=path.parent)
     given = open_weights(weights) if weights else {}
     found = torch.load_mlir(read_text(path), weights=given)

@@ -161,7 +161,7 @@ class Session:
                     raise Diagnostic("E0902", message, notes=notes)
         return sizes
 
-    def holds(self, sizes: Mapping[str, int]) -> bool:
+    def holds(self, sizes: dict[str, int]) -> bool:
         """Whether the model takes these sizes of its symbols."""
         values = dict(sizes)
         self._extend(values)

@@ -34,19 +34,22 @@ def save_model(
     """See :func:`tessera.backends.onnx.save`."""
     from ...runtime.files.aside import written_aside
 
-    check_model(model)
     target = Path(fspath(path))
-    if external is None:
-        external = weight_bytes(model) > EXTERNAL_FROM
     with written_aside(target) as aside:
-        if external:
-            _write_external(model, aside)
-        else:
-            with open(aside, "wb") as file:
-                _write_embedded(model, file)
+        write_model(model, aside, external=external)
         if before is not None:
             before(aside)
     return target
+
+
+def write_model(model: ox.Model, path: Path, *, external: bool | None = None) -> None:
+    """Check and write a model in place, and its data file beside it. Raises E0804, E0805."""
+    check_model(model)
+    if weight_bytes(model) > EXTERNAL_FROM if external is None else external:
+        _write_external(model, path)
+    else:
+        with open(path, "wb") as file:
+            _write_embedded(model, file)
 
 
 def serialize_model(model: ox.Model) -> bytes:

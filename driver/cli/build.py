@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...backends.target import registry
 from ...ir.diagnostics import Diagnostic
+from ...ir.options import options_of
 from .common import (
     SEED,
+    F,
     dtype_option,
     json_option,
     parse_params,
@@ -26,19 +27,41 @@ from .common import (
 if TYPE_CHECKING:
     from ..compile import Artifact
 
-_SUFFIXES = {"onnx": ".onnx", "mlir": ".mlir"}
+
+def target_options(command: F) -> F:
+    """A flag for each option of each target."""
+    targets = registry()
+    for name in dict.fromkeys(n for cls in targets.values() for n in options_of(cls)):
+        having = [(t, options_of(cls)[name]) for t, cls in targets.items() if name in options_of(cls)]
+        first = having[0][1]
+        whose = f" ({', '.join(t for t, _ in having)})" if len(targets) > len(having) else ""
+        flag, kind = f"--{name.replace('_', '-')}", type(first.default) if first.default is not None else str
+        command = click.option(flag, name, type=kind, help=f"{first.doc}{whose}. Default: {first.default}.")(command)
+    return command
 
 
-@click.command("compile")
+def _targets() -> str:
+    """What each target writes, one a line."""
+    rows = [
+        f"  {name}: {cls.summary()}{f' Running it needs {cls.needs}.' if cls.needs else ''}"
+        for name, cls in registry().items()
+    ]
+    return "\n".join(["\b", "Targets:", *rows])
+
+
+@click.command("compile", epilog=_targets())
 @spec_options
-@click.option("-t", "--target", help="onnx, torch or mlir. Default: the file's compile block, or onnx.")
+@click.option(
+    "-t", "--target", metavar="|".join(registry()),
+    help=f"Default: the file's compile block, what OUT ends with, or {next(iter(registry()))}.",
+)  # fmt: skip
 @pass_option
 @click.option("--no-passes", is_flag=True, help="Run none of the passes of the file's compile block.")
 @click.option(
     "-w", "--weights", multiple=True, metavar="F",
     help="A safetensors file, a sharded index, or a folder of them. Without any the parameters are initialised from the seed.",
 )  # fmt: skip
-@click.option("--opset", type=int, help="ONNX opset. Default: 24.")
+@target_options
 @dtype_option
 @click.option("--no-verify", is_flag=True, help="Do not compare the artifact with the torch reference.")
 @verify_each_option
@@ -55,20 +78,18 @@ _SUFFIXES = {"onnx": ".onnx", "mlir": ".mlir"}
 @json_option
 def compile(
     file: str, model: str | None, params: tuple[str, ...], target: str | None, passes: tuple[str, ...], no_passes: bool,
-    weights: tuple[str, ...], opset: int | None, dtype: str, no_verify: bool, verify_each: bool, token_map: bool,
-    meta: tuple[str, ...], seed: int, output: str | None, as_json: bool,
+    weights: tuple[str, ...], dtype: str, no_verify: bool, verify_each: bool, token_map: bool,
+    meta: tuple[str, ...], seed: int, output: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compile a model to a file.
 
     FILE may also be an .onnx file, a Hugging Face folder of a family in the zoo, or torch MLIR text.
 
-    An ONNX file; for the target torch a safetensors file that carries its program as source; for the target mlir a text of
-    MLIR's torch dialect, with the weights in a safetensors file beside it.
-
     The result is compared with the torch reference at two sizes before it is written.
     """
     from ..compile import compile as drive
     from ..read import read_model
+    from ..targets import check_output, chosen
 
     if passes and no_passes:
         raise click.UsageError("--pass and --no-passes contradict each other")
@@ -77,13 +98,13 @@ def compile(
     steps = [] if no_passes else parse_passes(passes) or None
     if token_map:
         steps = _with_map(steps if steps is not None else list(module.compile.passes) if module.compile else [])
-    target = target or (module.compile.target if module.compile else None) or "onnx"
-    out = output or f"{module.name}{_SUFFIXES.get(target, '.safetensors')}"
-    _check_output(out, target)
+    goal = chosen(module, target, options, output)
+    out = output or f"{module.name}{goal.suffix}"
+    check_output(goal, out)
     with waiting("compiling") as progress:
         artifact = drive(
-            module, target=target, weights=source.weights, passes=steps, opset=opset, seed=seed, verify=not no_verify,
-            verify_each=verify_each, metadata=dict(map(_pair, meta)), output=out, progress=progress,
+            module, target=goal.name, weights=source.weights, passes=steps, seed=seed, verify=not no_verify,
+            verify_each=verify_each, metadata=dict(map(_pair, meta)), output=out, progress=progress, **options,
         )  # fmt: skip
     artifact.report.notes[:0] = source.notes
     if as_json:
@@ -108,20 +129,6 @@ def _with_map(steps: list[Any]) -> list[Any]:
     if not any(s.name == "merge_tokens" for s in steps):
         raise Diagnostic("E0925", "`--map` needs the pass merge_tokens", help="add --pass 'merge_tokens(r=8)'")
     return [replace(s, options={**s.options, "map": True}) if s.name == "merge_tokens" else s for s in steps]
-
-
-def _check_output(out: str, target: str) -> None:
-    """Refuse early what would fail after minutes of work. Raises E0010, E0012."""
-    from ...runtime.files.aside import check_writable
-
-    wanted = _SUFFIXES.get(target, ".safetensors")
-    if Path(out).suffix != wanted and not Path(out).is_dir():
-        raise Diagnostic(
-            "E0012",
-            f"the target {target} writes `{wanted}` files, but the output is `{out}`",
-            help=f"-o {quote(str(Path(out).with_suffix(wanted)))}",
-        )
-    check_writable(out)
 
 
 def _pair(text: str) -> tuple[str, str]:

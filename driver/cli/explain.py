@@ -40,13 +40,13 @@ def explain(
 
     What it takes and gives, what it costs block by block, and how it was made.
     """
+    from ...backends.target import of_file
     from ..compile import apply_passes
     from ..report.explain import explain_artifact, explain_module
 
     sizes = _sizes(at)
-    if Path(file).suffix in (".onnx", ".safetensors"):
-        facts = explain_artifact(file, sizes)
-    else:
+    facts = explain_artifact(file, sizes) if of_file(Path(file)) is not None else None
+    if facts is None:
         module, reports = apply_passes(load_module(file, model, params, dtype), parse_passes(passes))
         facts = {
             "kind": "spec",
@@ -89,7 +89,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"pass {row['pass']} ({row['contract']}): {row['modified']} modified")
     if "nodes" in facts:
         opset = ", ".join(f"{domain} {version}" for domain, version in facts["opset"].items())
-        lines.append(f"onnx: opset {opset}; {sum(facts['nodes'].values())} nodes: {_counts(facts['nodes'])}")
+        lines.append(f"{facts['kind']}: opset {opset}; {sum(facts['nodes'].values())} nodes: {_counts(facts['nodes'])}")
     if "size" in facts:
         files = facts.get("files", ())
         lines.append(f"size: {size_text(facts['size'])}" + (f" in {len(files)} files" if len(files) > 1 else ""))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...runtime.inputs import Options
-    from ..artifact import Runner
+    from ...runtime.runner import Runner
 
 
 @click.command()
@@ -61,7 +61,7 @@ def run(
 
     from ...runtime.files.aside import check_writable
     from ...runtime.inputs import Options, read_inputs
-    from ..compile import open_artifact
+    from ..targets import open_artifact
 
     for out in (save, save_map):
         if out is not None:

@@ -71,64 +71,27 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
     }
 
 
-def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """An ONNX or torch artifact: as :func:`explain_module` where it carries its source, and the file's own facts.
+def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> dict[str, Any] | None:
+    """An artifact: as :func:`explain_module` where it carries its source, and the file's own facts. None: it says nothing of
+    itself, and is explained as a model.
 
     Raises:
         Diagnostic: E0001, E0014 for a file that is no artifact.
     """
-    from ...backends.torch.file import SOURCE, read_metadata
+    from ..targets import READERS, artifact_target
 
     file = Path(path)
-    if not os.path.isfile(file):
-        raise Diagnostic("E0001", f"there is no file `{file}`")
-    if file.suffix == ".onnx":
-        facts = _explain_onnx(file)
-    else:
-        facts = {"kind": "torch", "metadata": read_metadata(file), "size": file.stat().st_size}
+    facts = artifact_target(file).facts(file)
+    if facts is None:
+        return None
     metadata = facts["metadata"]
     program: dict[str, Any] = {}
-    if SOURCE in metadata:
-        from ...frontends import source
-
-        program = explain_module(source.loads(metadata[SOURCE], f"{file.name}:source"), sizes)
+    if "tessera.source" in metadata:
+        program = explain_module(READERS.source(metadata["tessera.source"], f"{file.name}:source"), sizes)
         del program["compile"]
     passes = _json(metadata.get("tessera.passes", "[]"))
     shown = {k: v for k, v in metadata.items() if k not in _FOR_PROGRAMS}
     return {"file": str(file), **facts, **program, "passes": passes, "metadata": shown}
-
-
-def _explain_onnx(file: Path) -> dict[str, Any]:
-    import onnx
-
-    try:
-        model = onnx.load(str(file), load_external_data=False)
-    except Exception as error:  # protobuf's own exceptions are not public
-        raise Diagnostic(
-            "E0014", f"`{file}` is not an ONNX file: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
-        ) from None
-    if not model.HasField("graph"):
-        raise Diagnostic("E0014", f"`{file}` is not an ONNX file: it has no graph")
-    external = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
-    files = [file, *(file.parent / name for name in sorted(external))]
-    return {
-        "kind": "onnx",
-        "inputs": [_onnx_row(v) for v in model.graph.input],
-        "outputs": [_onnx_row(v) for v in model.graph.output],
-        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
-        "nodes": dict(Counter(n.op_type for n in model.graph.node).most_common()),
-        "files": [f.name for f in files],
-        "size": sum(f.stat().st_size for f in files if f.is_file()),
-        "metadata": {p.key: p.value for p in model.metadata_props},
-    }
-
-
-def _onnx_row(value: Any) -> dict[str, str]:
-    import onnx
-
-    tensor = value.type.tensor_type
-    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
-    return _row(value.name, f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{', '.join(dims)}]")
 
 
 def _row(name: str, type: object) -> dict[str, str]:

@@ -187,20 +187,15 @@ class Target:
         Raises:
             Diagnostic: E0001, E0014 no artifact, E0910 and E0911 when it cannot be loaded.
         """
-        from ...backends.onnx.session import Session
-        from ..compile import open_artifact
+        from ..targets import artifact_target, open_artifact
 
         file = Path(path)
-        if file.suffix != ".onnx" or not os.path.exists(file):
-            runner = open_artifact(file)
-            return _torch_target(name or file.name, file, runner, threads)
-        session = Session(file, threads=threads, prepack=True)
-        module = _carried(session.metadata, file)
-        shapes = session.shapes
-        bounds = _bounds_of(module) if module is not None else _foreign_bounds(file)
-        fields = [Field(s.name, s.dtype, shapes[s.name], bounds.get(s.name)) for s in session.inputs]
+        runner: Any = open_artifact(file, threads=threads, measured=True)
+        module = getattr(runner, "module", None) or _carried(runner.metadata, file)
+        bounds: Mapping[str, Any] = _bounds_of(module) if module is not None else artifact_target(file).bounds(file)
+        fields = [Field(s.name, s.dtype, runner.shapes[s.name], bounds.get(s.name)) for s in runner.inputs]
         return Target(
-            name or file.name, file, fields, session.outputs, module.graph if module is not None else None, session
+            name or file.name, file, fields, runner.outputs, module.graph if module is not None else None, runner
         )
 
     def match(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -254,25 +249,13 @@ class Target:
         return lambda: self._session(matched, seed=seed)
 
 
-def _torch_target(name: str, file: Path, runner: Any, threads: int | None) -> Target:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    module = runner.module
-    bounds = _bounds_of(module)
-    given = [v for v in module.graph.inputs if v.role == "input"]
-    fields = [Field(v.name, v.type.dtype.name, v.type.shape, bounds.get(v.name)) for v in given]
-    return Target(name, file, fields, runner.outputs, module.graph, runner)
-
-
 def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
     """The program that an artifact of ours carries as source."""
-    from ...frontends import source
+    from ..targets import READERS
 
     text = metadata.get("tessera.source")
     try:
-        return source.loads(text, f"{file.name}:source") if text else None
+        return READERS.source(text, f"{file.name}:source") if text else None
     except Diagnostic:
         # The file runs all the same; only what its integers mean is not known.
         return None
@@ -282,23 +265,6 @@ def _bounds_of(module: Module) -> dict[str, Dim | None]:
     from ..verify import index_bounds
 
     return {value.name: bound for value, bound in index_bounds(module.graph).items()}
-
-
-def _foreign_bounds(file: Path) -> dict[str, int]:
-    """Which inputs of an ONNX file index a table (directly, or cast, or reshaped), and its length."""
-    import onnx
-
-    graph = onnx.load(str(file), load_external_data=False).graph
-    lengths = {t.name: t.dims[0] for t in graph.initializer if t.dims}
-    origin = {v.name: v.name for v in graph.input}
-    bounds: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type in ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity") and node.input[0] in origin:
-            origin[node.output[0]] = origin[node.input[0]]
-        elif node.op_type == "Gather" and node.input[0] in lengths and node.input[1] in origin:
-            name = origin[node.input[1]]
-            bounds[name] = min(bounds.get(name, 1 << 62), lengths[node.input[0]])
-    return bounds
 
 
 # Sizes and inputs --------------------------------------------------------------------------------------------------------

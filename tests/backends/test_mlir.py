@@ -15,7 +15,8 @@ from tessera.backends import mlir
 from tessera.backends import torch as reference
 from tessera.backends.mlir.claims import CLAIMS
 from tessera.backends.mlir.table import LOWERINGS, UNSUPPORTED
-from tessera.driver.compile import apply_passes, compile, load, open_artifact
+from tessera.driver.compile import apply_passes, compile, load
+from tessera.driver.targets import open_artifact
 from tessera.frontends.source import loads
 from tessera.frontends.torch import load_mlir
 from tessera.ir.builder import Builder

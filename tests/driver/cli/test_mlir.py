@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tessera.driver.mlir_target import weights_path
+from tessera.backends.mlir.file import weights_path
 from tessera.driver.read import read_model
 
 from .conftest import Cli

@@ -128,13 +128,13 @@ _SLOW = """
 import signal, sys, time
 # A job in the background of a shell starts with SIGINT ignored, and so would its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from tessera.backends import onnx
+from tessera.backends.onnx.target import Onnx
 from tessera.driver.cli import main
-def slow(model, path):
+def slow(self, model, path):
     path.write_bytes(b"half")
     print("writing", flush=True)
     time.sleep(60)
-onnx.save = slow
+Onnx.write = slow
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,0 +1,69 @@
+"""The target onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir.options import option
+from ..target import Checked, Compare, Readers, Target
+from . import DEFAULT_OPSET
+
+if TYPE_CHECKING:
+    import onnx_ir as ox
+
+    from ...ir.graph import Module
+    from ...runtime.weights.bind import Bound
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class Onnx(Target):
+    """An ONNX file, for ONNX Runtime and others."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    preferred = True
+
+    opset: int = option(DEFAULT_OPSET, "ONNX opset")
+
+    def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> ox.Model:
+        from . import build
+
+        return build(module, weights, opset=self.opset, metadata=metadata)
+
+    def write(self, built: ox.Model, path: Path) -> None:
+        from .write import write_model
+
+        write_model(built, path)
+
+    def open(self, path: Path, readers: Readers, *, threads: int | None = None, measured: bool = False) -> Session:
+        from .session import Session
+
+        return Session(path, threads=threads, prepack=True if measured else None)
+
+    def unrunnable(self, module: Module) -> str | None:
+        from . import runnable
+
+        return None if runnable(module.graph) else "ONNX Runtime cannot execute this dtype here"
+
+    def check(self, path: Path, module: Module, weights: Bound, readers: Readers, compare: Compare) -> Checked:
+        from .session import Session
+
+        if self.unrunnable(module) is not None:
+            return super().check(path, module, weights, readers, compare)
+        # Mapped, which is opened sooner; what runs it later on is opened anew.
+        found = compare(Session(path, mapped=True))
+        return Checked(found.rows, found.notes)
+
+    def facts(self, path: Path) -> dict[str, Any]:
+        from .facts import facts
+
+        return facts(path)
+
+    def bounds(self, path: Path) -> dict[str, int]:
+        from .facts import bounds
+
+        return bounds(path)

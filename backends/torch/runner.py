@@ -1,0 +1,102 @@
+"""Running the reference implementation on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...ir.requirements import requirements
+from ...runtime.inputs import InputSpec, fit_array
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...ir.dims.dim import Dim
+    from ...ir.graph import Input, Module
+
+
+class TorchRunner:
+    """A program as an ``nn.Module``, called with NumPy arrays.
+
+    Args:
+        network: the module of the program.
+        metadata: the file's.
+        threads: of one operator in this process; None leaves it to PyTorch.
+    """
+
+    def __init__(self, module: Module, network: Any, metadata: Mapping[str, str], threads: int | None = None) -> None:
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.module = module
+        self.network = network
+        self.metadata = metadata
+        graph = module.graph
+        self.inputs = [_spec(v) for v in graph.inputs if v.role == "input"]
+        self.optional = [_spec(v) for v in graph.inputs if v.role != "input"]
+        self.outputs = [info.name for info in graph.output_info]
+
+    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+        import torch
+
+        known = {spec.name: spec for spec in (*self.inputs, *self.optional)}
+        # A name that is not known goes through, and the network says so.
+        tensors = {n: _to_torch(fit_array(known[n], a) if n in known else a) for n, a in arrays.items()}
+        with torch.no_grad():
+            outputs = self.network(**tensors, seed=seed)
+        return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
+
+    @property
+    def selects(self) -> bool:
+        """Whether rounding could make it select other tokens than the reference."""
+        selects: bool = self.network.inputs.selects
+        return selects
+
+    def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether these sizes are ones that it takes."""
+        values = self.module.graph.sizes(sizes)
+        return all(r.holds(values) for r in requirements(self.module.graph))
+
+    @property
+    def shapes(self) -> dict[str, tuple[Dim, ...]]:
+        """Of the inputs that a call must give, as dimensions."""
+        return {v.name: v.type.shape for v in self.module.graph.inputs if v.role == "input"}
+
+    def different_weight(self, weights: Mapping[str, Any]) -> str | None:
+        """The name of a weight of the network that is not, bit for bit, the one in ``weights``; None when all are."""
+        import numpy as np
+
+        for name, tensor in self.network.state_dict().items():
+            ours, theirs = _to_numpy(tensor), weights[name].numpy()
+            if not np.array_equal(ours.view(np.uint8).ravel(), np.ascontiguousarray(theirs).view(np.uint8).ravel()):
+                return f"the weight `{name}`"
+        return None
+
+
+def _spec(value: Input) -> InputSpec:
+    shape = tuple(d.value if d.value is not None else str(d) for d in value.type.shape)
+    return InputSpec(value.name, value.type.dtype.name, shape)
+
+
+def _to_torch(array: Any) -> Any:
+    import numpy as np
+    import torch
+
+    array = np.asarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        array: np.ndarray = tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return array
+    result: np.ndarray = tensor.numpy()
+    return result

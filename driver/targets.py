@@ -1,0 +1,99 @@
+"""Which target: by name, by a ``compile`` block, or by what a file is called; and opening what one wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from ..backends.target import Readers, Target, make, of_file, registry
+from ..ir.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from ..ir.graph import Module
+    from ..ir.imported import Imported
+    from ..runtime.runner import Runner
+
+
+def chosen(
+    module: Module,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> Target:
+    """The target with its options: the one that is named, else that of the ``compile`` block, of the output, the preferred one.
+
+    Raises:
+        Diagnostic: E0012 for a target or an option that there is not, a wrong value, and an output of another target.
+    """
+    spec = module.compile
+    span = spec.span if spec is not None else None
+    written = spec.target if spec is not None else None
+    by_output = of_file(Path(output)) if output is not None else None
+    chosen = name or written or (by_output.name if by_output is not None else next(iter(registry())))
+    given = {k: v for k, v in (options or {}).items() if v is not None}
+    if spec is not None and chosen == written:
+        given = {**spec.target_options, **given}
+    return make(chosen, given, span)
+
+
+def check_output(target: Target, output: str | os.PathLike[str]) -> None:
+    """Refuse early what would fail after minutes of work. Raises E0010, E0012."""
+    from ..runtime.files.aside import check_writable
+
+    path = Path(output)
+    if path.suffix != target.suffix and not path.is_dir():
+        raise Diagnostic(
+            "E0012",
+            f"the target {target.name} writes `{target.suffix}` files, but the output is `{output}`",
+            help=f"-o {quote(str(path.with_suffix(target.suffix)))}",
+        )
+    check_writable(output)
+
+
+def open_artifact(path: str | os.PathLike[str], *, threads: int | None = None, measured: bool = False) -> Runner:
+    """A saved artifact of any target, ready to run.
+
+    Args:
+        threads: of one operator; None leaves it to what runs it.
+        measured: as fast as it can be, whatever memory that takes.
+
+    Raises:
+        Diagnostic: E0001 no such file, E0014 not an artifact, and what the target finds wrong with it.
+    """
+    return artifact_target(path).open(Path(path), READERS, threads=threads, measured=measured)
+
+
+def artifact_target(path: str | os.PathLike[str]) -> Target:
+    """The target that wrote a file, or could have. Raises E0001 no such file, E0014 not an artifact."""
+    file = Path(path)
+    if not os.path.exists(file):
+        raise Diagnostic("E0001", f"there is no file `{file}`")
+    target = of_file(file)
+    if target is None:
+        first, *rest = (cls.suffix for cls in registry().values())
+        command = f"tessera compile {quote(str(file))} -o {quote(f'{file.stem}{first}')}"
+        hint = f"compile it first: {command}" if file.suffix == ".tess" else None
+        raise Diagnostic("E0014", f"`{file}` is no {first}{_listed(rest)} artifact", help=hint)
+    return target()
+
+
+def _listed(rest: list[str]) -> str:
+    return "".join(f"{' or ' if i == len(rest) - 1 else ', '}{word}" for i, word in enumerate(rest))
+
+
+def _source(text: str, path: str) -> Module:
+    from ..frontends import source
+
+    return source.loads(text, path)
+
+
+def _torch_mlir(text: str, **how: Any) -> Imported:
+    from ..frontends.torch import load_mlir
+
+    return load_mlir(text, **how)
+
+
+READERS = Readers(_source, _torch_mlir)

@@ -1,0 +1,56 @@
+"""What runs a compiled model, whatever the target: arrays by name go in and arrays by name come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..ir.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..ir.dims.dim import Dim
+    from .inputs import InputSpec
+
+
+class Runner(Protocol):
+    """Something that runs a compiled model.
+
+    Attributes:
+        inputs: what the caller gives.
+        optional: what the runtime fills in otherwise: states and random inputs.
+        shapes: of ``inputs``, as dimensions.
+        selects: whether rounding may make it select other elements than the reference.
+        metadata: the artifact's, strings by name.
+    """
+
+    @property
+    def inputs(self) -> list[InputSpec]: ...
+    @property
+    def outputs(self) -> list[str]: ...
+    @property
+    def optional(self) -> list[InputSpec]: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[Dim, ...]]: ...
+    @property
+    def selects(self) -> bool: ...
+    def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether it takes these sizes of its symbols."""
+
+    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+        """All outputs, taps and states by name. Raises Diagnostic E0901 to E0904, E0922 for inputs that do not fit."""
+
+
+def by_name(specs: Sequence[InputSpec], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Positional and named arrays as one mapping. Raises E0901 for too many, or one given twice."""
+    if len(args) > len(specs):
+        raise Diagnostic("E0901", f"the model takes {len(specs)} input(s), but {len(args)} are given")
+    arrays = dict(named)
+    for spec, value in zip(specs, args, strict=False):
+        if spec.name in arrays:
+            raise Diagnostic("E0901", f"the input `{spec.name}` is given twice")
+        arrays[spec.name] = value
+    return arrays

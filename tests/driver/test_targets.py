@@ -1,0 +1,154 @@
+"""Targets: what chooses one, what they refuse, and that one more touches nothing but its own folder."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera as ts
+from tessera.backends import target
+from tessera.backends.target import registry
+from tessera.driver.compile import check
+from tessera.ir.diagnostics import Diagnostic
+
+from . import toy_target
+
+ROOT = Path(__file__).parents[2]
+SCALED = "model scaled(x: f32[B, 4]) -> (y: f32[B, 4]) {\n    return x * 2.0\n}\n"
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The toy target as an installed package would register it."""
+    point = SimpleNamespace(load=lambda: toy_target.Dump)
+    monkeypatch.setattr(target, "entry_points", lambda group: [point] if group == target.ENTRY_POINTS else [])
+    registry.cache_clear()
+    yield
+    registry.cache_clear()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "scaled.tess"
+    path.write_text(SCALED)
+    return path
+
+
+def test_the_preferred_one_comes_first() -> None:
+    names = list(registry())
+    assert names == ["onnx", "mlir", "torch"]
+    assert all(cls.summary().endswith(".") and cls.suffix.startswith(".") for cls in registry().values())
+
+
+def test_a_target_of_another_package(toy: None, spec: Path, tmp_path: Path) -> None:
+    module = ts.load(spec)
+    out = tmp_path / "scaled.dump"
+    artifact = ts.compile(module, target="dump", width=2, output=out)
+    assert (artifact.target, artifact.suffix, artifact.metadata["tessera.width"]) == ("dump", ".dump", "2")
+    assert out.read_text().splitlines()[0].startswith("00 ")
+    assert len(artifact.report.verified) == 2
+    np.testing.assert_array_equal(ts.open(out)({"x": np.ones((1, 4), "f4")})["y"], np.full((1, 4), 2, "f4"))
+    with pytest.raises(Diagnostic, match=r"`width` of the target `dump` must be at least 1"):
+        ts.compile(module, target="dump", width=0)
+
+
+def test_a_target_refuses_before_it_builds(toy: None, tmp_path: Path) -> None:
+    module = ts.loads("model m(x: f32[B, 4]) -> (y: f32[B, 4]) {\n    return cummax(x, axis=1)\n}\n")
+    with pytest.raises(Diagnostic, match="a dump has no `cummax`") as found:
+        ts.compile(module, target="dump", output=tmp_path / "m.dump")
+    assert found.value.span is not None
+    assert found.value.span.line == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_compile_blocks_and_the_command_line_offer_it(toy: None, spec: Path, tmp_path: Path) -> None:
+    spec.write_text(f"{SCALED}\ncompile scaled {{\n    target dump(width=4)\n}}\n")
+    assert [m.name for m in check(spec)] == ["scaled"]
+    assert ts.compile(ts.load(spec), verify=False).metadata["tessera.width"] == "4"
+    code = (
+        "import sys; from tessera.backends import target; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import toy_target\n"
+        "target.entry_points = lambda group: [type('P', (), {'load': staticmethod(lambda: toy_target.Dump)})]\n"
+        "from tessera.driver.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*args: object) -> str:
+        command = [sys.executable, "-c", code, str(Path(__file__).parent), *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown = run("compile", "--help")
+    assert "dump: The program as numbered lines of text." in shown
+    assert "--width" in shown
+    out = tmp_path / "by_suffix.dump"
+    spec.write_text(SCALED)
+    assert "wrote" in run("compile", spec, "--width", 5, "-o", out)
+    assert out.read_text().startswith("00000 ")
+
+
+@pytest.mark.parametrize(("name", "target"), [("a.onnx", "onnx"), ("a.safetensors", "torch"), ("a.mlir", "mlir")])
+def test_what_the_output_is_called_decides(spec: Path, tmp_path: Path, name: str, target: str) -> None:
+    artifact = ts.compile(ts.load(spec), output=tmp_path / name, verify=False)
+    assert artifact.target == target
+
+
+def test_mistakes(spec: Path) -> None:
+    module = ts.load(spec)
+    for how, text in (
+        ({"target": "onxx"}, "there is no target `onxx`"),
+        ({"target": "torch", "opset": 20}, "the target `torch` has no option `opset`"),
+        ({"opset": True}, "`opset` of the target `onnx` must be int"),
+    ):
+        with pytest.raises(Diagnostic, match=re.escape(text)) as found:
+            ts.compile(module, **how)  # type: ignore[arg-type]
+        assert found.value.code == "E0012"
+
+
+def test_a_targets_name_is_written_in_its_own_folder_only() -> None:
+    rooms = (
+        "__init__.py",
+        "__main__.py",
+        "ir",
+        "specs",
+        "runtime",
+        "kernels",
+        "frontends",
+        "passes",
+        "backends",
+        "driver",
+    )
+    files = [
+        f for room in rooms for f in ([ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py")))
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in files
+        if path.parent.name not in registry() or path.parents[1].name != "backends"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in registry()
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_an_artifact_is_written_aside_once(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    real = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *a, **k: made.append(a or k) or real(*a, **k))
+    ts.compile(ts.load(spec), output=tmp_path / "a.onnx")
+    assert len(made) == 1
+    artifact = ts.compile(ts.load(spec), verify=False)
+    made.clear()
+    artifact.save(tmp_path / "b.onnx")
+    assert len(made) == 1
