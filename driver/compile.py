@@ -90,11 +90,11 @@ def check(name: str | os.PathLike[str]) -> list[Module]:
     return modules
 
 
-def parse_pass(text: str) -> PassSpec:
-    """``merge_tokens(r=8, metric=keys)`` as a pass spec. Raises Diagnostic for other text."""
+def parse_pass(text: str, shown: str = "<pass>") -> PassSpec:
+    """``merge_tokens(r=8, metric=keys)`` as a pass spec; ``shown`` names the text in messages. Raises Diagnostic for other text."""
     from ..frontends import source
 
-    spec: PassSpec = source.parse_pass(text)
+    spec: PassSpec = source.parse_pass(text, shown)
     return spec
 
 

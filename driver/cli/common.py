@@ -67,10 +67,11 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_passes(texts: Sequence[str]) -> list[PassSpec]:
-    """``["merge_tokens(r=8, metric=keys)"]`` as pass specs. Raises E0011."""
+    """``["merge_tokens(r=8, metric=keys)"]`` as pass specs; messages show what was typed. Raises Diagnostic."""
     from ..compile import parse_pass
 
-    return [parse_pass(text) for text in texts]
+    numbers = range(1, len(texts) + 1)
+    return [parse_pass(t, "--pass" if len(texts) == 1 else f"--pass {n}") for n, t in zip(numbers, texts, strict=True)]
 
 
 def _literal(text: str, shown: str) -> Any:

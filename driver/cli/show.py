@@ -64,7 +64,7 @@ def _until(steps: list[PassSpec], after: str) -> list[PassSpec]:
     from ...passes.engine import find
     from ..compile import parse_pass
 
-    last = parse_pass(after)
+    last = parse_pass(after, "--after")
     for i, step in enumerate(steps):
         if find(step.name, step.span) is find(last.name):
             return steps[: i + 1]

@@ -29,7 +29,7 @@ def load(
 
     Args:
         path: a `.tess` file.
-        model: which model; may be left out when the file has one, or one ``compile`` block.
+        model: which model; may be left out when the file has one, one ``compile`` block, or a model of the file's own name.
         params: values for the model's static parameters; they go before those of the ``compile`` block.
         dtype: what ``float`` means in the model's signature: f32, f16, bf16 or f64.
 
@@ -207,6 +207,8 @@ def _choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[st
         model, span = blocks[0].model, blocks[0].span
     if model is None and len(names) == 1:
         model = names[0]
+    if model is None and Path(unit.path).stem in names:
+        model = Path(unit.path).stem
     if model is None:
         raise Diagnostic(
             "E0207", f"{unit.path} has {len(names) or 'no'} models", span,
@@ -288,13 +290,18 @@ def _dotted(expr: ast.Expr) -> str | None:
     return expr.id if isinstance(expr, ast.Name) else None
 
 
-def parse_pass(text: str) -> Any:
-    """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`. Raises Diagnostic on other text."""
+def parse_pass(text: str, shown: str = "<pass>") -> Any:
+    """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`; ``shown`` names the text in messages.
+
+    Raises:
+        Diagnostic: E01xx, E0405 for other text.
+    """
     from ...ir.compiling import PassSpec
     from .syntax import ast
-    from .syntax.parser import parse_clause
+    from .syntax.parser import parse_expr
 
-    clause = parse_clause(f"pass {text}", "<pass>")
-    if not isinstance(clause, ast.PassClause):
-        raise Diagnostic("E0405", f"`{text}` is not a pass", help="write `merge_tokens(r=8)`")
-    return PassSpec(clause.name, options(clause.args), clause.span)
+    expr = parse_expr(text, shown)
+    name = _dotted(expr.function if isinstance(expr, ast.Call) else expr)
+    if name is None:
+        raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")
+    return PassSpec(name, options(expr.args) if isinstance(expr, ast.Call) else {}, expr.span)

@@ -40,7 +40,8 @@ CODES = {
     ),
     "E0207": Code(
         "which model?",
-        "A file with several models, and no single `compile` block, needs to be told which: `--model NAME`.",
+        "A file with several models, none of its own name, and no single `compile` block, needs to be told which:\n"
+        "    tessera compile models.tess --model NAME",
     ),
     "E0208": Code(
         "something that is not a function is called",

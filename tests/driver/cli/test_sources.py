@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import tessera as ts
+
 from .conftest import Cli
 
 
@@ -183,10 +185,13 @@ def test_an_unknown_parameter_and_a_wrong_kind(cli: Cli, tiny: Path) -> None:
     assert "error[E0402]" in cli("show", tiny, "-p", "classes=1.5").err
 
 
-def test_which_model(cli: Cli) -> None:
-    result = cli("show", "zoo/vit")
+def test_which_model(cli: Cli, tmp_path: Path) -> None:
+    several = tmp_path / "several.tess"
+    several.write_text("".join(f"model {n}(x: f32[B]) -> f32[B] {{\n    return x\n}}\n" for n in ("a", "b")))
+    result = cli("show", several)
     assert result.code == 1
-    assert "choose one with `--model`" in result.err
+    assert "error[E0207]" in result.err
+    assert "choose one with `--model`: a, b" in result.err
     assert "did you mean `vit_s16`?" in cli("show", "zoo/vit", "--model", "vit_s61").err
 
 
@@ -249,3 +254,23 @@ def test_version(cli: Cli) -> None:
     from importlib.metadata import version
 
     assert cli("--version").out == f"tessera {version('tessera')}\n"
+
+
+@pytest.mark.parametrize("command", [("show",), ("explain",), ("compile", "--no-verify", "--json", "-o", "OUT")])
+def test_a_file_means_the_model_of_its_own_name(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    path = tmp_path / "second.tess"
+    path.write_text("".join(f"model {n}(x: f32[B]) -> f32[B] {{\n    return x\n}}\n" for n in ("first", "second")))
+    verb, *options = (str(tmp_path / "out.onnx") if word == "OUT" else word for word in command)
+    result = cli(verb, path, *options)
+    assert (result.code, result.err) == (0, "")
+    assert "second" in result.out.replace(str(tmp_path), "")
+    assert ts.load(path).name == "second"
+    assert ts.load("vit").name == "vit"
+
+
+def test_an_error_of_a_pass_shows_what_was_typed(cli: Cli, tiny: Path) -> None:
+    result = cli("show", tiny, "--pass", "inline(only=[3])")
+    assert result.err.splitlines()[1:5] == ["  --> --pass:1:1", "   |", " 1 | inline(only=[3])", "   | ^^^^^^^^^^^^^^^^"]
+    result = cli("show", tiny, "--pass", "dce", "--pass", "cse(x=1")
+    assert result.err.splitlines()[1:5] == ["  --> --pass 2:1:4", "   |", " 1 | cse(x=1", "   |    ^"]
+    assert "  --> --after:1:1" in cli("show", tiny, "--after", "3 + 4").err
