@@ -143,9 +143,14 @@ def test_a_targets_name_is_written_in_its_own_folder_only() -> None:
 
 
 def test_an_artifact_is_written_aside_once(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
+    made: list[str] = []
     real = tempfile.mkdtemp
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda *a, **k: made.append(a or k) or real(*a, **k))
+
+    def counted(*args: Any, **named: Any) -> str:
+        made.append(real(*args, **named))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", counted)
     ts.compile(ts.load(spec), output=tmp_path / "a.onnx")
     assert len(made) == 1
     artifact = ts.compile(ts.load(spec), verify=False)
