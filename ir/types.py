@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .dims.dim import Dim, DimLike, as_dim, product
@@ -14,11 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """A concrete element type. ``kind`` is ``float``, ``int`` or ``bool``; ``size`` is in bytes."""
+    """A concrete element type, with its names elsewhere: this table is the only one.
+
+    Args:
+        name: ours; in capitals that of safetensors.
+        kind: ``float``, ``int`` or ``bool``.
+        size: in bytes.
+        long: what NumPy and torch call it.
+        onnx: ONNX's number of it (``TensorProto.DataType``).
+        torch: torch's number of it, which torch-dialect MLIR writes.
+        mlir: the element type of a tensor in that dialect.
+    """
 
     name: str
     kind: str
     size: int
+    long: str = field(compare=False)
+    onnx: int = field(compare=False)
+    torch: int = field(compare=False)
+    mlir: str = field(compare=False)
 
     def __str__(self) -> str:
         return self.name
@@ -32,7 +46,12 @@ class DType:
             import ml_dtypes
 
             return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(_NUMPY[self.name])
+        return np.dtype(self.long)
+
+    @property
+    def onnx_type(self) -> str:
+        """The type of its tensors in ONNX's schemas and sessions: ``tensor(float)``."""
+        return f"tensor({_ONNX_NAMES.get(self.long, self.long)})"
 
     @staticmethod
     def from_numpy(dtype: object) -> DType:
@@ -40,23 +59,20 @@ class DType:
         return _FROM_NUMPY[str(dtype)]
 
 
-f64 = DType("f64", "float", 8)
-f32 = DType("f32", "float", 4)
-f16 = DType("f16", "float", 2)
-bf16 = DType("bf16", "float", 2)
-i64 = DType("i64", "int", 8)
-i32 = DType("i32", "int", 4)
-i16 = DType("i16", "int", 2)
-i8 = DType("i8", "int", 1)
-u8 = DType("u8", "int", 1)
-boolean = DType("bool", "bool", 1)
+f64 = DType("f64", "float", 8, "float64", 11, 7, "f64")
+f32 = DType("f32", "float", 4, "float32", 1, 6, "f32")
+f16 = DType("f16", "float", 2, "float16", 10, 5, "f16")
+bf16 = DType("bf16", "float", 2, "bfloat16", 16, 15, "bf16")
+i64 = DType("i64", "int", 8, "int64", 7, 4, "si64")
+i32 = DType("i32", "int", 4, "int32", 6, 3, "si32")
+i16 = DType("i16", "int", 2, "int16", 5, 2, "si16")
+i8 = DType("i8", "int", 1, "int8", 3, 1, "si8")
+u8 = DType("u8", "int", 1, "uint8", 2, 0, "ui8")
+boolean = DType("bool", "bool", 1, "bool", 9, 11, "i1")
 
 DTYPES: dict[str, DType] = {d.name: d for d in (f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean)}
-_NUMPY = {
-    "f64": "float64", "f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32",
-    "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool",
-}  # fmt: skip
-_FROM_NUMPY = {numpy: DTYPES[name] for name, numpy in _NUMPY.items()} | {"bfloat16": bf16}
+_ONNX_NAMES = {"float64": "double", "float32": "float"}
+_FROM_NUMPY = {d.long: d for d in DTYPES.values()}
 
 # A dtype variable of a signature, and what it may stand for.
 KINDS: dict[str, frozenset[str]] = {

@@ -15,12 +15,6 @@ from ...ir.graph import Graph, Node
 from ...ir.types import DType, TensorType
 from ..lower import Plan, Scope, Walk
 
-# torch's number of each dtype, and what MLIR calls its elements.
-DTYPE_CODES = {"u8": 0, "i8": 1, "i16": 2, "i32": 3, "i64": 4, "f16": 5, "f32": 6, "f64": 7, "bool": 11, "bf16": 15}
-ELEMENTS = {
-    "u8": "ui8", "i8": "si8", "i16": "si16", "i32": "si32", "i64": "si64", "f16": "f16", "f32": "f32", "f64": "f64",
-    "bool": "i1", "bf16": "bf16",
-}  # fmt: skip
 _SIZE_FUNCTIONS = {
     "floordiv": "torch.aten.floordiv.int",
     "mod": "torch.aten.remainder.int",
@@ -58,7 +52,7 @@ Operand = Tensor | Scalar
 def tensor_text(type: TensorType) -> str:
     """``!torch.vtensor<[?,4],f32>``."""
     sizes = ",".join("?" if d.value is None else str(d.value) for d in type.shape)
-    return f"!torch.vtensor<[{sizes}],{ELEMENTS[type.dtype.name]}>"
+    return f"!torch.vtensor<[{sizes}],{type.dtype.mlir}>"
 
 
 def _type_text(value: Operand) -> str:
@@ -119,7 +113,7 @@ class Emitter(Walk[Tensor]):
         if isinstance(value, Dim):
             return self.size(value)
         if isinstance(value, DType):
-            return self.constant(DTYPE_CODES[value.name])
+            return self.constant(value.torch)
         return self.constant(value)
 
     def constant(self, value: Any) -> Scalar:

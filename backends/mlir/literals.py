@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...ir.types import TensorType
-from .emit import ELEMENTS, Call, Emitter, Tensor, tensor_text
+from .emit import Call, Emitter, Tensor, tensor_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ def constant(call: Call) -> Tensor:
 
 def literal(emitter: Emitter, array: np.ndarray, type: TensorType) -> Tensor:
     """``torch.vtensor.literal`` of an array."""
-    builtin = f"tensor<{''.join(f'{d}x' for d in array.shape)}{ELEMENTS[type.dtype.name]}>"
+    builtin = f"tensor<{''.join(f'{d}x' for d in array.shape)}{type.dtype.mlir}>"
     if array.size <= 1 or array.nbytes <= INLINE_BYTES or type.dtype.kind == "bool":
         attribute = f"dense<{_nested(array, type.dtype.kind)}>" if array.size else "dense<>"
     else:

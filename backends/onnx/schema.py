@@ -7,19 +7,11 @@ from typing import NamedTuple
 
 import onnx_ir as ox
 
-from ...ir.types import DType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8
+from ...ir.types import DTYPES, DType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8
 
-ONNX_TYPES: dict[DType, ox.DataType] = {
-    f64: ox.DataType.DOUBLE, f32: ox.DataType.FLOAT, f16: ox.DataType.FLOAT16, bf16: ox.DataType.BFLOAT16,
-    i64: ox.DataType.INT64, i32: ox.DataType.INT32, i16: ox.DataType.INT16, i8: ox.DataType.INT8,
-    u8: ox.DataType.UINT8, boolean: ox.DataType.BOOL,
-}  # fmt: skip
+ONNX_TYPES = {dtype: ox.DataType(dtype.onnx) for dtype in DTYPES.values()}
 TENSOR_TYPES = {dtype: ox.TensorType(kind) for dtype, kind in ONNX_TYPES.items()}
-SCHEMA_NAMES = {
-    "tensor(double)": f64, "tensor(float)": f32, "tensor(float16)": f16, "tensor(bfloat16)": bf16,
-    "tensor(int64)": i64, "tensor(int32)": i32, "tensor(int16)": i16, "tensor(int8)": i8, "tensor(uint8)": u8,
-    "tensor(bool)": boolean,
-}  # fmt: skip
+SCHEMA_NAMES = {dtype.onnx_type: dtype for dtype in DTYPES.values()}
 
 # What an operand is computed in when an ONNX op does not take its own dtype: the first of these that the op takes.
 WIDER: dict[DType, tuple[DType, ...]] = {

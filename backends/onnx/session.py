@@ -23,13 +23,7 @@ from ...runtime.inputs import InputSpec, fit_array
 if TYPE_CHECKING:
     import numpy as np
 
-_ORT_TYPES = {
-    "tensor(double)": "f64", "tensor(float)": "f32", "tensor(float16)": "f16", "tensor(bfloat16)": "bf16",
-    "tensor(int64)": "i64", "tensor(int32)": "i32", "tensor(int16)": "i16", "tensor(int8)": "i8", "tensor(uint8)": "u8",
-    "tensor(bool)": "bool",
-}  # fmt: skip
-
-
+_ORT_TYPES = {dtype.onnx_type: dtype for dtype in DTYPES.values()}
 # Bytes from which on mapping a file is worth the trouble.
 _MAP_FROM = 32 << 20
 
@@ -251,7 +245,7 @@ def _foreign(value: Any) -> _Input:
     )
     if value.type not in _ORT_TYPES:
         raise ValueError(f"`{value.name}` is a {value.type}")
-    return _Input(value.name, DTYPES[_ORT_TYPES[value.type]], shape)
+    return _Input(value.name, _ORT_TYPES[value.type], shape)
 
 
 def _filled(declared: _Input, sizes: Mapping[str, int], seed: int) -> np.ndarray:

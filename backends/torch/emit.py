@@ -25,16 +25,12 @@ from .claims import CLAIMS, UNLESS
 from .sizes import solve_all
 from .table import CONTROL, LOWERINGS, SCALAR_OPERANDS
 
-_TORCH = {
-    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
-    "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool",
-}  # fmt: skip
 _RESERVED = frozenset(keyword.kwlist) | {"torch", "F", "ops", "self", "device", "inf", "nan", "min", "max"}
 
 
 def torch_dtype(dtype: DType) -> str:
     """``torch.float32``, as source."""
-    return f"torch.{_TORCH[dtype.name]}"
+    return f"torch.{dtype.long}"
 
 
 @dataclass(frozen=True, slots=True)

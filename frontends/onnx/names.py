@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ...ir.ops import OPS
+from ...ir.types import DTYPES
 
 # Words of the language that cannot be names (a test holds this to the lexer's list), and what has a meaning everywhere.
 WORDS = frozenset({
@@ -13,8 +14,8 @@ WORDS = frozenset({
     "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "else", "return", "as", "in",
     "from", "and", "or", "not", "true", "false", "none", "inf", "nan", "static", "tokenizer", "pipeline", "mesh",
     "True", "False", "None", "weights", "pass", "target", "where", "float", "int", "num", "any", "bool", "real",
-    "str", "list", "dtype", "range", "len", "f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u8", "scan",
-    "einsum", "rearrange", "given", "ceildiv", "min", "max",
+    "str", "list", "dtype", "range", "len", "scan", "einsum", "rearrange", "given", "ceildiv",
+    "min", "max", *DTYPES,
 })  # fmt: skip
 # Names that exporters make up: `onnx::MatMul_123`, `val_12`, `123`, `/encoder/Constant_3_output_0`.
 _MADE_UP = re.compile(r"(onnx::\w+?_\d+|val_\d+|_val_\d+|\d+|/.*_output_\d+|const_fold_opt__\d+|node_\w+|_inlfunc_.*|)")

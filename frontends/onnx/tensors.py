@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.types import DType, TensorType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8
+from ...ir.types import DTYPES, DType, TensorType, f32, f64, i64
 from ...runtime.files.wire import Extent
 
 if TYPE_CHECKING:
     import numpy as np
 
 # TensorProto.DataType by number; those without a counterpart only by name, for messages.
-DTYPES: dict[int, DType] = {1: f32, 2: u8, 3: i8, 5: i16, 6: i32, 7: i64, 9: boolean, 10: f16, 11: f64, 16: bf16}
+_NUMBERED = {dtype.onnx: dtype for dtype in DTYPES.values()}
 # The field of a tensor that holds the elements of a dtype where they are not raw bytes; `int32_data` of all others.
 _TYPED = {f32: "float_data", f64: "double_data", i64: "int64_data"}
 _OTHERS = {
@@ -30,7 +30,7 @@ _OTHERS = {
 
 def dtype_of(number: int, what: str) -> DType:
     """The dtype of that number. Raises E0757, which names ``what`` has it."""
-    found = DTYPES.get(number)
+    found = _NUMBERED.get(number)
     if found is None:
         shown = _OTHERS.get(number, f"number {number}")
         raise Diagnostic("E0757", f"{what} has the element type {shown}, which Tessera does not have")

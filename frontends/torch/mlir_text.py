@@ -8,14 +8,11 @@ from collections.abc import Iterator
 
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.dims.dim import Dim, as_dim, ceildiv, sym
-from ...ir.types import DTYPES, DType
+from ...ir.types import DTYPES, DType, i32, i64
 from .finish import TORCH_FILE
 
 _TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],\s*(\w+)>")
-_ELEMENTS = {
-    "si64": "i64", "si32": "i32", "si16": "i16", "si8": "i8", "ui8": "u8", "i1": "bool", "f64": "f64", "f32": "f32",
-    "f16": "f16", "bf16": "bf16", "i64": "i64", "i32": "i32",
-}  # fmt: skip
+_ELEMENTS = {dtype.mlir: dtype for dtype in DTYPES.values()} | {"i64": i64, "i32": i32}
 
 # A size of more bits, or an expression of more terms and factors, is none.
 _LARGEST = 1 << 62
@@ -62,7 +59,7 @@ def tensor_type(text: str) -> tuple[DType, list[int | None]] | None:
     if found is None or found.group(2) not in _ELEMENTS:
         return None
     sizes = [None if s.strip() == "?" else int(s) for s in found.group(1).split(",") if s.strip()]
-    return DTYPES[_ELEMENTS[found.group(2)]], sizes
+    return _ELEMENTS[found.group(2)], sizes
 
 
 def affine(text: str, names: list[str]) -> list[Dim]:

@@ -16,10 +16,7 @@ from .finish import TORCH_FILE
 if TYPE_CHECKING:
     from ...runtime.weights.bind import LazyTensor
 
-_DTYPES = {
-    torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
-    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
-}  # fmt: skip
+_DTYPES = {getattr(torch, dtype.long): dtype for dtype in DTYPES.values()}
 
 
 def identity(tensor: torch.Tensor) -> Any:
@@ -34,7 +31,7 @@ def identity(tensor: torch.Tensor) -> Any:
 def dtype_of(dtype: torch.dtype, what: str) -> DType:
     if dtype not in _DTYPES:
         raise Diagnostic("E0782", f"{what} is {dtype}, which Tessera does not have")
-    return DTYPES[_DTYPES[dtype]]
+    return _DTYPES[dtype]
 
 
 def dtype_of_tensor(tensor: torch.Tensor, what: str) -> DType:

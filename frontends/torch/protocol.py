@@ -16,7 +16,7 @@ from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Value
 from ...ir.library import composite
 from ...ir.signature import broadcast_shapes
-from ...ir.types import DType, TensorType, boolean, f32, i64
+from ...ir.types import DTYPES, DType, TensorType, boolean, f32, i64
 from ..foreign import elementwise, inline
 
 Importer = Callable[..., Any]
@@ -163,8 +163,8 @@ def axes_of(axes: Any, rank: int) -> tuple[int, ...] | None:
 
 # Dtypes --------------------------------------------------------------------------------------------------------------
 
-# torch's numbers of dtypes, which torch-dialect MLIR writes.
-SCALAR_TYPES = {0: "u8", 1: "i8", 2: "i16", 3: "i32", 4: "i64", 5: "f16", 6: "f32", 7: "f64", 11: "bool", 15: "bf16"}
+# Dtypes by torch's numbers, which torch-dialect MLIR writes.
+SCALAR_TYPES = {dtype.torch: dtype for dtype in DTYPES.values()}
 _RANK = {"bool": 0, "int": 1, "float": 2}
 
 
@@ -176,8 +176,6 @@ def _number_dtype(value: Any) -> DType:
 
 def promote(a: DType, b: DType) -> DType:
     """The dtype that holds both, as PyTorch has it."""
-    from ...ir.types import DTYPES
-
     if a == b:
         return a
     if a.kind != b.kind:

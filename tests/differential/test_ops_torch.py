@@ -20,7 +20,7 @@ from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph
 from tessera.ir.op import Bad, Sample
 from tessera.ir.ops import OPS
-from tessera.ir.types import DType, TensorType, f32, i64
+from tessera.ir.types import DType, TensorType, boolean, f32, i64
 
 LOOPS = {"fold", "scan", "cond", "while"}  # their bodies are graphs: tested below
 FLOATS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -55,7 +55,7 @@ def extra_samples(name: str, rng: Any) -> list[Sample]:
         "mod": [Sample((np.array([7, -7, 7, -7]), np.array([3, 3, -3, -3])))],
         "cast": [
             Sample((np.array([1.9, -1.9, 0.5, -0.0], np.float32),), {"dtype": i64}),
-            Sample((np.array([0.25, -3.0, 0.0], np.float32),), {"dtype": DType("bool", "bool", 1)}),
+            Sample((np.array([0.25, -3.0, 0.0], np.float32),), {"dtype": boolean}),
             Sample((np.array([True, False]),), {"dtype": f32}),
         ],
         "grouped_matmul": [
@@ -87,7 +87,7 @@ def extra_samples(name: str, rng: Any) -> list[Sample]:
             Sample((np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)), {"axis": 1}),
         ],
         "full": [
-            Sample((), {"shape": (2,), "value": True, "dtype": DType("bool", "bool", 1)}),
+            Sample((), {"shape": (2,), "value": True, "dtype": boolean}),
             Sample((), {"shape": (), "value": 7, "dtype": i64}),
             Sample((), {"shape": (3,), "value": float("-inf"), "dtype": f32}),
         ],

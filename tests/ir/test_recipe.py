@@ -11,7 +11,7 @@ from tessera.ir.diagnostics import Diagnostic, Span
 from tessera.ir.graph import Initializer
 from tessera.ir.recipe import Apply, Fill, Recipe, Take, apply
 from tessera.ir.recipe_functions import FUNCTIONS, Typed
-from tessera.ir.types import DType, bf16, f32, f64, i32
+from tessera.ir.types import DType, bf16, f32, f64, i32, i64
 
 RNG = np.random.default_rng(0)
 ARRAYS: dict[str, Any] = {
@@ -56,7 +56,7 @@ CASES: list[tuple[Apply, Any]] = [
     (apply("repeat", "v", times=3, axis=-1), V.repeat(3)),
     (apply("pad", "a", after=2), np.concatenate([A, np.zeros((2, 4), np.float32)])),
     (apply("pad", "v", before=1, axis=-1, value=1.0), np.concatenate([[np.float32(1)], V])),
-    (apply("cast", "n", dtype=DType("i64", "int", 8)), N.astype(np.int64)),
+    (apply("cast", "n", dtype=i64), N.astype(np.int64)),
     (apply("scale", "a", by=0.5), A * np.float32(0.5)),
     (apply("add", "a", apply("scale", apply("matmul", "a", apply("matmul", "c", "b")), by=2.0)), A + 2 * (A @ (C @ B))),
     (apply("add", "a", "v"), A + V),

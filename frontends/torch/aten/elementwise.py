@@ -16,7 +16,7 @@ def dtype_of(value: Any) -> DType | None:
         return value
     if value not in SCALAR_TYPES:
         raise Unsupported(f"dtype number {value}")
-    return DTYPES[SCALAR_TYPES[value]]
+    return SCALAR_TYPES[value]
 
 
 def literal_of(value: Any) -> Any:
