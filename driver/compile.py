@@ -142,6 +142,7 @@ def compile(
     metadata: Mapping[str, str] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    after: After | None = None,
     **options: Any,
 ) -> Artifact:
     """Compile a module or a model built in Python. What is not given comes from its ``compile`` block, else from the defaults.
@@ -157,6 +158,7 @@ def compile(
         metadata: strings to put into the file.
         output: also write the artifact there; nothing is left there when anything fails.
         progress: told what goes on.
+        after: called with each pass, its report and the module so far.
         options: of the target, such as ``opset=20``. None counts as not given.
 
     Raises:
@@ -172,7 +174,7 @@ def compile(
     goal = chosen(module, target, options, output)
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
-        module, report.passes = apply_passes(module, list(steps), verify_each=verify_each)
+        module, report.passes = apply_passes(module, list(steps), verify_each=verify_each, after=after)
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
     with clock("reading the weights"):

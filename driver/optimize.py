@@ -95,27 +95,39 @@ def optimize(
     module = source.module
     steps = list(passes if passes is not None else module.compile.passes if module.compile else [])
     raising = _raising(source)
+    raised = [module]
     with tempfile.TemporaryDirectory(prefix="tessera-") as name:
         folder = Path(name)
         tell("rewriting and writing", None, None)
         artifact = drive(
             module, target=Onnx.name, weights=source.weights, passes=[*raising, *steps], opset=options.opset,
             seed=options.seed, output=output, progress=progress,
+            after=lambda step, report, module: raised.append(module) if step.name == RAISE else None,
         )  # fmt: skip
-        files = {OPTIMIZED: Path(output), **_others(source, artifact.module, options, folder, tell)}
+        files = {OPTIMIZED: Candidate(Path(output), artifact.module)}
+        files |= _others(source, artifact.module, options, folder, tell)
         if options.int8:
             from .report.quantize import quantize
 
             tell("quantizing", None, None)
-            files[INT8] = quantize(files[ORIGINAL], folder / "int8.onnx")
-            files[BOTH] = int8_path(output)
-            with written_aside(files[BOTH]) as aside:
+            whole = files[ORIGINAL]
+            files[INT8] = Candidate(quantize(whole.file, folder / "int8.onnx"), whole.module)
+            files[BOTH] = Candidate(int8_path(output), artifact.module)
+            with written_aside(files[BOTH].file) as aside:
                 quantize(Path(output), aside)
-        before, _ = apply_passes(module, [*raising, *CLEANUP])
+        before, _ = apply_passes(raised[len(raising)], CLEANUP)
         after, done = artifact.module, artifact.report
         # Its session would keep a copy of the weights through all that follows.
         del artifact
         return _report(source, before, after, done, files, options, tell, Path(output))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that is measured, and the program in it; None for a file of others."""
+
+    file: Path
+    module: Module | None
 
 
 def int8_path(output: str | os.PathLike[str]) -> Path:
@@ -130,21 +142,22 @@ def _raising(source: Source) -> list[PassSpec]:
     return [PassSpec(RAISE)] if source.raising and RAISE in registry() else []
 
 
-def _others(source: Source, after: Module, options: Options, folder: Path, tell: Progress) -> dict[str, Path]:
+def _others(source: Source, after: Module, options: Options, folder: Path, tell: Progress) -> dict[str, Candidate]:
     """What the result is compared with: the original, and the two graphs that say what merging is worth."""
     from ..passes.tokens.baselines import fixed_indices, merges, random_dropping
 
     wanted = {} if source.file else {ORIGINAL: source.module}
     if merges(after):
         wanted |= {FIXED: fixed_indices(after), RANDOM: random_dropping(after)}
-    files = {ORIGINAL: source.file} if source.file else {}
+    files = {ORIGINAL: Candidate(source.file, None)} if source.file else {}
     for what, module in wanted.items():
         tell(f"building for comparison: {what}", None, None)
-        files[what] = folder / f"{what.replace(' ', '_')}.onnx"
-        drive(
+        file = folder / f"{what.replace(' ', '_')}.onnx"
+        made = drive(
             module, target=Onnx.name, weights=source.weights, passes=[], opset=options.opset, seed=options.seed,
-            verify=False, output=files[what],
+            verify=False, output=file,
         )  # fmt: skip
+        files[what] = Candidate(file, made.module)
     return files
 
 
@@ -153,7 +166,7 @@ def _report(
     before: Module,
     after: Module,
     done: CompileReport,
-    files: dict[str, Path],
+    files: dict[str, Candidate],
     options: Options,
     tell: Progress,
     output: Path,
@@ -161,7 +174,8 @@ def _report(
     from .report.text import verdict
 
     def opened(*names: str) -> dict[str, Target]:
-        return {n: Target.open(files[n], name=n, threads=options.threads) for n in names if n in files}
+        candidates = {n: files[n] for n in names if n in files}
+        return {n: Target.open(c.file, c.module, name=n, threads=options.threads) for n, c in candidates.items()}
 
     targets = opened(ORIGINAL, OPTIMIZED, FIXED, INT8, BOTH)
     optimized = targets[OPTIMIZED]

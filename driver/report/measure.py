@@ -181,8 +181,17 @@ class Target:
     _session: Any = field(default=None, repr=False)
 
     @staticmethod
-    def open(path: str | os.PathLike[str], *, name: str | None = None, threads: int | None = None) -> Target:
-        """Load an artifact with its weights packed as ONNX Runtime does by default.
+    def open(
+        path: str | os.PathLike[str],
+        module: Module | None = None,
+        *,
+        name: str | None = None,
+        threads: int | None = None,
+    ) -> Target:
+        """Load an artifact as it is fastest: ONNX Runtime with its weights packed.
+
+        Args:
+            module: the program in it, where it is at hand; else what the file carries is read.
 
         Raises:
             Diagnostic: E0001, E0014 no artifact, E0910 and E0911 when it cannot be loaded.
@@ -191,7 +200,7 @@ class Target:
 
         file = Path(path)
         runner: Any = open_artifact(file, threads=threads, measured=True)
-        module = getattr(runner, "module", None) or _carried(runner.metadata, file)
+        module = module or getattr(runner, "module", None) or _carried(runner.metadata, file)
         bounds: Mapping[str, Any] = _bounds_of(module) if module is not None else artifact_target(file).bounds(file)
         fields = [Field(s.name, s.dtype, runner.shapes[s.name], bounds.get(s.name)) for s in runner.inputs]
         return Target(

@@ -360,3 +360,21 @@ def test_bench_mistakes(cli: Cli, vit_onnx: Path, tiny: Path, tmp_path: Path) ->
     ):
         result = cli("bench", *args, "--rounds", 1)
         assert (result.code, f"error[{code}]" in result.err) == (1, True), result.err
+
+
+def test_nothing_is_done_twice(vit_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Primitives are raised once, and no program is read back from a file that was just written."""
+    from tessera.frontends import source
+    from tessera.passes.engine import registry
+
+    raising = registry()["raise_composites"]
+    runs: list[str] = []
+    run, loads = raising.run, source.loads
+    monkeypatch.setattr(raising, "run", lambda self, module: (runs.append("raised"), run(self, module))[1])
+    monkeypatch.setattr(source, "loads", lambda *args, **named: (runs.append("read"), loads(*args, **named))[1])
+    report = optimize(
+        vit_onnx, passes=["merge_tokens(r=12, protect=1)"], output=tmp_path / "fast.onnx", options=Options(rounds=1, memory=False)
+    )  # fmt: skip
+    assert runs == ["raised"]
+    assert report["passes"][0]["pass"] == "raise_composites"
+    assert report["cost"]["ratio"] > 1
