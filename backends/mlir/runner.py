@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...ir.op import Trait, has
 from ..target import Readers
 from ..torch import build
 from ..torch.runner import TorchRunner
@@ -16,7 +17,7 @@ class MlirRunner(TorchRunner):
     @property
     def selects(self) -> bool:
         """As it is; in the text a selection may be comparisons."""
-        return any(n.op.name in ("topk", "sort", "gt", "lt", "ge", "le") for n in self.module.graph.nodes())
+        return any(has(n, Trait.SELECTS) or has(n, Trait.COMPARES) for n in self.module.graph.nodes())
 
 
 def open_text(path: Path, readers: Readers, threads: int | None) -> MlirRunner:

@@ -18,12 +18,12 @@ from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Input, Node, Parameter, Value
 from ...ir.keys import attr_key
 from ...ir.naming import unique
-from ...ir.op import Attrs
+from ...ir.op import Attrs, Trait, has
 from ...ir.types import DType, TensorType
 from ..lower import Plan, Walk
 from .claims import CLAIMS, UNLESS
 from .sizes import solve_all
-from .table import CONTROL, LOWERINGS, SCALAR_OPERANDS
+from .table import LOWERINGS, SCALAR_OPERANDS
 
 _RESERVED = frozenset(keyword.kwlist) | {"torch", "F", "ops", "self", "device", "inf", "nan", "min", "max"}
 
@@ -214,7 +214,7 @@ class Writer(Walk[str]):
                     self.release(value)
             if same is None:
                 targets = [self.name(v, v.name) if self.count(v) else "_" for v in node.outputs]
-                comma = "," if len(targets) == 1 and node.op.name in CONTROL else ""
+                comma = "," if len(targets) == 1 and has(node, Trait.REGION) else ""
                 self.lines.append(f"{', '.join(targets)}{comma} = {text}")
 
     @staticmethod

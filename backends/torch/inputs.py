@@ -13,13 +13,11 @@ from ...ir.binding import symbol_sizes
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims.dim import sym
 from ...ir.graph import Graph, Input, Require
+from ...ir.op import Trait, has
 from ...ir.requirements import requirements
 from ...runtime.weights.initialise import fill
 from .emit import torch_dtype
 from .sizes import solve_all, where_from
-
-# Ops whose result depends on an order, in which NaN has no place.
-_SELECTIONS = frozenset({"sort", "topk", "argmax", "argmin", "searchsorted"})
 
 
 class Inputs:
@@ -29,7 +27,7 @@ class Inputs:
         self.graph = graph
         self.solved = solve_all(graph)
         self.bodies = [(parent, body, requirements(body)) for parent, body in bodies]
-        self.selects = any(node.op.qualified in _SELECTIONS for _, body in bodies for node in body.nodes())
+        self.selects = any(has(node, Trait.SELECTS) for _, body in bodies for node in body.nodes())
 
     def bind(self, args: Sequence[Any], named: Mapping[str, Any], *, seed: int, device: torch.device) -> list[Tensor]:
         """The tensors in order, checked; states and random inputs that are not given are filled.
