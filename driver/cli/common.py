@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -133,33 +133,18 @@ def paint(text: str) -> str:
     return "\n".join(lines)
 
 
-def columns(rows: Iterable[Sequence[object]], right: Sequence[int] = (), indent: str = "") -> str:
-    """Rows as aligned columns, those in ``right`` to the right; the last column is not padded, but wrapped on a terminal."""
+def columns(rows: Iterable[Sequence[object]], right: Collection[int] = (), indent: str = "") -> str:
+    """Rows as aligned columns, those in ``right`` to the right: on a terminal as wide as that is, else as they are."""
     cells = [[str(c) for c in row] for row in rows]
-    if not cells:
-        return ""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    last = len(widths) - 1
-    lines = []
-    for row in cells:
-        parts = [
-            c.rjust(w) if i in right else c if i == last else c.ljust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(parts)).rstrip())
-    start = len(indent) + sum(widths[:-1]) + 2 * last
-    return "\n".join(_wrapped(line, start) for line in lines)
+    if sys.stdout.isatty():
+        import shutil
 
+        from ..report.tables import grid, rendered
 
-def _wrapped(line: str, start: int) -> str:
-    """A line whose last column starts at ``start``: on a terminal that column goes on below itself."""
-    import shutil
-    import textwrap
+        return rendered([grid(cells, right, len(indent))], shutil.get_terminal_size().columns)
+    from ...ir.analysis.table import aligned
 
-    width = shutil.get_terminal_size().columns
-    if not sys.stdout.isatty() or len(line) <= width or width - start < 20:
-        return line
-    return line[:start] + textwrap.fill(line[start:], width - start).replace("\n", "\n" + " " * start)
+    return "\n".join(f"{indent}{line}" for line in aligned(cells, right).splitlines())
 
 
 def first_sentence(doc: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .fidelity import SHAPE
+from .tables import rendered, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -233,17 +234,7 @@ def block_rows(report: Report) -> list[list[str]]:
 
 def render(report: Report, width: int = WIDTH, color: bool = False) -> str:
     """The report as text of at most ``width`` columns."""
-    from io import StringIO
-
-    from rich.console import Console
-
-    stream = StringIO()
-    console = Console(
-        file=stream, width=min(width, WIDTH), force_terminal=color, highlight=False, emoji=False, markup=False
-    )
-    for part in _parts(report):
-        console.print(part)
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    lines = rendered(_parts(report), min(width, WIDTH), color).split("\n")
     # A table ends with an empty line, and so does the space in front of a title.
     return "\n".join(line for i, line in enumerate(lines) if line or (i and lines[i - 1]))
 
@@ -257,21 +248,21 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield _sentences(report)
     where = f" at {at(report['sizes'])}" if report["sizes"] else ""
     yield Text(f"\nTokens and FLOPs{where}", style="bold")
-    yield _table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
+    yield table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
     yield Text(BLOCKS)
     rounds = rounds_text(report["latency"]["rounds"])
     yield Text(f"\nLatency{where}: medians and quartiles of {rounds}", style="bold")
-    yield _table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report))
+    yield table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report))
     if report["memory"]:
         yield Text("\nLargest memory above an idle process", style="bold")
-        yield _table(["", "file", "private", "resident"], memory_rows(report))
+        yield table(["", "file", "private", "resident"], memory_rows(report))
     fidelity = report["fidelity"]
     yield Text(f"\nFidelity to the original on {fidelity['what']}", style="bold")
     for output in fidelity["outputs"]:
         yield Text(f"`{output['output']}` {output['shape']}: {output['why']}")
         heads, rows = measures(report, output)
         if rows:
-            yield _table(heads, rows)
+            yield table(heads, rows)
         for reason, names in skipped(output).items():
             yield Text(f"{', '.join(names)} not compared: {reason}\n")
     for name, text in fidelity["baselines"].items():
@@ -292,28 +283,15 @@ def _sentences(report: Report) -> RenderableType:
     from rich.text import Text
 
     styles = {True: "green", False: "yellow", None: ""}
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column()
+    said_of = Table.grid(padding=(0, 2))
+    said_of.add_column(no_wrap=True)
+    said_of.add_column()
     for name, said in report["verdict"].items():
-        table.add_row(name, Text(said["text"], style=styles[said["pays"]]))
+        said_of.add_row(name, Text(said["text"], style=styles[said["pays"]]))
     for text in warnings(report):
-        table.add_row("warning", Text(text, style="yellow"))
+        said_of.add_row("warning", Text(text, style="yellow"))
     for text in report["notes"]:
-        table.add_row("note", Text(text))
+        said_of.add_row("note", Text(text))
     for row in report["passes"]:
-        table.add_row("pass", Text("\n".join([pass_text(row), *(f"- {note}" for note in row["notes"])])))
-    return table
-
-
-def _table(heads: list[str], rows: list[list[str]], last: bool = False) -> RenderableType:
-    """A table, with a line above its last row where that is a total."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
-    for i, row in enumerate(rows):
-        table.add_row(*row, end_section=last and i == len(rows) - 2)
-    return table
+        said_of.add_row("pass", Text("\n".join([pass_text(row), *(f"- {note}" for note in row["notes"])])))
+    return said_of

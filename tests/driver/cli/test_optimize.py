@@ -370,8 +370,16 @@ def test_nothing_is_done_twice(vit_onnx: Path, tmp_path: Path, monkeypatch: pyte
     raising = registry()["raise_composites"]
     runs: list[str] = []
     run, loads = raising.run, source.loads
-    monkeypatch.setattr(raising, "run", lambda self, module: (runs.append("raised"), run(self, module))[1])
-    monkeypatch.setattr(source, "loads", lambda *args, **named: (runs.append("read"), loads(*args, **named))[1])
+
+    def told(what: str, of: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            runs.append(what)
+            return of(*args, **named)
+
+        return call
+
+    monkeypatch.setattr(raising, "run", told("raised", run))
+    monkeypatch.setattr(source, "loads", told("read", loads))
     report = optimize(
         vit_onnx, passes=["merge_tokens(r=12, protect=1)"], output=tmp_path / "fast.onnx", options=Options(rounds=1, memory=False)
     )  # fmt: skip
