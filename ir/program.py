@@ -169,14 +169,14 @@ class Program:
                 found.setdefault(name, param)
         return found
 
-    def only(self, entry: str) -> Program:
+    def only(self, entry: str, span: Span | None = None) -> Program:
         """The program of one entry point alone, over the same graph and declarations. Raises E0521 when there is none."""
         if entry not in self.functions:
             from .diagnostics import did_you_mean
 
             names = list(self.functions)
             raise Diagnostic(
-                "E0521", f"the program `{self.name}` has no entry point `{entry}`",
+                "E0521", f"the program `{self.name}` has no entry point `{entry}`", span,
                 help=did_you_mean(entry, names) or f"its entry points are {', '.join(names)}",
             )  # fmt: skip
         doc = self.doc if self.plain else self.docs.get(entry, "")
@@ -185,6 +185,13 @@ class Program:
         return replace(
             self, name=entry, functions={entry: graph}, doc=doc, docs={}, stages={}, flows={}, recipes=recipes
         )
+
+    def take_back(self, alone: Program) -> None:
+        """Take over what was changed in a program that :meth:`only` gave."""
+        self.functions.update(alone.functions)
+        self.locals.update(alone.locals)
+        self.uses.update(alone.uses)
+        self.rules.update(alone.rules)
 
     def declared(self) -> dict[str, Declaration]:
         """The declarations of the program's own files that its functions use, directly or not."""

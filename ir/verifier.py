@@ -8,7 +8,9 @@ from .compare import same_attr
 from .diagnostics import Diagnostic
 from .dims.dim import Dim
 from .graph import Graph, Node, Parameter, Value
+from .program import Program
 from .types import TensorType
+from .wiring import check
 
 
 class VerifyError(Exception):
@@ -23,6 +25,20 @@ def verify(graph: Graph) -> None:
     """
     _verify_names(graph)
     _verify(graph, frozenset())
+
+
+def verify_program(program: Program) -> None:
+    """Check every function of a program, what they share, and how flows wire them.
+
+    Raises:
+        VerifyError: at the first broken invariant.
+    """
+    for graph in program.functions.values():
+        verify(graph)
+    try:
+        check(program)
+    except Diagnostic as error:
+        raise VerifyError(f"the program {program.name}: {error.message}") from error
 
 
 def _verify(graph: Graph, around: frozenset[str]) -> None:

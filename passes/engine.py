@@ -31,6 +31,7 @@ from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ..ir.graph import Module
 from ..ir.verifier import verify
+from ..ir.wiring import check_shared
 from .options import check_options
 from .report import Report
 
@@ -130,7 +131,19 @@ def find(name: str, span: Span | None = None) -> type[Pass]:
 def make(spec: PassSpec) -> Pass:
     """The pass that ``spec`` describes. Raises E0701 to E0704 for an unknown pass or option, and a wrong value."""
     cls = find(spec.name, spec.span)
-    return cls(**check_options(cls, spec))
+    options = {name: value for name, value in spec.options.items() if name != "entry"}
+    return cls(**check_options(cls, dataclasses.replace(spec, options=options)))
+
+
+def _entries(spec: PassSpec | Pass, program: Module) -> list[str]:
+    """The entry points that a pass runs on: those that its option ``entry`` names, else all. Raises E0521."""
+    if isinstance(spec, Pass) or "entry" not in spec.options:
+        return list(program.functions)
+    given = spec.options["entry"]
+    names = [str(name) for name in (given if isinstance(given, (list, tuple)) else [given])]
+    for name in names:
+        program.only(name, spec.span)
+    return names
 
 
 # Running -------------------------------------------------------------------------------------------------------------
@@ -138,6 +151,8 @@ def make(spec: PassSpec) -> Pass:
 
 def apply(module: Module, what: str | Pass | PassSpec, **options: Any) -> tuple[Module, Report]:
     """Run one pass on a copy: ``module, report = apply(module, "merge_tokens", r=8)``.
+
+    Of a program it runs on every entry point, or on those that ``entry="prefill"`` names; the report is that of the first.
 
     Raises:
         Diagnostic: E0701 to E0704 for the pass and its options, and whatever the pass finds wrong.
@@ -157,28 +172,30 @@ def run_pipeline(
     verify_each: bool = False,
     after: After | None = None,
 ) -> tuple[Module, list[Report]]:
-    """Run passes one after another on a copy of ``module``, which itself stays as it is.
+    """Run passes one after another on a copy of ``module``, which itself stays as it is. There is one report for each pass
+    and entry point.
 
     Args:
         verify_each: check the graph's invariants and the pass's promise after each pass.
-        after: called with each pass, its report and the module so far.
+        after: called with each pass, each of its reports and the module so far.
 
     Raises:
         Diagnostic: a wrong option or program; it names the pass. :class:`PassFailed` for a bug in a pass.
     """
     # Options are all checked before anything runs: the last pass's typing error should not cost the first one's time.
-    steps = [(p, None) if isinstance(p, Pass) else (make(p), p.span) for p in passes]
+    steps = [
+        (p, None, _entries(p, module)) if isinstance(p, Pass) else (make(p), p.span, _entries(p, module))
+        for p in passes
+    ]
     reports: list[Report] = []
-    for step, span in steps:
-        ran = [r.name for r in reports]
+    for step, span, entries in steps:
+        ran = list(dict.fromkeys(r.name for r in reports))
         before, module = module, module.clone()
+        made: list[Report] = []
         try:
-            step.requires(module)
-            report = step.run(module)
-            if verify_each:
-                verify(module.graph)
-                _same_interface(before, module)
-                step.ensures(before, module)
+            for entry in entries:
+                made.append(_run(step, before, module, entry, verify_each))
+            _check_shared(step, module)
         except Diagnostic as error:
             before_it = f", after {', '.join(ran)}" if ran else ""
             note = Note(f"while running the pass `{step.name}`{before_it}", span)
@@ -187,10 +204,37 @@ def run_pipeline(
             raise
         except Exception as error:
             raise PassFailed(step.name, ran, error, span) from error
-        reports.append(report)
+        reports += made
         if after is not None:
-            after(step, report, module)
+            for report in made:
+                after(step, report, module)
     return module, reports
+
+
+def _run(step: Pass, before: Module, program: Module, entry: str, verify_each: bool) -> Report:
+    """Run a pass on one entry point of ``program``, in place."""
+    alone = program if len(program.functions) == 1 else program.only(entry)
+    step.requires(alone)
+    report = step.run(alone)
+    if verify_each:
+        verify(alone.graph)
+        _same_interface(before.only(entry), alone)
+        step.ensures(before.only(entry), alone)
+    if alone is not program:
+        report.entry = entry
+        program.take_back(alone)
+    return report
+
+
+def _check_shared(step: Pass, program: Module) -> None:
+    """Raises E0526 when a pass changed a shared parameter or state in some entry points only."""
+    try:
+        check_shared(program)
+    except Diagnostic as error:
+        raise Diagnostic(
+            "E0526", f"`{step.name}` changed what entry points share: {error.message}", notes=error.notes,
+            help="run it on all of them: leave out `entry=`",
+        ) from error  # fmt: skip
 
 
 def _same_interface(before: Module, after: Module) -> None:

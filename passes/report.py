@@ -24,6 +24,7 @@ class Report:
         notes: sentences for the user.
         tables: figures that depend on the sizes of the free dimensions, as functions of these sizes.
         sizes: the sizes at which the tables are shown.
+        entry: the entry point it ran on, of a program that has several.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     tables: dict[str, Callable[[Mapping[str, int]], Table]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    entry: str = ""
 
     @staticmethod
     def of(what: Pass, modified: int, **facts: Any) -> Report:
@@ -51,6 +53,7 @@ class Report:
         """Plain data, for JSON."""
         return {
             "pass": self.name,
+            **({"entry": self.entry} if self.entry else {}),
             "contract": self.contract,
             "modified": self.modified,
             **self.facts,
@@ -61,7 +64,8 @@ class Report:
 
     def __str__(self) -> str:
         facts = "".join(f", {name.replace('_', ' ')}: {_fact(value)}" for name, value in self.facts.items())
-        lines = [f"{self.name} ({self.contract}): {self.modified} modified{facts}"]
+        where = f" of {self.entry}" if self.entry else ""
+        lines = [f"{self.name}{where} ({self.contract}): {self.modified} modified{facts}"]
         lines += [f"  {note}" for note in self.notes]
         for name in self.tables:
             where = ", ".join(f"{symbol} = {size}" for symbol, size in self.sizes.items())

@@ -330,7 +330,7 @@ class Model:
             graph.add_output(tensor, info.name, info.role)
         self._elaborator._check_params(graph)
         self._elaborator._check_bodies(graph)
-        locals_, uses = gather(self._elaborator, graph, self._unit)
+        locals_, uses = gather(self._elaborator, [graph], self._unit, self.name)
         self._module = Module(self.name, graph, self.doc, locals_, uses)
 
 

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 def load(
     path: str | Path, model: str | None = None, params: dict[str, Any] | None = None, dtype: str = "f32"
 ) -> Module:
-    """Read, type-check and elaborate one model of a file.
+    """Read, type-check and elaborate one model or program of a file.
 
     Args:
         path: a `.tess` file.
-        model: which model; may be left out when the file has one, one ``compile`` block, or a model of the file's own name.
+        model: which model or program; may be left out when the file has one ``compile`` block, one program, one model, or a
+            model of the file's own name.
         params: values for the model's static parameters; they go before those of the ``compile`` block.
         dtype: what ``float`` means in the model's signature: f32, f16, bf16 or f64.
 
@@ -48,8 +49,9 @@ def loads(
 
 
 def models(path: str | Path) -> list[str]:
-    """The names of a file's models."""
-    return list(_library().file(path).models)
+    """The names of a file's models and programs."""
+    unit = _library().file(path)
+    return [*unit.models, *unit.programs]
 
 
 def check(path: str | Path) -> list[Module]:
@@ -164,7 +166,9 @@ def _check(unit_of: Callable[[Library], Unit]) -> list[Module]:
     unit = unit_of(library)
     elaborator = Elaborator(library)
     modules = []
-    for name, node in unit.models.items():
+    declared: list[ast.Function | ast.Program] = [*unit.models.values(), *unit.programs.values()]
+    for node in declared:
+        name = node.name
         blocks = [c for c in _compiles(unit) if c.model == name]
         block = blocks[0] if blocks else None
         spec, statics = _compile_spec(elaborator, unit, block)
@@ -202,24 +206,31 @@ def _compiles(unit: Unit) -> list[ast.Compile]:
 
 def _choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[str, ast.Compile | None]:
     blocks = _compiles(unit)
-    names = list(unit.models)
+    names = [*unit.models, *unit.programs]
     if model is None and len({b.model for b in blocks}) == 1:
         model, span = blocks[0].model, blocks[0].span
-    if model is None and len(names) == 1:
-        model = names[0]
+    for only in (unit.programs, unit.models):
+        if model is None and len(only) == 1:
+            model = next(iter(only))
     if model is None and Path(unit.path).stem in names:
         model = Path(unit.path).stem
     if model is None:
         raise Diagnostic(
-            "E0207", f"{unit.path} has {len(names) or 'no'} models", span,
+            "E0207", f"{unit.path} has {_counted(unit)}", span,
             help=f"choose one with `--model`: {', '.join(names)}" if names else "declare a `model`",
         )  # fmt: skip
-    if model not in unit.models:
+    if model not in names:
         raise Diagnostic(
             "E0207", f"{unit.path} has no model `{model}`", span,
             help=did_you_mean(model, names) or f"its models are {', '.join(names) or 'none'}",
         )  # fmt: skip
     return model, next((b for b in blocks if b.model == model), None)
+
+
+def _counted(unit: Unit) -> str:
+    """``2 models``, ``2 programs``, ``no models``."""
+    programs = len(unit.programs)
+    return f"{programs} programs" if programs else f"{len(unit.models) or 'no'} models"
 
 
 def _compile_spec(

@@ -19,4 +19,40 @@ CODES = {
         "  wrong:  program.only(\"decoder\")\n"
         "  right:  program.only(\"prefill\")",
     ),
+    "E0522": Code(
+        "two entry points disagree about what they share",
+        "Parameters of one full name, and states of one name, are one tensor in all entry points of a program: their types and\n"
+        "initial values must be equal. Two things that only happen to have one name get different scopes.\n\n"
+        "  wrong:  model a(…) { param w: float[8] … }   model b(…) { param w: float[16] … }\n"
+        "  right:  y = linear(x, out=8) as a_head       # in the one model, and `as b_head` in the other",
+    ),
+    "E0523": Code(
+        "nothing calls a host stage",
+        "A host stage does something only where a flow calls it; one that no flow calls is left over or misspelt.\n\n"
+        "    host sample = \"mine.sampling:greedy\"(logits: float[B, V]) -> i64[B, 1]\n"
+        "    flow answer(ids: i64[B, T]) -> i64[B, 1] {\n"
+        "        return sample(prefill(ids))\n"
+        "    }",
+    ),
+    "E0524": Code(
+        "a flow holds something other than calls",
+        "A flow says in which order entry points, host stages and other flows are called, and who gets whose results. Arithmetic,\n"
+        "slices, `repeat` and parameters belong into a model, where backends and passes see them.\n\n"
+        "  wrong:  flow f(ids: i64[B, T]) -> … { return sample(prefill(ids) * 0.5) }\n"
+        "  right:  flow f(ids: i64[B, T]) -> … { return sample(prefill(ids)) }     # and `* 0.5` in the model",
+    ),
+    "E0525": Code(
+        "a host stage names no function",
+        "A host stage is a Python function by its name: the module, a colon, and the function in it. The name is text until\n"
+        "somebody runs the stage and allows it; reading or compiling a program never imports what it names.\n\n"
+        "  wrong:  host sample = \"mine/sampling.py\"(…) -> …\n"
+        "  right:  host sample = \"mine.sampling:greedy\"(…) -> …",
+    ),
+    "E0526": Code(
+        "a pass changed what entry points share in some of them only",
+        "The entry points of a program share what has one name: a parameter or state that a pass gives another type or initial\n"
+        "value has to change in all of them.\n\n"
+        "  wrong:  pass halve(entry=prefill)        # `step` reads the same weights, in their old type\n"
+        "  right:  pass halve",
+    ),
 }  # fmt: skip

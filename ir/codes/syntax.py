@@ -199,4 +199,12 @@ CODES = {
         "rewrite double_neg(x: float[...]) { neg(neg(x)) => x }",
         "rewrite exact double_neg(x: float[...]) { neg(neg(x)) => x }",
     ),
+    "E0130": _code(
+        "bad member of a program",
+        """A `program` holds entry points, host stages and flows: `entry name = model(…)`,
+        `host name = "package.module:function"(…) -> …` and `flow name(…) -> … { … }`. What stands before its brace are
+        static parameters.""",
+        "program p { entrance run = m }",
+        "program p { entry run = m }",
+    ),
 }

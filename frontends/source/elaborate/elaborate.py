@@ -24,6 +24,7 @@ from .frame import Frame
 from .gather import gather
 from .given import given_value
 from .library import Declared, Library, Unit
+from .programs import elaborate_program
 from .signatures import Signatures
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, describe, is_tensor
 
@@ -245,7 +246,7 @@ class Elaborator:
     def model(
         self, unit: Unit, name: str, params: dict[str, Any], spans: Mapping[str, Span | None] | None = None
     ) -> Module:
-        """Elaborate one model of a unit.
+        """Elaborate one model or program of a unit.
 
         Args:
             params: values for its static parameters.
@@ -254,57 +255,75 @@ class Elaborator:
         Raises:
             Diagnostic: whatever is wrong with the program.
         """
+        if name in unit.programs:
+            return elaborate_program(self, unit, unit.programs[name], params, spans or {})
         node = unit.models[name]
-        declared = Declared(unit, node)
+        graph = self.graph(Declared(unit, node), params, spans or {}, name)
+        locals_, uses = gather(self, [graph], unit, name)
+        return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
+
+    def graph(self, declared: Declared, params: dict[str, Any], spans: Mapping[str, Span | None], name: str) -> Graph:
+        """A model with these static parameters as a graph called ``name``. Raises Diagnostic for what is wrong with it."""
+        node = declared.node
+        assert isinstance(node, ast.Function)
         self.register(declared)
         self.check_cycles(declared)
         self.called.add(id(node))
         signature = self.signatures.of(declared)
-        statics: dict[str, Any] = {}
-        for key, value in params.items():
-            static = signature.static(key)
-            where = spans.get(key) if spans else None
-            if static is None:
-                names = [s.name for s in signature.statics]
-                raise Diagnostic(
-                    "E0403", f"the model `{name}` has no static parameter `{key}`", where or node.name_span,
-                    help=did_you_mean(key, names) or f"its static parameters are {', '.join(names) or 'none'}",
-                )  # fmt: skip
-            meant = given_value(self, unit, static, value, where)
-            statics[key] = self.calls.static_value(static.kind, static.optional, meant, name, key, where)
         graph = Graph(name)
         builder = Builder(graph)
-        bound, operands = self._model_inputs(node, signature, statics, builder)
+        bound = self.given_statics(declared.unit, node, signature, params, spans)
+        operands = self._model_inputs(node, signature, bound, builder)
         env = self.calls.body_environment(signature, bound, operands)
-        frame = Frame(self, unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound)
+        frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound)
         frame.run(node.body)
         self.calls.finish_states(frame)
         values = self.check_results(declared, signature, bound, frame)
         self._model_outputs(graph, signature, bound, values, node.name_span)
         self._check_params(graph)
         self._check_bodies(graph)
-        locals_, uses = gather(self, graph, unit)
-        return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
+        return graph
 
-    def _model_inputs(
-        self, node: ast.Function, signature: Signature, statics: dict[str, Any], builder: Builder
-    ) -> tuple[Bindings, list[Value | None]]:
-        bound = Bindings(statics=dict(statics), dtypes={"float": self.dtype, "int": DTYPES["i64"]})
-        for key, value in statics.items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                bound.dims[key] = const(value)
+    def given_statics(
+        self, unit: Unit, node: ast.Function, signature: Signature, params: Mapping[str, Any],
+        spans: Mapping[str, Span | None],
+    ) -> Bindings:  # fmt: skip
+        """The static parameters of a model or program: those given, and the defaults of the others.
+
+        Raises:
+            Diagnostic: E0403 for one that it does not have, E0401 for one that is missing, E0402 for a wrong value.
+        """
+        bound = Bindings(dtypes={"float": self.dtype, "int": DTYPES["i64"]})
+        for key, value in params.items():
+            static = signature.static(key)
+            where = spans.get(key)
+            if static is None:
+                names = [s.name for s in signature.statics]
+                raise Diagnostic(
+                    "E0403", f"the {node.kind} `{node.name}` has no static parameter `{key}`", where or node.name_span,
+                    help=did_you_mean(key, names) or f"its static parameters are {', '.join(names) or 'none'}",
+                )  # fmt: skip
+            meant = given_value(self, unit, static, value, where)
+            bound.statics[key] = self.calls.static_value(static.kind, static.optional, meant, node.name, key, where)
+            if isinstance(bound.statics[key], int) and not isinstance(bound.statics[key], bool):
+                bound.dims[key] = const(bound.statics[key])
         for static in signature.statics:
             if static.name in bound.statics:
                 continue
             if static.default is REQUIRED:
                 raise Diagnostic(
-                    "E0401", f"the model `{node.name}` needs `{static.name}: {static.kind}`", node.name_span,
+                    "E0401", f"the {node.kind} `{node.name}` needs `{static.name}: {static.kind}`", node.name_span,
                     help=f"give it a default, or pass `-p {static.name}=…`",
                 )  # fmt: skip
             value = static.default(bound) if callable(static.default) else static.default
             bound.statics[static.name] = value
             if isinstance(value, int) and not isinstance(value, bool):
                 bound.dims[static.name] = const(value)
+        return bound
+
+    def _model_inputs(
+        self, node: ast.Function, signature: Signature, bound: Bindings, builder: Builder
+    ) -> list[Value | None]:
         operands: list[Value | None] = []
         for operand, param in zip(signature.operands, node.params, strict=True):
             if operand.optional:
@@ -325,7 +344,7 @@ class Elaborator:
                 shape = tuple(size_of(d.subs(bound.dims), param.span) for d in dims)
                 operands.append(builder.input(leaf.replace(".", "_"), TensorType(dtype, shape), span=param.span))
         bound.given = frozenset(o.name for o in signature.operands if not o.optional)
-        return bound, operands
+        return operands
 
     @staticmethod
     def _model_outputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,26 +20,29 @@ if TYPE_CHECKING:
 
 
 def gather(
-    elaborator: Elaborator, graph: Graph, unit: Unit
+    elaborator: Elaborator, graphs: Sequence[Graph], unit: Unit, name: str
 ) -> tuple[dict[str, Declaration], dict[str, tuple[str, str]]]:
     """The declarations of a program by name, and what they use of shipped modules: name there -> (module, name).
 
+    ``name`` is the program's, which no declaration can have, nor those of its graphs.
     Where two files give one name to different things, all but the first get another: what is printed is one file.
 
     Raises:
         Diagnostic: E0204 when the two are ops, records, or functions that are passed on: those go by their names.
     """
-    return _Gathering(elaborator, graph, unit).result()
+    return _Gathering(elaborator, graphs, unit, name).result()
 
 
 class _Gathering:
-    def __init__(self, elaborator: Elaborator, graph: Graph, unit: Unit) -> None:
+    def __init__(self, elaborator: Elaborator, graphs: Sequence[Graph], unit: Unit, name: str) -> None:
         self.elaborator = elaborator
         self.declared: dict[int, Declared] = {}
         self.shipped: dict[tuple[str, str], str] = {}
         # Names that are no declaration where they stand: a constant of that name would change their meaning.
-        self.free = {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
-        pending = [d for module, name in used_by(graph) if (d := elaborator.registered(module, name)) is not None]
+        self.free = {s for g in graphs for v in g.inputs for d in v.type.shape for s in d.symbols}
+        self.free.update(name for g in graphs for name in g.lets)
+        used = (pair for graph in graphs for pair in used_by(graph))
+        pending = [d for pair in used if (d := elaborator.registered(*pair)) is not None]
         pending += _of_rewrites(unit)
         while pending:
             declared = pending.pop(0)
@@ -49,7 +52,7 @@ class _Gathering:
                 self.declared[id(declared.node)] = declared
                 pending += self._mentioned(declared)
         self.names: dict[int, str] = {}
-        self.taken = set(BUILTIN) | set(RESERVED) | {graph.name}
+        self.taken = set(BUILTIN) | set(RESERVED) | {name} | {graph.name for graph in graphs}
         self._give_names()
 
     def _mentioned(self, declared: Declared) -> Iterator[Declared]:

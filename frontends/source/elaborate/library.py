@@ -23,7 +23,7 @@ class Declared:
     """A declaration and the unit that it stands in (its names are looked up there)."""
 
     unit: Unit
-    node: ast.Function | ast.Record | ast.Const | ast.Rewrite
+    node: ast.Function | ast.Record | ast.Const | ast.Rewrite | ast.Program
 
     @property
     def qualified(self) -> str:
@@ -46,7 +46,13 @@ class Unit:
 
     @property
     def models(self) -> dict[str, ast.Function]:
+        """The models that are declared here, by name."""
         return {n.name: n for n in self.file.items if isinstance(n, ast.Function) and n.kind == "model"}
+
+    @property
+    def programs(self) -> dict[str, ast.Program]:
+        """The programs that are declared here, by name."""
+        return {n.name: n for n in self.file.items if isinstance(n, ast.Program)}
 
 
 class Library:
@@ -118,7 +124,7 @@ class Library:
                 self._declare(unit, alias or name, target, use.span)
         for item in unit.file.items:
             if not isinstance(item, ast.Compile):
-                span = item.name_span if isinstance(item, ast.Function) else item.span
+                span = item.name_span if isinstance(item, ast.Function | ast.Program) else item.span
                 self._declare(unit, item.name, Declared(unit, item), span)
         return unit
 

@@ -205,6 +205,25 @@ class _Formatter(ExpressionFormatter):
         self._indent -= STEP
         self._close("}")
 
+    def _program(self, node: ast.Program) -> None:
+        statics = (
+            self.listed("(", ["*", *node.statics], self._param, ")", _end_of_last(node.statics)) if node.statics else ""
+        )
+        self._write([f"program {node.name}", statics, " {"])
+        self._body(node.members, end_of(node.span), self._member)
+        self._close("}")
+
+    def _member(self, node: ast.Entry | ast.Host | ast.Function) -> None:
+        if isinstance(node, ast.Function):
+            self._function(node)
+        elif isinstance(node, ast.Entry):
+            args = self.listed("(", node.args, self.arg, ")", _end_of_last(node.args)) if node.args else ""
+            self._line([f"entry {node.name} = {node.model}", args], end_of(node.span))
+        else:
+            params = self.listed("(", node.params, self._param, ")", start_of(node.results[0].span))
+            head = [f"host {node.name} = {quote(node.reference)}", params]
+            self._line(Group([*head, Indent([LINE, "-> ", self._results(node.results)])]), end_of(node.span))
+
     def _compile(self, node: ast.Compile) -> None:
         args = self.listed("(", node.args, self.arg, ")", _end_of_last(node.args)) if node.args else ""
         self._write([f"compile {node.model}", args, " {"])
@@ -349,6 +368,7 @@ _DECLARATIONS: dict[type, Callable[[_Formatter, Any], None]] = {
     ast.Record: _Formatter._record,
     ast.Function: _Formatter._function,
     ast.Rewrite: _Formatter._rewrite,
+    ast.Program: _Formatter._program,
     ast.Compile: _Formatter._compile,
 }
 _STATEMENTS: dict[type, Callable[[_Formatter, Any], None]] = {

@@ -9,22 +9,24 @@ from typing import Any
 from ....ir.compare import same_attr
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic
-from ....ir.graph import Graph, Module, Node, Parameter, Value
+from ....ir.graph import Graph, Node, Parameter, Value
 from ....ir.naming import unique
 from ....ir.op import Composite, FuncRef
+from ....ir.program import Program
 from ....ir.signature import Bindings, RecordDef, RecordPattern, Static
 from ..elaborate.builtin import BINARY, BUILTIN
 from ..syntax import ast
 from ..syntax.lexer import RESERVED
 from .fmt import format_file
 from .static import initialiser, literal, type_expr
+from .wiring import flow_member, host_member
 
 _INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
 
 
-def print_module(module: Module) -> str:
-    """The module as Tessera source, which elaborates to an equal module."""
-    return format_file(_Printer(module).file())
+def print_module(program: Program) -> str:
+    """The program as Tessera source, which elaborates to an equal program."""
+    return format_file(_Printer(program).file())
 
 
 class _Names:
@@ -42,21 +44,35 @@ class _Names:
 
 
 class _Printer:
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.declared = module.declared()
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.declared = program.declared()
         needed = {name for declaration in self.declared.values() for name in declaration.needs}
-        self.imports = {target: name for name, target in module.uses.items() if name in needed}
+        self.imports = {target: name for name, target in program.uses.items() if name in needed}
         self.helpers: list[ast.Function] = []
-        graph = module.graph
-        symbols = {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
-        reserved = set(RESERVED) | set(BUILTIN) | symbols | set(self.declared) | {module.name}
-        self.names = _Names(reserved | {v.name for v in graph.inputs})
-        self.names.taken |= {n.op.name for n in graph.nodes()}
+        # Names of the file: whatever an op or a symbol of any function is called must mean the same everywhere.
+        self.top = _Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name})
+        for graph in program.functions.values():
+            self.top.taken |= {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
+        plain = program.plain
+        self.models = {name: name if plain else self.top.fresh(name) for name in program.functions}
+        for graph in program.functions.values():
+            self.top.taken |= {n.op.name for n in graph.nodes()}
+        self.names = self.top
         self.values: dict[Value, ast.Expr] = {}
 
     def file(self) -> ast.File:
-        graph = self.module.graph
+        program = self.program
+        plain = program.plain
+        items: list[ast.Declaration] = []
+        for name, graph in program.functions.items():
+            items.append(self._model(self.models[name], graph, program.doc if plain else program.docs.get(name, "")))
+        if not plain:
+            items.append(self._wiring())
+        return ast.File("", self._uses(), [*(d.syntax for d in self.declared.values()), *self.helpers, *items])
+
+    def _model(self, name: str, graph: Graph, doc: str) -> ast.Function:
+        self.names = _Names(self.top.taken | {v.name for v in graph.inputs})
         for value in graph.inputs:
             self.values[value] = ast.Name(value.name)
         body: list[ast.Stmt] = [ast.LetStmt(n, literal(d)) for n, d in graph.lets.items()]
@@ -72,9 +88,15 @@ class _Printer:
         body += self._nodes(graph)
         results = self._outputs(graph, body)
         params = [ast.Param(v.name, type_expr(v.type)) for v in graph.inputs if v.role == "input"]
-        model = ast.Function("model", self.module.name, params, [], results, body, self.module.doc or None)
-        shown = self._uses()
-        return ast.File("", shown, [*(d.syntax for d in self.declared.values()), *self.helpers, model])
+        return ast.Function("model", name, params, [], results, body, doc or None)
+
+    def _wiring(self) -> ast.Program:
+        members: list[ast.Entry | ast.Host | ast.Function] = [
+            ast.Entry(name, model, []) for name, model in self.models.items()
+        ]
+        members += map(host_member, self.program.stages.values())
+        members += map(flow_member, self.program.flows.values())
+        return ast.Program(self.program.name, [], members, self.program.doc or None)
 
     def _uses(self) -> list[ast.Use]:
         by_module: dict[str, list[tuple[str, str | None]]] = {}
@@ -248,11 +270,18 @@ class _Printer:
             return name
         found = self.imports.get((module, name))
         if found is None:
-            clash = any(alias == name for alias in self.imports.values()) or name in self.declared
-            found = self.names.fresh(name) if clash else name
+            taken = {*self.imports.values(), *self.declared, *self.models.values(), self.program.name}
+            found = self._top_name(name) if name in taken else name
             self.names.taken.add(found)
+            self.top.taken.add(found)
             self.imports[(module, name)] = found
         return found
+
+    def _top_name(self, hint: str) -> str:
+        """A name for something beside the models, which nothing in the one at hand has either."""
+        name = self.names.fresh(hint)
+        self.top.taken.add(name)
+        return name
 
     def _record(self, record: RecordDef, tensors: list[Value | None], operand: str, node: Node) -> ast.Expr:
         exprs = [self._operand(t) for t in tensors]
@@ -342,7 +371,7 @@ class _Printer:
 
     def _helper(self, body: Graph, hint: str) -> str:
         """The name of a function that is written beside the model."""
-        name = self.names.fresh(hint)
+        name = self._top_name(hint)
         params = []
         for value in body.inputs:
             shown = self.names.fresh(value.name)

@@ -324,7 +324,7 @@ class Record(Node):
 
 @dataclass(slots=True)
 class Function(Node):
-    """``kind`` is ``fn``, ``op``, ``layer`` or ``model``. ``name_span`` is the name alone."""
+    """``kind`` is ``fn``, ``op``, ``layer``, ``model``, or ``flow`` within a program. ``name_span`` is the name alone."""
 
     kind: str
     name: str
@@ -352,6 +352,36 @@ class Rewrite(Node):
     condition: Expr | None = None
     doc: str | None = None
     named: list[Assign] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Entry(Node):
+    """``entry prefill = decoder(layers=2)``: a model as an entry point, under a name of the program's."""
+
+    name: str
+    model: str
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class Host(Node):
+    """``host sample = "package.module:function"(logits: float[B, V]) -> i64[B, 1]``."""
+
+    name: str
+    reference: str
+    params: list[Param]
+    results: list[Result]
+
+
+@dataclass(slots=True)
+class Program(Node):
+    """Entry points, host stages and flows; a flow is a :class:`Function` of the kind ``flow``."""
+
+    name: str
+    statics: list[Param]
+    members: list[Entry | Host | Function]
+    doc: str | None = None
+    name_span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -386,7 +416,7 @@ class Compile(Node):
     doc: str | None = None
 
 
-Declaration = Const | Record | Function | Rewrite | Compile
+Declaration = Const | Record | Function | Rewrite | Program | Compile
 
 
 @dataclass(slots=True)

@@ -12,20 +12,16 @@ from typing import Any
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from . import ast
 from .expressions import ExpressionBuilder, unescape
-from .lexer import RESERVED, Tokens
+from .lexer import RESERVED
+from .members import ProgramBuilder
 
 
-class AstBuilder(ExpressionBuilder):
+class AstBuilder(ProgramBuilder):
     """Makes the nodes of one file.
 
     Raises ``Diagnostic`` (E01xx) for what the grammar lets through: ``f(a=1, b)``, ``a < b < c``, ``w as "name"``
     outside of a parameter, an expression nested too deep.
     """
-
-    def __init__(self, path: str, tokens: Tokens) -> None:
-        super().__init__(path, tokens)
-        # Comments that have become docs.
-        self._used: set[int] = set()
 
     # File and declarations ------------------------------------------------------------------------------------------
 
@@ -47,38 +43,6 @@ class AstBuilder(ExpressionBuilder):
         if not first or id(first[0]) in self._used:
             return None, 1
         return self._take(first), first[0].line
-
-    def _doc(self, i: int) -> str | None:
-        """The last run of `##` lines before token ``i``, which starts a declaration."""
-        lines = self.tokens.docs.get(i)
-        if not lines:
-            return None
-        runs = self.tokens.runs
-        run = runs[lines[-1].line]
-        touching = runs.get(self._lines[i] - 1) == run
-        if i == 0 and not touching and runs[lines[0].line] == run:
-            return None
-        return self._take([comment for comment in lines if runs[comment.line] == run])
-
-    def _take(self, lines: list[ast.Comment]) -> str:
-        self._used.update(map(id, lines))
-        return "\n".join(comment.text[2:].removeprefix(" ").rstrip() for comment in lines)
-
-    def _split_params(self, items: list[Any]) -> tuple[list[ast.Param], list[ast.Param]]:
-        """The parameters before and after the `*`, which arrives as the index of its token."""
-        stars = [n for n, item in enumerate(items) if isinstance(item, int)]
-        if not stars:
-            return items, []
-        first = stars[0]
-        wrong = items[stars[1]] if len(stars) > 1 else items[first] if first == len(items) - 1 else None
-        if wrong is not None:
-            raise Diagnostic(
-                "E0124",
-                "a second `*` in one signature" if len(stars) > 1 else "no parameter follows this `*`",
-                self.span(wrong, wrong),
-                help="one `*` separates the tensors from the static parameters: `(x: float[B, D], *, heads: int)`",
-            )
-        return items[:first], items[first + 1 :]
 
     def use(self, i: int, j: int, _use: str, path: str, _open: str, names: list[Any], _close: str) -> ast.Use:
         return ast.Use(path, names, span=self.span(i, j))
@@ -406,7 +370,7 @@ class AstBuilder(ExpressionBuilder):
 # The methods by the names that the grammar uses.
 METHODS: dict[str, Callable[..., Any]] = {
     name: method
-    for cls in (ExpressionBuilder, AstBuilder)
+    for cls in (ExpressionBuilder, ProgramBuilder, AstBuilder)
     for name, method in vars(cls).items()
     if callable(method) and not name.startswith("_") and name not in ("span", "ordered", "checked", "refuse_quoted")
 }

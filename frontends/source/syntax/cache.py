@@ -25,6 +25,7 @@ _PARSER_FILES = (
     "ast.py",
     "lexer.py",
     "builder.py",
+    "members.py",
     "expressions.py",
     "parser.py",
     "tables.py",
@@ -76,7 +77,7 @@ def encode(file: ast.File) -> list[Any]:
     def walk(value: Any) -> Any:
         kind = type(value)
         if kind is Span:
-            positions.append(value[1:])
+            positions.append(value[1:5])
             return [_SPAN]
         if kind is list or kind is tuple:
             return [_LIST if kind is list else _TUPLE, *[walk(item) for item in value]]
@@ -84,7 +85,7 @@ def encode(file: ast.File) -> list[Any]:
         if code is None:
             return value
         if kind is not ast.Comment:
-            positions.append(value.span[1:])
+            positions.append(value.span[1:5])
         return [code, *[walk(getattr(value, name)) for name in _FIELDS[kind]]]
 
     tree = walk(file)

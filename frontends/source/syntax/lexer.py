@@ -15,6 +15,8 @@ MAX_NESTING = 200
 
 # Words that other languages or later versions of this one use: names cannot be spelled like this.
 LATER_WORDS = ("tokenizer", "pipeline", "mesh")
+# Words that open a declaration where a name follows them, and are names everywhere else.
+NAMES_TOO = ("program",)
 PYTHON_VALUES = {"True": "true", "False": "false", "None": "none"}
 # Everything spelled like a name that cannot be one; a test holds it to the grammar.
 RESERVED = frozenset({
@@ -113,6 +115,8 @@ def tokenize(text: str, known: dict[str, str]) -> Tokens:
     add_line(max(number, 1))
     add_column(len(last_row) + 1)
     add_end(len(last_row) + 1)
+    if "PROGRAM" in kinds:
+        _names_too(tokens)
     _check_nesting(tokens)
     return tokens
 
@@ -157,6 +161,15 @@ def _comment(tokens: Tokens, text: str, line: int, column: int, own_line: bool) 
         tokens.runs[line] = tokens.runs.get(line - 1, line)
         if text.startswith("##") and not text.startswith("###"):
             tokens.docs.setdefault(len(tokens.kinds), []).append(comment)
+
+
+def _names_too(tokens: Tokens) -> None:
+    """Make names of the words `program` that open no declaration: those in brackets, or without a name behind them."""
+    depth = 0
+    for index, kind in enumerate(tokens.kinds):
+        depth += _NESTING.get(kind, 0)
+        if kind == "PROGRAM" and (depth > 0 or tokens.kinds[index + 1] not in ("NAME", "PROGRAM")):
+            tokens.kinds[index] = "NAME"
 
 
 def _check_nesting(tokens: Tokens) -> None:

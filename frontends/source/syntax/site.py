@@ -11,7 +11,7 @@ from .tables import Row
 
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {close: open_ for open_, close in OPENERS.items()}
-DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "compile", "use")
+DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "program", "compile", "use")
 STATEMENTS = (
     "param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "return",
 )  # fmt: skip
@@ -118,7 +118,7 @@ def expected_words(site: Site) -> str:
     words: list[str] = []
     if "CONST" in kinds:
         words.append("a declaration")
-        kinds -= {"CONST", "RECORD", "FN", "OP", "LAYER", "MODEL", "REWRITE", "COMPILE", "USE", "NAME"}
+        kinds -= {word.upper() for word in DECLARATIONS} | {"NAME"}
     elif {"FN", "OP"} <= kinds:
         words.append("a declaration")
     if "RETURN" in kinds:
