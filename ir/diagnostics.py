@@ -8,13 +8,21 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """A half-open range of source text. Lines and columns count from 1; ``end_column`` is exclusive."""
+    """A half-open range of source text. Lines and columns count from 1; ``end_column`` is exclusive.
+
+    Of what a call of the library made, it is the place of the user's call, and ``origin`` the line of the library.
+    """
 
     file: str
     line: int
     column: int
     end_line: int
     end_column: int
+    origin: Span | None = None
+
+    def over(self, origin: Span | None) -> Span:
+        """This place, with a line of the library behind it."""
+        return self if origin is None or self.origin is not None else self._replace(origin=origin)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
@@ -26,6 +34,15 @@ class Note:
 
     message: str
     span: Span | None = None
+
+    def __post_init__(self) -> None:
+        # Beside the user's line, which comes first in any case, a note tells more by the library's.
+        if self.span is not None and self.span.origin is not None:
+            object.__setattr__(self, "span", self.span.origin)
+
+
+# The note that shows a line of the library behind the user's.
+IN_THE_LIBRARY = "in the library, at this line"
 
 
 @dataclass(eq=False)
@@ -48,6 +65,9 @@ class Diagnostic(Exception):
 
     def __post_init__(self) -> None:
         super().__init__(self.code, self.message)
+        if self.span is not None and self.span.origin is not None:
+            self.notes.insert(0, Note(IN_THE_LIBRARY, self.span.origin))
+            self.span = self.span._replace(origin=None)
 
     def __str__(self) -> str:
         return self.render()

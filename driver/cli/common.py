@@ -112,7 +112,7 @@ def _note_json(note: Note) -> dict[str, Any]:
 
 
 def _span_json(span: Span | None) -> dict[str, Any] | None:
-    return None if span is None else span._asdict()
+    return None if span is None else {name: value for name, value in span._asdict().items() if name != "origin"}
 
 
 def paint(text: str) -> str:

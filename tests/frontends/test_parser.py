@@ -334,7 +334,7 @@ def test_comments() -> None:
 
 def at(node: ast.Node) -> tuple[int, int, int, int]:
     assert node.span is not None
-    return node.span[1:]
+    return node.span[1:5]
 
 
 def test_spans() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ....ir.declarations import references
-from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ....ir.declarations import LOCAL, references
+from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.dims.dim import Dim
 from ....ir.graph import Graph, Value
 from ....ir.op import FuncRef, Op
@@ -13,6 +13,7 @@ from ....ir.ops import OPS
 from ....ir.signature import Bindings, Operand, Pattern, RecordDef, RecordPattern, Signature
 from ....ir.types import DTYPES, DType, TensorType
 from ..syntax import ast
+from .blame import blame_call, blame_user
 from .builtin import STATIC_FUNCTIONS
 from .cycles import recursion
 from .evaluate import join
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from .elaborate import Elaborator
     from .library import Declared
 
-# A chain of calls is told up to this length; the innermost ones matter.
-MOST_NOTES = 6
 Argument = tuple[str | None, Any, Span | None]
 
 
@@ -64,7 +63,12 @@ class Calls:
                     "E0404", f"{describe(value)} cannot be one argument", where, help="name them first: `a, b = …`"
                 )
         if isinstance(callee, DeclValue):
-            return self._declared(frame, callee.declared, arguments, span, scope)
+            try:
+                return self._declared(frame, callee.declared, arguments, span, scope)
+            except Diagnostic as error:
+                # The default of a static parameter is computed before there is a body.
+                blame_user(error, span)
+                raise
         if isinstance(callee, OpValue):
             return self._core(frame, callee.op, arguments, span)
         if isinstance(callee, BuiltinValue):
@@ -309,6 +313,8 @@ class Calls:
         env = self.body_environment(signature, bound, operands)
         inner = Frame(self.elaborator, declared.unit, env, builder=frame.builder, region=frame.region, scope=scope,
                       dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)  # fmt: skip
+        if declared.unit.module != LOCAL:
+            inner.caller = frame.caller if frame.unit.module != LOCAL else span
         # Through functions that are passed on a call cycle is not to be seen in the source alone.
         call = (id(node), *references(bound.statics.values()))
         if call in self._active:
@@ -319,8 +325,7 @@ class Calls:
             self.finish_states(inner)
             values = self.elaborator.check_results(declared, signature, bound, inner)
         except Diagnostic as error:
-            if len(error.notes) < MOST_NOTES:
-                error.notes.append(Note(f"in `{node.name}`, called here", span))
+            blame_call(error, span, f"in `{node.name}`")
             raise
         finally:
             self._active.pop()

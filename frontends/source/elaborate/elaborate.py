@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ....ir.builder import Builder
@@ -16,6 +17,7 @@ from ....ir.ops import OPS
 from ....ir.signature import REQUIRED, Bindings, Pattern, RecordPattern, Signature
 from ....ir.types import DTYPES, DType, TensorType
 from ..syntax import ast
+from .blame import blame_call, shipped
 from .builtin import STATIC_FUNCTIONS
 from .calls import Calls, same_size
 from .cycles import check_acyclic, recursion
@@ -171,7 +173,11 @@ class Elaborator:
         """Static fields of the records that a composite returns; only its body knows them."""
         if not any(isinstance(r.type, RecordPattern) and r.type.record.statics for r in composite.signature.results):
             return []
-        body = composite.instantiate([None if v is None else v.type for v in node.inputs], node.attrs)
+        try:
+            body = composite.instantiate([None if v is None else v.type for v in node.inputs], node.attrs)
+        except Diagnostic as error:
+            blame_call(error, node.span, f"in the body of `{composite.name}`")
+            raise
         return self._record_statics[id(body)]
 
     # Results -----------------------------------------------------------------------------------------------------
@@ -389,17 +395,17 @@ class Elaborator:
             if not isinstance(node.op, Composite):
                 continue
             types = [None if v is None else v.type for v in node.inputs]
-            try:
-                body = node.op.instantiate(types, node.attrs)
-            except Diagnostic as error:
-                error.notes.append(Note(f"in the body of `{node.op.name}`, called here", node.span))
-                raise
             call = (id(node.op.decl), *references(node.attrs.values()))
             if call in within:
                 raise recursion(node.op.decl, [node.op.name, node.op.name], node.span)
-            if id(body) not in self._checked:
-                self._checked.add(id(body))
-                self._check_bodies(body, (*within, call))
+            try:
+                body = node.op.instantiate(types, node.attrs)
+                if id(body) not in self._checked:
+                    self._checked.add(id(body))
+                    self._check_bodies(body, (*within, call))
+            except Diagnostic as error:
+                blame_call(error, node.span, f"in the body of `{node.op.name}`")
+                raise
             for need in body.requires:
                 verdict = decide(need.op, need.left, need.right, graph)
                 if verdict is False:
@@ -407,4 +413,5 @@ class Elaborator:
                         "E0501", f"{need.message} ({need.left} {need.op} {need.right} does not hold)", node.span
                     )
                 if verdict is None and need not in graph.requires:
-                    graph.requires.append(need)
+                    place = need.span if node.span is None or not shipped(need.span) else node.span.over(need.span)
+                    graph.requires.append(replace(need, span=place))

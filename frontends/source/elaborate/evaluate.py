@@ -56,6 +56,8 @@ class Evaluator:
         self.dtypes = dtypes or {}
         self.kind = kind
         self.bound = bound
+        # Within the library, where the user called into it.
+        self.caller: Span | None = None
 
     @property
     def frame(self) -> Frame:
@@ -327,7 +329,12 @@ class Evaluator:
             raise Diagnostic("E0505", f"`{op.name}` makes a tensor, but a static value is needed here", span)
         if self.region is not None:
             inputs = [None if v is None else self.region.local(v) for v in inputs]
-        return self.builder.emit(op, inputs, attrs, span=span, spans=spans, scope=self.scope)
+        spans = spans if spans is None else list(map(self.place, spans))
+        return self.builder.emit(op, inputs, attrs, span=self.place(span), spans=spans, scope=self.scope)
+
+    def place(self, span: Span | None) -> Span | None:
+        """Where a user looks for what stands at ``span`` of this body: within the library, at the call of it."""
+        return span if self.caller is None else self.caller.over(span)
 
     def type(self, pattern: Pattern, span: Span | None) -> TensorType:
         """The type that a pattern has here. Raises E0201 when a dimension or dtype variable has no value."""

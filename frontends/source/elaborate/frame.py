@@ -93,7 +93,7 @@ class Frame(Evaluator):
         type = self.type(pattern, s.type.span)
         init = self._initializer(s.init, _INITIALISERS, s.kind) if s.init is not None else Initializer("zeros")
         full = join(self.scope, s.external or s.name)
-        self.bind(s.name, self.root.param(full, type, init, s.kind == "param", s.span), s.span)
+        self.bind(s.name, self.root.param(full, type, init, s.kind == "param", self.place(s.span)), s.span)
 
     @property
     def root(self) -> Builder:
@@ -144,7 +144,7 @@ class Frame(Evaluator):
                 "E0206", f"the program has an input `{name}` already", s.span,
                 help="a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
             )  # fmt: skip
-        self.bind(s.name, self.root.input(name, self.type(pattern, s.type.span), role, init, s.span), s.span)
+        self.bind(s.name, self.root.input(name, self.type(pattern, s.type.span), role, init, self.place(s.span)), s.span)
         if role == "state":
             self.states[s.name] = name
 
@@ -186,7 +186,7 @@ class Frame(Evaluator):
             if all(isinstance(v, (int, Dim)) and not isinstance(v, bool) for v in (left, right)):
                 verdict = decide(condition.op, as_dim(left), as_dim(right), graph)
                 if verdict is None and graph is not None:
-                    graph.requires.append(Require(as_dim(left), condition.op, as_dim(right), s.message, s.span))
+                    graph.requires.append(Require(as_dim(left), condition.op, as_dim(right), s.message, self.place(s.span)))
                 elif not verdict:
                     raise Diagnostic("E0501", f"{s.message} ({left} {condition.op} {right} does not hold)", s.span)
                 return
@@ -256,6 +256,7 @@ class Frame(Evaluator):
         """A frame for a region, which sees the names of this one."""
         frame = Frame(self.elaborator, self.unit, dict(self.env), builder=region.builder, region=region,
                       scope=self.scope, dtypes=self.dtypes, kind=self.kind, bound=self.bound)  # fmt: skip
+        frame.caller = self.caller
         frame.states = self.states
         return frame
 

@@ -97,7 +97,7 @@ def decode(entry: Any, path: str) -> ast.File | None:
     try:
         tree, *columns = entry
         # One span for each node: made in C, where a loop would take most of the time.
-        next_span = map(tuple.__new__, repeat(Span), zip(repeat(path), *columns, strict=False)).__next__
+        next_span = map(tuple.__new__, repeat(Span), zip(repeat(path), *columns, repeat(None), strict=False)).__next__
 
         def node(row: list[Any]) -> Any:
             code = row[0]

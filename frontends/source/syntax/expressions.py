@@ -57,7 +57,7 @@ class ExpressionBuilder:
 
     def span(self, i: int, j: int) -> Span:
         """From the start of token ``i`` to the end of token ``j``."""
-        return tuple.__new__(Span, (self.path, self._lines[i], self._columns[i], self._lines[j], self._ends[j]))
+        return tuple.__new__(Span, (self.path, self._lines[i], self._columns[i], self._lines[j], self._ends[j], None))
 
     # Lists and passing on -------------------------------------------------------------------------------------------
 
