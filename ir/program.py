@@ -192,6 +192,7 @@ class Program:
         self.locals.update(alone.locals)
         self.uses.update(alone.uses)
         self.rules.update(alone.rules)
+        self.recipes.update(alone.recipes)
 
     def declared(self) -> dict[str, Declaration]:
         """The declarations of the program's own files that its functions use, directly or not."""
