@@ -54,8 +54,7 @@ class _Printer:
         self.top = _Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name})
         for graph in program.functions.values():
             self.top.taken |= {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
-        plain = program.plain
-        self.models = {name: name if plain else self.top.fresh(name) for name in program.functions}
+        self.models = {name: name if program.plain else self.top.fresh(name) for name in program.functions}
         for graph in program.functions.values():
             self.top.taken |= {n.op.name for n in graph.nodes()}
         self.names = self.top
@@ -63,11 +62,11 @@ class _Printer:
 
     def file(self) -> ast.File:
         program = self.program
-        plain = program.plain
-        items: list[ast.Declaration] = []
-        for name, graph in program.functions.items():
-            items.append(self._model(self.models[name], graph, program.doc if plain else program.docs.get(name, "")))
-        if not plain:
+        docs = {program.name: program.doc} if program.plain else program.docs
+        items: list[ast.Declaration] = [
+            self._model(self.models[name], graph, docs.get(name, "")) for name, graph in program.functions.items()
+        ]
+        if not program.plain:
             items.append(self._wiring())
         return ast.File("", self._uses(), [*(d.syntax for d in self.declared.values()), *self.helpers, *items])
 

@@ -23,6 +23,7 @@ from .store import digest, load_json, save_json
 _PARSER_FILES = (
     "tess.lark",
     "ast.py",
+    "exprs.py",
     "lexer.py",
     "builder.py",
     "members.py",
