@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 import tessera as ts
+from tessera.driver.report.tables import grid, table
 from tessera.ir.analysis.cost import cost
 
 from .common import speedup
@@ -73,12 +73,13 @@ def main() -> None:
     plain = ts.load("zoo/minilm")
     merged = ts.apply(plain, "merge_tokens", keep=options.keep, protect=1)
     console.print(f"   with `merge_tokens(keep={options.keep}, protect=1)`, 128 tokens shrink block by block:")
-    table = Table("block", "tokens in", "MFLOPs plain", "MFLOPs merged")
     before, after = (cost(m.graph).at({"B": 1, "T": 128}) for m in (plain, merged))
-    for old, new in zip(before.blocks, after.blocks, strict=True):
-        table.add_row(old.name, str(new.tokens or ""), f"{old.cost.flops / 1e6:.0f}", f"{new.cost.flops / 1e6:.0f}")
-    table.add_row("total", "", f"{before.total.flops / 1e6:.0f}", f"{after.total.flops / 1e6:.0f}")
-    console.print(table)
+    figures = [
+        [old.name, str(new.tokens or ""), f"{old.cost.flops / 1e6:.0f}", f"{new.cost.flops / 1e6:.0f}"]
+        for old, new in zip(before.blocks, after.blocks, strict=True)
+    ]
+    figures.append(["total", "", f"{before.total.flops / 1e6:.0f}", f"{after.total.flops / 1e6:.0f}"])
+    console.print(table(["block", "tokens in", "MFLOPs plain", "MFLOPs merged"], figures, last=True))
 
     console.print("[bold]2. Two ONNX files[/bold], each compared with PyTorch at two sizes before it is written")
     with tempfile.TemporaryDirectory() as folder:
@@ -100,10 +101,13 @@ def main() -> None:
         asked, _ = embed(artifacts, questions)
     answers = {name: np.argsort(-(asked[name] @ vectors[name].T), axis=1, kind="stable")[:, :3] for name in artifacts}
 
-    table = Table("question", "plain", "merged", title="the three nearest documents")
-    for i, question in enumerate(QUESTIONS):
-        table.add_row(question, *(", ".join(pages[j][0] for j in answers[name][i]) for name in artifacts))
-    console.print(table)
+    console.print("   the three nearest documents of each question, plain and merged:")
+    console.print(
+        grid(
+            [question, *(", ".join(pages[j][0] for j in answers[name][i]) for name in artifacts)]
+            for i, question in enumerate(QUESTIONS)
+        )
+    )
     agree = int(np.sum(answers["plain"][:, 0] == answers["merged"][:, 0]))
     console.print(f"   time: plain {sum(seconds['plain']):.2f} s, merged {sum(seconds['merged']):.2f} s;")
     console.print(f"   for the median document merging is {speedup(seconds, 'merged', 'plain'):.2f} x as fast;")
