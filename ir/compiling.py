@@ -10,11 +10,12 @@ from .diagnostics import Span
 
 @dataclass(frozen=True)
 class PassSpec:
-    """``merge_tokens(r=8)``: a pass by name, with the values of its options."""
+    """``merge_tokens(r=8)``: a pass by name, with the values of its options. ``places``: where each of these stands."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     span: Span | None = field(default=None, compare=False)
+    places: dict[str, Span] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

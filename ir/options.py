@@ -64,33 +64,41 @@ class Mistakes:
 
 
 def check_values(
-    cls: type, owner: str, given: Mapping[str, Any], span: Span | None, codes: Mistakes
+    cls: type,
+    owner: str,
+    given: Mapping[str, Any],
+    span: Span | None,
+    codes: Mistakes,
+    places: Mapping[str, Span] | None = None,
 ) -> dict[str, Any]:
     """The given values in the types of the fields of ``cls``.
 
     Args:
         owner: what has these options, ``the pass `dce```.
-        span: where the values stand.
+        span: where the values stand, all together.
+        places: where each stands, as far as that is known.
 
     Raises:
         Diagnostic: of ``codes``.
     """
     known = options_of(cls)
     values: dict[str, Any] = {}
+    places = places or {}
     for name, value in given.items():
+        place = places.get(name, span)
         if name not in known:
             shown = ", ".join(known)
             help = did_you_mean(name, known) or (f"its options are {shown}" if known else "it has no options")
-            raise Diagnostic(codes.unknown, f"{owner} has no option `{name}`", span, help=help)
+            raise Diagnostic(codes.unknown, f"{owner} has no option `{name}`", place, help=help)
         fits, converted = convert(value, known[name].type)
         if not fits:
             message = f"`{name}` of {owner} must be {known[name].kind}, but is {show_value(value)}"
-            raise Diagnostic(codes.type, message, span, help=known[name].doc or None)
+            raise Diagnostic(codes.type, message, place, help=known[name].doc or None)
         values[name] = converted
     for field in dataclasses.fields(cls):
         problem = _out_of_range(field, values[field.name]) if field.name in values else None
         if problem:
-            raise Diagnostic(codes.range, f"`{field.name}` of {owner} {problem}", span)
+            raise Diagnostic(codes.range, f"`{field.name}` of {owner} {problem}", places.get(field.name, span))
     return values
 
 

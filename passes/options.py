@@ -19,4 +19,5 @@ def check_options(cls: type[Pass], spec: PassSpec) -> dict[str, Any]:
     Raises:
         Diagnostic: E0702 unknown option, E0703 wrong type, E0704 out of range; with the place of ``spec``.
     """
-    return check_values(cls, f"the pass `{cls.name}`", spec.options, spec.span, Mistakes("E0702", "E0703", "E0704"))
+    codes = Mistakes("E0702", "E0703", "E0704")
+    return check_values(cls, f"the pass `{cls.name}`", spec.options, spec.span, codes, spec.places)

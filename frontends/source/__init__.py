@@ -246,7 +246,8 @@ def _compile_spec(
     target: ast.TargetClause | None = None
     for clause in block.clauses:
         if isinstance(clause, ast.PassClause):
-            passes.append(PassSpec(clause.name, options(clause.args, elaborator, unit), clause.span))
+            values = options(clause.args, elaborator, unit)
+            passes.append(PassSpec(clause.name, values, clause.span, _places(clause.args)))
         elif isinstance(clause, ast.WeightsClause):
             if weights is not None:
                 raise Diagnostic("E0204", "a compile block has one `weights` clause", clause.span)
@@ -301,6 +302,11 @@ def _dotted(expr: ast.Expr) -> str | None:
     return expr.id if isinstance(expr, ast.Name) else None
 
 
+def _places(args: list[ast.Arg]) -> dict[str, Span]:
+    """Where the value of each option stands."""
+    return {arg.name: arg.value.span for arg in args if arg.name and arg.value.span}
+
+
 def parse_pass(text: str, shown: str = "<pass>") -> Any:
     """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`; ``shown`` names the text in messages.
 
@@ -315,4 +321,5 @@ def parse_pass(text: str, shown: str = "<pass>") -> Any:
     name = _dotted(expr.function if isinstance(expr, ast.Call) else expr)
     if name is None:
         raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")
-    return PassSpec(name, options(expr.args) if isinstance(expr, ast.Call) else {}, expr.span)
+    args = expr.args if isinstance(expr, ast.Call) else []
+    return PassSpec(name, options(args), expr.span, _places(args))

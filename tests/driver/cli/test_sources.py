@@ -270,7 +270,7 @@ def test_a_file_means_the_model_of_its_own_name(cli: Cli, tmp_path: Path, comman
 
 def test_an_error_of_a_pass_shows_what_was_typed(cli: Cli, tiny: Path) -> None:
     result = cli("show", tiny, "--pass", "inline(only=[3])")
-    assert result.err.splitlines()[1:5] == ["  --> --pass:1:1", "   |", " 1 | inline(only=[3])", "   | ^^^^^^^^^^^^^^^^"]
+    assert result.err.splitlines()[1:5] == ["  --> --pass:1:13", "   |", " 1 | inline(only=[3])", "   |             ^^^"]
     result = cli("show", tiny, "--pass", "dce", "--pass", "cse(x=1")
     assert result.err.splitlines()[1:5] == ["  --> --pass 2:1:4", "   |", " 1 | cse(x=1", "   |    ^"]
     assert "  --> --after:1:1" in cli("show", tiny, "--after", "3 + 4").err
