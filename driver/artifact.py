@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..passes.report import Report
     from ..runtime.inputs import InputSpec
     from ..runtime.runner import Runner
+    from ..runtime.states import Carrying
 
 
 @dataclass
@@ -119,16 +120,31 @@ class Artifact:
         """Names, dtypes and shapes of what it takes."""
         return self.runner.inputs
 
-    def __call__(self, *args: Any, seed: int = 0, **inputs: Any) -> dict[str, np.ndarray]:
+    def __call__(
+        self, *args: Any, seed: int = 0, sizes: Mapping[str, int] | None = None, **inputs: Any
+    ) -> dict[str, np.ndarray]:
         """Run it: arrays by input name, or in the order of the inputs.
 
         Args:
             seed: for the model's random inputs, where they are not given.
+            sizes: those that no input tells, such as the capacity of states that are not given.
 
         Raises:
             Diagnostic: E09xx for what does not fit.
         """
-        return self.runner(by_name(self.runner.inputs, args, inputs), seed=seed)
+        return self.runner(by_name(self.runner.inputs, args, inputs), seed=seed, sizes=sizes)
+
+    def session(
+        self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> Carrying:
+        """A run that carries the states from call to call, without copying them: see :class:`~tessera.runtime.states.Carrying`.
+
+        Args:
+            sizes: those that no input tells, such as a cache's capacity: ``artifact.session(sizes={"C": 4096})``.
+            states: first values by name (``cache.k``); they are copied.
+            seed: for random inputs and initialisers.
+        """
+        return self.runner.carrying(states=states, sizes=sizes, seed=seed)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the file (and, past 2 GB of weights, its data file beside it) aside, then rename it.

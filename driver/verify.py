@@ -61,8 +61,10 @@ class Compared(Protocol):
     def holds(self, sizes: dict[str, int]) -> bool:
         """Whether it takes these sizes."""
 
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> Mapping[str, Any]:
-        """Its outputs by name."""
+    def __call__(
+        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> Mapping[str, Any]:
+        """Its outputs by name; ``sizes`` are those that only states have."""
 
 
 def verify(
@@ -125,10 +127,13 @@ def _compare(
     values = graph.sizes(choice)
     given = [v for v in graph.inputs if v.role == "input"]
     feeds = {v.name: _draw(v, values, bounds.get(v), rng) for v in given}
-    found = session(feeds, seed=seed)
+    told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
+    capacities = {s: size for s, size in choice.items() if s not in told}
+    extra: dict[str, Any] = {"sizes": capacities} if capacities else {}
+    found = session(feeds, seed=seed, **extra)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
-        wanted = reference(**tensors, seed=seed)
+        wanted = reference(**tensors, seed=seed, **extra)
     rows: list[Row] = []
     for value, info in zip(graph.outputs, graph.output_info, strict=True):
         a, b = np.asarray(found[info.name]), wanted[info.name].detach().cpu().numpy()

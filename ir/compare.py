@@ -15,7 +15,7 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     """
 
     def interface(g: Graph) -> list[tuple[Any, ...]]:
-        return [(v.name if names else "", v.type, v.role, _init_key(v.init)) for v in g.inputs]
+        return [(v.name if names else "", v.type, v.role, _init_key(v.init), v.record) for v in g.inputs]
 
     if interface(a) != interface(b):
         return f"inputs differ: {a.inputs} and {b.inputs}"

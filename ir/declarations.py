@@ -36,7 +36,10 @@ def reachable(graph: Graph, known: Mapping[str, Declaration]) -> dict[str, Decla
 
 
 def used_by(graph: Graph) -> Iterator[tuple[str, str]]:
-    """(module, name) of each composite in a graph and its regions, and of each function among its attributes."""
+    """(module, name) of each record of a state, of each composite in a graph and its regions, and of functions among attributes."""
+    for value in graph.inputs:
+        if value.record is not None:
+            yield value.record.pattern.record.module, value.record.pattern.record.name
     for node in graph.nodes():
         if isinstance(node.op, Composite):
             yield node.op.module, node.op.name

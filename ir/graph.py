@@ -10,6 +10,7 @@ from .diagnostics import Span
 from .dims.dim import Dim
 from .op import AnyOp, Attrs
 from .program import Program
+from .signature import RecordPattern
 from .types import TensorType
 
 
@@ -44,10 +45,21 @@ class Value:
         return f"<{self.name or 'value'}: {self.type}>"
 
 
-class Input(Value):
-    """A graph input. ``role`` is ``input``, ``state`` or ``random``; ``init`` is a state's start or a random distribution."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a state's tensor is a field of: a record of these dimensions and static values. Its name is ``state.field``."""
 
-    __slots__ = ("init", "role", "span")
+    pattern: RecordPattern
+    statics: tuple[tuple[str, Any], ...] = ()
+
+
+class Input(Value):
+    """A graph input. ``role`` is ``input``, ``state`` or ``random``; ``init`` is a state's start or a random distribution.
+
+    ``record`` is what a state's tensor is a field of; the fields of one state follow one another in their order.
+    """
+
+    __slots__ = ("init", "record", "role", "span")
 
     def __init__(
         self,
@@ -56,8 +68,10 @@ class Input(Value):
         role: str = "input",
         init: Initializer | None = None,
         span: Span | None = None,
+        record: Part | None = None,
     ) -> None:
         super().__init__(type, name)
+        self.record = record
         self.role = role
         self.init = init
         self.span = span
@@ -327,7 +341,7 @@ class Graph:
         other = Graph(self.name)
         copies: dict[Value, Value] = {}
         for value in self.inputs:
-            copies[value] = other.add_input(Input(value.type, value.name, value.role, value.init, value.span))
+            copies[value] = other.add_input(Input(value.type, value.name, value.role, value.init, value.span, value.record))
         for param in self.params.values():
             copy = Parameter(param.type, param.full_name, param.init, param.trainable, param.span)
             copy.name = param.name

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..ir.dims.dim import Dim
     from .inputs import InputSpec
+    from .states import Carrying
 
 
 class Runner(Protocol):
@@ -40,8 +41,18 @@ class Runner(Protocol):
     def holds(self, sizes: dict[str, int]) -> bool:
         """Whether it takes these sizes of its symbols."""
 
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
-        """All outputs, taps and states by name. Raises Diagnostic E0901 to E0904, E0922 for inputs that do not fit."""
+    def __call__(
+        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """All outputs, taps and states by name; ``sizes`` are those that only states have.
+
+        Raises Diagnostic E0901 to E0904, E0922 for inputs that do not fit.
+        """
+
+    def carrying(
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
+    ) -> Carrying:
+        """A run that carries the states from call to call."""
 
 
 def by_name(specs: Sequence[InputSpec], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:

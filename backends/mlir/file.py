@@ -82,11 +82,12 @@ def read(path: Path, readers: Readers) -> tuple[Module, dict[str, Any], dict[str
     bound = bind(program.graph, open_weights(beside))
     names = argument_names(program)
     found = readers.torch_mlir(read_text(path), name=program.name, names=names, weights=dict(bound)).module
-    inputs = [[v.name for v in graph.inputs] for graph in (found.graph, program.graph)]
+    # The field of a state is `cache.k`, which is no identifier.
+    inputs = [[v.name.replace(".", "_") for v in graph.inputs] for graph in (found.graph, program.graph)]
     if inputs[0] != inputs[1] or len(found.graph.outputs) != len(program.graph.outputs):
         raise Diagnostic("E0014", f"`{path.name}` and `{beside.name}` are not of one program")
     for value, original in zip(found.graph.inputs, program.graph.inputs, strict=True):
-        value.role, value.init = original.role, original.init
+        value.name, value.role, value.init, value.record = original.name, original.role, original.init, original.record
     found.graph.set_outputs(found.graph.outputs, program.graph.output_info)
     return found, {n: bound[n] for n in found.graph.params}, metadata
 

@@ -56,7 +56,7 @@ def build_model(
     for value in _initializers(model_graph):
         model_graph.register_initializer(value)
     _drop_types(model_graph)
-    props = _metadata(module, names, e) | dict(metadata)
+    props = _metadata(module, names, e) | _in_place(graph, env, outputs) | dict(metadata)
     return ox.Model(
         model_graph, ir_version=_IR_VERSIONS[opset], producer_name="tessera", metadata_props=props,
         producer_version=props["tessera.version"],
@@ -123,6 +123,22 @@ def _drop_types(graph: ox.Graph) -> None:
         for value in node.outputs:
             if value.shape is None and not value.is_graph_output():
                 value.type = None
+
+
+# ONNX Runtime writes their result into their first operand where it may.
+_UPDATES = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
+
+
+def _in_place(graph: Graph, env: Mapping[Value, ox.Value], outputs: list[ox.Value]) -> dict[str, str]:
+    """Which states one op updates and nothing else reads: their input and output may be one buffer."""
+    made = {info.name: value for info, value in zip(graph.output_info, outputs, strict=True) if info.role == "state"}
+    names = []
+    for source in graph.inputs:
+        reads = [use for use in env[source].uses() if use.node.op_type != "Shape"] if source.name in made else []
+        node = made[source.name].producer() if reads else None
+        if node is not None and node.op_type in _UPDATES and reads == [(node, 0)]:
+            names.append(source.name)
+    return {"tessera.in_place": json.dumps(names)} if names else {}
 
 
 def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:

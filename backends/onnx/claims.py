@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...ir.dims.dim import const
 from ...ir.types import bf16, f16, f32, f64
 from .registry import claim
 from .shape import operand
@@ -77,3 +78,18 @@ def batch_normalize(
     e: Emitter, node: Node, x: ox.Value, mean: ox.Value, variance: ox.Value, weight: ox.Value, bias: ox.Value
 ) -> ox.Value:
     return e.op("BatchNormalization", x, weight, bias, mean, variance, epsilon=node.attrs["eps"])
+
+
+@claim("std.cache.write_rows")
+def write_rows(e: Emitter, node: Node, x: ox.Value, start: ox.Value, rows: ox.Value) -> ox.Value:
+    """One op that reads and writes the cache as it is, so that a session can bind one buffer in and out."""
+    target, new = operand(node).shape, operand(node, 2).shape
+    first = e.op("Min", start, e.scalar(target[2] - new[2]))
+    if e.has("TensorScatter"):
+        return e.op("TensorScatter", x, rows, first, axis=2)
+    # Where in the batch, which head, which slot: [B, G, S, 3].
+    shape = e.shape((*new[:3], const(1)))
+    slot = e.op("Add", e.unsqueeze(first, 1, 2, 3), e.unsqueeze(e.iota(new[2]), 0, 1, 3))
+    places = [e.unsqueeze(e.iota(new[0]), 1, 2, 3), e.unsqueeze(e.iota(new[1]), 0, 2, 3), slot]
+    index = e.op("Concat", *(e.op("Expand", place, shape) for place in places), axis=-1)
+    return e.op("ScatterND", x, index, rows)

@@ -19,9 +19,12 @@ from ...ir.dims.dim import Dim, const, sym
 from ...ir.graph import Initializer, Require
 from ...ir.types import DTYPES, DType
 from ...runtime.inputs import InputSpec, fit_array
+from ...runtime.states import chosen_sizes
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .carrying import CarryingSession
 
 _ORT_TYPES = {dtype.onnx_type: dtype for dtype in DTYPES.values()}
 # Bytes from which on mapping a file is worth the trouble.
@@ -60,6 +63,9 @@ class Session:
         inputs: what a call must give.
         optional: states and random inputs, filled when they are not given.
         outputs: the names of outputs, taps and states.
+        values: what each of them is called in the file, where a state's input has its name already.
+        states: those that are both.
+        in_place: the states whose update may be written into the buffer that it reads.
         metadata: what the file says about its making.
 
     Raises:
@@ -96,36 +102,68 @@ class Session:
         outputs = entry("tessera.outputs", [{"name": name, "value": name} for name in values])
         self._values = [row["value"] for row in outputs]
         self.outputs: list[str] = [row["name"] for row in outputs]
+        self.values: dict[str, str] = dict(zip(self.outputs, self._values, strict=True))
         self.selects: bool = entry("tessera.selects", False)
         self.requires = [
             Require(decode_dim(a), op, decode_dim(b), text) for a, op, b, text in entry("tessera.requires", [])
         ]
+        roles = {row["name"]: row.get("role", "output") for row in outputs}
+        self.states = [i.name for i in self._inputs if i.role == "state" and roles.get(i.name) == "state"]
+        self.in_place = frozenset(entry("tessera.in_place", []))
         self.lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
         self.inputs = [i.spec for i in self._inputs if i.role == "input"]
         self.optional = [i.spec for i in self._inputs if i.role != "input"]
 
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+    def __call__(
+        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """All outputs, taps and new states by name.
 
         Args:
             arrays: by input name. An array of another width of the same kind (f64 for f32) is converted.
             seed: for random inputs that are not given.
+            sizes: those that no array tells, such as the capacity of states that are not given.
 
         Raises:
             Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement of the model, E0922 NaN where tokens are
                 selected, E0912 when ONNX Runtime fails.
         """
-        return dict(zip(self.outputs, self.run(self.feeds(arrays, seed=seed)), strict=True))
+        return dict(zip(self.outputs, self.run(self.feeds(arrays, seed=seed, sizes=sizes)), strict=True))
 
-    def feeds(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
-        """Everything that ONNX Runtime is given for these arrays: checked, states and random inputs filled. Raises as a call."""
-        feeds = self._match(arrays)
-        sizes = self.sizes({name: array.shape for name, array in feeds.items()})
-        self._check_requires(sizes)
+    def carrying(
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
+    ) -> CarryingSession:
+        """A run that carries the states from call to call."""
+        from .carrying import CarryingSession
+
+        return CarryingSession(self, states=states, sizes=sizes, seed=seed)
+
+    def feeds(
+        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None,
+        held: Mapping[str, Sequence[int]] | None = None,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Everything that ONNX Runtime is given for these arrays: checked, states and random inputs filled. Raises as a call.
+
+        ``held`` are the shapes of states that are bound otherwise.
+        """
+        feeds, held = self._match(arrays), held or {}
+        values = self.sizes({**held, **{name: array.shape for name, array in feeds.items()}}, sizes)
+        self._check_requires(values)
         for declared in self._inputs:
-            if declared.name not in feeds:
-                feeds[declared.name] = _filled(declared, sizes, seed)
+            if declared.name not in feeds and declared.name not in held:
+                feeds[declared.name] = _filled(declared, values, seed)
         return feeds
+
+    def binding(self) -> Any:
+        """An empty IO binding."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: Any) -> None:
+        """Run with everything bound. Raises E0912."""
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime has no common exception class
+            raise Diagnostic("E0912", f"ONNX Runtime failed: {_reason(error)}") from error
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in order for what :meth:`feeds` gave; nothing is checked again. Raises E0912."""
@@ -140,11 +178,14 @@ class Session:
         """Of the inputs that a call must give, as dimensions."""
         return {i.name: i.shape for i in self._inputs if i.role == "input"}
 
-    def sizes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """The size of every dimension symbol, ``let`` names included, for given input shapes. Raises E0902."""
+    def sizes(self, shapes: Mapping[str, Sequence[int]], chosen: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The size of every dimension symbol, ``let`` names included, for given input shapes, and those ``chosen``. Raises E0902."""
         given = {i.name: i.shape for i in sorted(self._inputs, key=lambda i: i.role != "input") if i.name in shapes}
         solved = solve_symbols(given)
         sizes = symbol_sizes(solved, shapes)
+        if chosen:
+            symbols = solve_symbols({i.name: i.shape for i in self._inputs})
+            sizes = chosen_sizes(self.metadata.get("tessera.model", "the artifact"), symbols, sizes, chosen)
         self._extend(sizes)
         for name, shape in given.items():
             for axis, (dim, size) in enumerate(zip(shape, shapes[name], strict=True)):
@@ -253,7 +294,8 @@ def _filled(declared: _Input, sizes: Mapping[str, int], seed: int) -> np.ndarray
 
     unknown = sorted({s for d in declared.shape for s in d.symbols} - sizes.keys())
     if unknown:
-        raise Diagnostic("E0901", f"no value for `{declared.spec}`, which alone tells the size `{unknown[0]}`")
+        message = f"no value for `{declared.spec}`, which alone tells the size `{unknown[0]}`"
+        raise Diagnostic("E0901", message, help=f'choose it: `sizes={{"{unknown[0]}": …}}`')
     assert declared.init is not None
     shape = [d.evaluate(sizes) for d in declared.shape]
     return fill(declared.init, shape, declared.dtype, seed=seed, name=declared.name)

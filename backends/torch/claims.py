@@ -44,6 +44,14 @@ def _attention(call: Call) -> str:
     return f"F.scaled_dot_product_attention({', '.join([*call.args[:3], *terms])}, scale={call.value(call.attrs['scale'])})"
 
 
+def _append(call: Call) -> str:
+    return f"ops.append({', '.join(call.args)}, {call.donated(0)}, {call.donated(1)})"
+
+
+def _gather_path(call: Call) -> str:
+    return f"ops.gather_path({', '.join(call.args)}, {call.donated(0)}, {call.donated(1)})"
+
+
 CLAIMS: dict[str, Claim] = {
     "std.nn.affine": "F.linear({0}, {1}, {2})",
     "std.nn.softmax": "torch.softmax({0}, {axis})",
@@ -59,6 +67,9 @@ CLAIMS: dict[str, Claim] = {
     "std.nn.group_normalize": "F.group_norm({0}, {groups}, {1}, {2}, {eps})",
     "std.nn.batch_normalize": "F.batch_norm({0}, {1}, {2}, {3}, {4}, eps={eps})",
     "std.attention.attention": _attention,
+    "std.cache.write_rows": lambda call: f"ops.write_rows({', '.join(call.args)}, {call.donated(0)})",
+    "std.cache.append": _append,
+    "std.cache.gather_path": _gather_path,
 }
 
 # Which uses of a claimed composite go through its body.

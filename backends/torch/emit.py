@@ -116,6 +116,7 @@ class Writer(Walk[str]):
         self.live = program.plan.live(graph)
         self.scope = ""
         self.readers: dict[Value, int] = {}
+        self.owned: set[Value] = set()  # results that were written into a state
         self.origin: dict[Value, Value] = {}  # of a value that shares another one's name
 
     # Whole functions ---------------------------------------------------------------------------------------------
@@ -309,6 +310,19 @@ class Call:
     def constant(self) -> str:
         """The attribute that holds this constant."""
         return self.writer.program.constant(self.attrs["value"], self.out.dtype)
+
+    def donated(self, i: int) -> str:
+        """Whether operand ``i``, which result ``i`` replaces, may be written to: an expression.
+
+        It may when the module was given its states for good (``donate``), and the operand is a state, or a result that was
+        written into one, which nothing but this node reads.
+        """
+        value, writer = self.node.inputs[i], self.writer
+        state = isinstance(value, Input) and value.role == "state" and writer.index == 0
+        if value is None or len(value.uses) != 1 or not (state or value in writer.owned):
+            return "False"
+        writer.owned.add(self.node.outputs[i])
+        return "self.donate"
 
     def device(self) -> str:
         self.writer.used_device = True

@@ -15,6 +15,7 @@ from ...ir.dims.dim import sym
 from ...ir.graph import Graph, Input, Require
 from ...ir.op import Trait, has
 from ...ir.requirements import requirements
+from ...runtime.states import chosen_sizes
 from ...runtime.weights.initialise import fill
 from .emit import torch_dtype
 from .sizes import solve_all, where_from
@@ -29,8 +30,13 @@ class Inputs:
         self.bodies = [(parent, body, requirements(body)) for parent, body in bodies]
         self.selects = any(has(node, Trait.SELECTS) for _, body in bodies for node in body.nodes())
 
-    def bind(self, args: Sequence[Any], named: Mapping[str, Any], *, seed: int, device: torch.device) -> list[Tensor]:
+    def bind(
+        self, args: Sequence[Any], named: Mapping[str, Any], *, seed: int, device: torch.device,
+        sizes: Mapping[str, int] | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """The tensors in order, checked; states and random inputs that are not given are filled.
+
+        ``sizes`` gives those that no given tensor tells: the capacities of states.
 
         Raises:
             Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement, E0922 NaN where tokens are selected.
@@ -39,10 +45,10 @@ class Inputs:
         for value, tensor in zip(self.graph.inputs, given, strict=True):
             if tensor is not None:
                 _check_type(value, tensor)
-        sizes = self._sizes(given)
-        self._check_requirements(sizes)
+        values = self._sizes(given, sizes or {})
+        self._check_requirements(values)
         return [
-            tensor if tensor is not None else self._fill(value, sizes, seed, device)
+            tensor if tensor is not None else self._fill(value, values, seed, device)
             for value, tensor in zip(self.graph.inputs, given, strict=True)
         ]
 
@@ -66,15 +72,15 @@ class Inputs:
         tensors = (values.get(v.name) for v in inputs)
         return [t if t is None or isinstance(t, Tensor) else torch.as_tensor(t) for t in tensors]
 
-    def _sizes(self, given: Sequence[Tensor | None]) -> dict[str, int]:
+    def _sizes(self, given: Sequence[Tensor | None], chosen: Mapping[str, int]) -> dict[str, int]:
         graph = self.graph
         given_shapes = {v.name: t.shape for v, t in zip(graph.inputs, given, strict=True) if t is not None}
-        sizes = symbol_sizes(self.solved, given_shapes)
+        sizes = chosen_sizes(graph.name, self.solved, symbol_sizes(self.solved, given_shapes), chosen)
         unknown = next((name for name in self.solved if name not in sizes), None)
         if unknown is not None:
             value = next(v for v in graph.inputs if v.name == self.solved[unknown].input)
             message = f"`{graph.name}` was called without `{value.name}: {value.type}`, which alone tells the size `{unknown}`"
-            raise Diagnostic("E0901", message, value.span)
+            raise Diagnostic("E0901", message, value.span, help=f'choose it: `sizes={{"{unknown}": …}}`')
         for name, size in sizes.items():
             least, greatest = graph.facts.get(name, (1, None))
             if size < least or (greatest is not None and size > greatest):
@@ -150,3 +156,13 @@ def from_numpy(array: Any) -> Tensor:
         if str(array.dtype) == "bfloat16":
             return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
         return torch.from_numpy(array)
+
+
+def to_numpy(tensor: Tensor) -> Any:
+    """The tensor as an array, which shares its memory on the CPU; bfloat16 included."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

@@ -122,9 +122,9 @@ def _rows(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensors:
     return index.expand(updates.shape), updates
 
 
-def scatter_set(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensor:
+def scatter_set(x: Tensor, index: Tensor, updates: Tensor, batch: int, donated: bool = False) -> Tensor:
     index, updates = _rows(x, index, updates, batch)
-    return torch.scatter(x, batch, index, updates)
+    return x.scatter_(batch, index, updates) if donated else torch.scatter(x, batch, index, updates)
 
 
 def scatter_add(x: Tensor, index: Tensor, updates: Tensor, batch: int) -> Tensor:
@@ -252,6 +252,33 @@ def scan(combine: Callable[..., Tensors], values: Tensors, captured: Tensors, ax
     for right in slices[1:]:
         results.append(combine(*results[-1], *right, *captured))
     return tuple(torch.stack(column, axis) for column in zip(*results, strict=True))
+
+
+def write_rows(x: Tensor, start: Tensor, rows: Tensor, donated: bool) -> Tensor:
+    """x [B, G, C, K] with ``rows`` [B, G, S, K] from slot ``start`` [B] on; in x itself where that is ``donated``."""
+    start = torch.clamp(start, max=x.shape[2] - rows.shape[2]).reshape(-1, 1, 1, 1)
+    slot = start + torch.arange(rows.shape[2], device=x.device).reshape(-1, 1)
+    slot = slot.expand(rows.shape)
+    return x.scatter_(2, slot, rows) if donated else torch.scatter(x, 2, slot, rows)
+
+
+def append(
+    k: Tensor, v: Tensor, length: Tensor, new_k: Tensor, new_v: Tensor, count: Tensor | None, donate_k: bool, donate_v: bool
+) -> Tensors:
+    """The fields of a cache with rows behind those that are filled."""
+    rows = new_k.shape[2]
+    start = torch.clamp(length, max=k.shape[2] - rows)
+    written = write_rows(k, start, new_k, donate_k), write_rows(v, start, new_v, donate_v)
+    return *written, start + (rows if count is None else count)
+
+
+def gather_path(
+    k: Tensor, v: Tensor, length: Tensor, start: Tensor, path: Tensor, count: Tensor | None, donate_k: bool, donate_v: bool
+) -> Tensors:
+    """The fields of a cache with the rows at ``path``, counted from ``start``, moved to ``start``."""
+    slot = start.unsqueeze(1) + path
+    kept = (write_rows(x, start, take(x, slot, 2, 1), donate) for x, donate in ((k, donate_k), (v, donate_v)))
+    return *kept, start + (path.shape[1] if count is None else count)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:

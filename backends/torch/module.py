@@ -36,7 +36,7 @@ class TesseraModule(Scope):
     """A graph in PyTorch. Make it with :func:`tessera.backends.torch.build`.
 
     Call it with its inputs, in order or by name; the result maps the name of each output, tap and new state to its tensor.
-    States that are not given start from their initialiser, random inputs are drawn from ``seed``. While torch compiles or
+    States that are not given start from their initialiser, at the ``sizes`` that only they have, random inputs are drawn from ``seed``. While torch compiles or
     exports, inputs are not checked, and all of them must be given.
     """
 
@@ -44,11 +44,15 @@ class TesseraModule(Scope):
     """The Python source of ``forward`` and of the functions it calls."""
     inputs: Inputs
     graph: Graph
+    donate = False
+    """Whether states are given for good, so that their tensors may be written to: the caller keeps only the new ones."""
 
-    def __call__(self, *args: Any, seed: int = 0, **named: Any) -> dict[str, Tensor]:
+    def __call__(
+        self, *args: Any, seed: int = 0, sizes: Mapping[str, int] | None = None, **named: Any
+    ) -> dict[str, Tensor]:
         if torch.compiler.is_compiling():
             return super().__call__(*args, **named)
-        tensors = self.inputs.bind(args, named, seed=seed, device=self.device)
+        tensors = self.inputs.bind(args, named, seed=seed, sizes=sizes, device=self.device)
         self.inputs.check_nan(tensors)
         return super().__call__(*tensors)
 
@@ -61,7 +65,7 @@ class TesseraModule(Scope):
 
 
 # Names that an attribute of a module already has; parameters called so are reached by index.
-_ATTRIBUTES = frozenset(dir(Scope())) | frozenset(dir(TesseraModule)) | {"source", "inputs", "graph"}
+_ATTRIBUTES = frozenset(dir(Scope())) | frozenset(dir(TesseraModule)) | {"source", "inputs", "graph", "donate"}
 
 
 def parameter_path(full_name: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ...ir.dims.dim import Dim
     from ...ir.graph import Input, Module
+    from ...runtime.states import Carrying
 
 
 class TorchRunner:
@@ -37,15 +38,25 @@ class TorchRunner:
         self.optional = [_spec(v) for v in graph.inputs if v.role != "input"]
         self.outputs = [info.name for info in graph.output_info]
 
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+    def __call__(
+        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> dict[str, np.ndarray]:
         import torch
 
         known = {spec.name: spec for spec in (*self.inputs, *self.optional)}
         # A name that is not known goes through, and the network says so.
         tensors = {n: _to_torch(fit_array(known[n], a) if n in known else a) for n, a in arrays.items()}
         with torch.no_grad():
-            outputs = self.network(**tensors, seed=seed)
+            outputs = self.network(**tensors, seed=seed, sizes=sizes)
         return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
+
+    def carrying(
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
+    ) -> Carrying:
+        """A run that carries the states from call to call."""
+        from .carrying import CarryingArrays
+
+        return CarryingArrays(self.network, states=states, sizes=sizes, seed=seed)
 
     @property
     def selects(self) -> bool:
@@ -90,13 +101,7 @@ def _to_torch(array: Any) -> Any:
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
-    import torch
+    from .inputs import to_numpy
 
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        array: np.ndarray = tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return array
-    result: np.ndarray = tensor.numpy()
-    return result
+    array: np.ndarray = to_numpy(tensor)
+    return array

@@ -148,6 +148,12 @@ def _indexed(function: str, *names: str) -> Lowering:
     return lower
 
 
+def _scatter_set(call: Call) -> str:
+    made = f"ops.scatter_set({call.args[0]}, {call.index(1)}, {call.args[2]}, {call.value(call.attrs['batch'])}"
+    donated = call.donated(0)
+    return f"{made})" if donated == "False" else f"{made}, {donated})"
+
+
 def _cumsum(call: Call) -> str:
     if call.attrs["exclusive"] or call.attrs["reverse"]:
         return call.render("ops.cumsum({0}, {axis}, {exclusive}, {reverse})")
@@ -157,7 +163,7 @@ def _cumsum(call: Call) -> str:
 INDEXING: dict[str, Lowering] = {
     "gather": lambda call: f"torch.gather({call.args[0]}, {call.attrs['axis']}, {call.index(1)})",
     "take": _take,
-    "scatter_set": _indexed("scatter_set", "batch"),
+    "scatter_set": _scatter_set,
     "scatter_add": _indexed("scatter_add", "batch"),
     "scatter_min": _indexed("scatter_min", "batch"),
     "scatter_max": _indexed("scatter_max", "batch"),

@@ -28,6 +28,7 @@ from ..source.elaborate.builtin import BUILTIN, known
 from ..source.elaborate.elaborate import Elaborator
 from ..source.elaborate.frame import Frame
 from ..source.elaborate.gather import gather
+from ..source.elaborate.inputs import declared_outputs
 from ..source.elaborate.library import Unit
 from ..source.elaborate.regions import Region
 from ..source.elaborate.values import Bundle, DeclValue, Multi, OpValue
@@ -125,11 +126,14 @@ class Model:
         kind = "param" if trainable else "buffer"
         return self._declare(ast.ParamStmt(kind, name, parse_type(type), parse_expr(init), external), name)
 
-    def state(self, name: str, type: str, init: str = "zeros") -> Tensor:
-        """Declare a state: an input and an output of the artifact, ``init`` at the start. :meth:`update` sets its new value."""
+    def state(self, name: str, type: str, init: str = "zeros") -> Any:
+        """Declare a state: an input and an output of the artifact, ``init`` at the start. :meth:`update` sets its new value.
+
+        A record's fields are an input and an output each. A size that nothing else has is a capacity, which the runtime chooses.
+        """
         return self._declare(ast.StateStmt(name, parse_type(type), parse_expr(init)), name)
 
-    def update(self, name: str, value: Tensor) -> None:
+    def update(self, name: str, value: Tensor | Record) -> None:
         """Set the new value of a state. Raises E0016 when there is none of that name."""
         frame, (span, _) = self._open(), call_site()
         if name not in frame.states:
@@ -230,9 +234,8 @@ class Model:
             reason = "is taken" if name in self._frame.env else "is built in" if name in BUILTIN else "is no identifier"
             raise Diagnostic("E0016", f"`{name}` {reason}", span, help="choose another name")
 
-    def _declare(self, statement: ast.Stmt, name: str) -> Tensor:
-        result: Tensor = self._statement(statement, {}, name)
-        return result
+    def _declare(self, statement: ast.Stmt, name: str) -> Any:
+        return self._statement(statement, {}, name)
 
     def _statement(self, statement: ast.Stmt, env: dict[str, Any], result: str | None = None) -> Any:
         """Run one statement of the language in the model's scope; the value of the name ``result`` afterwards."""
@@ -314,7 +317,7 @@ class Model:
             span, _ = call_site()
             raise Diagnostic("E0016", f"the model `{self.name}` has no output", span, help="call `m.output(y)`")
         self._elaborator.calls.finish_states(frame)
-        extra = list(zip(graph.outputs, graph.output_info, strict=True))
+        extra = declared_outputs(graph)
         graph.set_outputs((), ())
         taken = {info.name for _, info in extra}
         for i, (result, name) in enumerate(self._results):

@@ -58,6 +58,13 @@ CODES = {
         "    fold i in 3 from (y) { y = concat(y, x, axis=1) }     # wrong: y grows\n"
         "    repeat i in 3 { y = concat(y, x, axis=1) }            # right: unrolled, every step has its own type",
     ),
+    "E0311": Code(
+        "a capacity has the name of another size",
+        "A size that only states have is chosen by whoever runs the program (`artifact.session(sizes={\"C\": 4096})`), and is one\n"
+        "size in the whole program. A size that inputs have follows from what is given.\n"
+        "    layer memory(x: float[B, 8]) -> float[B, 8] { state seen: f32[T, 8] … }   # wrong where an input is [B, T]\n"
+        "    layer memory(x: float[B, 8]) -> float[B, 8] { state seen: f32[C, 8] … }   # right: a name of its own",
+    ),
     "E0309": Code(
         "what is returned is not what was declared",
         "The type after `->` is a promise to the callers: the returned values must have that number, those dtypes and shapes.\n"

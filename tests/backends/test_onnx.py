@@ -79,6 +79,7 @@ def claim_cases() -> list[Any]:
         (attention, [q, k7, v7, dense, randn(2, 1, 1, 7)], {"causal": True}, "Attention"),
         ("std.attention.rope", [q, *angles], {}, "RotaryEmbedding"),
         ("std.attention.rope", [q, *angles], {"interleaved": True}, "RotaryEmbedding"),
+        ("std.cache.write_rows", [k7, np.array([2, 9]), randn(2, 1, 3, 8)], {}, "TensorScatter"),
     ]
     return [pytest.param(*r[:3], r[3], id=f"{r[0].rpartition('.')[2]}-{i}") for i, r in enumerate(rows)]
 

@@ -423,7 +423,7 @@ def test_operands_that_are_not_given(given: tuple[str, ...]) -> None:
 
 
 Operands = list[tuple[int, ...] | str | None]
-"""Shapes of float operands; ``mask[…]`` is a boolean one, ``+`` in front makes it positive, None is not given."""
+"""Shapes of float operands; ``mask[…]`` is a boolean one, ``below n […]`` integers, ``+`` makes it positive, None is not given."""
 
 CLAIM_CASES: dict[str, list[tuple[Operands, dict[str, Any]]]] = {
     "std.nn.affine": [([(2, 3, 8), (5, 8), (5,)], {}), ([(3, 8), (5, 8), None], {})],
@@ -456,6 +456,15 @@ CLAIM_CASES: dict[str, list[tuple[Operands, dict[str, Any]]]] = {
         ([(2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8), None, None], {"softcap": 3.0}),
         ([(2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8), None, None], {"log_sum_exp": True, "row": 0}),
     ],
+    "std.cache.write_rows": [([(2, 4, 7, 8), "below 8 2", (2, 4, 3, 8)], {})],
+    "std.cache.append": [
+        ([(2, 4, 7, 8), (2, 4, 7, 6), "below 8 2", (2, 4, 3, 8), (2, 4, 3, 6), count], {})
+        for count in (None, "below 4 2")
+    ],
+    "std.cache.gather_path": [
+        ([(2, 4, 7, 8), (2, 4, 7, 6), "below 8 2", "below 3 2", "below 4 2 3", count], {})
+        for count in (None, "below 4 2")
+    ],
 }
 CASES = [
     pytest.param(name, operands, attrs, dtype, id=f"{name}-{i}-{dtype}")
@@ -484,13 +493,16 @@ def test_a_claim_agrees_with_the_body(
         if isinstance(operand, str) and operand.startswith("mask"):
             tensor = torch.rand([int(n) for n in operand.split()[1:]], generator=rng) < 0.6
             tensor[0, 0, 0] = False  # a query that may attend to nothing
+        elif isinstance(operand, str) and operand.startswith("below"):
+            high, *shape = (int(n) for n in operand.split()[1:])
+            tensor = torch.randint(high, shape, generator=rng)
         elif isinstance(operand, str):
             tensor = (torch.rand(int(operand), generator=rng) + 0.5).to(kind)
         else:
             tensor = (torch.randn(operand, generator=rng) * 2).to(kind)
         tensors.append(tensor)
         type = of(
-            "bool" if tensor.dtype == torch.bool else dtype,
+            {torch.bool: "bool", torch.int64: "i64"}.get(tensor.dtype, dtype),
             *("B" if n == 2 and axis == 0 else n for axis, n in enumerate(tensor.shape)),
         )
         inputs.append(b.input(f"x{i}", type))

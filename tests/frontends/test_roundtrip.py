@@ -159,6 +159,72 @@ CONSTRUCTS = {
             return p + q
         }
     """,
+    "state of a record, of a capacity of its own": """
+        record Memory[B, N] { static decay: real  rows: f32[B, N, 4]  count: i64[B]  limit: f32[B] }
+        op push(m: Memory[B, N], x: f32[B, 4]) -> Memory[B, N] {
+            return Memory(decay=m.decay, rows=m.rows * m.decay + unsqueeze(x, 1), count=m.count + 1, limit=m.limit)
+        }
+        model m(x: f32[B, 4]) -> f32[B, 4] {
+            state plain: Memory[B, C] = Memory(decay=0.5, limit=ones, rows=normal(0.1))
+            state total: f32[B, 2 * C] = zeros
+            plain = push(push(plain, x), x)
+            total = total + cast(unsqueeze(plain.count, 1), f32)
+            return mean(plain.rows, axis=1) + unsqueeze(plain.limit, 1)
+        }
+    """,
+    "states that are read before and after, and swapped": """
+        record Pair[B] { a: f32[B]  b: f32[B] }
+        model m(x: f32[B]) -> (f32[B], f32[B], f32[B]) {
+            state first: f32[B] = zeros
+            state second: f32[B] = ones
+            state pair: Pair[B] = zeros
+            old = first
+            older = pair.b
+            pair = Pair(a=pair.b, b=first)
+            first = second
+            second = old
+            tap seen = pair.a
+            return old + x, older, pair.b
+        }
+    """,
+    "a state of each step, and of each layer": """
+        use std.nn (linear)
+        layer keeps(x: f32[B, D]) -> f32[B, D] {
+            state last: f32[B, D] = zeros
+            y = linear(x + last, out=D) as inner
+            last = x
+            tap norm = y
+            return y
+        }
+        model m(x: f32[B, 4]) -> f32[B, 4] {
+            state total: f32[B, 4] = zeros
+            repeat i in 3 as blocks {
+                state seen: f32[B, C] = zeros
+                state steps: f32[B] = zeros
+                x = keeps(x) as layer
+                seen = seen + x[:, :1]
+                steps = steps + 1.0
+            }
+            total = total + x
+            return x
+        }
+    """,
+    "a state through a cond and a while": """
+        use std.cache (KVCache, append, window)
+        model m(k: f32[B, G, 1, 4], stop: i64[]) -> i64[B] {
+            state cache: KVCache[B, G, C, 4, 4] = zeros
+            require C >= 8, "too few slots"
+            i = constant(0, dtype=i64)
+            while i < stop from (i, cache) limit 3 {
+                cache = append(cache, k, k)
+                i = i + 1
+            }
+            cond all(cache.length > 6, axis=[0]) from (cache) {
+                cache = window(cache, sinks=2, recent=4)
+            }
+            return cache.length
+        }
+    """,
     "state, random, tap, buffer": """
         model m(x: f32[B, 8]) -> f32[B, 8] {
             state memory: f32[B, 8] = zeros

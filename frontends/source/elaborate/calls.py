@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 from ....ir.declarations import LOCAL, references
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.dims.dim import Dim
-from ....ir.graph import Graph, Value
+from ....ir.graph import Value
 from ....ir.op import FuncRef, Op
 from ....ir.ops import OPS
 from ....ir.signature import Bindings, Operand, Pattern, RecordDef, RecordPattern, Signature
-from ....ir.types import DTYPES, DType, TensorType
+from ....ir.types import DTYPES, DType
 from ..syntax import ast
 from .blame import blame_call, blame_user
 from .builtin import STATIC_FUNCTIONS
 from .cycles import recursion
 from .evaluate import join
 from .frame import Frame
+from .inputs import finish_state
 from .records import construct
 from .scans import scan
 from .signatures import environment
@@ -333,16 +334,9 @@ class Calls:
 
     @staticmethod
     def finish_states(inner: Frame) -> None:
-        """The last value of a state's name is its new value: an output of the graph."""
-        for name, full in inner.states.items():
-            value = inner.env[name]
-            declared = next(v for v in inner.root.graph.inputs if v.name == full)
-            if not is_tensor(value) or not same_size(inner.root.graph, value.type, declared.type):
-                raise Diagnostic(
-                    "E0308", f"the state `{name}` is {declared.type}, but ends as {describe(value)}", declared.span,
-                    help="its size stays: hold what grows in a fixed capacity, beside a count of what is filled",
-                )  # fmt: skip
-            inner.root.graph.add_output(value, full, "state")
+        """What the names of the states mean at the end are their new values."""
+        for name in list(inner.states):
+            finish_state(inner, name)
 
     def body_environment(self, signature: Signature, bound: Bindings, operands: list[Any]) -> dict[str, Any]:
         """The names a body starts with: dimensions, static parameters, operands (records as bundles)."""
@@ -375,12 +369,3 @@ class Calls:
             else:
                 items.append(next(flat))
         return items[0] if len(items) == 1 else Multi(tuple(items))
-
-
-def same_size(graph: Graph, a: TensorType, b: TensorType) -> bool:
-    """Whether two types are the same, with names of ``let`` or without."""
-    return a == b or _expanded(graph, a) == _expanded(graph, b)
-
-
-def _expanded(graph: Graph, type: TensorType) -> TensorType:
-    return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))

@@ -19,12 +19,13 @@ from ....ir.types import DTYPES, DType, TensorType
 from ..syntax import ast
 from .blame import blame_call, shipped
 from .builtin import STATIC_FUNCTIONS
-from .calls import Calls, same_size
+from .calls import Calls
 from .cycles import check_acyclic, recursion
 from .evaluate import decide, size_of
 from .frame import Frame
 from .gather import gather
 from .given import given_value
+from .inputs import declared_outputs, same_size
 from .library import Declared, Library, Unit
 from .programs import elaborate_program
 from .signatures import Signatures
@@ -357,7 +358,7 @@ class Elaborator:
         graph: Graph, signature: Signature, bound: Bindings, values: list[Any], span: Span | None
     ) -> None:
         taken = {o.name for o in graph.output_info}
-        extra = list(zip(graph.outputs, graph.output_info, strict=True))
+        extra = declared_outputs(graph)
         rows = []
         for i, (result, value) in enumerate(zip(signature.present(bound), values, strict=True)):
             name = result.name or ("output" if len(values) == 1 else f"output{i}")

@@ -7,22 +7,16 @@ from itertools import zip_longest
 from typing import Any, ClassVar
 
 from ....ir.builder import Builder
-from ....ir.diagnostics import Diagnostic, Span, did_you_mean
+from ....ir.diagnostics import Diagnostic, Span
 from ....ir.dims.dim import Dim, as_dim, prove_ge
-from ....ir.graph import Initializer, Require, Value
+from ....ir.graph import Require, Value
 from ....ir.signature import RecordPattern
 from ..syntax import ast
-from . import control
+from . import control, inputs
 from .builtin import BUILTIN, known
 from .evaluate import COMPARISONS, Evaluator, decide, join
 from .regions import Region
 from .values import Bundle, Multi, describe, is_tensor
-
-_INITIALISERS = {
-    "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
-    "xavier_uniform": 0, "kaiming_uniform": 0,
-}  # fmt: skip
-_DISTRIBUTIONS = {"uniform": 2, "normal": 2, "gumbel": 0}
 
 
 class Frame(Evaluator):
@@ -30,6 +24,7 @@ class Frame(Evaluator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The states whose names are alive: name -> that of the program's input (of a record: before the field's).
         self.states: dict[str, str] = {}
         self.result: list[Any] | None = None
         self.return_span: Span | None = None
@@ -91,7 +86,7 @@ class Frame(Evaluator):
         if isinstance(pattern, RecordPattern):
             raise Diagnostic("E0310", f"the {s.kind} `{s.name}` must be a tensor", s.span)
         type = self.type(pattern, s.type.span)
-        init = self._initializer(s.init, _INITIALISERS, s.kind) if s.init is not None else Initializer("zeros")
+        init = inputs.initializer(self, s.init, inputs.INITIALISERS, s.kind) if s.init is not None else inputs.ZEROS
         full = join(self.scope, s.external or s.name)
         self.bind(s.name, self.root.param(full, type, init, s.kind == "param", self.place(s.span)), s.span)
 
@@ -101,67 +96,13 @@ class Frame(Evaluator):
         assert self.builder is not None
         return self.builder if self.region is None else self.region.root
 
-    def _initializer(self, expr: ast.Expr, table: dict[str, int], what: str) -> Initializer:
-        name = expr.function if isinstance(expr, ast.Call) else expr
-        if not isinstance(name, ast.Name) or name.id not in table:
-            shown = name.id if isinstance(name, ast.Name) else "this"
-            raise Diagnostic(
-                "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
-                help=did_you_mean(shown, table) or f"one of: {', '.join(table)}",
-            )  # fmt: skip
-        args = [self.eval(a.value) for a in expr.args] if isinstance(expr, ast.Call) else []
-        if len(args) > table[name.id] or any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
-            raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
-        if len(args) < table[name.id] and table is _INITIALISERS:
-            raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
-        return Initializer(name.id, tuple(float(a) for a in args))
-
-    def _input(self, s: ast.StateStmt | ast.RandomStmt, role: str, init: Initializer) -> None:
-        what = role if role == "state" else f"{role} input"
-        pattern = self.elaborator.signatures.pattern(self.unit, s.type)
-        if isinstance(pattern, RecordPattern) or self.kind not in ("layer", "model"):
-            raise Diagnostic(
-                "E0506", f"a {what} is a tensor of a layer or a model", s.span,
-                help=f"declare it in a `layer`, and pass it in: `{s.name}: {s.type.name}[…]`",
-            )  # fmt: skip
-        if self.region is not None:
-            word = self.region.graph.name
-            where = "`cond`" if word == "cond" else "loop"
-            help = f"declare it before the {where}"
-            if role == "state":
-                help += f", and carry it: `{word} … from (…)`"
-            elif word != "cond":
-                help += ", with an axis for the steps: here it would be the same in every one"
-            raise Diagnostic(
-                "E0506",
-                f"the {what} `{s.name}` belongs to the whole program, not to {self._place()}",
-                s.span,
-                help=help,
-            )
-        name = join(self.scope, s.name).replace(".", "_")
-        if any(v.name == name for v in self.root.graph.inputs):
-            raise Diagnostic(
-                "E0206", f"the program has an input `{name}` already", s.span,
-                help="a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
-            )  # fmt: skip
-        self.bind(s.name, self.root.input(name, self.type(pattern, s.type.span), role, init, self.place(s.span)), s.span)
-        if role == "state":
-            self.states[s.name] = name
-
-    def _state(self, s: ast.StateStmt) -> None:
-        init = self._initializer(s.init, _INITIALISERS, "state") if s.init is not None else Initializer("zeros")
-        self._input(s, "state", init)
-
-    def _random(self, s: ast.RandomStmt) -> None:
-        self._input(s, "random", self._initializer(s.distribution, _DISTRIBUTIONS, "random input"))
-
     def _tap(self, s: ast.TapStmt) -> None:
         value = self.eval(s.value)
         if not is_tensor(value):
             raise Diagnostic("E0506", f"`tap {s.name}` exposes a tensor, not {describe(value)}", s.span)
         if self.region is not None or self.kind not in ("layer", "model"):
             raise Diagnostic(
-                "E0506", f"`tap {s.name}` stands in {self._place()}", s.span,
+                "E0506", f"`tap {s.name}` stands in {self.standing}", s.span,
                 help="a tap is a statement of a layer or a model; return the value to one",
             )  # fmt: skip
         name = join(self.scope, s.name).replace(".", "_")
@@ -246,7 +187,8 @@ class Frame(Evaluator):
             )
         return value
 
-    def _place(self) -> str:
+    @property
+    def standing(self) -> str:
         """Where a statement stands, for a message."""
         if self.region is None:
             return f"a `{self.kind}`"
@@ -270,7 +212,8 @@ class Frame(Evaluator):
         return True
 
     _DO: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
-        ast.Assign: _assign, ast.ParamStmt: _param, ast.StateStmt: _state, ast.RandomStmt: _random, ast.TapStmt: _tap,
+        ast.Assign: _assign, ast.ParamStmt: _param, ast.StateStmt: inputs.state, ast.RandomStmt: inputs.random,
+        ast.TapStmt: _tap,
         ast.RequireStmt: _require, ast.LetStmt: _let, ast.RepeatStmt: _repeat, ast.IfStmt: _if,
         ast.FoldStmt: control.fold, ast.CondStmt: control.cond, ast.WhileStmt: control.while_, ast.ReturnStmt: _return,
     }  # fmt: skip

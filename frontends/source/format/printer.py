@@ -9,8 +9,7 @@ from typing import Any
 from ....ir.compare import same_attr
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic
-from ....ir.graph import Graph, Node, Parameter, Value
-from ....ir.naming import unique
+from ....ir.graph import Graph, Input, Node, Parameter, Value
 from ....ir.op import Composite, FuncRef
 from ....ir.program import Program
 from ....ir.signature import Bindings, RecordDef, RecordPattern, Static
@@ -18,6 +17,7 @@ from ..elaborate.builtin import BINARY, BUILTIN
 from ..syntax import ast
 from ..syntax.lexer import RESERVED
 from .fmt import format_file
+from .regions import Names, RegionPrinter
 from .static import initialiser, literal, type_expr
 from .wiring import flow_member, host_member
 
@@ -29,21 +29,7 @@ def print_module(program: Program) -> str:
     return format_file(_Printer(program).file())
 
 
-class _Names:
-    """Unique names for values."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self.taken = set(taken)
-
-    def fresh(self, hint: str) -> str:
-        base = re.sub(r"\W", "_", hint).strip("_") or "v"
-        if base[0].isdigit():
-            base = f"v{base}"
-        base = re.sub(r"_\d+$", "", base) or base
-        return unique(base, self.taken)
-
-
-class _Printer:
+class _Printer(RegionPrinter):
     def __init__(self, program: Program) -> None:
         self.program = program
         self.declared = program.declared()
@@ -51,7 +37,7 @@ class _Printer:
         self.imports = {target: name for name, target in program.uses.items() if name in needed}
         self.helpers: list[ast.Function] = []
         # Names of the file: whatever an op or a symbol of any function is called must mean the same everywhere.
-        self.top = _Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name})
+        self.top = Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name})
         for graph in program.functions.values():
             self.top.taken |= {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
         self.models = {name: name if program.plain else self.top.fresh(name) for name in program.functions}
@@ -71,14 +57,13 @@ class _Printer:
         return ast.File("", self._uses(), [*(d.syntax for d in self.declared.values()), *self.helpers, *items])
 
     def _model(self, name: str, graph: Graph, doc: str) -> ast.Function:
-        self.names = _Names(self.top.taken | {v.name for v in graph.inputs})
+        self.names = Names(self.top.taken | {v.name.partition(".")[0] for v in graph.inputs})
         for value in graph.inputs:
-            self.values[value] = ast.Name(value.name)
+            self.values[value] = _input_name(value)
         body: list[ast.Stmt] = [ast.LetStmt(n, literal(d)) for n, d in graph.lets.items()]
         for value in graph.inputs:
             if value.role == "state":
-                init = None if value.init is None else initialiser(value.init)
-                body.append(ast.StateStmt(value.name, type_expr(value.type), init))
+                body += self._state(graph, value)
             elif value.role == "random" and value.init is not None:
                 body.append(ast.RandomStmt(value.name, type_expr(value.type), initialiser(value.init)))
         body += [self._param(p) for p in graph.params.values()]
@@ -97,6 +82,26 @@ class _Printer:
         members += map(flow_member, self.program.flows.values())
         return ast.Program(self.program.name, [], members, self.program.doc or None)
 
+    def _state(self, graph: Graph, value: Input) -> list[ast.Stmt]:
+        """The statement that declares a state; that of a record stands where its first field is."""
+        assert value.init is not None
+        if value.record is None:
+            return [ast.StateStmt(value.name, type_expr(value.type), initialiser(value.init))]
+        pattern = value.record.pattern
+        name, _, field = value.name.rpartition(".")
+        fields = [n for n, _ in pattern.record.fields]
+        if field != fields[0]:
+            return []
+        record = self._imported(pattern.record.module, pattern.record.name)
+        dims = [literal(d if d.value is None else d.value) for d in pattern.dims]
+        starts = [v.init for v in graph.inputs if v.init is not None and v.name.rpartition(".")[0] == name]
+        init = initialiser(value.init)
+        if value.record.statics or any(start != value.init for start in starts):
+            args = [ast.Arg(n, initialiser(start)) for n, start in zip(fields, starts, strict=True)]
+            args += [ast.Arg(n, self._static(v)) for n, v in value.record.statics]
+            init = ast.Call(ast.Name(record), args)
+        return [ast.StateStmt(name, ast.TypeExpr(record, dims), init)]
+
     def _uses(self) -> list[ast.Use]:
         by_module: dict[str, list[tuple[str, str | None]]] = {}
         for (module, name), alias in sorted(self.imports.items()):
@@ -114,20 +119,56 @@ class _Printer:
     def _outputs(self, graph: Graph, body: list[ast.Stmt]) -> list[ast.Result]:
         results = []
         returned = []
+        states: dict[str, Value] = {}
         for value, info in zip(graph.outputs, graph.output_info, strict=True):
             expr = self._operand(value)
             if info.role == "tap":
                 body.append(ast.TapStmt(info.name, expr))
             elif info.role == "state":
-                if expr != ast.Name(info.name):
-                    body.append(ast.Assign([info.name], expr))
+                states[info.name] = value
             else:
                 results.append(ast.Result(type_expr(value.type), info.name))
                 returned.append(expr)
         if len(results) == 1 and results[0].name == "output":
             results[0].name = None
-        body.append(ast.ReturnStmt(returned))
+        held: dict[str, str] = {}
+        changed: set[str] = set()
+        updates: list[ast.Stmt] = []
+        for name, expr in self._updates(graph, states).items():
+            updates.append(ast.Assign([name], self._earlier(expr, changed, held)))
+            changed.add(name)
+        returned = [self._earlier(expr, changed, held) for expr in returned]
+        body += [ast.Assign([kept], ast.Name(name)) for name, kept in held.items()]
+        body += [*updates, ast.ReturnStmt(returned)]
         return results
+
+    def _updates(self, graph: Graph, states: dict[str, Value]) -> dict[str, ast.Expr]:
+        """The new value of each state that does not stay as it is."""
+        updates: dict[str, ast.Expr] = {}
+        for value in graph.inputs:
+            if value.name not in states:
+                continue
+            name, expr = value.name, self._operand(states[value.name])
+            if value.record is not None:
+                name, record = name.rpartition(".")[0], value.record.pattern.record
+                tensors: list[Value | None] = [states[f"{name}.{field}"] for field, _ in record.fields]
+                expr = self._record(record, tensors, dict(value.record.statics))
+            if expr != ast.Name(name):
+                updates[name] = expr
+        return updates
+
+    def _earlier(self, expr: ast.Expr, changed: set[str], held: dict[str, str]) -> ast.Expr:
+        """``expr`` with names that are ``changed`` by then replaced by others, in ``held``, of what they meant before."""
+        if isinstance(expr, ast.Name) and expr.id in changed:
+            if expr.id not in held:
+                held[expr.id] = self.names.fresh(f"{expr.id}_before")
+            return ast.Name(held[expr.id])
+        if isinstance(expr, ast.Attribute):
+            return ast.Attribute(self._earlier(expr.value, changed, held), expr.name)
+        if isinstance(expr, ast.Call):
+            args = [ast.Arg(a.name, self._earlier(a.value, changed, held)) for a in expr.args]
+            return ast.Call(expr.function, args)
+        return expr
 
     # Nodes -------------------------------------------------------------------------------------------------------
 
@@ -243,7 +284,8 @@ class _Printer:
         for operand in op.signature.operands:
             if isinstance(operand.type, RecordPattern):
                 tensors = [next(leaves) for _ in operand.type.record.fields]
-                value = None if tensors[0] is None else self._record(operand.type.record, tensors, operand.name, node)
+                statics = {n: node.attrs.get(f"{operand.name}.{n}") for n, _ in operand.type.record.statics}
+                value = None if tensors[0] is None else self._record(operand.type.record, tensors, statics)
             else:
                 tensor = next(leaves)
                 value = None if tensor is None else self._operand(tensor)
@@ -282,7 +324,7 @@ class _Printer:
         self.top.taken.add(name)
         return name
 
-    def _record(self, record: RecordDef, tensors: list[Value | None], operand: str, node: Node) -> ast.Expr:
+    def _record(self, record: RecordDef, tensors: list[Value | None], statics: dict[str, Any]) -> ast.Expr:
         exprs = [self._operand(t) for t in tensors]
         bases = [e.value for e in exprs if isinstance(e, ast.Attribute)]
         names = [e.name for e in exprs if isinstance(e, ast.Attribute)]
@@ -293,102 +335,15 @@ class _Printer:
         ):
             return bases[0]
         args = [ast.Arg(name, expr) for (name, _), expr in zip(record.fields, exprs, strict=True)]
-        args += [ast.Arg(name, self._static(node.attrs[f"{operand}.{name}"])) for name, _ in record.statics]
+        args += [ast.Arg(name, self._static(statics[name])) for name, _ in record.statics]
         return ast.Call(ast.Name(self._imported(record.module, record.name)), args)
 
-    # Regions -----------------------------------------------------------------------------------------------------
 
-    def _region(self, node: Node) -> list[ast.Stmt]:
-        """A `fold`, `cond` or `while`, after the assignments that name what it carries."""
-        word, count = node.op.name, node.attrs["carried"]
-        first = word == "cond"
-        names = [self.names.fresh(value.name or "carry") for value in node.outputs]
-        before: list[ast.Stmt] = [
-            ast.Assign([name], self._operand(value))
-            for name, value in zip(names, node.inputs[first : first + count], strict=True)
-        ]
-        predicate = self._operand(node.inputs[0]) if first else None
-        outer = [self._captured(value, before) for value in node.inputs[first + count :]]
-        made: ast.Stmt
-        if word == "fold":
-            body: Graph = node.attrs["body"]
-            index = self.names.fresh(body.inputs[0].name or "i")
-            self.values[body.inputs[0]] = ast.Name(index)
-            made = ast.FoldStmt(index, literal(node.attrs["n"]), names, self._body(body, names, outer, 1))
-        elif predicate is not None:
-            then, orelse = (self._body(node.attrs[branch], names, outer) for branch in ("then", "orelse"))
-            made = ast.CondStmt(predicate, names, then, orelse or None)
-        else:
-            test = self._test(node.attrs["test"], names, outer)
-            made = ast.WhileStmt(
-                test, names, literal(node.attrs["limit"]), self._body(node.attrs["body"], names, outer)
-            )
-        for name, value in zip(names, node.outputs, strict=True):
-            self.values[value] = ast.Name(name)
-        return [*before, made]
-
-    def _captured(self, value: Value | None, before: list[ast.Stmt]) -> ast.Expr:
-        """An outer value by a name: a number that is written within the region would be made there."""
-        expr = self._operand(value)
-        if isinstance(expr, ast.Call):
-            name = self.names.fresh("number")
-            before.append(ast.Assign([name], expr))
-            return ast.Name(name)
-        return expr
-
-    def _body(self, body: Graph, names: list[str], outer: list[ast.Expr], skip: int = 0) -> list[ast.Stmt]:
-        """The statements of a region, which rebind ``names``; ``skip`` of its inputs have their names already."""
-        shown = [*map(ast.Name, names), *outer]
-        self.values.update(zip(body.inputs[skip:], shown, strict=True))
-        inner = self._nodes(body)
-        # All results are read before any carried name is rebound.
-        return inner + self._rebind(dict(zip(names, map(self._operand, body.outputs), strict=True)))
-
-    def _rebind(self, finals: dict[str, ast.Expr]) -> list[ast.Stmt]:
-        """Assignments that give each name its final value, where some of these are other names of the list."""
-        held: list[ast.Stmt] = []
-        last: list[ast.Stmt] = []
-        for name, expr in finals.items():
-            if isinstance(expr, ast.Name) and expr.id in finals and expr.id != name:
-                temporary = self.names.fresh(f"{expr.id}_next")
-                held.append(ast.Assign([temporary], expr))
-                expr = ast.Name(temporary)
-            if expr != ast.Name(name):
-                last.append(ast.Assign([name], expr))
-        return held + last
-
-    def _test(self, test: Graph, names: list[str], outer: list[ast.Expr]) -> ast.Expr:
-        """The condition of a `while`: an expression where each of its values is read once, else a call of a function."""
-        nodes = [n for n in test.nodes() if n.op.name != "constant"]
-        if all(len(n.outputs) == 1 and len(n.output.uses) == 1 and not n.bodies for n in nodes):
-            self.values.update(zip(test.inputs, [*map(ast.Name, names), *outer], strict=True))
-            for node in nodes:
-                self.values[node.output] = self._expression(node)
-            return self._operand(test.outputs[0])
-        called = self._helper(test, "test")
-        return ast.Call(ast.Name(called), [ast.Arg(None, shown) for shown in [*map(ast.Name, names), *outer]])
-
-    def _helper(self, body: Graph, hint: str) -> str:
-        """The name of a function that is written beside the model."""
-        name = self._top_name(hint)
-        params = []
-        for value in body.inputs:
-            shown = self.names.fresh(value.name)
-            self.values[value] = ast.Name(shown)
-            params.append(ast.Param(shown, type_expr(value.type)))
-        statements = self._nodes(body)
-        statements.append(ast.ReturnStmt([self._operand(v) for v in body.outputs]))
-        results = [ast.Result(type_expr(v.type)) for v in body.outputs]
-        self.helpers.append(ast.Function("fn", name, params, [], results, statements))
-        return name
-
-    def _scan(self, node: Node) -> ast.Expr:
-        body: Graph = node.attrs["body"]
-        if len(body.inputs) > 2 * node.attrs["carried"]:
-            raise Diagnostic("E0405", "a `scan` whose function captures tensors cannot be printed", node.span)
-        args = [ast.Arg(None, ast.Name(self._helper(body, "combine")))]
-        args += [ast.Arg(None, self._operand(v)) for v in node.inputs]
-        return ast.Call(ast.Name("scan"), [*args, ast.Arg("axis", literal(node.attrs["axis"]))])
+def _input_name(value: Input) -> ast.Expr:
+    if value.record is None:
+        return ast.Name(value.name)
+    name, _, field = value.name.rpartition(".")
+    return ast.Attribute(ast.Name(name), field)
 
 
 def _hint(node: Node) -> str:

@@ -1,0 +1,76 @@
+"""A module that carries its states from call to call. Imported with torch only."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...ir.graph import Input
+from ...runtime.inputs import InputSpec, fit_array
+from ...runtime.states import Carrying
+from .inputs import from_numpy, to_numpy
+
+if TYPE_CHECKING:
+    from .module import TesseraModule
+
+
+class CarryingModule(Carrying):
+    """See :class:`~tessera.runtime.states.Carrying`; tensors go in and come out, without gradients.
+
+    What only an update reads is written in place: a step copies no cache.
+    """
+
+    def __init__(
+        self,
+        network: TesseraModule,
+        *,
+        states: Mapping[str, Any] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__((v.name for v in network.graph.inputs if v.role == "state"), states, sizes, seed)
+        self._network = copy.copy(network)  # the same parameters
+        self._network.donate = True
+        self._held: dict[str, Tensor] = {}
+
+    def states(self) -> dict[str, Any]:
+        return {name: tensor.clone() for name, tensor in self._held.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The states themselves, to which the next call may write."""
+        return dict(self._held)
+
+    def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
+        held = self._held or {name: torch.as_tensor(value).clone() for name, value in self._start.items()}
+        with torch.no_grad():
+            found = self._network(**inputs, **held, sizes=self.sizes, seed=seed)
+        self._held = {name: found.pop(name) for name in self.names}
+        memory = {t.untyped_storage().data_ptr() for t in self._held.values()}
+        # What is returned may be a view of a state, which the next call writes to.
+        return {n: t.clone() if t.untyped_storage().data_ptr() in memory else t for n, t in found.items()}
+
+    def _clear(self) -> None:
+        self._held = {}
+
+
+class CarryingArrays(CarryingModule):
+    """The same with NumPy arrays: what goes in is brought to the dtypes of the inputs."""
+
+    def states(self) -> dict[str, Any]:
+        return {name: to_numpy(tensor) for name, tensor in super().states().items()}
+
+    def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
+        specs = {v.name: _spec(v) for v in self._network.graph.inputs}
+        # A name that is not known goes through, and the network says so.
+        tensors = {n: from_numpy(fit_array(specs[n], a)) if n in specs else a for n, a in inputs.items()}
+        return {name: to_numpy(tensor) for name, tensor in super()._step(tensors, seed).items()}
+
+
+def _spec(value: Input) -> InputSpec:
+    return InputSpec(
+        value.name, value.type.dtype.name, tuple(str(d) if d.value is None else d.value for d in value.type.shape)
+    )

@@ -1,0 +1,210 @@
+"""Statements that declare inputs of the program: `state`, of a tensor or of a record, and `random`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ....ir.diagnostics import Diagnostic, Span, did_you_mean
+from ....ir.dims.dim import Dim, sym
+from ....ir.graph import Graph, Initializer, Output, Part, Value
+from ....ir.signature import Pattern, RecordDef, RecordPattern
+from ....ir.types import TensorType
+from ..syntax import ast
+from .evaluate import join
+from .values import Bundle, describe, same_structure, tensors_of
+
+if TYPE_CHECKING:
+    from .frame import Frame
+
+INITIALISERS = {
+    "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
+    "xavier_uniform": 0, "kaiming_uniform": 0,
+}  # fmt: skip
+_DISTRIBUTIONS = {"uniform": 2, "normal": 2, "gumbel": 0}
+ZEROS = Initializer("zeros")
+
+
+def state(frame: Frame, s: ast.StateStmt) -> None:
+    """``state cache: KVCache[B, C] = zeros``: one input for a tensor, or for each field of a record."""
+    pattern = _pattern(frame, s, "state")
+    if s.name in frame.states:  # the same statement of an earlier step of a `repeat`
+        finish_state(frame, s.name)
+    _open_capacities(frame, pattern, s.type.span)
+    name = _public(frame, s, "state")
+    if isinstance(pattern, Pattern):
+        init = initializer(frame, s.init, INITIALISERS, "state") if s.init is not None else ZEROS
+        frame.bind(s.name, frame.root.input(name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span)), s.span)
+    else:
+        frame.bind(s.name, _record(frame, s, pattern, name), s.span)
+    frame.states[s.name] = name
+
+
+def random(frame: Frame, s: ast.RandomStmt) -> None:
+    """``random u: f32[B, T] = uniform(0, 1)``: an input that the runtime draws from a seed."""
+    pattern = _pattern(frame, s, "random input")
+    if not isinstance(pattern, Pattern):
+        raise Diagnostic("E0506", f"the random input `{s.name}` must be a tensor", s.span)
+    init = initializer(frame, s.distribution, _DISTRIBUTIONS, "random input")
+    type = frame.type(pattern, s.type.span)
+    frame.bind(s.name, frame.root.input(_public(frame, s, "random input"), type, "random", init, frame.place(s.span)), s.span)
+
+
+def finish_state(frame: Frame, name: str) -> None:
+    """The last value of a state's name is its new value: an output of the graph. Raises E0308 when it does not fit."""
+    full, value = frame.states.pop(name), frame.env[name]
+    graph = frame.root.graph
+    declared = [v for v in graph.inputs if v.role == "state" and (v.name == full or v.name.startswith(f"{full}."))]
+    part = declared[0].record
+    if part is None:
+        start: Value | Bundle = declared[0]
+    else:
+        record = part.pattern.record
+        fields = dict(zip((n for n, _ in record.fields), declared, strict=True))
+        start = Bundle(record, dict(fields), dict(part.statics))
+    shown = declared[0].type if part is None else part.pattern
+    if not same_structure(start, value):
+        alike = isinstance(value, Bundle) and part is not None and value.record == part.pattern.record
+        other = " with other static fields" if alike else ""
+        raise Diagnostic(
+            "E0308", f"the state `{name}` is {shown}, but ends as {describe(value)}{other}", declared[0].span
+        )
+    for old, new in zip(declared, tensors_of(value), strict=True):
+        if not same_size(graph, new.type, old.type):
+            field = old.name[len(full) :]
+            raise Diagnostic(
+                "E0308", f"the state `{name}{field}` is {old.type}, but ends as {describe(new)}", old.span,
+                help="its size stays: hold what grows in a fixed capacity, beside a count of what is filled",
+            )  # fmt: skip
+        graph.add_output(new, old.name, "state")
+
+
+def declared_outputs(graph: Graph) -> list[tuple[Value, Output]]:
+    """The taps and states among the outputs, as source gives them: taps in their order, then states in that of the inputs."""
+    places = {v.name: i for i, v in enumerate(graph.inputs)}
+    rows = list(zip(graph.outputs, graph.output_info, strict=True))
+    return sorted(rows, key=lambda row: (row[1].role == "state", places[row[1].name] if row[1].role == "state" else 0))
+
+
+def same_size(graph: Graph, a: TensorType, b: TensorType) -> bool:
+    """Whether two types are the same, with names of ``let`` or without."""
+    return a == b or _expanded(graph, a) == _expanded(graph, b)
+
+
+def _expanded(graph: Graph, type: TensorType) -> TensorType:
+    return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))
+
+
+def _pattern(frame: Frame, s: ast.StateStmt | ast.RandomStmt, what: str) -> Pattern | RecordPattern:
+    """The declared type. Raises E0506 where nothing may be declared."""
+    if frame.kind not in ("layer", "model"):
+        raise Diagnostic(
+            "E0506", f"a {what} belongs to a layer or a model, not to {'an' if frame.kind == 'op' else 'a'} `{frame.kind}`", s.span,
+            help=f"declare it in a `layer`, and pass it in: `{s.name}: {s.type.name}[…]`",
+        )  # fmt: skip
+    if frame.region is not None:
+        word = frame.region.graph.name
+        help = f"declare it before the {'`cond`' if word == 'cond' else 'loop'}"
+        if what == "state":
+            help += f", and carry it: `{word} … from (…)`"
+        elif word != "cond":
+            help += ", with an axis for the steps: here it would be the same in every one"
+        raise Diagnostic(
+            "E0506", f"the {what} `{s.name}` belongs to the whole program, not to {frame.standing}", s.span, help=help
+        )
+    return frame.elaborator.signatures.pattern(frame.unit, s.type)
+
+
+def _public(frame: Frame, s: ast.StateStmt | ast.RandomStmt, what: str) -> str:
+    """The name of the program's input. Raises E0206 when it is taken."""
+    name = join(frame.scope, s.name).replace(".", "_")
+    if any(v.name.partition(".")[0] == name for v in frame.root.graph.inputs):
+        raise Diagnostic(
+            "E0206", f"the program has an input `{name}` already", s.span,
+            help="a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
+        )  # fmt: skip
+    return name
+
+
+def _open_capacities(frame: Frame, pattern: Pattern | RecordPattern, span: Span | None) -> None:
+    """Let each size that nothing has named yet be a capacity: a size of states alone, which the runtime chooses.
+
+    Raises:
+        Diagnostic: E0311 when the name is a size of the program's inputs.
+    """
+    names = sorted({s for d in (pattern.dims if isinstance(pattern, RecordPattern) else pattern.shape)
+                    if isinstance(d, Dim) for s in d.symbols} - frame.env.keys())  # fmt: skip
+    graph = frame.root.graph
+    for name in names:
+        used = [v for v in graph.inputs if v.role != "state" and any(name in d.symbols for d in v.type.shape)]
+        if used or name in graph.lets:
+            where = f"`{used[0].name}: {used[0].type}`" if used else f"`let {name}`"
+            raise Diagnostic(
+                "E0311", f"the capacity `{name}` has the name of another size of the program, {where}", span,
+                help=f"pass the size to the layer as a parameter, or give the capacity a name of its own, such as `{name}max`",
+            )  # fmt: skip
+        frame.env[name] = sym(name)
+
+
+def _record(frame: Frame, s: ast.StateStmt, pattern: RecordPattern, name: str) -> Bundle:
+    record = pattern.record
+    declared = frame.unit.names[s.type.name]
+    frame.elaborator.register(declared)
+    given = _field_values(frame, s, record)
+    statics: dict[str, Any] = {}
+    for field, kind in record.statics:
+        if field not in given:
+            raise Diagnostic(
+                "E0404", f"the state `{s.name}` needs a value for `{record.name}.{field}`", s.span,
+                help=f"write `state {s.name}: {pattern} = {record.name}({field}=…)`",
+            )  # fmt: skip
+        value = frame.eval(given[field])
+        statics[field] = frame.elaborator.calls.static_value(kind, False, value, record.name, field, given[field].span)
+    dims = tuple(frame.type(Pattern("float", (d,)), s.type.span).shape[0] for d in pattern.dims)
+    part = Part(RecordPattern(record, dims), tuple(statics.items()))
+    fields: dict[str, Value] = {}
+    for field, of in pattern.fields():
+        init = initializer(frame, given[field], INITIALISERS, "state") if field in given else ZEROS
+        made = frame.root.input(f"{name}.{field}", frame.type(of, s.type.span), "state", init, frame.place(s.span))
+        made.record = part
+        fields[field] = made
+    return Bundle(record, fields, statics)
+
+
+def _field_values(frame: Frame, s: ast.StateStmt, record: RecordDef) -> dict[str, ast.Expr]:
+    """What `= zeros` says of every field, or `= KVCache(k=zeros, v=zeros)` of each."""
+    init = s.init
+    names = [n for n, _ in (*record.fields, *record.statics)]
+    if init is None:
+        return {}
+    if not (isinstance(init, ast.Call) and init.function == ast.Name(s.type.name)):
+        return {n: init for n, _ in record.fields}
+    given: dict[str, ast.Expr] = {}
+    for arg in init.args:
+        if arg.name not in names:
+            shown = "a value without a name" if arg.name is None else f"no field `{arg.name}`"
+            raise Diagnostic(
+                "E0203", f"the record {record.name} has {shown}", arg.span,
+                help=did_you_mean(arg.name or "", names) or f"its fields are {', '.join(names)}",
+            )  # fmt: skip
+        if arg.name in given:
+            raise Diagnostic("E0406", f"the field `{arg.name}` is given twice", arg.span)
+        given[arg.name] = arg.value
+    return given
+
+
+def initializer(frame: Frame, expr: ast.Expr, table: Mapping[str, int], what: str) -> Initializer:
+    """``normal(0.02)`` as it is written. Raises E0405 for a name or a number of arguments that ``table`` does not have."""
+    name = expr.function if isinstance(expr, ast.Call) else expr
+    if not isinstance(name, ast.Name) or name.id not in table:
+        shown = name.id if isinstance(name, ast.Name) else "this"
+        raise Diagnostic(
+            "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
+            help=did_you_mean(shown, table) or f"one of: {', '.join(table)}",
+        )  # fmt: skip
+    args = [frame.eval(a.value) for a in expr.args] if isinstance(expr, ast.Call) else []
+    if len(args) > table[name.id] or any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
+        raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
+    if len(args) < table[name.id] and table is INITIALISERS:
+        raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
+    return Initializer(name.id, tuple(float(a) for a in args))

@@ -1,0 +1,83 @@
+"""States that stay where they are between the calls of an artifact, and the sizes that only they have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import Diagnostic, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Carrying(ABC):
+    """A run of a model that carries its states from call to call; nobody else has them, so that they may be written in place.
+
+        run = artifact.session(sizes={"C": 4096})
+        logits = run(ids=prompt)["logits"]
+        logits = run(ids=token)["logits"]
+
+    The first call makes the states, at the sizes of its inputs; later calls have the same ones. After a call that failed
+    :meth:`reset` is needed. Random inputs are drawn anew in each call, from the session's seed and the number of the call.
+
+    Args:
+        names: the states.
+        start: their first values, copied; those that are not given start from their initialisers.
+        sizes: those that no input tells, such as a capacity.
+        seed: of random inputs, and of states with random initialisers.
+    """
+
+    def __init__(self, names: Iterable[str], start: Mapping[str, Any] | None, sizes: Mapping[str, int] | None, seed: int) -> None:
+        self.names = list(names)
+        self.sizes = dict(sizes or {})
+        self.seed = seed
+        self.calls = 0
+        self._start = dict(start or {})
+        for name in self._start:
+            if name not in self.names:
+                raise Diagnostic(
+                    "E0901", f"the model has no state `{name}`",
+                    help=did_you_mean(name, self.names) or f"its states are {', '.join(self.names) or 'none'}",
+                )  # fmt: skip
+
+    def __call__(self, **inputs: Any) -> dict[str, Any]:
+        """The outputs and taps by name; the states go on. Raises E09xx for inputs that do not fit."""
+        for name in inputs:
+            if name in self.names:
+                raise Diagnostic(
+                    "E0901", f"`{name}` is a state, which the session carries", help="give its first value to `session(states=…)`"
+                )
+        found = self._step(inputs, self.seed + self.calls)
+        self.calls += 1
+        return found
+
+    def reset(self) -> None:
+        """Start again: the next call makes the states anew."""
+        self.calls = 0
+        self._clear()
+
+    @abstractmethod
+    def states(self) -> dict[str, np.ndarray]:
+        """Copies of the states by name; none before the first call."""
+
+    @abstractmethod
+    def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _clear(self) -> None: ...
+
+
+def chosen_sizes(
+    model: str, symbols: Iterable[str], told: Mapping[str, int], chosen: Mapping[str, int]
+) -> dict[str, int]:
+    """The sizes that inputs tell and those that the caller chose. Raises E0902 where they differ, or for an unknown one."""
+    symbols = list(symbols)
+    for name, size in chosen.items():
+        if name not in symbols:
+            help = did_you_mean(name, symbols) or f"its sizes are {', '.join(symbols) or 'all known'}"
+            raise Diagnostic("E0902", f"`{model}` has no size `{name}`", help=help)
+        if told.get(name, size) != size:
+            raise Diagnostic("E0902", f"the size `{name}` of `{model}` is {told[name]} in the inputs, but {size} was chosen")
+    return {**chosen, **told}

@@ -1,0 +1,199 @@
+"""States that an artifact carries from call to call: of records, of a capacity that the runtime chooses, written in place."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tessera as ts
+from tessera.backends.torch import build
+from tessera.backends.torch.carrying import CarryingModule
+
+DECODER = """
+use std.attention (attention)
+use std.cache (KVCache, append, visible)
+use std.nn (linear, rms_norm)
+
+## Attention over what was seen before, from a cache of C slots.
+layer cached_attention(x: float[B, S, D], *, heads: int) -> float[B, S, D] {
+    state cache: KVCache[B, heads, C, D // heads, D // heads] = zeros
+    q = rearrange(linear(x, out=D) as q, "b s (h k) -> b h s k", h=heads)
+    k = rearrange(linear(x, out=D) as k, "b s (h k) -> b h s k", h=heads)
+    v = rearrange(linear(x, out=D) as v, "b s (h k) -> b h s k", h=heads)
+    cache = append(cache, k, v)
+    y = attention(q, cache.k, cache.v, visible(cache, queries=S))
+    return linear(rearrange(y, "b h s k -> b s (h k)"), out=D) as out
+}
+
+model decoder(ids: i64[B, S], *, depth: int = 2) -> (logits: float[B, S, 11]) {
+    param words: float[11, 32] = normal(1.0)
+    state seen: i64[B] = zeros
+    x = take(words, ids)
+    repeat i in depth as layers {
+        x = x + (cached_attention(rms_norm(x) as norm, heads=4) as attn)
+    }
+    seen = seen + S
+    return x @ rearrange(words, "v d -> d v")
+}
+"""
+TARGETS: list[tuple[str, dict[str, Any]]] = [("torch", {}), ("onnx", {}), ("onnx", {"opset": 18})]
+ALL = [*TARGETS, ("mlir", {})] if find_spec("torch_mlir") else TARGETS
+
+
+def compiled(target: str, **options: Any) -> ts.Artifact:
+    return ts.compile(ts.loads(DECODER), target=target, verify=False, **options)
+
+
+def test_64_steps_are_equal_to_reading_all_at_once_on_every_target() -> None:
+    ids = np.random.default_rng(0).integers(0, 11, (2, 70))
+    whole = compiled("torch")(ids=ids, sizes={"C": 70})["logits"]
+    for target, options in ALL:
+        run = compiled(target, **options).session(sizes={"C": 128})
+        parts = [run(ids=ids[:, :6]), *(run(ids=ids[:, i : i + 1]) for i in range(6, 70))]
+        assert list(parts[0]) == ["logits"]
+        np.testing.assert_allclose(np.concatenate([p["logits"] for p in parts], axis=1), whole, atol=2e-5)
+        states = run.states()
+        assert states["layers_1_attn_cache.k"].shape == (2, 4, 128, 8)
+        assert states["layers_0_attn_cache.length"].tolist() == states["seen"].tolist() == [70, 70]
+        assert not states["layers_0_attn_cache.v"][:, :, 70:].any()
+
+
+@pytest.mark.parametrize(("target", "options"), ALL)
+def test_a_session_starts_again_and_from_given_states(target: str, options: dict[str, Any]) -> None:
+    ids = np.random.default_rng(1).integers(0, 11, (1, 9))
+    artifact = compiled(target, **options)
+    run = artifact.session(sizes={"C": 16})
+    assert run.states() == {}
+    first = run(ids=ids[:, :5])["logits"]
+    middle = run.states()
+    last = run(ids=ids[:, 5:])["logits"]
+    again = artifact.session(states=middle)
+    np.testing.assert_array_equal(again(ids=ids[:, 5:])["logits"], last)
+    assert middle["seen"].tolist() == [5]  # a copy: what the sessions go on to do does not change it
+    run.reset()
+    np.testing.assert_array_equal(run(ids=ids[:, :5])["logits"], first)
+    # Another batch is another session.
+    with pytest.raises(ts.Diagnostic, match="E0902"):
+        run(ids=np.zeros((2, 1), np.int64))
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+def test_what_a_session_refuses(target: str, options: dict[str, Any]) -> None:
+    artifact = compiled(target, **options)
+    ids = np.zeros((1, 3), np.int64)
+    for call, code, text in (
+        (lambda: artifact(ids=ids), "E0901", 'choose it: `sizes={"C": …}`'),
+        (lambda: artifact(ids=ids, sizes={"C": 2}), "E0904", "more rows are appended than the cache holds"),
+        (lambda: artifact(ids=ids, sizes={"C": 8, "capacity": 3}), "E0902", "has no size `capacity`"),
+        (lambda: artifact(ids=ids, sizes={"C": 8, "S": 4}), "E0902", "`S` of `decoder` is 3 in the inputs, but 4"),
+        (lambda: artifact.session(states={"cache": ids}), "E0901", "has no state `cache`"),
+        (lambda: artifact.session(sizes={"C": 8})(ids=ids, seen=ids[:, 0]), "E0901", "`seen` is a state"),
+    ):
+        with pytest.raises(ts.Diagnostic) as caught:
+            call()
+        assert caught.value.code == code
+        assert text in caught.value.render()
+
+
+@pytest.mark.parametrize("opset", [18, 24])
+def test_onnx_runtime_writes_caches_in_place(opset: int) -> None:
+    artifact = compiled("onnx", opset=opset)
+    caches = {f"layers_{i}_attn_cache.{f}" for i in range(2) for f in "kv"}
+    assert set(artifact.runner.in_place) == caches
+    run = artifact.session(sizes={"C": 8})
+    run(ids=np.zeros((1, 2), np.int64))
+    where = {name: run._held[name].data_ptr() for name in caches}
+    for _ in range(3):
+        run(ids=np.zeros((1, 1), np.int64))
+    assert {name: run._held[name].data_ptr() for name in caches} == where
+
+
+def test_torch_writes_caches_in_place_and_only_its_own() -> None:
+    network = build(ts.loads(DECODER))
+    ids = torch.zeros((1, 2), dtype=torch.int64)
+    run = CarryingModule(network, sizes={"C": 8})
+    run(ids=ids)
+    held = run.tensors()
+    where = {name: t.data_ptr() for name, t in held.items() if name.endswith((".k", ".v"))}
+    run(ids=ids)
+    assert {name: t.data_ptr() for name, t in run.tensors().items() if name in where} == where
+    # A plain call leaves what it is given as it is.
+    before = {name: t.clone() for name, t in run.tensors().items()}
+    new = network(ids=ids, **run.tensors())
+    for name, tensor in run.tensors().items():
+        torch.testing.assert_close(tensor, before[name])
+        assert new[name].data_ptr() != tensor.data_ptr()
+
+
+def test_gradients_reach_through_a_cache() -> None:
+    network = build(ts.loads(DECODER), trainable=True)
+    ids = torch.arange(4).reshape(1, 4)
+    first = network(ids=ids[:, :3], sizes={"C": 4})
+    states = {name: first[name] for name in first if name != "logits"}
+    second = network(ids=ids[:, 3:], **states)["logits"]
+    whole = network(ids=ids, sizes={"C": 4})["logits"]
+    gradients = []
+    for loss in (second.sum(), whole[:, 3:].sum()):
+        network.zero_grad()
+        loss.backward(retain_graph=True)
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(list(network.parameters()))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+UNSAFE = """
+use std.cache (write_rows)
+model m(x: f32[B, 1, 1, 2], at: i64[B]) -> (before: f32[B, 1, C, 2], after: f32[B, 1, C, 2], sum: f32[B]) {
+    state rows: f32[B, 1, C, 2] = zeros
+    state other: f32[B, 1, C, 2] = zeros
+    state total: f32[B] = zeros
+    old = rows * 1.0
+    rows = write_rows(rows, at, x)
+    other = write_rows(other, at, x)
+    shown = total + 0.0
+    total = total + 1.0
+    return old, other, shown
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_what_is_read_beside_the_update_stays_right(target: str) -> None:
+    run = ts.compile(ts.loads(UNSAFE), target=target, verify=False).session(sizes={"C": 4})
+    rows = np.zeros((1, 1, 4, 2), np.float32)
+    kept = []
+    for step in range(4):
+        x = np.full((1, 1, 1, 2), step + 1, np.float32)
+        found = run(x=x, at=np.array([step]))
+        np.testing.assert_array_equal(found["before"], rows)
+        rows = rows.copy()
+        rows[:, :, step] = step + 1
+        np.testing.assert_array_equal(found["after"], rows)
+        assert found["sum"].tolist() == [step]
+        kept.append((found["after"], rows))
+    for returned, expected in kept:  # what was returned is the caller's: later steps do not write to it
+        np.testing.assert_array_equal(returned, expected)
+
+
+def test_random_inputs_are_drawn_anew_in_each_call() -> None:
+    source = (
+        "model m(x: f32[B]) -> f32[B] { state n: f32[B] = zeros  random u: f32[B] = uniform(0, 1)  return x + u + n }"
+    )
+    draws = []
+    for seed in (0, 0, 5):
+        run = ts.compile(ts.loads(source), target="onnx", verify=False).session(seed=seed)
+        draws.append([run(x=np.zeros(3, np.float32))["output"].tolist() for _ in range(2)])
+    assert draws[0] == draws[1]
+    assert draws[0][0] != draws[0][1]
+    assert draws[0] != draws[2]
+
+
+def test_artifacts_with_caches_are_verified() -> None:
+    for target in sorted({target for target, _ in ALL} - {"torch"}):
+        rows = ts.compile(ts.loads(DECODER), target=target).report.verified
+        assert {row["output"] for row in rows} >= {"logits", "layers_0_attn_cache.k", "seen"}
