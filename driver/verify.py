@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..backends.onnx.session import Session
+from ..ir.analysis.bounds import Bound, index_bounds
+from ..ir.analysis.sizes import GROUPS, TOKENS, Role, roles
 from ..ir.diagnostics import Diagnostic, Note
-from ..ir.dims.dim import Dim
-from ..ir.graph import Graph, Input, Module, Node, Value
-from ..ir.op import Composite
+from ..ir.graph import Graph, Input, Module, Value
 from ..ir.types import DType, bf16
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def verify(
 
 def _compare(
     graph: Graph, session: Compared, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
-    bounds: Mapping[Input, Dim | None], rng: np.random.Generator, seed: int,
+    bounds: Mapping[Input, Bound | None], rng: np.random.Generator, seed: int,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     import numpy as np
     import torch
@@ -200,12 +200,13 @@ def choose_sizes(graph: Graph, session: Compared, count: int, rng: np.random.Gen
     Raises:
         Diagnostic: E0807 when none is found.
     """
-    symbols = graph.symbols()
+    known = roles(graph)
+    symbols = list(known)
     seen: list[dict[str, int]] = []
     # Growing ranges: small models of small inputs first, and up to what an image or a text may have.
     for high in (8, 16, 32, 64, 160, 320, 640, 1600):
         for _ in range(24 if symbols else 1):
-            choice = {s: _size(graph, s, high, rng) for s in symbols}
+            choice = {s: _size(graph, s, role, high, rng) for s, role in known.items()}
             crowded = len(set(choice.values())) < len(symbols) and high < 64
             if crowded or any(_close(choice, other) for other in seen) or not _fits(graph, session, choice):
                 continue
@@ -219,14 +220,20 @@ def choose_sizes(graph: Graph, session: Compared, count: int, rng: np.random.Gen
         raise Diagnostic("E0807", message if symbols else "the model's requirements never hold", help="`--no-verify`")
 
 
-def _size(graph: Graph, symbol: str, high: int, rng: np.random.Generator) -> int:
+def _size(graph: Graph, symbol: str, role: Role, high: int, rng: np.random.Generator) -> int:
     least, greatest = graph.facts.get(symbol, (1, None))
     low = max(1 if least is None else least, 2 if greatest is None or greatest >= 2 else 1)
-    # Of a batch, one and two show what more would: a size that was built in, rows that are mixed up.
-    if all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:]):
+    leads = all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:])
+    if role == "batch":
+        # One and two show what more would: a size that was built in, rows that are mixed up.
         low, high = max(1, least or 1), _BATCH if high < 64 else 2 * _BATCH
+    elif role == "groups":
+        low, high = max(1, least or 1), GROUPS
+    elif leads and high < 64:
+        # Of one or two flat tokens nothing is seen of how they mix, nor of how they fall into groups.
+        low, high = max(low, TOKENS * 3 // 4), TOKENS * 5 // 4
     top = max(low, high if greatest is None else min(high, greatest))
-    return int(rng.integers(low, top + 1))
+    return int(rng.integers(min(low, top), top + 1))
 
 
 def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
@@ -243,97 +250,21 @@ def _fits(graph: Graph, session: Compared, choice: dict[str, int]) -> bool:
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def _draw(value: Input, sizes: Mapping[str, int], bound: Dim | None, rng: np.random.Generator) -> np.ndarray:
+def _draw(value: Input, sizes: Mapping[str, int], bound: Bound | None, rng: np.random.Generator) -> np.ndarray:
     """Random contents of an input.
 
-    Floats are normal. Integers that index a table are below its length. Other integers, and booleans, are taken for masks:
-    1 up to some place of the last axis, then 0, as at the end of padded text; at least one 1 a row.
+    Floats are normal. Integers that index a table are below its length, and borders ascend. Other integers, and booleans, are
+    taken for masks: 1 up to some place of the last axis, then 0, as at the end of padded text; at least one 1 a row.
     """
     import numpy as np
 
     shape = [d.evaluate(dict(sizes)) for d in value.type.shape]
     dtype: DType = value.type.dtype
+    if bound is not None:
+        return bound.draw(shape, dtype, sizes, rng)
     if dtype.kind == "float":
         return rng.standard_normal(shape).astype(dtype.numpy)
-    if bound is not None and dtype.kind == "int":
-        high = min(bound.evaluate(dict(sizes)), int(np.iinfo(dtype.numpy).max))
-        return rng.integers(0, max(1, high), shape).astype(dtype.numpy)
     if not shape:
         return np.ones((), dtype.numpy)
     length = rng.integers(1, max(2, shape[-1] + 1), [*shape[:-1], 1])
     return np.broadcast_to(np.arange(shape[-1]) < length, shape).astype(dtype.numpy)
-
-
-# Ops through which an index keeps its value.
-_PASSES_ON = frozenset({
-    "reshape", "rearrange", "transpose", "expand", "squeeze", "unsqueeze", "concat", "slice", "flip", "gather", "take", "cast",
-    "sort", "topk", "where", "stop_gradient",
-})  # fmt: skip
-_INDEXES = frozenset({"take", "gather", "scatter_set", "scatter_add", "scatter_min", "scatter_max"})
-
-
-def index_bounds(graph: Graph) -> dict[Input, Dim | None]:
-    """For each integer input below what its values must stay: the shortest table that it indexes, None when it indexes none."""
-    bounds: dict[Input, Dim | None] = {}
-    for value in graph.inputs:
-        if value.type.dtype.kind == "int":
-            found = list(_tables(value, set()))
-            known = [d for d in found if d.value is not None]
-            bounds[value] = min(known, key=int) if known else found[0] if found else None
-    return bounds
-
-
-def _tables(value: Value, seen: set[Value]) -> Iterator[Dim]:
-    if value in seen:
-        return
-    seen.add(value)
-    for node, position in value.uses:
-        if node.op is None:
-            continue
-        yield from _table(node, position)
-        if isinstance(node.op, Composite):
-            yield from _through_composite(node, position, seen)
-        elif node.op.name in _PASSES_ON and not (node.op.name in _INDEXES and position == 1):
-            for output in node.outputs:
-                if output.type.dtype.kind == "int":
-                    yield from _tables(output, seen)
-
-
-def _table(node: Node, position: int) -> Iterator[Dim]:
-    name = node.op.qualified
-    target = node.inputs[0]
-    if target is None or position != 1:
-        return
-    if name in _INDEXES:
-        yield target.type.shape[node.attrs["batch"] if name.startswith("scatter") else node.attrs["axis"]]
-    elif name.startswith("segment_"):
-        from ..ir.dims.dim import as_dim
-
-        yield as_dim(node.attrs["segments"])
-
-
-def _through_composite(node: Node, position: int, seen: set[Value]) -> Iterator[Dim]:
-    assert isinstance(node.op, Composite)
-    types = [None if v is None else v.type for v in node.inputs]
-    body = node.op.instantiate(types, dict(node.attrs))
-    inner = body.inputs[sum(t is not None for t in types[:position])]
-    # A table's length is in the caller's symbols unless the body names it itself.
-    for dim in _tables(inner, set()):
-        dim = body.expand_lets(dim)
-        yield dim
-    reached = _reaches(inner)
-    for output, value in zip(body.outputs, node.outputs, strict=True):
-        if output in reached and value.type.dtype.kind == "int":
-            yield from _tables(value, seen)
-
-
-def _reaches(value: Value) -> set[Value]:
-    """The values that hold the input's elements, moved about."""
-    reached, queue = {value}, [value]
-    while queue:
-        for node, position in queue.pop().uses:
-            if node.op is not None and node.op.name in _PASSES_ON and not (node.op.name in _INDEXES and position == 1):
-                fresh = [v for v in node.outputs if v not in reached]
-                reached.update(fresh)
-                queue += fresh
-    return reached

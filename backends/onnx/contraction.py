@@ -48,10 +48,9 @@ def grouped_matmul(e: Emitter, node: Node, x: ox.Value, w: ox.Value, ends: ox.Va
 
 def _group_sizes(e: Emitter, ends: ox.Value, count: int, rows: Dim) -> ox.Value:
     """How many rows each group has, and how many are in none, ``[count + 1]``."""
-    before = e.constant(np.tri(count, dtype=bool), boolean)
-    highest = e.op("ReduceMax", e.op("Where", before, ends, e.constant(0, i64)), e.ints([1]), keepdims=0)
-    limit = e.size(rows)
-    edges = e.op("Concat", e.ints([0]), e.op("Min", highest, limit), limit, axis=0)
+    before, zero, limit = e.constant(np.tri(count, dtype=bool), boolean), e.ints([0]), e.size(rows)
+    highest = e.op("ReduceMax", e.op("Where", before, e.op("Max", ends, zero), zero), e.ints([1]), keepdims=0)
+    edges = e.op("Concat", zero, e.op("Min", highest, limit), limit, axis=0)
     return e.op("Sub", e.slice(edges, 0, 1, None), e.slice(edges, 0, 0, count + 1))
 
 

@@ -34,7 +34,8 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
     Raises:
         Diagnostic: E0011 for a size of a dimension that the model does not have.
     """
-    from ...ir.analysis.cost import cost, default_sizes
+    from ...ir.analysis.cost import cost
+    from ...ir.analysis.sizes import default_sizes
 
     graph = module.graph
     chosen = default_sizes(graph)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...ir.analysis.bounds import Bound, index_bounds
+from ...ir.analysis.sizes import BATCH, TOKENS, default_sizes
 from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.dims.dim import Dim
 from ...ir.types import DTYPES
@@ -40,8 +42,7 @@ TURN, MOST_RUNS = 0.1, 25
 SETTLE = 0.25
 # Something this long is not run for nothing: the spinning is then a few percent of it, and a pause ends it too.
 LONG = 0.5
-# Sizes when nobody says: of the batch, and of everything else.
-BATCH, TOKENS = 1, 128
+# Numbers of tokens to try where the usual one does not run.
 OTHER_SIZES = (224, 112, 96, 64, 48, 32, 16, 8, 4, 2)
 
 Run = Callable[[], Any]
@@ -156,12 +157,12 @@ def _cpu() -> str:
 
 @dataclass(frozen=True)
 class Field:
-    """One input: ``bound`` is what its integers must stay below (a table's length), where that is known."""
+    """One input: ``bound`` is what its values may be, where that is known."""
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
-    bound: Dim | int | None = None
+    bound: Bound | None = None
 
 
 @dataclass
@@ -201,7 +202,11 @@ class Target:
         file = Path(path)
         runner: Any = open_artifact(file, threads=threads, measured=True)
         module = module or getattr(runner, "module", None) or _carried(runner.metadata, file)
-        bounds: Mapping[str, Any] = _bounds_of(module) if module is not None else artifact_target(file).bounds(file)
+        bounds: Mapping[str, Bound | None]
+        if module is not None:
+            bounds = {value.name: bound for value, bound in index_bounds(module.graph).items()}
+        else:
+            bounds = {name: Bound(length) for name, length in artifact_target(file).bounds(file).items()}
         fields = [Field(s.name, s.dtype, runner.shapes[s.name], bounds.get(s.name)) for s in runner.inputs]
         return Target(
             name or file.name, file, fields, runner.outputs, module.graph if module is not None else None, runner
@@ -270,12 +275,6 @@ def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
         return None
 
 
-def _bounds_of(module: Module) -> dict[str, Dim | None]:
-    from ..verify import index_bounds
-
-    return {value.name: bound for value, bound in index_bounds(module.graph).items()}
-
-
 # Sizes and inputs --------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +285,8 @@ def symbols_of(target: Target) -> list[str]:
 
 
 def sizes_of(target: Target, given: Mapping[str, int] | None = None) -> dict[str, int]:
-    """A size for every symbol: what is given, else 1 for what only ever leads an input (the batch), and 128.
+    """A size for every symbol: what is given, else 1 of a batch, 8 groups, 128 of everything else
+    (:func:`~tessera.ir.analysis.sizes.roles`; in a foreign file, what only ever leads an input is taken for a batch).
 
     Raises:
         Diagnostic: E0935 for a symbol that the artifact does not have.
@@ -297,8 +297,6 @@ def sizes_of(target: Target, given: Mapping[str, int] | None = None) -> dict[str
             known = f"it has {', '.join(names)}" if names else "all of its sizes are fixed"
             raise Diagnostic("E0935", f"`{target.name}` has no size `{name}`", help=did_you_mean(name, names) or known)
     if target.graph is not None:
-        from ...ir.analysis.cost import default_sizes
-
         return {**default_sizes(target.graph), **(given or {})}
     inner = {s for f in target.fields for d in f.shape[1:] for s in d.symbols}
     return {name: (given or {}).get(name, TOKENS if name in inner else BATCH) for name in names}
@@ -329,7 +327,8 @@ def workable_sizes(targets: Sequence[Target], given: Mapping[str, int] | None = 
 
 
 def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
-    """Random inputs: normal floats, integers below the length of the table that they index, and 1 for masks (no padding).
+    """Random inputs: normal floats, integers below the length of the table that they index, ascending borders, and 1 for masks
+    (no padding).
 
     Raises:
         Diagnostic: E0935 when the sizes are none that the artifact takes.
@@ -345,11 +344,10 @@ def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict
             shown = ", ".join(f"{k} = {v}" for k, v in sizes.items())
             raise Diagnostic("E0935", f"`{f.name}` would be of shape {shape} at {shown}")
         dtype = DTYPES[f.dtype]
-        if dtype.kind == "float":
+        if f.bound is not None:
+            feeds[f.name] = f.bound.draw(shape, dtype, values, rng)
+        elif dtype.kind == "float":
             feeds[f.name] = rng.standard_normal(shape).astype(dtype.numpy)
-        elif f.bound is not None and dtype.kind == "int":
-            high = f.bound.evaluate(values) if isinstance(f.bound, Dim) else f.bound
-            feeds[f.name] = rng.integers(0, max(1, high), shape).astype(dtype.numpy)
         else:
             feeds[f.name] = np.ones(shape, dtype.numpy)
     return feeds

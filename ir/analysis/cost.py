@@ -121,17 +121,6 @@ def cost(graph: Graph) -> CostTable:
     return CostTable(tuple(blocks), dict(graph.lets))
 
 
-def default_sizes(graph: Graph) -> dict[str, int]:
-    """Sizes to show a cost at when nobody said which: 1 for what only ever leads an input (the batch), else 128."""
-    sizes: dict[str, int] = {}
-    for symbol in graph.symbols():
-        batch = all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:])
-        least, most = graph.facts.get(symbol, (1, None))
-        wanted = max(1 if batch else 128, least)
-        sizes[symbol] = wanted if most is None else min(wanted, most)
-    return sizes
-
-
 class _Meter:
     """Counts nodes; equal calls are counted once and looked up after."""
 

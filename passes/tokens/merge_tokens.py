@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...ir.analysis.axes import Axes, Axis
-from ...ir.analysis.cost import CostTable, cost, default_sizes
+from ...ir.analysis.cost import CostTable, cost
+from ...ir.analysis.sizes import default_sizes
 from ...ir.analysis.table import Table
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note

@@ -60,6 +60,7 @@ def extra_samples(name: str, rng: Any) -> list[Sample]:
         ],
         "grouped_matmul": [
             Sample((np.zeros((0, 4), np.float32), np.ones((2, 4, 8), np.float32), np.array([0, 0]))),
+            Sample((ties, np.ones((2, 5, 8), np.float32), np.array([-1, -2]))),
             Sample((holes, rng.standard_normal((2, 4, 8)).astype(np.float32), np.array([0, 0]))),  # NaN in no group
         ],
         "eq": [Sample((holes, holes))],

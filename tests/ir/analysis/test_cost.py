@@ -6,7 +6,7 @@ import pytest
 
 from tessera.frontends.source import load, loads
 from tessera.frontends.source.elaborate.library import SPECS
-from tessera.ir.analysis.cost import cost, default_sizes
+from tessera.ir.analysis.cost import cost
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,3 @@ def test_blocks_reach_from_one_attention_to_the_next() -> None:
     shown = cost(module.graph).table({"B": 2, "T": 16})
     assert shown.rows[-1][0] == "total"
     assert shown.to_dict()[1]["tokens"] == 16
-
-
-def test_default_sizes() -> None:
-    module = loads("model m(x: f32[B, T, H // 2], y: f32[B, T]) -> f32[B, T] { return y }")
-    assert default_sizes(module.graph) == {"B": 1, "T": 128, "H": 128}
-    module.graph.facts["T"] = (1, 77)
-    assert default_sizes(module.graph)["T"] == 77
