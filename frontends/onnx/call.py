@@ -184,14 +184,14 @@ class Call:
             self.importer.checked.add(key)
         return result
 
-    def foreign(self, name: str, *values: Value) -> Value:
+    def foreign(self, name: str, *values: Value, **statics: float) -> Value:
         """A function of ``specs/foreign`` of the values, or else of the node's operands, with the node's attributes."""
         called = elementwise(name)
         names = [operand.name for operand in called.signature.operands]
         if not values:
             self.broadcast(*(self.tensor(i) for i in range(len(names))))
             values = tuple(self.x(i, part if i else "") for i, part in enumerate(names))
-        attrs = {s.name: self.attr(s.name) for s in called.signature.statics}
+        attrs = statics or {s.name: self.attr(s.name) for s in called.signature.statics}
         return inline(self.region.builder, called, values, {k: v for k, v in attrs.items() if v is not None})
 
     def scalar(self, value: float | int | bool, dtype: DType) -> Value:

@@ -107,10 +107,9 @@ def div(c: Call) -> Result:
     positive = known is not None and known.dtype != object and bool((known > 0).all())
     if positive and c.tensor(0).nonnegative:
         return c.op("floordiv", a, b)
-    # ONNX rounds toward zero.
-    quotient = c.op("floordiv", c.op("abs", a), b if positive else c.op("abs", b))
-    sign = c.op("sign", a) if positive else c.op("mul", c.op("sign", a), c.op("sign", b))
-    return c.op("mul", quotient, sign)
+    if positive:
+        return c.op("mul", c.op("floordiv", c.op("abs", a), b), c.op("sign", a))
+    return c.foreign("whole_quotient", a, b)
 
 
 @imports("Mod")
@@ -118,35 +117,28 @@ def mod(c: Call) -> Value:
     a, b = operands(c, 0, 1)
     if a.type.dtype.kind == "int" and not c.attr("fmod", 0):
         return c.op("mod", a, b)
-    if a.type.dtype.kind == "int":
-        return c.op("mul", c.op("sign", a), c.op("mod", c.op("abs", a), c.op("abs", b)))
     if not c.attr("fmod", 0):
         c.refuse("Mod of floats without fmod=1")
-    return c.foreign("fmod", a, b)
+    return c.foreign("whole_remainder" if a.type.dtype.kind == "int" else "fmod", a, b)
 
 
 @imports("Pow")
 def power(c: Call) -> Value:
     x = c.x()
     exponent = single(c.tensor(1))
-    if exponent is not None and c.broadcast(c.tensor(0), c.tensor(1)) == x.type.shape:
-        if float(exponent).is_integer() and 1 <= exponent <= 4:
-            # `pow` is for bases that are not negative.
-            result = x
-            for _ in range(int(exponent) - 1):
-                result = c.op("mul", result, x)
-            return result
-        if exponent == 0.5 and x.type.dtype.kind == "float":
-            return c.op("sqrt", x)
-        if exponent == -0.5 and x.type.dtype.kind == "float":
-            return c.op("rsqrt", x)
+    if (
+        exponent is not None
+        and (x.type.dtype.kind == "float" or exponent in (1, 2, 3, 4))
+        and c.broadcast(c.tensor(0), c.tensor(1)) == x.type.shape
+    ):
+        return c.foreign("power", x, exponent=float(exponent))
     x, y = operands(c, 0, 1)
     if x.type.dtype.kind == "float":
         return c.op("pow", x, c.cast(y, x.type.dtype))
-    wide = c.op("pow", c.cast(x, f64), c.cast(y, f64))
-    # A fractional power of an integer is cut off; that of a whole one is whole but for the last digit.
-    whole = y.type.dtype.kind == "int" or (exponent is not None and float(exponent).is_integer())
-    return c.cast(c.op("round", wide) if whole else wide, x.type.dtype)
+    if y.type.dtype.kind == "int" or (exponent is not None and float(exponent).is_integer()):
+        return c.foreign("whole_power", x, y)
+    # A fractional power of an integer is cut off.
+    return c.cast(c.op("pow", c.cast(x, f64), c.cast(y, f64)), x.type.dtype)
 
 
 @imports("Min", "Max", "Sum", "Mean")

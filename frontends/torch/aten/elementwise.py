@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ....ir.graph import Value
-from ....ir.types import DTYPES, DType, boolean, f32
+from ....ir.types import DTYPES, DType, boolean
 from ..protocol import SCALAR_TYPES, Import, Unsupported, aten
 
 
@@ -182,10 +182,7 @@ def _div_mode(i: Import, x: Any, y: Any, mode: Any) -> Value:
     x, y = i.together(x, y)
     if x.type.dtype.kind == "float":
         return i.foreign("floor_divide", x, y) if mode == "floor" else i.foreign("trunc", i.op("div", x, y))
-    if mode == "floor":
-        return i.op("floordiv", x, y)
-    magnitude = i.op("floordiv", i.op("abs", x), i.op("abs", y))
-    return i.op("mul", magnitude, i.op("mul", i.op("sign", x), i.op("sign", y)))
+    return i.op("floordiv", x, y) if mode == "floor" else i.foreign("whole_quotient", x, y)
 
 
 @aten("floor_divide", "floor_divide.Scalar")
@@ -201,27 +198,22 @@ def _remainder(i: Import, x: Any, y: Any) -> Value:
     return i.op("mod", x, y)
 
 
+@aten("fmod.Tensor", "fmod.Scalar")
+def _fmod(i: Import, x: Any, y: Any) -> Value:
+    x, y = i.together(x, y)
+    return i.foreign("fmod" if x.type.dtype.kind == "float" else "whole_remainder", x, y)
+
+
 @aten("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
 def _pow(i: Import, x: Any, y: Any) -> Value:
     exponent = literal_of(y)
     if isinstance(x, Value) and isinstance(exponent, (int, float)) and not (isinstance(y, Value) and y.type.rank):
-        # pow of the language is for bases that are not negative: small integer powers are products, which take all.
-        if exponent == 0.5:
-            return i.op("sqrt", x)
-        if exponent == -0.5:
-            return i.op("rsqrt", x)
-        if exponent == -1:
-            return i.foreign("reciprocal", *i.together(x, floating=True))
-        if exponent in (1, 2, 3, 4):
-            base = x if x.type.dtype.kind == "float" or not isinstance(exponent, float) else i.cast(x, f32)
-            square = i.op("mul", base, base) if exponent != 1 else base
-            return {1: base, 2: square}.get(int(exponent)) or i.op("mul", square, base if exponent == 3 else square)
-    whole = result = None
-    if isinstance(x, Value) and x.type.dtype.kind == "int" and not isinstance(y, float):
-        whole = x.type.dtype
-    x, y = i.together(x, y, floating=True)
-    result = i.op("pow", x, y)
-    return result if whole is None else i.cast(i.op("round", result), whole)
+        whole = isinstance(exponent, int) and exponent in (1, 2, 3, 4)
+        if whole or isinstance(exponent, float) or x.type.dtype.kind == "float":
+            (x,) = i.together(x, floating=not whole)
+            return i.foreign("power", x, exponent=float(exponent))
+    x, y = i.together(x, y)
+    return i.op("pow", x, y) if x.type.dtype.kind == "float" else i.foreign("whole_power", x, y)
 
 
 def _binary(op: str, *names: str) -> None:

@@ -9,13 +9,13 @@ from ...foreign import elementwise
 from ..protocol import Import, aten
 
 _SAME_NAMES = """
-    acosh asinh atanh celu cosh elu exp2 expm1 fmod.Scalar fmod.Tensor hardshrink hardsigmoid hardswish isinf leaky_relu log10
+    acosh asinh atanh celu cosh elu exp2 expm1 hardshrink hardsigmoid hardswish isinf leaky_relu log10
     log1p log2 logaddexp mish reciprocal relu6 selu sinh softplus softshrink square tan threshold
 """
 
 
-def _import(name: str, *ops: str) -> None:
-    @aten(*ops)
+def _import(name: str) -> None:
+    @aten(name)
     def importer(i: Import, *operands: Any) -> Value:
         called = elementwise(name).signature
         leaves = called.leaves()
@@ -26,4 +26,4 @@ def _import(name: str, *ops: str) -> None:
 
 
 for _name in _SAME_NAMES.split():
-    _import(_name.partition(".")[0], _name)
+    _import(_name)
