@@ -16,7 +16,7 @@ from ...specs.catalog import summary
 from ..source import shared_elaborator
 from ..source.elaborate.builtin import known
 from ..source.elaborate.elaborate import Elaborator
-from ..source.elaborate.library import Library, Unit
+from ..source.elaborate.library import SPECS, Library, Unit
 from ..source.elaborate.values import BuiltinValue, Bundle, DeclValue, OpValue
 from ..source.syntax import ast
 from .callsite import call_site
@@ -223,6 +223,8 @@ class Namespace:
             return None
         full = f"{self._name}.{name}"
         if self._unit is None:
+            if SPECS.joinpath(*full.split(".")).is_dir():
+                return folder(full)
             return Namespace(full, lambda: library().std(full), doc=summary(full.replace(".", "/")))
         declared = self._unit().names[name]
         if isinstance(declared.node, ast.Const):
@@ -256,12 +258,12 @@ def library() -> Library:
 
 
 def folder(name: str) -> Namespace:
-    """The shipped files of one folder of ``specs/``: ``folder("std").nn.linear``."""
-    from ..source.elaborate.library import SPECS
-
-    files = sorted(p.stem for p in (SPECS / name).glob("*.tess"))
-    doc = "\n".join([f"The files of specs/{name}.", "", *(f"{file}: {summary(f'{name}/{file}')}" for file in files)])
-    return Namespace(name, None, lambda: files, doc)
+    """The shipped files of one folder of ``specs/``, and of those in it: ``folder("std").nn.linear``."""
+    place = name.replace(".", "/")
+    files = sorted(p.stem for p in (SPECS / place).glob("*.tess"))
+    inner = {p.relative_to(SPECS / place).parts[0] for p in (SPECS / place).glob("*/*.tess")}
+    doc = "\n".join([f"The files of specs/{place}.", "", *(f"{file}: {summary(f'{place}/{file}')}" for file in files)])
+    return Namespace(name, None, lambda: sorted(inner.union(files)), doc)
 
 
 def core_ops() -> Namespace:

@@ -261,6 +261,8 @@ def test_a_scan_takes_a_function(tmp_path: Path) -> None:
 def test_namespaces_say_what_they_hold() -> None:
     assert {"nn", "attention", "token"} <= set(dir(ts.std))
     assert "linear" in dir(ts.std.nn)
+    assert "scores" in dir(ts.std.recover)
+    assert "What attention takes the softmax of" in ts.std.recover.scores.scores.__doc__
     assert "exp" in dir(ts.ops)
     assert ts.std.nn.linear.__doc__ == (
         "linear(x: float[..., I], *, out: int, bias: bool = true) -> float[..., out]\n\n"
