@@ -10,8 +10,8 @@ from ..ir.diagnostics import Diagnostic
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..ir.dims.dim import Dim
     from .inputs import InputSpec
+    from .ports import Ports
     from .states import Carrying
 
 
@@ -21,7 +21,7 @@ class Runner(Protocol):
     Attributes:
         inputs: what the caller gives.
         optional: what the runtime fills in otherwise: states and random inputs.
-        shapes: of ``inputs``, as dimensions.
+        ports: both as ports, with what must hold of their sizes.
         selects: whether rounding may make it select other elements than the reference.
         metadata: the artifact's, strings by name.
     """
@@ -35,7 +35,7 @@ class Runner(Protocol):
     @property
     def metadata(self) -> Mapping[str, str]: ...
     @property
-    def shapes(self) -> Mapping[str, tuple[Dim, ...]]: ...
+    def ports(self) -> Ports: ...
     @property
     def selects(self) -> bool: ...
     def holds(self, sizes: dict[str, int]) -> bool:

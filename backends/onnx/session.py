@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir.binding import decode_dim, solve_symbols, symbol_sizes
-from ...ir.diagnostics import Diagnostic, Note, did_you_mean
-from ...ir.dims.dim import Dim, const, sym
+from ...ir.binding import decode_dim
+from ...ir.diagnostics import Diagnostic
+from ...ir.dims.dim import const, sym
 from ...ir.graph import Initializer, Require
-from ...ir.types import DTYPES, DType
-from ...runtime.inputs import InputSpec, fit_array
-from ...runtime.states import chosen_sizes
+from ...ir.types import DTYPES
+from ...runtime.inputs import fit_array
+from ...runtime.ports import Demands, Port, Ports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,21 +28,6 @@ if TYPE_CHECKING:
 _ORT_TYPES = {dtype.onnx_type: dtype for dtype in DTYPES.values()}
 # Bytes from which on mapping a file is worth the trouble.
 _MAP_FROM = 32 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """An input as the artifact declares it. ``init`` fills a state or a random input that is not given."""
-
-    name: str
-    dtype: DType
-    shape: tuple[Dim, ...]
-    role: str = "input"
-    init: Initializer | None = None
-
-    @property
-    def spec(self) -> InputSpec:
-        return InputSpec(self.name, self.dtype.name, tuple(str(d) if d.value is None else d.value for d in self.shape))
 
 
 class Session:
@@ -95,24 +79,21 @@ class Session:
             return json.loads(self.metadata[key]) if key in self.metadata else default
 
         rows = entry("tessera.inputs", None)
-        self._inputs = (
-            [_foreign(i) for i in self._session.get_inputs()] if rows is None else [_declared(r) for r in rows]
-        )
+        ports = [_foreign(i) for i in self._session.get_inputs()] if rows is None else [_declared(r) for r in rows]
         values = [o.name for o in self._session.get_outputs()]
         outputs = entry("tessera.outputs", [{"name": name, "value": name} for name in values])
         self._values = [row["value"] for row in outputs]
         self.outputs: list[str] = [row["name"] for row in outputs]
         self.values: dict[str, str] = dict(zip(self.outputs, self._values, strict=True))
         self.selects: bool = entry("tessera.selects", False)
-        self.requires = [
-            Require(decode_dim(a), op, decode_dim(b), text) for a, op, b, text in entry("tessera.requires", [])
-        ]
+        requires = [Require(decode_dim(a), op, decode_dim(b), text) for a, op, b, text in entry("tessera.requires", [])]
         roles = {row["name"]: row.get("role", "output") for row in outputs}
-        self.states = [i.name for i in self._inputs if i.role == "state" and roles.get(i.name) == "state"]
+        self.states = [i.name for i in ports if i.role == "state" and roles.get(i.name) == "state"]
         self.in_place = frozenset(entry("tessera.in_place", []))
-        self.lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
-        self.inputs = [i.spec for i in self._inputs if i.role == "input"]
-        self.optional = [i.spec for i in self._inputs if i.role != "input"]
+        lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
+        model = self.metadata.get("tessera.model", "the artifact")
+        self.ports = Ports(model, ports, [Demands(None, lets, requires)], title="the artifact")
+        self.inputs, self.optional = self.ports.inputs, self.ports.optional
 
     def __call__(
         self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
@@ -146,13 +127,13 @@ class Session:
 
         ``held`` are the shapes of states that are bound otherwise.
         """
-        feeds, held = self._match(arrays), held or {}
-        values = self.sizes({**held, **{name: array.shape for name, array in feeds.items()}}, sizes)
-        self._check_requires(values)
-        for declared in self._inputs:
-            if declared.name not in feeds and declared.name not in held:
-                feeds[declared.name] = _filled(declared, values, seed)
-        return feeds
+        held = held or {}
+        self.ports.check_names(arrays)
+        feeds = {n: fit_array(self.ports.by_name[n].spec, array, nan=not self.selects) for n, array in arrays.items()}
+        shapes = {**held, **{name: array.shape for name, array in feeds.items()}}
+        values = self.ports.sizes(shapes, sizes)
+        self.ports.check_requires(values)
+        return feeds | self.ports.filled(shapes, values, seed)
 
     def binding(self) -> Any:
         """An empty IO binding."""
@@ -173,60 +154,13 @@ class Session:
             raise Diagnostic("E0912", f"ONNX Runtime failed: {_reason(error)}") from error
         return results
 
-    @property
-    def shapes(self) -> dict[str, tuple[Dim, ...]]:
-        """Of the inputs that a call must give, as dimensions."""
-        return {i.name: i.shape for i in self._inputs if i.role == "input"}
-
     def sizes(self, shapes: Mapping[str, Sequence[int]], chosen: Mapping[str, int] | None = None) -> dict[str, int]:
         """The size of every dimension symbol, ``let`` names included, for given input shapes, and those ``chosen``. Raises E0902."""
-        given = {i.name: i.shape for i in sorted(self._inputs, key=lambda i: i.role != "input") if i.name in shapes}
-        solved = solve_symbols(given)
-        sizes = symbol_sizes(solved, shapes)
-        if chosen:
-            symbols = solve_symbols({i.name: i.shape for i in self._inputs})
-            sizes = chosen_sizes(self.metadata.get("tessera.model", "the artifact"), symbols, sizes, chosen)
-        self._extend(sizes)
-        for name, shape in given.items():
-            for axis, (dim, size) in enumerate(zip(shape, shapes[name], strict=True)):
-                if dim.symbols <= sizes.keys() and dim.evaluate(sizes) != size:
-                    wanted = str(dim) if dim.value is not None else f"{dim} = {dim.evaluate(sizes)}"
-                    notes = [Note(f"{s} is {sizes[s]}, from {solved[s]}") for s in sorted(dim.symbols & solved.keys())]
-                    message = f"axis {axis} of `{name}` must be {wanted}, but is {size}: {list(shapes[name])}"
-                    raise Diagnostic("E0902", message, notes=notes)
-        return sizes
+        return self.ports.sizes(shapes, chosen)
 
     def holds(self, sizes: dict[str, int]) -> bool:
         """Whether the model takes these sizes of its symbols."""
-        values = dict(sizes)
-        self._extend(values)
-        return all(r.holds(values) for r in self.requires)
-
-    def _extend(self, sizes: dict[str, int]) -> None:
-        for name, dim in self.lets.items():
-            if dim.symbols <= sizes.keys():
-                sizes[name] = dim.evaluate(sizes)
-
-    def _match(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        known = {i.name: i for i in self._inputs}
-        for name in arrays:
-            if name not in known:
-                help = did_you_mean(name, known) or f"its inputs are {', '.join(str(i.spec) for i in self._inputs)}"
-                raise Diagnostic("E0901", f"the artifact has no input `{name}`", help=help)
-        missing = [i for i in self._inputs if i.role == "input" and i.name not in arrays]
-        if missing:
-            raise Diagnostic("E0901", f"no value for {', '.join(f'`{i.spec}`' for i in missing)}")
-        return {name: fit_array(known[name].spec, array, nan=not self.selects) for name, array in arrays.items()}
-
-    def _check_requires(self, sizes: dict[str, int]) -> None:
-        for require in self.requires:
-            symbols = require.left.symbols | require.right.symbols
-            if symbols <= sizes.keys() and not require.holds(sizes):
-                found, limit = require.left.evaluate(sizes), require.right.evaluate(sizes)
-                message = f"{require.message}: {found} {require.op} {limit} does not hold"
-                notes = [Note(f"this is `{require.left} {require.op} {require.right}`")]
-                notes += [Note(f"{name} is {sizes[name]}") for name in sorted(symbols)]
-                raise Diagnostic("E0904", message, notes=notes)
+        return self.ports.broken(sizes) is None
 
 
 def _open(
@@ -273,32 +207,20 @@ def _open(
         raise Diagnostic("E0910", f"{shown} cannot be loaded: {_reason(error)}") from error
 
 
-def _declared(row: Mapping[str, Any]) -> _Input:
+def _declared(row: Mapping[str, Any]) -> Port:
     shape = tuple(decode_dim(d) for d in row["shape"])
     init = Initializer(row["init"][0], tuple(row["init"][1:])) if "init" in row else None
-    return _Input(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init)
+    return Port(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init)
 
 
-def _foreign(value: Any) -> _Input:
+def _foreign(value: Any) -> Port:
     """An input of an ONNX file that Tessera did not write; an axis without a name may have any size."""
     shape = tuple(
         const(d) if isinstance(d, int) else sym(d or f"{value.name}.{axis}") for axis, d in enumerate(value.shape)
     )
     if value.type not in _ORT_TYPES:
         raise ValueError(f"`{value.name}` is a {value.type}")
-    return _Input(value.name, _ORT_TYPES[value.type], shape)
-
-
-def _filled(declared: _Input, sizes: Mapping[str, int], seed: int) -> np.ndarray:
-    from ...runtime.weights.initialise import fill
-
-    unknown = sorted({s for d in declared.shape for s in d.symbols} - sizes.keys())
-    if unknown:
-        message = f"no value for `{declared.spec}`, which alone tells the size `{unknown[0]}`"
-        raise Diagnostic("E0901", message, help=f'choose it: `sizes={{"{unknown[0]}": …}}`')
-    assert declared.init is not None
-    shape = [d.evaluate(sizes) for d in declared.shape]
-    return fill(declared.init, shape, declared.dtype, seed=seed, name=declared.name)
+    return Port(value.name, _ORT_TYPES[value.type], shape)
 
 
 def _reason(error: Exception) -> str:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...ir.graph import Input
-from ...runtime.inputs import InputSpec, fit_array
+from ...runtime.inputs import fit_array
 from ...runtime.states import Carrying
 from .inputs import from_numpy, to_numpy
 
@@ -64,13 +63,7 @@ class CarryingArrays(CarryingModule):
         return {name: to_numpy(tensor) for name, tensor in super().states().items()}
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        specs = {v.name: _spec(v) for v in self._network.graph.inputs}
+        specs = {port.name: port.spec for port in self._network.inputs.ports}
         # A name that is not known goes through, and the network says so.
         tensors = {n: from_numpy(fit_array(specs[n], a)) if n in specs else a for n, a in inputs.items()}
         return {name: to_numpy(tensor) for name, tensor in super()._step(tensors, seed).items()}
-
-
-def _spec(value: Input) -> InputSpec:
-    return InputSpec(
-        value.name, value.type.dtype.name, tuple(str(d) if d.value is None else d.value for d in value.type.shape)
-    )

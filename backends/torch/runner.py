@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...ir.requirements import requirements
-from ...runtime.inputs import InputSpec, fit_array
+from ...runtime.inputs import fit_array
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...ir.dims.dim import Dim
-    from ...ir.graph import Input, Module
+    from ...ir.graph import Module
+    from ...runtime.ports import Ports
     from ...runtime.states import Carrying
 
 
@@ -33,19 +32,18 @@ class TorchRunner:
         self.module = module
         self.network = network
         self.metadata = metadata
-        graph = module.graph
-        self.inputs = [_spec(v) for v in graph.inputs if v.role == "input"]
-        self.optional = [_spec(v) for v in graph.inputs if v.role != "input"]
-        self.outputs = [info.name for info in graph.output_info]
+        self.ports: Ports = network.inputs
+        self.inputs, self.optional = self.ports.inputs, self.ports.optional
+        self.outputs = [info.name for info in module.graph.output_info]
 
     def __call__(
         self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
     ) -> dict[str, np.ndarray]:
         import torch
 
-        known = {spec.name: spec for spec in (*self.inputs, *self.optional)}
+        known = self.ports.by_name
         # A name that is not known goes through, and the network says so.
-        tensors = {n: _to_torch(fit_array(known[n], a) if n in known else a) for n, a in arrays.items()}
+        tensors = {n: _to_torch(fit_array(known[n].spec, a) if n in known else a) for n, a in arrays.items()}
         with torch.no_grad():
             outputs = self.network(**tensors, seed=seed, sizes=sizes)
         return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
@@ -66,13 +64,7 @@ class TorchRunner:
 
     def holds(self, sizes: dict[str, int]) -> bool:
         """Whether these sizes are ones that it takes."""
-        values = self.module.graph.sizes(sizes)
-        return all(r.holds(values) for r in requirements(self.module.graph))
-
-    @property
-    def shapes(self) -> dict[str, tuple[Dim, ...]]:
-        """Of the inputs that a call must give, as dimensions."""
-        return {v.name: v.type.shape for v in self.module.graph.inputs if v.role == "input"}
+        return self.ports.broken(sizes) is None
 
     def different_weight(self, weights: Mapping[str, Any]) -> str | None:
         """The name of a weight of the network that is not, bit for bit, the one in ``weights``; None when all are."""
@@ -83,11 +75,6 @@ class TorchRunner:
             if not np.array_equal(ours.view(np.uint8).ravel(), np.ascontiguousarray(theirs).view(np.uint8).ravel()):
                 return f"the weight `{name}`"
         return None
-
-
-def _spec(value: Input) -> InputSpec:
-    shape = tuple(d.value if d.value is not None else str(d) for d in value.type.shape)
-    return InputSpec(value.name, value.type.dtype.name, shape)
 
 
 def _to_torch(array: Any) -> Any:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ...ir.binding import Solution, solve_inputs
-from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims.dim import Dim
+from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Graph
 
 
@@ -25,10 +22,3 @@ def solve_all(graph: Graph) -> dict[str, Solution]:
                 )
                 raise Diagnostic("E0907", message, value.span, help=f"give one input an axis that is just `{name}`")
     return solved
-
-
-def where_from(graph: Graph, solved: Mapping[str, Solution], dim: Dim, sizes: Mapping[str, int]) -> list[Note]:
-    """For each symbol of ``dim`` a note that says which input gave it its value."""
-    spans = {value.name: value.span for value in graph.inputs}
-    known = [name for name in sorted(graph.expand_lets(dim).symbols) if name in solved and name in sizes]
-    return [Note(f"{name} is {sizes[name]}, from {solved[name]}", spans[solved[name].input]) for name in known]

@@ -207,7 +207,8 @@ class Target:
             bounds = {value.name: bound for value, bound in index_bounds(module.graph).items()}
         else:
             bounds = {name: Bound(length) for name, length in artifact_target(file).bounds(file).items()}
-        fields = [Field(s.name, s.dtype, runner.shapes[s.name], bounds.get(s.name)) for s in runner.inputs]
+        given = [port for port in runner.ports.ports if port.role == "input"]
+        fields = [Field(p.name, p.dtype.name, p.shape, bounds.get(p.name)) for p in given]
         return Target(
             name or file.name, file, fields, runner.outputs, module.graph if module is not None else None, runner
         )
@@ -240,13 +241,7 @@ class Target:
 
     def sizes(self, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The size of every free symbol for these arrays. Raises E0902 when they contradict each other."""
-        from ...ir.binding import solve_symbols, symbol_sizes
-
-        shapes = {name: array.shape for name, array in feeds.items()}
-        if hasattr(self._session, "sizes"):
-            found = self._session.sizes(shapes)
-        else:
-            found = symbol_sizes(solve_symbols({f.name: f.shape for f in self.fields}), shapes)
+        found = self._session.ports.sizes({name: array.shape for name, array in feeds.items()})
         return {name: found[name] for name in symbols_of(self) if name in found}
 
     def __call__(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
