@@ -44,7 +44,8 @@ print(artifact.report)
 def write_model(gib: float, folder: Path) -> tuple[Path, float]:
     """(the ONNX file, GiB of its weights, which are at least ``gib``)."""
     from tessera.backends.onnx import build, save
-    from tessera.runtime.weights.bind import bind, open_weights
+    from tessera.runtime.weights.bind import bind
+    from tessera.runtime.weights.open import open_weights
 
     def weight_gib(depth: int) -> float:
         params = ts.load("llama_lm", params={"depth": depth}).graph.params

@@ -172,13 +172,14 @@ def compile(
         module = module.module
     spec = module.compile
     goal = chosen(module, target, options, output)
+    read = module
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
         module, report.passes = apply_passes(module, list(steps), verify_each=verify_each, after=after)
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
     with clock("reading the weights"):
-        bound, origin = _weights(reference, weights, renames, seed)
+        bound, origin = _weights(reference, read, weights, renames, seed)
         report.notes += bound.notes()
     facts = {**_metadata(module, goal, report.passes, origin, seed), **(metadata or {})}
     with clock(f"building for {goal.name}"):
@@ -263,9 +264,13 @@ class _Clock:
         self.report.seconds[stage] = time.perf_counter() - start
 
 
-def _weights(module: Module, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int) -> tuple[Any, str]:
-    """The bound parameters, and in a word where they come from."""
-    from ..runtime.weights.bind import bind, initialise, open_weights
+def _weights(
+    module: Module, read: Module, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int
+) -> tuple[Any, str]:
+    """The bound parameters, and in a word where they come from; ``read`` is the module before any pass."""
+    from ..ir.recipe import relative
+    from ..runtime.weights.bind import bind, initialise
+    from ..runtime.weights.open import open_weights
 
     spec = module.compile
     span = None
@@ -275,12 +280,15 @@ def _weights(module: Module, weights: Any, renames: Sequence[tuple[str, str]] | 
     if renames is None:
         renames = spec.renames if spec is not None else ()
     if weights is None:
-        return initialise(module.graph, seed), f"initialised with seed {seed}"
+        # Passes make their parameters of those first values, so that they do not change what the model computes.
+        values = initialise(read.graph, seed)
+        return bind(module.graph, values, recipes=relative(module, read), seed=seed), f"initialised with seed {seed}"
     if isinstance(weights, Mapping):
-        return bind(module.graph, weights), "arrays"
+        return bind(module.graph, weights, recipes=module.recipes, seed=seed), "arrays"
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
     opened = open_weights([Path(p) for p in paths], renames, span=span)
-    return bind(module.graph, opened, span=span), ", ".join(Path(p).name for p in paths)
+    bound = bind(module.graph, opened, recipes=module.recipes, seed=seed, span=span)
+    return bound, ", ".join(Path(p).name for p in paths)
 
 
 def _metadata(module: Module, target: Target, reports: Sequence[Report], origin: str, seed: int) -> dict[str, str]:

@@ -101,7 +101,7 @@ def _mlir(path: Path, weights: Sequence[str] | None) -> Source:
     """Text with weights in it; or beside it, where Tessera wrote it; or in files, under the names of arguments."""
     from ..backends.mlir.file import has_program, read, read_text
     from ..frontends import torch
-    from ..runtime.weights.bind import open_weights
+    from ..runtime.weights.open import open_weights
     from .targets import READERS
 
     if not weights and has_program(path):

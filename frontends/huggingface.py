@@ -23,7 +23,7 @@ from ..ir.imported import Imported
 
 if TYPE_CHECKING:
     from ..ir.graph import Module
-    from ..runtime.weights.bind import Weights
+    from ..runtime.weights.open import Weights
 
 CONFIG = "config.json"
 MODULES = "modules.json"
@@ -217,7 +217,7 @@ def load(
         Diagnostic: E0931 no usable config.json, E0932 no such family or architecture in the zoo, E0933 a value in the
             configuration that the spec does not compute, E06xx for the weights.
     """
-    from ..runtime.weights.bind import open_weights
+    from ..runtime.weights.open import open_weights
 
     path = Path(folder)
     config = read_config(path)

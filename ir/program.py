@@ -169,6 +169,12 @@ class Program:
                 found.setdefault(name, param)
         return found
 
+    def recipe(self, name: str) -> Recipe:
+        """What a parameter is made of; a pass that makes another parameter of it starts here."""
+        from .recipe import Take
+
+        return self.recipes.get(name, Take(name))
+
     def only(self, entry: str, span: Span | None = None) -> Program:
         """The program of one entry point alone, over the same graph and declarations. Raises E0521 when there is none."""
         if entry not in self.functions:

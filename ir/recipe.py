@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .diagnostics import Diagnostic, Span, did_you_mean
 from .graph import Initializer
 from .recipe_functions import FUNCTIONS, NEEDED, Misfit, Typed
 from .types import DType, f32
+
+if TYPE_CHECKING:
+    from .program import Program
 
 Look = Callable[[str], Typed]  # the type of a checkpoint's tensor; raises Diagnostic where there is none
 
@@ -29,9 +32,13 @@ class Recipe:
 
     __slots__ = ()
 
+    def takes(self) -> Iterator[Take]:
+        """The places where it reads a tensor, in order."""
+        raise NotImplementedError
+
     def names(self) -> Iterator[str]:
         """The tensors that it reads, in order; one that is read twice comes twice."""
-        raise NotImplementedError
+        return (take.name for take in self.takes())
 
     @property
     def view(self) -> bool:
@@ -54,8 +61,8 @@ class Take(Recipe):
     name: str
     span: Span | None = field(default=None, compare=False, repr=False)
 
-    def names(self) -> Iterator[str]:
-        yield self.name
+    def takes(self) -> Iterator[Take]:
+        yield self
 
     @property
     def view(self) -> bool:
@@ -74,7 +81,7 @@ class Fill(Recipe):
     dtype: DType = f32
     span: Span | None = field(default=None, compare=False, repr=False)
 
-    def names(self) -> Iterator[str]:
+    def takes(self) -> Iterator[Take]:
         return iter(())
 
     @property
@@ -94,9 +101,9 @@ class Apply(Recipe):
     options: tuple[tuple[str, Any], ...] = ()
     span: Span | None = field(default=None, compare=False, repr=False)
 
-    def names(self) -> Iterator[str]:
+    def takes(self) -> Iterator[Take]:
         for operand in self.operands:
-            yield from operand.names()
+            yield from operand.takes()
 
     @property
     def view(self) -> bool:
@@ -144,3 +151,19 @@ def apply(function: str, *operands: Recipe | str, span: Span | None = None, **op
         values.append((name, value))
     made = tuple(Take(o, span) if isinstance(o, str) else o for o in operands)
     return Apply(function, made, tuple(values), span)
+
+
+def relative(after: Program, before: Program) -> dict[str, Recipe]:
+    """What each parameter of ``after`` is made of, over the parameters of ``before``, from which passes made it.
+
+    Recipes are over the checkpoint's names. What ``before`` makes a parameter of is the parameter here.
+    """
+    old = {name: before.recipes.get(name, Take(name)) for name in before.parameters()}
+    table: dict[Recipe, Recipe] = {recipe: Take(name) for name, recipe in old.items()}
+    # A parameter that is the checkpoint's own tensor goes before one that only takes it.
+    table.update((recipe, recipe) for name, recipe in old.items() if recipe == Take(name))
+    found = {}
+    for name in after.parameters():
+        recipe = after.recipes.get(name, Take(name))
+        found[name] = Take(name) if recipe == old.get(name) else recipe.replaced(table)
+    return found

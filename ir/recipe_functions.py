@@ -283,8 +283,8 @@ FUNCTIONS: dict[str, Function] = {
         'another shape, in row-major order; one size may be -1: `reshape("w", [12, 64, -1])`', _reshape,
         lambda arrays, shape: arrays[0].reshape(shape), {"shape": _SIZES}, view=True,
     ),
-    "repeat": Function(
-        'each place of an axis several times: `repeat("k.weight", 4, axis=0)`', _repeat,
+    "repeat_interleave": Function(
+        'each place of an axis several times: `repeat_interleave("k.weight", 4, axis=0)`', _repeat,
         lambda arrays, times, axis: arrays[0].repeat(times, axis),
         {"times": (NEEDED, _whole, "an integer"), "axis": _AXIS},
     ),

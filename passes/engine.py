@@ -30,6 +30,9 @@ from typing import Any, ClassVar
 from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ..ir.graph import Module
+from ..ir.recipe import Take, relative
+from ..ir.recipe_functions import Typed
+from ..ir.types import TensorType
 from ..ir.verifier import verify
 from ..ir.wiring import check_shared
 from .options import check_options
@@ -196,6 +199,7 @@ def run_pipeline(
             for entry in entries:
                 made.append(_run(step, before, module, entry, verify_each))
             _check_shared(step, module)
+            _check_weights(before, module)
         except Diagnostic as error:
             before_it = f", after {', '.join(ran)}" if ran else ""
             note = Note(f"while running the pass `{step.name}`{before_it}", span)
@@ -214,6 +218,9 @@ def run_pipeline(
 def _run(step: Pass, before: Module, program: Module, entry: str, verify_each: bool) -> Report:
     """Run a pass on one entry point of ``program``, in place."""
     alone = program if len(program.functions) == 1 else program.only(entry)
+    if alone is not program:
+        # What it makes of a shared parameter is made of the parameter as it was, in every entry point.
+        alone.recipes = before.only(entry).recipes
     step.requires(alone)
     report = step.run(alone)
     if verify_each:
@@ -237,14 +244,35 @@ def _check_shared(step: Pass, program: Module) -> None:
         ) from error  # fmt: skip
 
 
+def _check_weights(before: Module, after: Module) -> None:
+    """Each parameter is one of those before, or made of them by a recipe that gives its type; recipes of others go."""
+    params, old = after.parameters(), before.parameters()
+    after.recipes = {name: recipe for name, recipe in after.recipes.items() if name in params}
+
+    def look(name: str) -> Typed:
+        if name not in old:
+            raise BrokenContract(f"a recipe reads `{name}`, which was no parameter before the pass")
+        return Typed(old[name].type.dtype, tuple(int(d) for d in old[name].type.shape))
+
+    for name, recipe in relative(after, before).items():
+        type = params[name].type
+        if recipe == Take(name):
+            if name not in old or old[name].type != type:
+                raise BrokenContract(f"the parameter `{name}`, {type}, is not one of the model's, and has no recipe")
+            continue
+        try:
+            found = recipe.type(look)
+        except Diagnostic as error:
+            raise BrokenContract(f"the recipe of `{name}` does not hold together: {error.message}") from error
+        if found.dtype.kind != type.dtype.kind or TensorType.of(type.dtype, found.shape) != type:
+            raise BrokenContract(f"the recipe of `{name}` gives {found}, but the parameter is {type}")
+
+
 def _same_interface(before: Module, after: Module) -> None:
-    """No pass may change what a caller binds: inputs, names of outputs (taps may be added), types of weights."""
+    """No pass may change what a caller binds: inputs, names of outputs (taps may be added)."""
     old, new = before.graph, after.graph
     if [(v.name, v.type, v.role) for v in old.inputs] != [(v.name, v.type, v.role) for v in new.inputs]:
         raise BrokenContract("the inputs changed")
     kept, added = new.output_info[: len(old.output_info)], new.output_info[len(old.output_info) :]
     if old.output_info != kept or any(info.role != "tap" for info in added):
         raise BrokenContract("the outputs have other names")
-    for name, param in new.params.items():
-        if name not in old.params or old.params[name].type != param.type:
-            raise BrokenContract(f"the parameter `{name}` is not one of the model's")

@@ -73,7 +73,8 @@ def read(path: Path, readers: Readers) -> tuple[Module, dict[str, Any], dict[str
         Diagnostic: E0001 without the weights' file, E0014 when the two do not belong together, E0785 without torch-mlir,
             E0784 for a text that is none.
     """
-    from ...runtime.weights.bind import bind, open_weights
+    from ...runtime.weights.bind import bind
+    from ...runtime.weights.open import open_weights
     from . import argument_names
 
     beside = weights_path(path)

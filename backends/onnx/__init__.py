@@ -58,7 +58,7 @@ def build(
     if weights is None:
         bound = initialise(module.graph, seed)
     else:
-        bound = weights if isinstance(weights, Bound) else bind(module.graph, weights)
+        bound = weights if isinstance(weights, Bound) else bind(module.graph, weights, recipes=module.recipes)
     return build_model(module, bound, opset=opset, claims=claims, metadata=metadata or {})
 
 

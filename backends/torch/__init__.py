@@ -40,7 +40,10 @@ def build(
     Raises:
         Diagnostic: E0605 E0606 E0607 E0611 E0612 for weights, E0907 for a size that no input shows.
     """
+    from ...runtime.weights.bind import Bound, bind
     from .module import build_module
 
-    graph = module.graph if isinstance(module, Module) else module
+    graph, recipes = (module.graph, module.recipes) if isinstance(module, Module) else (module, {})
+    if weights is not None and not isinstance(weights, Bound):
+        weights = bind(graph, weights, recipes=recipes)
     return build_module(graph, weights, seed=seed, trainable=trainable, claims=claims)

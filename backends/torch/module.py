@@ -6,7 +6,6 @@ import itertools
 import keyword
 import linecache
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ...ir.graph import Graph
 from ...ir.types import DType
-from ...runtime.weights.bind import Bound, bind, initialise
+from ...runtime.weights.bind import Bound, initialise
 from . import kernels
 from .emit import Program, torch_dtype
 from .inputs import Inputs, from_numpy
@@ -85,12 +84,10 @@ _count = itertools.count()
 
 
 def build_module(
-    graph: Graph, weights: Mapping[str, Any] | None, *, seed: int, trainable: bool, claims: bool
+    graph: Graph, weights: Bound | None, *, seed: int, trainable: bool, claims: bool
 ) -> TesseraModule:
     """See :func:`tessera.backends.torch.build`."""
-    bound = (
-        initialise(graph, seed) if weights is None else weights if isinstance(weights, Bound) else bind(graph, weights)
-    )
+    bound = initialise(graph, seed) if weights is None else weights
     program = Program(graph, parameter_path, claims=claims)
     module = _compile(graph, program)()
     for name, param in graph.params.items():

@@ -32,7 +32,8 @@ class Torch(Target):
         write_torch_file(path, *built)
 
     def open(self, path: Path, readers: Readers, *, threads: int | None = None, measured: bool = False) -> TorchRunner:
-        from ...runtime.weights.bind import bind, open_weights
+        from ...runtime.weights.bind import bind
+        from ...runtime.weights.open import open_weights
         from . import build
         from .file import SOURCE, read_metadata
         from .runner import TorchRunner

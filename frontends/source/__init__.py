@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...ir.graph import Module
     from ...ir.op import Composite
     from ...ir.pattern import Rule
+    from ...ir.recipe import Recipe
     from .elaborate.elaborate import Elaborator
     from .elaborate.library import Library, Unit
     from .syntax import ast
@@ -143,10 +144,20 @@ def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[st
     spec, statics = _compile_spec(elaborator, unit, block)
     outside = params or {}
     spans = {n: span for n, span in _spans(block).items() if n not in outside}
-    module = elaborator.model(unit, name, {**statics, **outside}, spans)
+    given = {**statics, **outside}
+    module = elaborator.model(unit, name, given, spans)
     module.compile = spec
+    module.recipes = _recipes(elaborator, unit, module, block, given)
     module.rules = _rules(elaborator, unit)
     return module
+
+
+def _recipes(
+    elaborator: Elaborator, unit: Unit, module: Module, block: ast.Compile | None, params: dict[str, Any]
+) -> dict[str, Recipe]:
+    from .elaborate.recipes import recipes_of_program
+
+    return recipes_of_program(elaborator, unit, module, block, params) if block is not None else {}
 
 
 def _rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:
@@ -176,6 +187,7 @@ def _check(unit_of: Callable[[Library], Unit]) -> list[Module]:
             continue
         module = elaborator.model(unit, name, statics, _spans(block))
         module.compile = spec
+        module.recipes = _recipes(elaborator, unit, module, block, statics)
         modules.append(module)
     for block in _compiles(unit):
         _choose(unit, block.model, block.span)
@@ -256,8 +268,9 @@ def _compile_spec(
             if target is not None:
                 raise Diagnostic("E0204", "a compile block has one `target` clause", clause.span)
             target = clause
+    renames = tuple((r.old, r.new) for r in weights.rows if isinstance(r, ast.Rename)) if weights else ()
     spec = CompileSpec(
-        weights.file if weights else None, tuple(weights.renames) if weights else (), tuple(passes),
+        weights.file if weights else None, renames, tuple(passes),
         target.name if target else None, options(target.args, elaborator, unit) if target else {}, block.span,
     )  # fmt: skip
     return spec, options(block.args, elaborator, unit)

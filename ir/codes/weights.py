@@ -82,10 +82,16 @@ CODES = {
         "  wrong:  model m(x: float[B, T, 8]) -> float[B, T, 8] { param pos: float[T, 8]  return x + pos }\n"
         "  right:  model m(x: float[B, 128, 8]) -> float[B, 128, 8] { param pos: float[128, 8]  return x + pos }",
     ),
+    "E0613": Code(
+        "a recipe reads a tensor that the file does not have",
+        "Names in a recipe are those of the file, after the renames.\n\n"
+        "  wrong:  { \"model.*\" => \"*\"   \"qkv.weight\" = concat(\"model.q.weight\", \"model.k.weight\") }\n"
+        "  right:  { \"model.*\" => \"*\"   \"qkv.weight\" = concat(\"q.weight\", \"k.weight\") }",
+    ),
     "E0614": Code(
         "the recipe of a weight is malformed",
         "A recipe says what a parameter is made of: names of the file's tensors in quotes, slices, `+ * @`, and the\n"
-        "functions concat, stack, split, transpose, reshape, repeat, pad, cast; or an initialiser with a shape.\n\n"
+        "functions concat, stack, split, transpose, reshape, repeat_interleave, pad, cast; or an initialiser with a shape.\n\n"
         "  wrong:  \"qkv.weight\" = join(\"q.weight\", \"k.weight\", \"v.weight\")\n"
         "  right:  \"qkv.weight\" = concat(\"q.weight\", \"k.weight\", \"v.weight\", axis=0)",
     ),
@@ -95,5 +101,19 @@ CODES = {
         "axis; arithmetic takes floats.\n\n"
         "  wrong:  concat(\"w.weight\", \"w.bias\")           # f32[64, 64] and f32[64]\n"
         "  right:  concat(\"w.weight\", reshape(\"w.bias\", [1, 64]))",
+    ),
+    "E0616": Code(
+        "a parameter has two recipes",
+        "Two recipes of the `weights` block fit one parameter, exactly or by a pattern.\n\n"
+        "  wrong:  { \"blocks.*.w\" = transpose(\"h.*.w\")   \"blocks.0.w\" = \"first.w\" }\n"
+        "  right:  { \"blocks.*.w\" = transpose(\"h.*.w\")   \"first.w\" = \"h.first\" }",
+    ),
+    "E0617": Code(
+        "the pattern of a recipe does not fit",
+        "The name on the left is a parameter of the model, or a pattern that some parameters fit. Each `*` stands for the\n"
+        "same text on both sides, so that a name on the right has as many, or none. `{0..7}` stands for eight names, which\n"
+        "`stack` and `concat` take.\n\n"
+        "  wrong:  \"blocks.*.experts.w\" = \"layers.*.experts.{0..7}.w\"\n"
+        "  right:  \"blocks.*.experts.w\" = stack(\"layers.*.experts.{0..7}.w\", axis=0)",
     ),
 }  # fmt: skip

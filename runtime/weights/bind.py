@@ -1,53 +1,29 @@
-"""Weights: from safetensors files to the parameters of a graph, lazily and without a second copy.
+"""Weights: from a checkpoint to the parameters of a graph, lazily and without a second copy.
 
->>> weights = open_weights("model.safetensors", renames=[("bert.*", "*")])       # doctest: +SKIP
+>>> weights = open_weights("model.safetensors")                                  # doctest: +SKIP
 >>> bound = bind(graph, weights)                                                 # doctest: +SKIP
 >>> bound["embeddings.LayerNorm.weight"].numpy()                                 # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import Diagnostic, Note, Span
+from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.graph import Graph, Parameter
+from ...ir.recipe import Recipe, Take
 from ...ir.types import DType
-from ..files.safetensors import Entry, SafetensorsFile, refuse_pickle
 from .initialise import fill
+from .recipes import Checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
 
 SHOWN = 12  # names listed in one note before the rest is counted
-
-
-class Weights(Mapping[str, "np.ndarray"]):
-    """The tensors of one or more files under their names in the model; arrays are read-only views of memory maps."""
-
-    def __init__(self, tensors: Mapping[str, tuple[SafetensorsFile, str]]) -> None:
-        self._tensors = dict(tensors)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        file, original = self._tensors[name]
-        return file.array(original)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def entry(self, name: str) -> Entry:
-        """Shape and dtype as the file's header states them; nothing is read."""
-        file, original = self._tensors[name]
-        return file.entries[original]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,130 +70,59 @@ class Bound(dict[str, LazyTensor]):
         return notes
 
 
-# Opening -------------------------------------------------------------------------------------------------------------
-
-
-def open_weights(
-    paths: str | Path | Iterable[str | Path], renames: Iterable[tuple[str, str]] = (), *, span: Span | None = None
-) -> Weights:
-    """Open safetensors files; only their headers are read.
-
-    Args:
-        paths: a ``.safetensors`` file, the ``.index.json`` of a sharded checkpoint, a folder with either, or several.
-        renames: pairs (pattern of names in the file, name in the model). A ``*`` stands for one or more characters; the
-            first pattern that fits a name renames it, once. Names that no pattern fits stay.
-        span: where the program names the file, for errors.
-
-    Raises:
-        Diagnostic: E0001 E0002 E0601 E0602 E0603 E0604 for the file, E0608 and E0609 for renames, E0610 for the index.
-    """
-    rules = [_rule(source, target, span) for source, target in renames]
-    tensors: dict[str, tuple[SafetensorsFile, str]] = {}
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        for file, names in _files(Path(path), span):
-            for original in names:
-                name = _rename(original, rules)
-                if name in tensors:
-                    other_file, other = tensors[name]
-                    places = f"`{other}` ({other_file.path.name}) and `{original}` ({file.path.name})"
-                    message = f"{places} are both called `{name}`"
-                    raise Diagnostic("E0608", message, span)
-                tensors[name] = (file, original)
-    return Weights(tensors)
-
-
-def _files(path: Path, span: Span | None) -> Iterator[tuple[SafetensorsFile, Iterable[str]]]:
-    if os.path.isdir(path):
-        found = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
-        if not found:
-            for other in sorted(path.iterdir()):
-                refuse_pickle(other, span)
-            raise Diagnostic("E0001", f"there is no safetensors file in {path}", span)
-        for file in found:
-            yield from _files(file, span)
-    elif path.name.endswith(".json"):
-        yield from _sharded(path, span)
-    else:
-        opened = SafetensorsFile(path, span)
-        yield opened, opened.entries
-
-
-def _sharded(path: Path, span: Span | None) -> Iterator[tuple[SafetensorsFile, Iterable[str]]]:
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise Diagnostic("E0001", f"there is no weights file {path}", span) from error
-    except OSError as error:
-        raise Diagnostic("E0002", f"{path} cannot be read: {error.strerror or error}", span) from error
-    except (ValueError, RecursionError) as error:
-        raise Diagnostic("E0610", f"{path.name} is not JSON: {str(error)[:200]}", span) from error
-    table = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-        raise Diagnostic("E0610", f"{path.name} has no `weight_map` from names to files", span)
-    shards: dict[str, list[str]] = {}
-    for name, shard in table.items():
-        shards.setdefault(shard, []).append(name)
-    for shard, names in shards.items():
-        # The name decides, not where a link leads: caches link each shard to a store of blobs.
-        if PurePosixPath(shard).name != shard or shard in ("", ".", "..") or "\\" in shard:
-            raise Diagnostic("E0610", f"{path.name} puts `{names[0]}` into `{shard}`, outside of its own folder", span)
-        file = SafetensorsFile(path.parent / shard, span)
-        for name in names:
-            if name not in file.entries:
-                raise Diagnostic("E0610", f"{path.name} puts `{name}` into {shard}, but it is not there", span)
-        yield file, names
-
-
-def _rule(source: str, target: str, span: Span | None) -> tuple[re.Pattern[str], list[str]]:
-    if source.count("*") != target.count("*") or not source or not target:
-        raise Diagnostic("E0609", f'"{source}" => "{target}": both sides need the same number of `*`', span)
-    return re.compile("(.+?)".join(map(re.escape, source.split("*")))), target.split("*")
-
-
-def _rename(name: str, rules: list[tuple[re.Pattern[str], list[str]]]) -> str:
-    for pattern, target in rules:
-        match = pattern.fullmatch(name)
-        if match:
-            return target[0] + "".join(found + rest for found, rest in zip(match.groups(), target[1:], strict=True))
-    return name
-
-
-# Binding -------------------------------------------------------------------------------------------------------------
-
-
-def bind(graph: Graph, weights: Mapping[str, Any], *, strict: bool = False, span: Span | None = None) -> Bound:
-    """Give every parameter of ``graph`` its tensor. No tensor is read or converted yet.
+def bind(
+    graph: Graph,
+    weights: Mapping[str, Any],
+    *,
+    recipes: Mapping[str, Recipe] | None = None,
+    strict: bool = False,
+    seed: int = 0,
+    span: Span | None = None,
+) -> Bound:
+    """Give every parameter of ``graph`` its tensor. No tensor is read, converted or computed yet.
 
     Args:
-        weights: :class:`Weights`, or a mapping from full names to arrays (NumPy, torch).
+        weights: :class:`Weights`, or a mapping from names to arrays (NumPy, torch).
+        recipes: what a parameter is made of, by its full name; one without is the tensor of its own name.
         strict: refuse tensors that the model does not use; otherwise ``Bound.unexpected`` lists them, since published
             checkpoints carry heads and position ids besides.
+        seed: for the initialisers in recipes.
         span: where the program names the weights, for errors.
 
     Raises:
         Diagnostic: E0606 missing or wrong-shaped names (all of them in one), E0605 and E0607 dtypes, E0612 a parameter
-            without a fixed size.
+            without a fixed size, E0613 and E0615 for recipes.
     """
+    recipes = recipes or {}
+    made = {name: recipes.get(name, Take(name)) for name in graph.params}
+    read = {name for recipe in made.values() for name in recipe.names()}
+    checkpoint = Checkpoint(weights, seed=seed, span=span)
     bound = Bound()
-    bound.unexpected = [name for name in weights if name not in graph.params]
+    bound.unexpected = [name for name in weights if name not in read]
     missing: list[str] = []
     misshaped: list[str] = []
     kinds: list[str] = []
     for name, param in graph.params.items():
-        if name not in weights:
-            missing.append(name)
+        recipe = made[name]
+        absent = [take for take in recipe.takes() if take.name not in weights]
+        written = next((take for take in absent if take.span is not None), None)
+        if written is not None:
+            raise _absent(name, written, weights, bound.unexpected)
+        missing += [take.name for take in absent if take.name not in missing]
+        if absent:
             continue
         wanted = param_shape(param)
-        dtype, shape, shown, load = _look(weights, name, span)
-        if shape != wanted:
+        found = recipe.type(checkpoint.type)
+        if found.shape != wanted:
+            shown = f"{found} by its recipe" if name in recipes else str(found)
             misshaped.append(f"{name} is {shown}, but the model has {param.type}")
-        elif not _convertible(dtype, param.type.dtype):
-            kinds.append(f"{name} is {shown}, but the model has {param.type}")
+        elif not _convertible(found.dtype, param.type.dtype):
+            kinds.append(f"{name} is {found}, but the model has {param.type}")
         else:
-            if dtype != param.type.dtype:
-                pair = (dtype, param.type.dtype)
+            if found.dtype != param.type.dtype:
+                pair = (found.dtype, param.type.dtype)
                 bound.converted[pair] = bound.converted.get(pair, 0) + 1
-            bound[name] = LazyTensor(name, param.type.dtype, shape, load)
+            bound[name] = LazyTensor(name, param.type.dtype, wanted, partial(checkpoint.value, recipe, name))
     if missing or misshaped or (strict and bound.unexpected):
         raise _misfit(graph, missing, misshaped, bound.unexpected, span)
     if kinds:
@@ -256,46 +161,20 @@ def param_shape(param: Parameter) -> tuple[int, ...]:
     return tuple(int(s) for s in sizes if s is not None)
 
 
-def _look(
-    weights: Mapping[str, Any], name: str, span: Span | None
-) -> tuple[DType, tuple[int, ...], str, Callable[[], np.ndarray]]:
-    """Dtype, shape, both as text, and how to get the array."""
-    if isinstance(weights, Weights):
-        entry = weights.entry(name)
-        if entry.known is None:
-            raise Diagnostic("E0605", f"`{name}` is {entry.dtype} in the file, which Tessera does not have", span)
-        return entry.known, entry.shape, str(entry), lambda: weights[name]
-    value = weights[name]
-    if isinstance(value, LazyTensor):
-        return value.dtype, value.shape, f"{value.dtype}{list(value.shape)}", value.numpy
-    array = _as_numpy(value)
-    try:
-        dtype = DType.from_numpy(array.dtype)
-    except KeyError as error:
-        raise Diagnostic("E0605", f"`{name}` has dtype {array.dtype}, which Tessera does not have", span) from error
-    return dtype, array.shape, f"{dtype}{list(array.shape)}", lambda: array
-
-
-def _as_numpy(value: Any) -> np.ndarray:
-    import numpy as np
-
-    if hasattr(value, "detach"):  # torch; NumPy has no bfloat16 of its own, so that the bits are passed
-        tensor = value.detach().cpu()
-        if str(tensor.dtype) == "torch.bfloat16":
-            import ml_dtypes
-            import torch
-
-            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.numpy()
-    return np.asarray(value)
-
-
 def _convertible(source: DType, target: DType) -> bool:
     if source.kind == target.kind == "int":
         import numpy as np
 
         return np.can_cast(source.numpy, target.numpy, "safe")
     return source.kind == target.kind
+
+
+def _absent(name: str, take: Take, weights: Mapping[str, Any], unexpected: list[str]) -> Diagnostic:
+    close = did_you_mean(take.name, weights) or _prefix_help([take.name], unexpected)
+    return Diagnostic(
+        "E0613", f"the recipe of `{name}` reads `{take.name}`, which the weights do not have", take.span,
+        help=close or f"they have {shorten(list(weights))}",
+    )  # fmt: skip
 
 
 def _misfit(

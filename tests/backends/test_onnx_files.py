@@ -25,7 +25,7 @@ from tessera.ir.builder import Builder
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph
 from tessera.ir.types import DTYPES, i64
-from tessera.runtime.weights.bind import open_weights
+from tessera.runtime.weights.open import open_weights
 
 from .support import linear_model, module, of, ops, randn, session
 
@@ -121,7 +121,7 @@ import sys
 from pathlib import Path
 from tessera.backends.onnx import build, save
 from tessera.frontends.source import loads
-from tessera.runtime.weights.bind import open_weights
+from tessera.runtime.weights.open import open_weights
 text = "use std.nn (linear)\\nmodel m(x: float[B, 4096]) -> float[B, 4096] {\\n"
 text += "".join(f"x = linear(x, out=4096, bias=false) as l{i}\\n" for i in range(4)) + "return x }"
 module = loads(text)

@@ -24,7 +24,8 @@ from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims.dim import ceildiv, dim_min, sym
 from tessera.ir.graph import Graph, Initializer, Require, Value
 from tessera.ir.types import DTYPES, f16, f32, i64
-from tessera.runtime.weights.bind import initialise, open_weights
+from tessera.runtime.weights.bind import initialise
+from tessera.runtime.weights.open import open_weights
 
 from .support import B, T, finish, of
 

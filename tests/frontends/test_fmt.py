@@ -246,8 +246,9 @@ docs = st.none() | st.lists(
     st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=20), min_size=1, max_size=3
 ).map("\n".join)
 args = st.lists(st.builds(ast.Arg, names, exprs), max_size=2)
+weight_rows = st.builds(ast.Rename, texts, texts) | st.builds(ast.Recipe, texts, exprs)
 clauses = st.one_of(
-    st.builds(ast.WeightsClause, st.none() | texts, st.lists(st.tuples(texts, texts), max_size=2)),
+    st.builds(ast.WeightsClause, st.none() | texts, st.lists(weight_rows, max_size=2)),
     st.builds(ast.PassClause, names | st.just("rewrite"), args),
     st.builds(ast.TargetClause, names, args),
 )

@@ -271,7 +271,7 @@ B_ = [Name("B")]
                 "f",
                 [Arg("depth", Int(6))],
                 [
-                    ast.WeightsClause("w", [("a", "b"), ("c", "d")]),
+                    ast.WeightsClause("w", [ast.Rename("a", "b"), ast.Rename("c", "d")]),
                     ast.WeightsClause(None, []),
                     ast.PassClause("p", []),
                     ast.PassClause("q", [Arg("r", Int(8)), Arg("k", Name("keys"))]),

@@ -18,8 +18,9 @@ from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic, Span
 from tessera.ir.graph import Graph, Initializer
 from tessera.ir.types import TensorType, bf16, f16, f32, i64
-from tessera.runtime.weights.bind import bind, initialise, open_weights
+from tessera.runtime.weights.bind import bind, initialise
 from tessera.runtime.weights.initialise import INITIALIZERS, fill
+from tessera.runtime.weights.open import open_weights
 
 
 def graph_of(**params: str) -> Graph:

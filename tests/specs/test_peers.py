@@ -18,7 +18,8 @@ transformers = pytest.importorskip("transformers")
 from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
 
 from tessera.frontends.source import load  # noqa: E402
-from tessera.runtime.weights.bind import bind, open_weights  # noqa: E402
+from tessera.runtime.weights.bind import bind  # noqa: E402
+from tessera.runtime.weights.open import open_weights  # noqa: E402
 
 ZOO = Path(__file__).resolve().parents[2] / "specs" / "zoo"
 pytestmark = pytest.mark.usefixtures("quiet_transformers")

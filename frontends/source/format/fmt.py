@@ -234,18 +234,22 @@ class _Formatter(ExpressionFormatter):
         end = end_of(node.span)
         if isinstance(node, ast.WeightsClause):
             file = "" if node.file is None else f" {quote(node.file)}"
-            self._write_inner_comments(end)
-            if not node.renames and file:
-                self._write(f"weights{file}")
+            if not node.rows and file:
+                self._line(f"weights{file}", end)
                 return
             self._write(f"weights{file} {{")
-            for old, new in node.renames:
-                self._write([" " * STEP, f"{quote(old)} => {quote(new)}"])
+            self._body(node.rows, end, self._weight_row)
             self._close("}")
             return
         word = "pass" if isinstance(node, ast.PassClause) else "target"
         args = self.listed("(", node.args, self.arg, ")", end) if node.args else ""
         self._line([f"{word} {node.name}", args], end)
+
+    def _weight_row(self, node: ast.Rename | ast.Recipe) -> None:
+        if isinstance(node, ast.Rename):
+            self._line(f"{quote(node.old)} => {quote(node.new)}", end_of(node.span))
+        else:
+            self._line([f"{quote(node.name)} = ", self.expr(node.value)], end_of(node.span))
 
     # Statements -----------------------------------------------------------------------------------------------------
 

@@ -17,10 +17,12 @@ from ..elaborate.builtin import BINARY, BUILTIN
 from ..syntax import ast
 from ..syntax.lexer import RESERVED
 from .fmt import format_file
+from .recipes import compile_block
 from .regions import Names, RegionPrinter
 from .static import initialiser, literal, type_expr
 from .wiring import flow_member, host_member
 
+_HINTS = {"add": "x", "mul": "x", "affine": "y"}
 _INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
 
 
@@ -54,6 +56,7 @@ class _Printer(RegionPrinter):
         ]
         if not program.plain:
             items.append(self._wiring())
+        items += compile_block(program)
         return ast.File("", self._uses(), [*(d.syntax for d in self.declared.values()), *self.helpers, *items])
 
     def _model(self, name: str, graph: Graph, doc: str) -> ast.Function:
@@ -204,7 +207,7 @@ class _Printer(RegionPrinter):
         return [self._name(value, node) for value in flat]
 
     def _name(self, value: Value, node: Node) -> str:
-        name = self.names.fresh(value.name or _hint(node))
+        name = self.names.fresh(value.name or _HINTS.get(node.op.name, f"{node.op.name}_"))
         self.values[value] = ast.Name(name)
         return name
 
@@ -344,10 +347,6 @@ def _input_name(value: Input) -> ast.Expr:
         return ast.Name(value.name)
     name, _, field = value.name.rpartition(".")
     return ast.Attribute(ast.Name(name), field)
-
-
-def _hint(node: Node) -> str:
-    return {"add": "x", "mul": "x", "affine": "y"}.get(node.op.name, f"{node.op.name}_")
 
 
 def _is_scalar(value: Value | None) -> bool:

@@ -289,11 +289,27 @@ class Program(Node):
 
 
 @dataclass(slots=True)
+class Rename(Node):
+    """``"bert.*" => "*"``: a name in the file, and what the model calls it."""
+
+    old: str
+    new: str
+
+
+@dataclass(slots=True)
+class Recipe(Node):
+    """``"qkv.weight" = concat("q.weight", "k.weight")``: what a parameter of that name is made of."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(slots=True)
 class WeightsClause(Node):
-    """``weights "a.safetensors" { "bert.*" => "*" }``; each rename maps a name in the file to a name in the model."""
+    """``weights "a.safetensors" { "bert.*" => "*" "w" = transpose("v") }``."""
 
     file: str | None
-    renames: list[tuple[str, str]]
+    rows: list[Rename | Recipe]
 
 
 @dataclass(slots=True)

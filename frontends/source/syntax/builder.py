@@ -220,8 +220,11 @@ class AstBuilder(ProgramBuilder):
         help_ = forms.get(word) or did_you_mean(word, forms) or "the clauses are `weights`, `pass` and `target`"
         raise Diagnostic("E0123", found, self.span(i, i), help=help_)
 
-    def rename(self, i: int, j: int, old: str, _arrow: str, new: str) -> tuple[str, str]:
-        return unescape(old), unescape(new)
+    def rename(self, i: int, j: int, old: str, _arrow: str, new: str) -> ast.Rename:
+        return ast.Rename(unescape(old), unescape(new), span=self.span(i, j))
+
+    def recipe(self, i: int, j: int, name: str, _equal: str, value: ast.Expr) -> ast.Recipe:
+        return self.checked(i, j, ast.Recipe(unescape(name), value, span=self.span(i, j)))
 
     # Statements -----------------------------------------------------------------------------------------------------
 

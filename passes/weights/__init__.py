@@ -1,0 +1,1 @@
+"""Passes that change which weights a model has, and what they are made of."""
