@@ -6,6 +6,7 @@ import itertools
 import keyword
 import linecache
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
