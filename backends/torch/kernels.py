@@ -229,7 +229,15 @@ def fold(n: int, step: Callable[..., Tensors], carried: Tensors, captured: Tenso
 
 def cond(p: Tensor, then: Callable[..., Tensors], orelse: Callable[..., Tensors], values: Tensors) -> Tensors:
     """``then(*values)`` where the scalar p is true, else ``orelse(*values)``; only one of them is computed."""
+    if torch.compiler.is_compiling():
+        made: Tensors = torch.cond(p, _fresh(then), _fresh(orelse), values)
+        return made
     return then(*values) if p else orelse(*values)
+
+
+def _fresh(branch: Callable[..., Tensors]) -> Callable[..., Tensors]:
+    """The branch with results of its own: one that hands an operand through would alias it, which torch.cond refuses."""
+    return lambda *values: tuple(y.clone() for y in branch(*values))
 
 
 def while_(
@@ -263,7 +271,14 @@ def write_rows(x: Tensor, start: Tensor, rows: Tensor, donated: bool) -> Tensor:
 
 
 def append(
-    k: Tensor, v: Tensor, length: Tensor, new_k: Tensor, new_v: Tensor, count: Tensor | None, donate_k: bool, donate_v: bool
+    k: Tensor,
+    v: Tensor,
+    length: Tensor,
+    new_k: Tensor,
+    new_v: Tensor,
+    count: Tensor | None,
+    donate_k: bool,
+    donate_v: bool,
 ) -> Tensors:
     """The fields of a cache with rows behind those that are filled."""
     rows = new_k.shape[2]
@@ -273,7 +288,14 @@ def append(
 
 
 def gather_path(
-    k: Tensor, v: Tensor, length: Tensor, start: Tensor, path: Tensor, count: Tensor | None, donate_k: bool, donate_v: bool
+    k: Tensor,
+    v: Tensor,
+    length: Tensor,
+    start: Tensor,
+    path: Tensor,
+    count: Tensor | None,
+    donate_k: bool,
+    donate_v: bool,
 ) -> Tensors:
     """The fields of a cache with the rows at ``path``, counted from ``start``, moved to ``start``."""
     slot = start.unsqueeze(1) + path

@@ -10,6 +10,7 @@ import click
 
 from ...ir.diagnostics import Diagnostic
 from .common import SEED, columns, json_option, print_json, waiting
+from .measuring import parse_sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +46,12 @@ if TYPE_CHECKING:
 @click.option("--max-length", type=click.IntRange(min=1), help="Cut texts to that many tokens.")
 @click.option("--lines", is_flag=True, help="Every line of a .txt file is a text of its own.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="For the model's random inputs.")
+@click.option("--size", "sizes", metavar="C=4096", help="Sizes that no input tells: the capacities of states.")
 @json_option
 def run(
     artifact: str, inputs: tuple[str, ...], save: str | None, save_map: str | None, top: int | None, labels: str | None,
     fit: str, mean: str | None, std: str | None, tokenizer: str | None, max_length: int | None, lines: bool, seed: int,
-    as_json: bool,
+    sizes: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled model on files.
 
@@ -80,7 +82,7 @@ def run(
         arrays = read_inputs(runner.inputs, pairs, options)
         progress("running", None, None)
         start = time.perf_counter()
-        outputs = runner(arrays, seed=seed)
+        outputs = runner(arrays, seed=seed, sizes=parse_sizes(sizes))
         seconds = time.perf_counter() - start
     written: list[str] = []
     if save is not None:

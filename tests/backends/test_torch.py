@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from tessera.backends.torch import build
 from tessera.backends.torch.claims import CLAIMS
-from tessera.frontends.source import resolve
+from tessera.frontends.source import loads, resolve
 from tessera.ir.builder import Builder
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
@@ -514,6 +514,22 @@ def test_a_claim_agrees_with_the_body(
     for key, tensor in claimed(*tensors).items():
         same = torch.allclose(tensor, body(*tensors)[key], rtol=tolerance, atol=tolerance)
         assert same, f"{key}: reproduce: python -m pytest '{request.node.nodeid}'\n{claimed.source}\n{body.source}"
+
+
+def test_a_choice_by_a_scalar_compiles_and_exports_as_one_graph() -> None:
+    source = """model m(x: f32[4, 3], p: bool[]) -> f32[4, 3] {
+        param w: f32[3, 3] = normal(1.0)
+        y = x
+        cond p from (x, y) { x = x @ w  y = x }
+        return x + y
+    }"""
+    network = build(loads(source))
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    x = torch.randn(4, 3)
+    for p in (torch.tensor(True), torch.tensor(False)):
+        torch.testing.assert_close(compiled(x, p)["output"], network(x, p)["output"])
+    exported = torch.export.export(network, (x, torch.tensor(True)))
+    torch.testing.assert_close(exported.module()(x, torch.tensor(False))["output"], 2 * x)
 
 
 def test_a_claim_is_used_and_can_be_switched_off() -> None:

@@ -345,3 +345,33 @@ def test_generated(module: Module) -> None:
     if module.graph.params and not next(iter(module.graph.params.values())).uses:
         module.graph.params.clear()
     assert_round_trip(module)
+
+
+def test_two_entry_points_over_one_cache() -> None:
+    program = loads(
+        """
+        use std.attention (attention)
+        use std.cache (KVCache, append, visible)
+        model prefill(k: f32[B, 2, S, 4], *, heads: int = 2) -> i64[B] {
+            state cache: KVCache[B, heads, C, 4, 4] = zeros
+            cache = append(cache, k, k)
+            return cache.length
+        }
+        model step(q: f32[B, 2, 1, 4], k: f32[B, 2, 1, 4]) -> f32[B, 2, 1, 4] {
+            state cache: KVCache[B, 2, C, 4, 4] = zeros
+            cache = append(cache, k, k)
+            return attention(q, cache.k, cache.v, visible(cache, queries=1))
+        }
+        program decode {
+            entry prefill = prefill
+            entry step = step
+        }
+        """
+    )
+    text = print_module(program)
+    assert program.difference(loads(text)) is None, text
+    assert [v.name for v in program.functions["step"].inputs if v.role == "state"] == [
+        "cache.k",
+        "cache.v",
+        "cache.length",
+    ]

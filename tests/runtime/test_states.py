@@ -87,7 +87,7 @@ def test_what_a_session_refuses(target: str, options: dict[str, Any]) -> None:
     ids = np.zeros((1, 3), np.int64)
     for call, code, text in (
         (lambda: artifact(ids=ids), "E0901", 'choose it: `sizes={"C": …}`'),
-        (lambda: artifact(ids=ids, sizes={"C": 2}), "E0904", "more rows are appended than the cache holds"),
+        (lambda: artifact(ids=ids, sizes={"C": 2}), "E0904", "more rows are written than the cache has slots"),
         (lambda: artifact(ids=ids, sizes={"C": 8, "capacity": 3}), "E0902", "has no size `capacity`"),
         (lambda: artifact(ids=ids, sizes={"C": 8, "S": 4}), "E0902", "`S` of `decoder` is 3 in the inputs, but 4"),
         (lambda: artifact.session(states={"cache": ids}), "E0901", "has no state `cache`"),

@@ -114,5 +114,5 @@ def test_one_path_of_a_tree_is_left(rows: int, slots: int, seed: int) -> None:
 def test_more_rows_than_slots_are_refused() -> None:
     cache = filled(np.random.default_rng(0), 1, 1, 2)
     k, v, _ = filled(np.random.default_rng(1), 1, 1, 3)
-    with pytest.raises(ts.Diagnostic, match="more rows are appended than the cache holds"):
+    with pytest.raises(ts.Diagnostic, match="more rows are written than the cache has slots"):
         run("append all", cache, k=k, v=v)

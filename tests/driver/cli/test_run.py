@@ -85,6 +85,21 @@ def test_an_npz_brings_its_names_or_is_asked_for_one(cli: Cli, artifacts: Path, 
     assert cli("run", artifacts / "tiny.onnx", "--input", path).code == 0
 
 
+def test_the_capacity_of_a_state_is_given_as_a_size(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "seen.tess"
+    spec.write_text(
+        "model seen(x: f32[B]) -> (full: f32[B]) {\n    state rows: f32[B, C] = ones\n"
+        "    rows = rows + unsqueeze(x, 1)\n    return sum(rows, axis=1)\n}\n"
+    )
+    np.save(tmp_path / "x.npy", np.zeros(2, np.float32))
+    assert cli("compile", str(spec), "-o", str(tmp_path / "seen.onnx")).code == 0
+    command = ["run", str(tmp_path / "seen.onnx"), "-i", f"x={tmp_path / 'x.npy'}", "--save", str(tmp_path / "out.npz")]
+    assert "[E0901]" in cli(*command).err
+    assert cli(*command, "--size", "C=7").code == 0
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["full"].tolist() == [7, 7]
+
+
 def test_several_files_are_a_batch(cli: Cli, artifacts: Path, x: Path) -> None:
     result = json.loads(cli("run", artifacts / "tiny.onnx", "-i", f"x={x}", "-i", f"x={x}", "--json").out)
     assert result["outputs"]["output"]["shape"] == [4, 5, 3]
