@@ -16,6 +16,8 @@ from .sizes import Sizes
 from .weights import Weight
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...runtime.weights.bind import LazyTensor
 
 OPSETS = range(18, 25)
@@ -65,11 +67,12 @@ def build_model(
 
 def _parameter(e: Lowerer, param: Parameter, tensor: LazyTensor) -> ox.Value:
     made: dict[tuple[tuple[int, ...] | None, int | None], ox.Value] = {}
+    held: list[np.ndarray] = []
 
     def stored(perm: tuple[int, ...] | None, row: int | None) -> ox.Value:
         """The weight with its axes in another order, or a row of that."""
         if (perm, row) not in made:
-            weight = Weight(tensor, perm, row)
+            weight = Weight(tensor, perm, row, held)
             suffix = "" if perm is None else ".T" if perm == (1, 0) else f".{''.join(map(str, perm))}"
             suffix += "" if row is None else f".{row}"
             value = e.value(param.full_name + suffix, param.type.dtype, weight.shape)

@@ -22,23 +22,32 @@ _STRIPE = 32
 
 class Weight:
     """A parameter's value with its axes in the order ``perm``, or number ``row`` of its rows. Calling it loads the whole;
-    :meth:`blocks` streams it."""
+    :meth:`blocks` streams it.
 
-    def __init__(self, tensor: LazyTensor, perm: tuple[int, ...] | None = None, row: int | None = None) -> None:
+    ``held`` is shared by the rows of one parameter, which are written one after the other: a value that is computed (stacked from
+    several files, converted) is so once, and let go with the last row.
+    """
+
+    def __init__(
+        self, tensor: LazyTensor, perm: tuple[int, ...] | None = None, row: int | None = None,
+        held: list[np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         self.tensor = tensor
         self.perm = perm
         self.row = row
+        self.held = [] if held is None else held
         order = range(len(tensor.shape)) if perm is None else perm
-        self.shape = tuple(tensor.shape[i] for i in order)[0 if row is None else 1 :]
+        self._whole = tuple(tensor.shape[i] for i in order)
+        self.shape = self._whole if row is None else self._whole[1:]
         self.nbytes = prod(self.shape) * tensor.dtype.size
 
     def __call__(self) -> ox.TensorProtocol:
-        return ox.Tensor(
-            np.ascontiguousarray(self._array()), ONNX_TYPES[self.tensor.dtype], shape=ox.Shape(self.shape)
-        )
+        return ox.Tensor(np.ascontiguousarray(self._array()), ONNX_TYPES[self.tensor.dtype], shape=ox.Shape(self.shape))
 
     def _array(self) -> np.ndarray:
-        array = self.tensor.numpy()
+        array = self.held.pop() if self.held else self.tensor.numpy()
+        if self.row is not None and self.row + 1 < self._whole[0]:
+            self.held.append(array)
         turned = array if self.perm is None else array.transpose(self.perm)
         return turned if self.row is None else turned[self.row]
 

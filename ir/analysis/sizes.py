@@ -51,11 +51,12 @@ def roles(graph: Graph) -> dict[str, Role]:
             found[symbol] = "tokens"
             continue
         led = [v for v in graph.inputs if v.type.rank and symbol in v.type.shape[0].symbols]
-        bounds = index_bounds(graph)
-        if any(bound is not None and bound.ascending for bound in map(bounds.get, led)):
+        if any(map(_is_item, led)):
+            found[symbol] = "batch"
+        elif any(bound is not None and bound.ascending for bound in map(index_bounds(graph).get, led)):
             found[symbol] = "groups"
         else:
-            found[symbol] = "batch" if any(map(_is_item, led)) or _independent(graph, led) else "tokens"
+            found[symbol] = "batch" if _independent(graph, led) else "tokens"
     return found
 
 

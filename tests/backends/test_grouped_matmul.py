@@ -97,6 +97,25 @@ def test_onnx_stores_each_expert_by_itself(tmp_path: Path) -> None:
         np.testing.assert_allclose(next(iter(y.values())), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_a_weight_is_made_once_for_all_experts(tmp_path: Path) -> None:
+    """One stacked from files, or converted, would else be made as often as there are experts."""
+    w = np.random.default_rng(0).standard_normal((3, 8, 16)).astype(np.float32)
+    made: list[int] = []
+
+    def load() -> np.ndarray:
+        made.append(1)
+        return w
+
+    bound = Bound()
+    bound["w"] = LazyTensor("w", f32, w.shape, load)
+    model = build(loads(EXPERTS), bound)
+    for count, external in enumerate((False, True), 1):
+        path = save(model, tmp_path / f"{count}.onnx", external=external)
+        assert len(made) == count
+        stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(str(path)).graph.initializer}
+        np.testing.assert_array_equal(np.stack([stored[f"w.{i}"] for i in range(3)]), w)
+
+
 def test_onnx_stores_transposed_experts_as_they_are_multiplied() -> None:
     """Weights in PyTorch's order, [E, out, in], are turned when the file is written."""
     turned = EXPERTS.replace("[3, 8, 16]", "[3, 16, 8]").replace("(x, w,", "(x, transpose(w, perm=[0, 2, 1]),")

@@ -227,3 +227,19 @@ def test_a_process_that_does_not_come_back(ours: Path) -> None:
     with pytest.raises(Diagnostic) as caught:
         peak_memory(target, feeds)
     assert caught.value.code == "E0938"
+
+
+def test_flat_tokens_are_timed_at_128_in_ascending_groups(tmp_path: Path) -> None:
+    module = ts.loads("""
+        model experts(x: float[N, 8], ends: i64[3]) -> float[N, 4] {
+            param w: float[3, 8, 4] = normal(1.0)
+            return grouped_matmul(x, w, ends)
+        }
+    """)
+    target = Target.open(ts.compile(module).save(tmp_path / "experts.onnx"))
+    sizes = workable_sizes([target])
+    assert sizes == {"N": 128}
+    drawn = draw_inputs(target, sizes)
+    assert drawn["x"].shape == (128, 8)
+    assert 0 <= drawn["ends"][0] <= drawn["ends"][1] <= drawn["ends"][2] <= 128
+    assert drawn["ends"][2] > 3
