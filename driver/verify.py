@@ -1,13 +1,11 @@
-"""Comparing an ONNX artifact with the torch reference on random inputs, before anybody relies on it."""
+"""Comparing an artifact with the torch reference on random inputs, before anybody relies on it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ..backends.onnx.session import Session
 from ..ir.analysis.bounds import Bound, index_bounds
 from ..ir.analysis.sizes import GROUPS, TOKENS, Role, roles
 from ..ir.diagnostics import Diagnostic, Note
@@ -16,6 +14,8 @@ from ..ir.types import DType, bf16
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..runtime.runner import Runner
 
 # The largest difference allowed, relative to the largest magnitude in the output (or to 1 where that is smaller).
 TOLERANCE = {"f64": 1e-8, "f32": 2e-4, "f16": 2e-2, "bf16": 1e-1}
@@ -49,27 +49,9 @@ class VerifyReport:
         return {"rows": [r.to_dict() for r in self.rows], "skipped": self.skipped}
 
 
-class Compared(Protocol):
-    """What can be compared: a session, or whatever runs like one.
-
-    Attributes:
-        selects: whether rounding may make it select other elements than the reference.
-    """
-
-    @property
-    def selects(self) -> bool: ...
-    def holds(self, sizes: dict[str, int]) -> bool:
-        """Whether it takes these sizes."""
-
-    def __call__(
-        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
-    ) -> Mapping[str, Any]:
-        """Its outputs by name; ``sizes`` are those that only states have."""
-
-
 def verify(
     module: Module,
-    artifact: str | os.PathLike[str] | bytes | Compared,
+    runner: Runner,
     reference: Callable[..., Mapping[str, Any]],
     *,
     sizes: int = 2,
@@ -81,7 +63,8 @@ def verify(
     anew twice, because rounding can break a near tie either way.
 
     Args:
-        module: the program; the artifact's requirements decide which sizes it takes.
+        module: the program.
+        runner: the artifact; its requirements decide which sizes it takes.
         reference: the torch module of the same program and weights: ``reference(**inputs) -> {output: tensor}``.
         sizes: how many different choices of the free sizes.
         seed: for sizes and values.
@@ -91,24 +74,15 @@ def verify(
     """
     import numpy as np
 
-    from ..backends.onnx import runnable
-
-    # Whatever runs, and says which sizes it takes, is compared like a session.
-    if isinstance(artifact, (str, bytes, os.PathLike)):
-        if not runnable(module.graph):
-            return VerifyReport(skipped="ONNX Runtime's CPU provider does not execute this dtype")
-        session: Compared = Session(artifact)
-    else:
-        session = artifact
     if any(v.type.dtype == bf16 for v in (*module.graph.inputs, *module.graph.outputs)):
         return VerifyReport(skipped="NumPy has no bf16")
     report = VerifyReport()
     rng = np.random.default_rng(seed)
     bounds = index_bounds(module.graph)
-    for choice in choose_sizes(module.graph, session, sizes, rng):
-        attempts = _DRAWS if session.selects else 1
+    for choice in choose_sizes(module.graph, runner, sizes, rng):
+        attempts = _DRAWS if runner.selects else 1
         for attempt in range(attempts):
-            rows, worst = _compare(module.graph, session, reference, choice, bounds, rng, seed)
+            rows, worst = _compare(module.graph, runner, reference, choice, bounds, rng, seed)
             if worst is None:
                 report.rows += rows
                 break
@@ -118,7 +92,7 @@ def verify(
 
 
 def _compare(
-    graph: Graph, session: Compared, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
+    graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
     bounds: Mapping[Input, Bound | None], rng: np.random.Generator, seed: int,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     import numpy as np
@@ -130,7 +104,7 @@ def _compare(
     told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
     capacities = {s: size for s, size in choice.items() if s not in told}
     extra: dict[str, Any] = {"sizes": capacities} if capacities else {}
-    found = session(feeds, seed=seed, **extra)
+    found = runner(feeds, seed=seed, **extra)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
         wanted = reference(**tensors, seed=seed, **extra)
@@ -194,7 +168,7 @@ def _mismatch(
 # Sizes ---------------------------------------------------------------------------------------------------------------
 
 
-def choose_sizes(graph: Graph, session: Compared, count: int, rng: np.random.Generator) -> Iterator[dict[str, int]]:
+def choose_sizes(graph: Graph, runner: Runner, count: int, rng: np.random.Generator) -> Iterator[dict[str, int]]:
     """``count`` different choices of the free sizes that the model takes; small ones, all symbols different where they can be.
 
     Raises:
@@ -208,7 +182,7 @@ def choose_sizes(graph: Graph, session: Compared, count: int, rng: np.random.Gen
         for _ in range(24 if symbols else 1):
             choice = {s: _size(graph, s, role, high, rng) for s, role in known.items()}
             crowded = len(set(choice.values())) < len(symbols) and high < 64
-            if crowded or any(_close(choice, other) for other in seen) or not _fits(graph, session, choice):
+            if crowded or any(_close(choice, other) for other in seen) or not _fits(graph, runner, choice):
                 continue
             seen.append(choice)
             yield choice
@@ -241,10 +215,10 @@ def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
     return any(choice[s] == other[s] for s in choice)
 
 
-def _fits(graph: Graph, session: Compared, choice: dict[str, int]) -> bool:
+def _fits(graph: Graph, runner: Runner, choice: dict[str, int]) -> bool:
     values = graph.sizes(choice)
     shapes = [d.evaluate(values) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
-    return all(size >= 0 for size in shapes) and all(r.holds(values) for r in graph.requires) and session.holds(choice)
+    return all(size >= 0 for size in shapes) and all(r.holds(values) for r in graph.requires) and runner.holds(choice)
 
 
 # Values --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tessera.backends.onnx import build as build_onnx
 from tessera.backends.onnx import serialize
 from tessera.backends.onnx.session import Session
 from tessera.backends.torch import build as build_torch
+from tessera.backends.torch.runner import TorchRunner
 from tessera.driver.verify import choose_sizes, relative_error, verify
 from tessera.frontends.source import loads
 from tessera.ir.analysis.bounds import Bound, index_bounds
@@ -22,8 +23,7 @@ from tessera.runtime.weights.bind import initialise
 
 def check(module: Module, other: Module | None = None, **options: Any) -> Any:
     """Compare the artifact of ``module`` with the reference of ``other`` (itself)."""
-    artifact = serialize(build_onnx(module))
-    return verify(module, artifact, build_torch(other or module), **options)
+    return verify(module, Session(serialize(build_onnx(module))), build_torch(other or module), **options)
 
 
 def test_a_right_artifact_passes_at_two_sizes() -> None:
@@ -111,7 +111,7 @@ def test_a_model_of_fixed_sizes_is_compared_once() -> None:
 
 def test_bf16_is_not_compared() -> None:
     module = loads("model m(x: float[B]) -> float[B] { return exp(x) }", dtype="bf16")
-    report = verify(module, "nowhere.onnx", lambda **inputs: {})
+    report = verify(module, TorchRunner(module, build_torch(module), {}), lambda **inputs: {})
     assert report.rows == []
     assert report.skipped
 
@@ -157,5 +157,5 @@ def test_the_reference_is_given_every_input_by_name() -> None:
         given.append(set(inputs))
         return torch_module(**inputs, seed=seed)
 
-    verify(module, serialize(build_onnx(module, initialise(module.graph))), reference)
+    verify(module, Session(serialize(build_onnx(module, initialise(module.graph)))), reference)
     assert given == [{"x", "y"}] * 2

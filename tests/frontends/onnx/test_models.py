@@ -15,6 +15,7 @@ import torch
 
 from tessera.backends import onnx as onnx_backend
 from tessera.backends import torch as torch_backend
+from tessera.backends.onnx.session import Session
 from tessera.driver.verify import verify
 from tessera.frontends.onnx import load
 from tessera.frontends.source import loads
@@ -215,7 +216,7 @@ def test_our_own_exports(name: str, tmp_path: Path) -> None:
     round_trip(imported)
     assert [v.name for v in imported.module.graph.inputs] == [v.name for v in module.graph.inputs]
     assert {n: w.shape for n, w in imported.weights.items()} == {n: w.shape for n, w in weights.items()}
-    report = verify(imported.module, path, torch_backend.build(imported.module, imported.weights))
+    report = verify(imported.module, Session(path), torch_backend.build(imported.module, imported.weights))
     assert len(report.rows) >= 2
 
 
