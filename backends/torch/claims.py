@@ -64,7 +64,7 @@ CLAIMS: dict[str, Claim] = {
     "std.nn.swiglu": "F.silu({0}) * {1}",
     "std.nn.layer_normalize": _normalized("layer_norm"),
     "std.nn.rms_normalize": _normalized("rms_norm"),
-    "std.nn.group_normalize": "F.group_norm({0}, {groups}, {1}, {2}, {eps})",
+    "std.nn.group_normalize": "torch.group_norm({0}, {groups}, {1}, {2}, {eps})",
     "std.nn.batch_normalize": "F.batch_norm({0}, {1}, {2}, {3}, {4}, eps={eps})",
     "std.attention.attention": _attention,
     "std.cache.write_rows": lambda call: f"ops.write_rows({', '.join(call.args)}, {call.donated(0)})",

@@ -105,7 +105,8 @@ def cost(graph: Graph) -> CostTable:
     """The cost of each block; what lies before the first attention is the ``stem``, what follows is the last block's.
 
     A composite's operations are those of its body. Its bytes are those of its operands and results: a backend claims it
-    whole, and an attention map that is never stored is no traffic.
+    whole, and an attention map that is never stored is no traffic. It is stored where attention returns statistics or caps its
+    scores, which no kernel does: such a call moves what its body moves.
     """
     meter = _Meter()
     blocks: list[Block] = []
@@ -131,6 +132,8 @@ class _Meter:
         """One node. A weight is read once, by its first reader: later ones add nothing (``seen``)."""
         if has(node, Trait.VIEWS) or has(node, Trait.MAKES):
             return Cost()
+        if _stores_map(node):
+            return self._through_body(node)
         weights = read = const(0)
         for value in dict.fromkeys(v for v in node.inputs if v is not None):
             if not isinstance(value, Parameter):
@@ -143,6 +146,13 @@ class _Meter:
             written = written + _bytes(value.type)
         return Cost(self.flops(node), weights, read, written)
 
+    def _through_body(self, node: Node) -> Cost:
+        """What the body moves. A weight among the operands counts as read: it is one of the body's inputs."""
+        body, total = _body(node), Cost()
+        for inner in body.nodes():
+            total = total + self.node(inner, set())
+        return Cost(self.flops(node), const(0), body.expand_lets(total.read), body.expand_lets(total.written))
+
     def flops(self, node: Node) -> Dim:
         key = instance_key(node)
         found = self._flops.get(key)
@@ -152,10 +162,9 @@ class _Meter:
 
     def _count(self, node: Node, types: list[TensorType]) -> Dim:
         if isinstance(node.op, Composite):
-            body = node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
-            total = self.graph(body)
+            body = _body(node)
             # The caller's symbols are all it may speak of.
-            return body.expand_lets(total)
+            return body.expand_lets(self.graph(body))
         if node.bodies:
             return self._regions(node, types)
         return node.op.cost(types, [v.type for v in node.outputs], node.attrs)
@@ -173,6 +182,16 @@ class _Meter:
         for node in graph.nodes():
             total = total + self.flops(node)
         return total
+
+
+def _body(node: Node) -> Graph:
+    assert isinstance(node.op, Composite)
+    return node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
+
+
+def _stores_map(node: Node) -> bool:
+    """Whether an attention has to be lowered through its body by every backend."""
+    return node.op.qualified == ATTENTION and (len(node.outputs) > 1 or node.attrs["softcap"] != 0)
 
 
 def _bytes(type: TensorType) -> Dim:

@@ -51,9 +51,13 @@ def _samples(boolean_input: bool = False, one_axis: bool = False) -> Any:
 _BAD = Bad((TensorType.of("f32", ["B", 3]),), {"axis": 2}, "E0305")
 
 _EXTREME = (Trait.IDEMPOTENT, Trait.KEEPS, Trait.NONEMPTY)
+def _mean(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    return np.sum(x, axis=axis, keepdims=keepdims) / np.prod([x.shape[a] for a in axis])
+
+
 _OVER_AXES: list[tuple[str, str, str, Any, tuple[Trait, ...]]] = [
     ("sum", "num", "The sum over `axis` (one, a list, or all).", np.sum, (Trait.SUMS,)),
-    ("mean", "float", "The arithmetic mean over `axis`.", np.mean, (Trait.SUMS,)),
+    ("mean", "float", "The arithmetic mean over `axis`.", _mean, (Trait.SUMS, Trait.NONEMPTY)),
     ("prod", "num", "The product over `axis`.", np.prod, ()),
     ("max", "num", "The largest element over `axis`.", np.max, _EXTREME),
     ("min", "num", "The smallest element over `axis`.", np.min, _EXTREME),

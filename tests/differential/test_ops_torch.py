@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -161,14 +161,16 @@ def graph_of(name: str, sample: Sample) -> tuple[Graph, dict[str, Any]]:
     return b.graph, node.attrs
 
 
-def assert_same(actual: np.ndarray, expected: np.ndarray, message: str) -> None:
+def assert_same(
+    actual: np.ndarray, expected: np.ndarray, message: str, tolerances: Mapping[str, float] = TOLERANCE
+) -> None:
     assert actual.dtype == expected.dtype, f"dtype {actual.dtype}, expected {expected.dtype}\n{message}"
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}\n{message}"
     name = {v: k for k, v in ((k, np.dtype(d)) for k, d in FLOATS.items())}.get(actual.dtype)
     if name is None:
         np.testing.assert_array_equal(actual, expected, err_msg=message)
     else:
-        tolerance = TOLERANCE[name]
+        tolerance = tolerances[name]
         np.testing.assert_allclose(
             actual.astype(np.float64), expected.astype(np.float64), rtol=tolerance, atol=tolerance, err_msg=message
         )

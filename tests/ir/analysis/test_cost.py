@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tessera.backends.torch import build
 from tessera.frontends.source import load, loads
 from tessera.frontends.source.elaborate.library import SPECS
-from tessera.ir.analysis.cost import cost
+from tessera.ir.analysis.cost import Cost, cost
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,32 @@ def test_blocks_reach_from_one_attention_to_the_next() -> None:
     shown = cost(module.graph).table({"B": 2, "T": 16})
     assert shown.rows[-1][0] == "total"
     assert shown.to_dict()[1]["tokens"] == 16
+
+
+ATTENDS = """use std.attention (attention)
+model m(q: f32[B, 2, T, 8], k: f32[B, 2, T, 8], v: f32[B, 2, T, 8]) -> f32[B, 2, T, 8] {
+    y{more} = attention(q, k, v{option})
+    return y
+}"""
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [(", mass", ", column_mass=true"), (", picked", ", row=0"), (", lse", ", log_sum_exp=true"), ("", ", softcap=5.0")],
+)
+def test_an_attention_map_that_is_stored_is_paid_for(more: str, option: str) -> None:
+    """No backend has a kernel that returns statistics or caps scores: each lowers the body, which writes [B, H, T, T] maps."""
+
+    def of(more: str, option: str) -> Cost:
+        graph = loads(ATTENDS.replace("{more}", more).replace("{option}", option)).graph
+        return cost(graph).at({"B": 3, "T": 100}).total
+
+    plain, stored = of("", ""), of(more, option)
+    one_map = 3 * 2 * 100 * 100 * 4
+    assert plain.written == 3 * 2 * 100 * 8 * 4
+    # The scores, and what they become until they are a distribution.
+    assert stored.written > 4 * one_map
+    assert stored.read > 4 * one_map
+    assert stored.flops >= plain.flops
+    graph = loads(ATTENDS.replace("{more}", more).replace("{option}", option)).graph
+    assert "scaled_dot_product_attention" not in build(graph).source

@@ -1,0 +1,248 @@
+"""Every composite of std on every backend against the NumPy meaning of its body: no elements, one, odd numbers, many.
+
+Each row is one way to call a composite; one artifact with free sizes is run at every scale. Indices and truths are compared
+exactly, floats to ``TOLERANCE``. CI takes the f32 rows on torch and ONNX Runtime, the suite ``extended`` every dtype, and MLIR.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.backends import mlir
+from tessera.backends.mlir.table import UNSUPPORTED
+from tessera.backends.onnx import runnable
+from tessera.backends.onnx.session import Session
+from tessera.backends.torch import build
+from tessera.frontends.source import resolve
+from tessera.frontends.source.elaborate.library import SPECS
+from tessera.frontends.torch import load_mlir
+from tessera.ir.analysis.evaluate import evaluate_graph
+from tessera.ir.builder import Builder
+from tessera.ir.dims.dim import Dim, const, sym
+from tessera.ir.graph import Graph, Value
+from tessera.ir.op import Composite
+from tessera.ir.signature import Pattern
+from tessera.ir.types import DType, TensorType, boolean, i64
+from tessera.passes.tidy.inline import inline_composites
+
+from .test_ops_onnx import artifact
+from .test_ops_torch import FLOATS, assert_same, to_numpy, to_torch
+
+B, T = sym("B"), sym("T")
+# Axes of a fixed length; every other symbol of a signature is a free size.
+FIXED = {"D": 8, "K": 6, "V": 5, "C": 6, "E": 4, "I": 6, "O": 5, "P": 3, "H": 4, "G": 2}
+LEAD = ("L", "M")
+SCALES: dict[str, dict[str, int]] = {
+    "zero": {"B": 0, "L": 0, "batch": 0, "N": 9, "T": 5, "S": 7, "M": 5, "k": 3, "tokens": 5},
+    "one": dict.fromkeys(("B", "L", "batch", "N", "T", "S", "M", "k", "tokens"), 1),
+    "odd": {"B": 3, "L": 3, "batch": 3, "N": 9, "T": 5, "S": 7, "M": 5, "k": 3, "tokens": 5},
+    "large": {"B": 2, "L": 2, "batch": 2, "N": 130, "T": 65, "S": 131, "M": 129, "k": 33, "tokens": 77},
+}
+TOLERANCE = {"f64": 1e-6, "f32": 3e-5, "f16": 2e-2, "bf16": 1e-1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to call a composite: which optional operands are given, with which attributes.
+
+    Args:
+        shapes: dimensions in the place of a signature's symbols, for operands that broadcast.
+        below: integer operands, and the symbol or number that their elements stay below.
+        scales: the names of the scales at which there is a result.
+        selects: whether rounding to half precision would select other elements.
+    """
+
+    given: tuple[str, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[str, Dim] = field(default_factory=dict)
+    below: Mapping[str, str | int] = field(default_factory=dict)
+    scales: tuple[str, ...] = ("zero", "one", "odd", "large")
+    selects: bool = False
+
+
+SOME = ("one", "odd", "large")  # a mean of nothing is no number
+MAP: dict[str, str | int] = {"map.source": "T"}
+MASK = {"Mb": B, "Mh": const(1), "Mt": const(1)}
+FULL = {"Mb": B, "Mh": const(4), "Mt": T, "Ab": const(1), "Ah": const(4), "At": T}
+ROWS: dict[str, tuple[Row, ...]] = {
+    "std.attention.attention": (
+        Row(), Row(attrs={"causal": True}), Row(("mask",), shapes=MASK), Row(("mask", "bias"), shapes=FULL),
+        Row(("bias",), {"softcap": 5.0, "scale": 0.25}, FULL),
+        Row(attrs={"column_mass": True, "row": 0, "log_sum_exp": True}), Row(("mask",), {"column_mass": True}, MASK),
+    ),
+    "std.attention.rope": tuple(Row(shapes={"Rb": b}, attrs={"interleaved": i}) for b, i in ((B, False), (const(1), True))),
+    "std.losses.cross_entropy": tuple(Row(attrs={"smoothing": s}, below={"target": 6}, scales=SOME) for s in (0.0, 0.1)),
+    "std.losses.kl_divergence": (Row(scales=SOME), Row(attrs={"temperature": 2.0}, scales=SOME)),
+    "std.losses.mse": (Row(scales=SOME),),
+    "std.losses.router_z": (Row(scales=SOME),),
+    "std.losses.load_balance": (Row(below={"expert": 4}, scales=SOME),),
+    "std.nn.softmax": (Row(), Row(attrs={"axis": 0}, scales=SOME)),
+    "std.nn.log_softmax": (Row(), Row(attrs={"axis": 0}, scales=SOME)),
+    "std.nn.layer_normalize": (Row(), Row(("weight",)), Row(("weight", "bias"), {"eps": 1e-3})),
+    "std.nn.rms_normalize": (Row(), Row(("weight",))),
+    "std.nn.group_normalize": tuple(Row(("weight", "bias"), {"groups": g}) for g in (1, 3, 6)),
+    "std.nn.batch_normalize": (Row(), Row(("weight", "bias"))),
+    "std.nn.affine": (Row(), Row(("bias",))),
+    "std.pooling.mean_pool": (Row(), Row(("weight",))),
+    "std.pooling.max_pool": (Row(), Row(("mask",))),
+    "std.recover.scores.scores": (Row(attrs={"scale": 0.5}), Row(("mask", "bias"), {"scale": 0.5, "softcap": 2.0}, FULL)),
+    "std.token.select_top": (Row(attrs={"k": 1}), Row(attrs={"k": (T + 1) // 2})),
+    "std.token.gather_tokens": (Row(below={"index": "T"}),),
+    "std.token.scatter_tokens": (Row(below={"index": "T"}),),
+    "std.token.token_map": (
+        Row(("valid",), {"batch": sym("batch"), "tokens": sym("tokens")}), Row(attrs={"batch": 2, "tokens": 5}),
+    ),
+    "std.token.bipartite_merge": (
+        Row(attrs={"r": T // 2}, below=MAP, scales=("zero", "odd", "large"), selects=True),
+        Row(attrs={"r": 0}, below=MAP, scales=("zero", "odd", "large"), selects=True),
+        Row(attrs={"r": 2, "protect": 1, "padding": False}, below=MAP, scales=("zero", "odd", "large"), selects=True),
+    ),
+    "std.token.unmerge": (Row(below=MAP),),
+    "std.token.size_bias": (Row(below=MAP),),
+    "std.token.size_mask": (Row(below=MAP),),
+    **{
+        f"std.vision.{name}_matrix": tuple(Row(attrs={"source": a, "target": b}) for a, b in ((7, 3), (3, 7), (1, 4), (65, 130)))
+        for name in ("bicubic", "bilinear", "pool")
+    },
+}  # fmt: skip
+
+
+def shipped() -> list[str]:
+    """Every ``op`` that a file of std declares, by its qualified name."""
+    found = []
+    for path in sorted((SPECS / "std").rglob("*.tess")):
+        module = ".".join(path.relative_to(SPECS).with_suffix("").parts)
+        found += [f"{module}.{name}" for name in re.findall(r"^op (\w+)", path.read_text("utf-8"), re.MULTILINE)]
+    return found
+
+
+def call(name: str, row: Row, dtype: str) -> Graph:
+    """A graph that is one call, with its operands as inputs."""
+    op = resolve(name)
+    assert isinstance(op, Composite)
+    b = Builder(Graph("call"))
+    operands: list[Value | None] = []
+    for leaf, pattern, optional in op.signature.leaves():
+        assert isinstance(pattern, Pattern)
+        if optional and leaf not in row.given:
+            operands.append(None)
+            continue
+        shape: list[Dim] = []
+        for dim in pattern.shape:
+            shape += [dimension(d, row) for d in ([dim] if isinstance(dim, Dim) else map(sym, LEAD))]
+        element = dtype if pattern.dtype in ("float", "any") else str(pattern.dtype)
+        operands.append(b.input(leaf.replace(".", "_"), TensorType.of(element, shape)))
+    for i, value in enumerate(b.multi(op, *operands, **row.attrs)):
+        b.graph.add_output(value, f"y{i}")
+    return b.graph
+
+
+def dimension(dim: Dim, row: Row) -> Dim:
+    return dim.subs({name: row.shapes.get(name, const(FIXED[name]) if name in FIXED else sym(name)) for name in dim.symbols})
+
+
+def operands(graph: Graph, row: Row, sizes: dict[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    below = {name.replace(".", "_"): bound for name, bound in row.below.items()}
+    made = {}
+    for value in graph.inputs:
+        shape = [d.evaluate(sizes) for d in value.type.shape]
+        made[value.name] = array(value.name, shape, value.type.dtype, below.get(value.name), sizes, rng)
+    return made
+
+
+def array(name: str, shape: list[int], dtype: DType, below: Any, sizes: dict[str, int], rng: Any) -> np.ndarray:
+    if dtype == boolean:
+        return rng.random(shape) < 0.7
+    if name in ("index", "map_position"):  # ascending places, each once
+        most = sizes["N" if name == "map_position" else str(below)]
+        rows = [np.sort(rng.permutation(most)[: shape[-1]]) for _ in range(int(np.prod(shape[:-1])))]
+        return np.array(rows, np.int64).reshape(shape)
+    if dtype == i64:
+        return rng.integers(0, sizes.get(below, below) if isinstance(below, str) else below, shape)
+    if name == "map_size":
+        return rng.integers(0, 4, shape).astype(np.float32)
+    drawn = rng.uniform(0.5, 2.0, shape) if name in ("running_var", "weight") else rng.standard_normal(shape)
+    return drawn.astype(dtype.numpy)
+
+
+# Backends -------------------------------------------------------------------------------------------------------------
+
+# PyTorch is called below the check that a free size is at least 1: an op of no elements has an answer.
+Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
+
+
+def through_torch(graph: Graph) -> Run:
+    module = build(graph)
+    return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
+
+
+def through_bodies(graph: Graph) -> Run:
+    module = build(graph, claims=False)
+    return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
+
+
+def through_onnx(graph: Graph) -> Run:
+    session = Session(artifact(graph))
+    return lambda feed: list(session(feed).values())
+
+
+def through_mlir(graph: Graph) -> Run:
+    pytest.importorskip("torch_mlir", reason="torch-mlir (extra `mlir`) is not installed")
+    core = graph.clone()
+    inline_composites(core, lambda op: True)
+    if any(node.op.name in UNSUPPORTED for node in core.nodes()):
+        pytest.skip("the body has an op that MLIR refuses by name")
+    text = mlir.build(graph)
+    mlir.check(text)
+    imported = load_mlir(text)
+    module = build(imported.module, imported.weights)
+    return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
+
+
+BACKENDS = {"torch": through_torch, "bodies": through_bodies, "onnx": through_onnx, "mlir": through_mlir}
+
+
+def cases() -> Iterator[Any]:
+    for name in shipped():
+        for number, row in enumerate(ROWS.get(name, (Row(),))):
+            for backend in BACKENDS:
+                for dtype in FLOATS:
+                    if dtype != "f32" and (backend == "mlir" or row.selects):
+                        continue
+                    case = f"{name.removeprefix('std.')}-{number}-{backend}-{dtype}"
+                    sampled = zlib.crc32(case.encode()) % 8 == 0
+                    quick = backend in ("torch", "onnx") and (dtype == "f32" or sampled)
+                    yield pytest.param(
+                        name, row, backend, dtype, id=case, marks=() if quick else (pytest.mark.extended,)
+                    )
+
+
+@pytest.mark.parametrize(("name", "row", "backend", "dtype"), list(cases()))
+def test_composite(name: str, row: Row, backend: str, dtype: str, request: pytest.FixtureRequest) -> None:
+    graph = call(name, row, dtype)
+    if backend == "onnx" and not runnable(graph):
+        pytest.skip("ONNX Runtime has no kernels for this dtype")
+    run = BACKENDS[backend](graph)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    for scale in row.scales:
+        if scale == "zero" and backend == "onnx":
+            continue
+        sizes = {symbol: SCALES[scale][symbol] for symbol in graph.symbols()}
+        feed = operands(graph, row, {**SCALES[scale], **sizes}, rng)
+        wanted = evaluate_graph(graph, feed, sizes)
+        found = run(feed)
+        repro = f"{scale}: {sizes}\nreproduce: python -m pytest '{request.node.nodeid}'"
+        assert len(found) == len(wanted), repro
+        for output, (_, value) in zip(found, wanted.items(), strict=True):
+            assert_same(output, value, repro, TOLERANCE)
+
+
+def test_every_row_is_of_a_composite_that_is_shipped() -> None:
+    assert set(ROWS) <= set(shipped())
