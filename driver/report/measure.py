@@ -172,6 +172,7 @@ class Target:
     Attributes:
         fields: what a caller gives.
         graph: the program, where the file carries it.
+        capacities: the sizes that only states have, which each call makes anew.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Target:
     outputs: list[str]
     graph: Graph | None = None
     _session: Any = field(default=None, repr=False)
+    capacities: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def open(
@@ -209,9 +211,10 @@ class Target:
             bounds = {name: Bound(length) for name, length in artifact_target(file).bounds(file).items()}
         given = [port for port in runner.ports.ports if port.role == "input"]
         fields = [Field(p.name, p.dtype.name, p.shape, bounds.get(p.name)) for p in given]
-        return Target(
-            name or file.name, file, fields, runner.outputs, module.graph if module is not None else None, runner
-        )
+        graph = module.graph if module is not None else None
+        told = {s for f in fields for d in f.shape for s in d.symbols}
+        capacities = {s: TOKENS for s in (graph.symbols() if graph is not None else ()) if s not in told}
+        return Target(name or file.name, file, fields, runner.outputs, graph, runner, capacities)
 
     def match(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The arrays under this artifact's names: by name, else in order. Raises E0936 when they do not fit."""
@@ -246,16 +249,21 @@ class Target:
 
     def __call__(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
         """All outputs by name. Raises E0936, and what a session raises."""
-        result: dict[str, np.ndarray] = self._session(self.match(feeds), seed=seed)
+        result: dict[str, np.ndarray] = self._session(self.match(feeds), seed=seed, **self.extra)
         return result
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a call is given beside its arrays and seed."""
+        return {"sizes": self.capacities} if self.capacities else {}
 
     def prepared(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> Run:
         """A call without checks: what an outside stopwatch around ``InferenceSession.run`` would measure."""
         matched = self.match(feeds)
         if hasattr(self._session, "feeds"):
-            whole = self._session.feeds(matched, seed=seed)
+            whole = self._session.feeds(matched, seed=seed, **self.extra)
             return lambda: self._session.run(whole)
-        return lambda: self._session(matched, seed=seed)
+        return lambda: self._session(matched, seed=seed, **self.extra)
 
 
 def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
@@ -274,9 +282,10 @@ def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
 
 
 def symbols_of(target: Target) -> list[str]:
-    """The free sizes of an artifact's inputs, in the order in which they show."""
+    """The free sizes of an artifact's inputs, in the order in which they show, and the capacities of its states."""
     lets = target.graph.lets if target.graph is not None else {}
-    return list(dict.fromkeys(s for f in target.fields for d in f.shape for s in sorted(d.symbols) if s not in lets))
+    shown = dict.fromkeys(s for f in target.fields for d in f.shape for s in sorted(d.symbols) if s not in lets)
+    return [*shown, *target.capacities]
 
 
 def sizes_of(target: Target, given: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -310,6 +319,8 @@ def workable_sizes(targets: Sequence[Target], given: Mapping[str, int] | None = 
     first: Diagnostic | None = None
     for size in (TOKENS, *(OTHER_SIZES if free else ())):
         trial = chosen | dict.fromkeys(free, size)
+        for target in targets:
+            target.capacities.update((name, trial[name]) for name in target.capacities if name in trial)
         try:
             feeds = draw_inputs(targets[0], trial)
             for target in targets:

@@ -39,7 +39,7 @@ def peak_memory(target: Target, feeds: Mapping[str, np.ndarray], threads: int | 
     """Measure an ONNX artifact in a fresh process. Raises E0938 when that does not come back."""
     import numpy as np
 
-    whole = target._session.feeds(target.match(feeds)) if hasattr(target._session, "feeds") else None
+    whole = target._session.feeds(target.match(feeds), **target.extra) if hasattr(target._session, "feeds") else None
     if whole is None:
         raise Diagnostic("E0938", f"`{target.name}` is no ONNX file: only those are measured in a process of their own")
     with tempfile.TemporaryDirectory(prefix="tessera-") as folder:

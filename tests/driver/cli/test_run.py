@@ -98,6 +98,7 @@ def test_the_capacity_of_a_state_is_given_as_a_size(cli: Cli, tmp_path: Path) ->
     assert cli(*command, "--size", "C=7").code == 0
     with np.load(tmp_path / "out.npz") as found:
         assert found["full"].tolist() == [7, 7]
+    assert "C = 9" in cli("bench", str(tmp_path / "seen.onnx"), "--rounds", "1", "--size", "C=9").out
 
 
 def test_several_files_are_a_batch(cli: Cli, artifacts: Path, x: Path) -> None:
