@@ -21,6 +21,16 @@ T = TypeVar("T")
 _EXPANSION = 24
 
 
+def claimed_by(claims: Mapping[str, object], unless: Mapping[str, Callable[[Node], bool]]) -> Callable[[Node], bool]:
+    """Whether a table of claims has a composite, and does not except this use of it."""
+
+    def claimed(node: Node) -> bool:
+        name = node.op.qualified
+        return name in claims and not (name in unless and unless[name](node))
+
+    return claimed
+
+
 class Plan:
     """What of a program is lowered, and how; shared by all emitters of one artifact.
 

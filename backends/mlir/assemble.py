@@ -8,8 +8,8 @@ from typing import Any
 
 from ...ir.dims.dim import Dim
 from ...ir.dims.monomials import DimCall
-from ...ir.graph import Graph, Node, Value
-from ..lower import Plan
+from ...ir.graph import Graph, Value
+from ..lower import Plan, claimed_by
 from .claims import CLAIMS, UNLESS
 from .emit import Emitter, Tensor, quoted, tensor_text
 from .literals import literal
@@ -18,11 +18,7 @@ from .table import LOWERINGS, unsupported
 
 def plan() -> Plan:
     """What of a program is lowered, and what is refused."""
-    return Plan(lambda node: node.op.qualified in CLAIMS and not _excepted(node), unsupported)
-
-
-def _excepted(node: Node) -> bool:
-    return node.op.qualified in UNLESS and UNLESS[node.op.qualified](node)
+    return Plan(claimed_by(CLAIMS, UNLESS), unsupported)
 
 
 def assemble(graph: Graph, weights: Mapping[str, Any] | None, inline: bool, metadata: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from ...ir.keys import attr_key
 from ...ir.naming import unique
 from ...ir.op import Attrs, Trait, has
 from ...ir.types import DType, TensorType
-from ..lower import Plan, Walk
+from ..lower import Plan, Walk, claimed_by
 from .claims import CLAIMS, UNLESS
 from .sizes import solve_all
 from .table import LOWERINGS, SCALAR_OPERANDS
@@ -57,7 +57,7 @@ class Program:
     def __init__(self, graph: Graph, path: Callable[[str], str], *, claims: bool = True) -> None:
         self.path = path
         # Bodies are functions, whose results whoever calls them takes or leaves.
-        self.plan = Plan(lambda node: claims and _claimed(node), whole=True)
+        self.plan = Plan(claimed_by(CLAIMS if claims else {}, UNLESS), whole=True)
         self.constants: dict[str, tuple[Any, DType]] = {}
         self.bodies: list[tuple[int | None, Graph]] = []
         self._constant_names: dict[tuple[Any, DType], str] = {}
@@ -381,12 +381,6 @@ def _scalar(value: Value) -> str | None:
     if dtype.kind == "float" and (dtype.size == 2 or (dtype.size == 4 and abs(number) > 3.4e38)):
         number = float(dtype.numpy.type(number))
     return f"({number!r})" if math.copysign(1, number) < 0 else repr(number)
-
-
-def _claimed(node: Node) -> bool:
-    """Whether PyTorch computes a composite in one call."""
-    name = node.op.qualified
-    return name in CLAIMS and not (name in UNLESS and UNLESS[name](node))
 
 
 def _tuple(items: list[str]) -> str:
