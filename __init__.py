@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .driver.compile import Artifact, CompileReport, check, compile, load
-from .driver.targets import open_artifact as open
+from .driver.programs import open_any as open
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
 from .ir.program import Program
@@ -33,6 +33,7 @@ Module = Program
 
 if TYPE_CHECKING:
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
+    from .frontends.python.program import program
     from .ir.op import Composite
     from .ir.pattern import Rule
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "apply", "check", "compile",
-    "load", "loads", "model", "models", "open", "ops", "print", "source", "std", "use", "zoo",
+    "load", "loads", "model", "models", "open", "ops", "print", "program", "source", "std", "use", "zoo",
 ]  # fmt: skip
 
 
@@ -151,6 +152,10 @@ def __getattr__(name: str) -> Any:
         from .frontends.python import model as python
 
         value = getattr(python, name)
+    elif name == "program":
+        from .frontends.python import program as programs
+
+        value = programs.program
     elif name in ("std", "zoo"):
         from .frontends.python.model import folder
 

@@ -80,12 +80,14 @@ class Target:
         suffix: of its files; it also says which target opens a file, or writes one whose name is given alone.
         preferred: whether it is taken when nobody names one.
         needs: what must be installed besides Tessera to check and run what it writes.
+        programs: whether it writes several entry points over one set of weights.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
     preferred: ClassVar[bool] = False
     needs: ClassVar[str] = ""
+    programs: ClassVar[bool] = False
 
     def refuses(self, module: Module) -> Diagnostic | None:
         """What of the program it cannot express, with the source line; asked before anything is built."""
@@ -113,6 +115,16 @@ class Target:
         Raises:
             Diagnostic: what is wrong with the file.
         """
+        raise NotImplementedError
+
+    def write_program(self, built: Mapping[str, Any], folder: Path) -> None:
+        """Write what :meth:`build` made of each entry point into a folder, and the weights once. Only where ``programs``."""
+        raise NotImplementedError
+
+    def open_program(
+        self, program: Module, folder: Path, readers: Readers, *, threads: int | None = None
+    ) -> Mapping[str, Runner]:
+        """Every entry point that :meth:`write_program` wrote, ready to run. Only where ``programs``."""
         raise NotImplementedError
 
     def unrunnable(self, module: Module) -> str | None:

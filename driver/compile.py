@@ -19,7 +19,7 @@ from ..backends.target import Checked
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from .artifact import Artifact, CompileReport
-from .targets import READERS, chosen
+from .targets import MANIFEST, READERS, chosen
 
 if TYPE_CHECKING:
     from ..backends.target import Target
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..passes.engine import After, Pass
     from ..passes.report import Report
     from ..runtime.runner import Runner
+    from .programs import ProgramArtifact
 
 # Exact passes that every artifact goes through after the user's own.
 CLEANUP = ("fold_constants", "cse", "dce")
@@ -183,6 +184,19 @@ def compile(
         report.notes += bound.notes()
     facts = {**_metadata(module, goal, report.passes, origin, seed), **(metadata or {})}
     with clock(f"building for {goal.name}"):
+        if module.several:
+            from .programs import ProgramArtifact, refuse
+
+            refuse(module, goal)
+            built = {}
+            for entry in module.functions:
+                alone = module.only(entry)
+                made = [r for r in report.passes if r.entry in ("", entry)]
+                own = {**_metadata(alone, goal, made, origin, seed), **(metadata or {})}
+                built[entry] = goal.build(alone, bound, own)
+            whole = ProgramArtifact(module, goal, built, facts, report)
+            _save_program(whole, reference, bound, seed if verify else None, output, clock)
+            return whole
         problem = goal.refuses(module)
         if problem is not None:
             raise problem
@@ -215,6 +229,31 @@ def _write_and_verify(
             with clock("comparing with the reference"):
                 _compare(artifact, aside, reference, bound, seed)
     artifact._wrote(aside if output is None else Path(output))
+
+
+def _save_program(
+    artifact: ProgramArtifact, reference: Module, bound: Any, seed: int | None, output: str | os.PathLike[str] | None,
+    clock: _Clock,
+) -> None:  # fmt: skip
+    """As :func:`_write_and_verify`, of the folder of a program."""
+    from contextlib import ExitStack
+    from tempfile import TemporaryDirectory
+
+    from ..runtime.files.aside import folder_aside
+
+    if output is None and seed is None:
+        return
+    with ExitStack() as stack:
+        if output is not None:
+            folder = stack.enter_context(folder_aside(output, MANIFEST))
+        else:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tessera-")))
+        with clock("writing"):
+            artifact._write(folder)
+        artifact.report.size = sum(p.stat().st_size for p in folder.iterdir())
+        if seed is not None:
+            with clock("comparing with the reference"):
+                artifact.verify(folder, reference, bound, seed)
 
 
 def _compare(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
@@ -281,13 +320,13 @@ def _weights(
         renames = spec.renames if spec is not None else ()
     if weights is None:
         # Passes make their parameters of those first values, so that they do not change what the model computes.
-        values = initialise(read.graph, seed)
-        return bind(module.graph, values, recipes=relative(module, read), seed=seed), f"initialised with seed {seed}"
+        values = initialise(read.everything(), seed)
+        return bind(module.everything(), values, recipes=relative(module, read), seed=seed), f"initialised with seed {seed}"
     if isinstance(weights, Mapping):
-        return bind(module.graph, weights, recipes=module.recipes, seed=seed), "arrays"
+        return bind(module.everything(), weights, recipes=module.recipes, seed=seed), "arrays"
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
     opened = open_weights([Path(p) for p in paths], renames, span=span)
-    bound = bind(module.graph, opened, recipes=module.recipes, seed=seed, span=span)
+    bound = bind(module.everything(), opened, recipes=module.recipes, seed=seed, span=span)
     return bound, ", ".join(Path(p).name for p in paths)
 
 

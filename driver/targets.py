@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..ir.imported import Imported
     from ..runtime.runner import Runner
 
+# The file that makes a folder one of a compiled program.
+MANIFEST = "program.json"
+
 
 def chosen(
     module: Module,
@@ -39,11 +42,19 @@ def chosen(
     return make(chosen, given, span)
 
 
-def check_output(target: Target, output: str | os.PathLike[str]) -> None:
-    """Refuse early what would fail after minutes of work. Raises E0010, E0012."""
-    from ..runtime.files.aside import check_writable
+def check_output(target: Target, output: str | os.PathLike[str], several: bool = False) -> None:
+    """Refuse early what would fail after minutes of work; ``several`` entry points go into a folder. Raises E0010, E0012."""
+    from ..runtime.files.aside import check_folder, check_writable
 
     path = Path(output)
+    if several:
+        if path.suffix == target.suffix:
+            raise Diagnostic(
+                "E0012", f"a program of several entry points becomes a folder, but the output is `{output}`",
+                help=f"-o {quote(str(path.with_suffix('')))}",
+            )  # fmt: skip
+        check_folder(output, MANIFEST)
+        return
     if path.suffix != target.suffix and not path.is_dir():
         raise Diagnostic(
             "E0012",
@@ -63,6 +74,11 @@ def open_artifact(path: str | os.PathLike[str], *, threads: int | None = None, m
     Raises:
         Diagnostic: E0001 no such file, E0014 not an artifact, and what the target finds wrong with it.
     """
+    if Path(path, MANIFEST).is_file():
+        raise Diagnostic(
+            "E0520", f"`{path}` holds a program of several entry points, and one is needed here",
+            help="on the command line choose with `--entry`, in Python `ts.open(path)[\"name\"]`; or name one of its files",
+        )  # fmt: skip
     return artifact_target(path).open(Path(path), READERS, threads=threads, measured=measured)
 
 

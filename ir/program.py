@@ -151,8 +151,8 @@ class Program:
             names = ", ".join(self.functions)
             raise Diagnostic(
                 "E0520", f"the program `{self.name}` has {len(self.functions)} entry points, and one is needed here",
-                help=f"choose one of {names}: `program.only(\"{next(iter(self.functions), 'name')}\")` in Python, "
-                "`--entry` on the command line",
+                help=f"choose one of {names}: `program.only(\"{next(iter(self.functions), 'name')}\")` in Python; on the "
+                "command line `--model` names one of the file's models",
             )  # fmt: skip
         return next(iter(self.functions))
 
@@ -160,6 +160,11 @@ class Program:
     def plain(self) -> bool:
         """Whether it is one model and nothing else, which is written as a ``model``."""
         return list(self.functions) == [self.name] and not self.stages and not self.flows
+
+    @property
+    def several(self) -> bool:
+        """Whether it becomes a folder when compiled: with several entry points, or flows to run."""
+        return len(self.functions) > 1 or bool(self.flows)
 
     def parameters(self) -> dict[str, Parameter]:
         """The parameters of all functions by full name; a shared one is that of the first function that has it."""
@@ -174,6 +179,16 @@ class Program:
         from .recipe import Take
 
         return self.recipes.get(name, Take(name))
+
+    def everything(self) -> Graph:
+        """The one function; of several, a graph without nodes that has the parameters of all: for what binds weights."""
+        if len(self.functions) == 1:
+            return self.graph
+        from .graph import Graph
+
+        whole = Graph(self.name)
+        whole.params = self.parameters()
+        return whole
 
     def only(self, entry: str, span: Span | None = None) -> Program:
         """The program of one entry point alone, over the same graph and declarations. Raises E0521 when there is none."""

@@ -19,7 +19,7 @@ from tessera.benchmarks import figures
 from tessera.frontends import source
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
-from tessera.ir.verifier import verify
+from tessera.ir.verifier import verify_program
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
@@ -63,7 +63,7 @@ def test_example_compiles_or_fails_as_it_says(block: Block, tmp_path: Path) -> N
         assert caught.value.code == block.info.removeprefix("tess error "), caught.value.render()
         return
     for module in source.check(path):
-        verify(module.graph)
+        verify_program(module)
         again = source.loads(source.print_module(module), model=module.name)
         assert module.difference(again) is None
 

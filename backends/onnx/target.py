@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ...runtime.weights.bind import Bound
     from .session import Session
 
+# The data file that the entry points of a program share.
+WEIGHTS = "weights.data"
+
 
 @dataclass(frozen=True)
 class Onnx(Target):
@@ -26,6 +29,7 @@ class Onnx(Target):
     name = "onnx"
     suffix = ".onnx"
     preferred = True
+    programs = True
 
     opset: int = option(DEFAULT_OPSET, "ONNX opset")
 
@@ -43,6 +47,16 @@ class Onnx(Target):
         from .session import Session
 
         return Session(path, threads=threads, prepack=True if measured else None)
+
+    def write_program(self, built: Mapping[str, ox.Model], folder: Path) -> None:
+        from .write import write_sharing
+
+        write_sharing({folder / f"{entry}{self.suffix}": model for entry, model in built.items()}, WEIGHTS)
+
+    def open_program(
+        self, program: Module, folder: Path, readers: Readers, *, threads: int | None = None
+    ) -> dict[str, Session]:
+        return {e: self.open(folder / f"{e}{self.suffix}", readers, threads=threads) for e in program.functions}
 
     def unrunnable(self, module: Module) -> str | None:
         from . import runnable

@@ -7,7 +7,7 @@ weights is serialised by protobuf; the weights follow as further ``initializer``
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -117,22 +117,40 @@ def _write_embedded(model: ox.Model, file: IO[bytes]) -> None:
             file.write(block.data)
 
 
+def write_sharing(models: Mapping[Path, ox.Model], location: str) -> None:
+    """Check and write models of one folder over one data file, into which each weight goes once. Raises E0805."""
+    for model in models.values():
+        check_model(model)
+    placed: dict[Any, int] = {}
+    with open(next(iter(models)).with_name(location), "wb") as file:
+        for path, model in models.items():
+            _write_over(model, path, file, location, placed)
+
+
 def _write_external(model: ox.Model, path: Path) -> None:
+    location = path.name + ".data"
+    with open(path.with_name(location), "wb") as file:
+        _write_over(model, path, file, location, {})
+
+
+def _write_over(model: ox.Model, path: Path, file: IO[bytes], location: str, placed: dict[Any, int]) -> None:
+    """Write a model without its weights, and those into an open data file. ``placed`` is what that has already, and where."""
     import onnx
 
-    location = path.name + ".data"
     proto = skeleton(model)
-    with open(path.with_name(location), "wb") as file:
-        for value, weight in _weights(model):
+    for value, weight in _weights(model):
+        key = (id(weight.tensor), weight.perm, weight.row)
+        if key not in placed:
             # Pages of its own for each weight, so that it can be mapped.
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            header = _header(value)
-            header.data_location = onnx.TensorProto.EXTERNAL
-            for key, entry in (("location", location), ("offset", file.tell()), ("length", weight.nbytes)):
-                header.external_data.add(key=key, value=str(entry))
+            placed[key] = file.tell()
             for block in weight.blocks():
                 file.write(block.data)
-            proto.graph.initializer.append(header)
+        header = _header(value)
+        header.data_location = onnx.TensorProto.EXTERNAL
+        for name, entry in (("location", location), ("offset", placed[key]), ("length", weight.nbytes)):
+            header.external_data.add(key=name, value=str(entry))
+        proto.graph.initializer.append(header)
     path.write_bytes(proto.SerializeToString())
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.graph import Graph, Module
 
 if TYPE_CHECKING:
-    from .module import TesseraModule
+    from .module import ProgramModule, TesseraModule
 
 
 def build(
@@ -47,3 +47,21 @@ def build(
     if weights is not None and not isinstance(weights, Bound):
         weights = bind(graph, weights, recipes=recipes)
     return build_module(graph, weights, seed=seed, trainable=trainable, claims=claims)
+
+
+def build_program(
+    program: Module,
+    weights: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    trainable: bool = False,
+    claims: bool = True,
+) -> ProgramModule:
+    """A ``torch.nn.Module`` with a method for each entry point, over one set of parameters; arguments as of :func:`build`.
+
+    >>> chat = build_program(program, trainable=True)                            # doctest: +SKIP
+    >>> chat.prefill(ids=ids)["output"].sum().backward()                         # doctest: +SKIP
+    """
+    from .module import build_program_module
+
+    return build_program_module(program, weights, seed=seed, trainable=trainable, claims=claims)

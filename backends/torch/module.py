@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ir.graph import Graph
+from ...ir.graph import Graph, Module
 from ...ir.types import DType
 from ...runtime.weights.bind import Bound, initialise
 from . import kernels
@@ -99,6 +99,46 @@ def build_module(
     for name, (value, dtype) in program.constants.items():
         module.register_buffer(name, _constant(value, dtype), persistent=False)
     return module
+
+
+class ProgramModule(nn.Module):
+    """The entry points of a program as modules, ``module.prefill(ids)`` or ``module["prefill"](ids)``.
+
+    They have their parameters in common: training one changes all, and ``parameters()`` gives each once.
+    """
+
+    def __init__(self, entries: Mapping[str, TesseraModule]) -> None:
+        super().__init__()
+        self.entries = list(entries)
+        for name, module in entries.items():
+            self._modules[name] = module
+
+    def __getitem__(self, name: str) -> TesseraModule:
+        found = self._modules[name]
+        assert isinstance(found, TesseraModule)
+        return found
+
+
+def build_program_module(
+    program: Module, weights: Mapping[str, Any] | None, *, seed: int, trainable: bool, claims: bool
+) -> ProgramModule:
+    """See :func:`tessera.backends.torch.build_program`."""
+    whole = program.everything()
+    bound = (
+        initialise(whole, seed) if weights is None else weights if isinstance(weights, Bound) else bind(whole, weights)
+    )
+    made: dict[str, TesseraModule] = {}
+    shared: dict[str, Tensor] = {}
+    for entry, graph in program.functions.items():
+        module = made[entry] = build_module(graph, bound, seed=seed, trainable=trainable, claims=claims)
+        for name in graph.params:
+            *scopes, leaf = name.split(".")
+            owner: Any = module
+            for scope in scopes:
+                owner = owner._modules[scope]
+            table = owner._parameters if leaf in owner._parameters else owner._buffers
+            table[leaf] = shared.setdefault(name, table[leaf])
+    return ProgramModule(made)
 
 
 def _compile(graph: Graph, program: Program) -> type[TesseraModule]:

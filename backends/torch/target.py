@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ...runtime.weights.bind import Bound
     from .runner import TorchRunner
 
+# The file of a program's folder that holds the weights of all its entry points.
+WEIGHTS = "weights.safetensors"
+
 
 @dataclass(frozen=True)
 class Torch(Target):
@@ -22,6 +25,7 @@ class Torch(Target):
 
     name = "torch"
     suffix = ".safetensors"
+    programs = True
 
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> tuple[Mapping[str, str], Bound]:
         return metadata, weights
@@ -42,6 +46,23 @@ class Torch(Target):
         module = readers.source(metadata[SOURCE], f"{path.name}:source")
         network = build(module, bind(module.graph, open_weights(path)))
         return TorchRunner(module, network, metadata, threads)
+
+    def write_program(self, built: Mapping[str, tuple[Mapping[str, str], Bound]], folder: Path) -> None:
+        from .file import write_torch_file
+
+        # What binds one entry point's weights binds those of all.
+        weights = next(iter(built.values()))[1]
+        write_torch_file(folder / WEIGHTS, {}, weights)
+
+    def open_program(
+        self, program: Module, folder: Path, readers: Readers, *, threads: int | None = None
+    ) -> dict[str, TorchRunner]:
+        from ...runtime.weights.bind import bind, open_weights
+        from . import build_program
+        from .runner import TorchRunner
+
+        networks = build_program(program, bind(program.everything(), open_weights(folder / WEIGHTS)))
+        return {e: TorchRunner(program.only(e), networks[e], {}, threads) for e in program.functions}
 
     def check(self, path: Path, module: Module, weights: Bound, readers: Readers, compare: Compare) -> Checked:
         """It is the reference itself: its file must read back as the same program and weights."""

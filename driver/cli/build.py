@@ -99,8 +99,8 @@ def compile(
     if token_map:
         steps = _with_map(steps if steps is not None else list(module.compile.passes) if module.compile else [])
     goal = chosen(module, target, options, output)
-    out = output or f"{module.name}{goal.suffix}"
-    check_output(goal, out)
+    out = output or (module.name if module.several else f"{module.name}{goal.suffix}")
+    check_output(goal, out, module.several)
     with waiting("compiling") as progress:
         artifact = drive(
             module, target=goal.name, weights=source.weights, passes=steps, seed=seed, verify=not no_verify,

@@ -42,18 +42,19 @@ def explain(
     """
     from ...backends.target import of_file
     from ..compile import apply_passes
-    from ..report.explain import explain_artifact, explain_module
+    from ..programs import open_program
+    from ..report.explain import explain_artifact, explain_module, explain_program
+    from ..targets import MANIFEST
 
     sizes = _sizes(at)
     facts = explain_artifact(file, sizes) if of_file(Path(file)) is not None else None
     if facts is None:
-        module, reports = apply_passes(load_module(file, model, params, dtype), parse_passes(passes))
-        facts = {
-            "kind": "spec",
-            "file": file,
-            **explain_module(module, sizes),
-            "passes": [r.to_dict() for r in reports],
-        }
+        whole = Path(file, MANIFEST).is_file()
+        before = open_program(file).program if whole else load_module(file, model, params, dtype)
+        module, reports = apply_passes(before, parse_passes(passes))
+        found = explain_program(module, sizes) if module.several else explain_module(module, sizes)
+        kind = "artifact" if whole else "spec"
+        facts = {"kind": kind, "file": file, **found, "passes": [r.to_dict() for r in reports]}
     if as_json:
         print_json(facts)
     else:
@@ -83,10 +84,16 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"parameters: {p['elements']:,} in {p['tensors']} tensors, {size_text(p['bytes'])}")
     if "cost" in facts:
         lines += _cost(facts)
+    for name, entry in facts.get("entries", {}).items():
+        lines += [f"entry {name}", *(f"  {line}" for line in _lines({"file": name, "kind": "entry", **entry})[1:])]
+    for title in ("stages", "flows"):
+        if facts.get(title):
+            lines += [title, columns([[r["name"], r["type"]] for r in facts[title]], indent="  ")]
     if facts.get("compile"):
         lines += _compile(facts["compile"])
     for row in facts.get("passes", ()):
-        lines.append(f"pass {row['pass']} ({row['contract']}): {row['modified']} modified")
+        where = f" of {row['entry']}" if "entry" in row else ""
+        lines.append(f"pass {row['pass']}{where} ({row['contract']}): {row['modified']} modified")
     if "nodes" in facts:
         opset = ", ".join(f"{domain} {version}" for domain, version in facts["opset"].items())
         lines.append(f"{facts['kind']}: opset {opset}; {sum(facts['nodes'].values())} nodes: {_counts(facts['nodes'])}")

@@ -47,11 +47,16 @@ if TYPE_CHECKING:
 @click.option("--lines", is_flag=True, help="Every line of a .txt file is a text of its own.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="For the model's random inputs.")
 @click.option("--size", "sizes", metavar="C=4096", help="Sizes that no input tells: the capacities of states.")
+@click.option("--entry", metavar="NAME", help="Of a program's folder: the entry point to run.")
+@click.option("--flow", metavar="NAME", help="Of a program's folder: the flow to run; it may call host stages.")
+@click.option(
+    "--allow-host", is_flag=True, help="Import and run the Python functions that the flow's host stages name."
+)
 @json_option
 def run(
     artifact: str, inputs: tuple[str, ...], save: str | None, save_map: str | None, top: int | None, labels: str | None,
     fit: str, mean: str | None, std: str | None, tokenizer: str | None, max_length: int | None, lines: bool, seed: int,
-    sizes: str | None, as_json: bool,
+    sizes: str | None, entry: str | None, flow: str | None, allow_host: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled model on files.
 
@@ -63,7 +68,7 @@ def run(
 
     from ...runtime.files.aside import check_writable
     from ...runtime.inputs import Options, read_inputs
-    from ..targets import open_artifact
+    from ..programs import open_part
 
     for out in (save, save_map):
         if out is not None:
@@ -72,7 +77,7 @@ def run(
     names = _labels(labels)
     with waiting("loading") as progress:
         progress("loading the artifact", None, None)
-        runner = open_artifact(artifact)
+        runner = open_part(artifact, entry, flow, allow_host)
         options = Options(
             fit, _numbers("--mean", mean), _numbers("--std", std), tokenizer, max_length, lines, runner.metadata,
             Path(artifact).parent,

@@ -25,6 +25,36 @@ _FOR_PROGRAMS = frozenset(
 )
 
 
+def explain_program(program: Module, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A program of several entry points: each as :func:`explain_module` has it, what they share, host stages and flows.
+
+    Raises:
+        Diagnostic: E0011 for a size of a dimension that no entry point has.
+    """
+    given = sizes or {}
+    symbols = {name: set(graph.symbols()) for name, graph in program.functions.items()}
+    for name in given:
+        if not any(name in found for found in symbols.values()):
+            known = ", ".join(sorted(set().union(*symbols.values()))) or "none"
+            raise Diagnostic("E0011", f"`{program.name}` has no free dimension `{name}`", help=f"it has {known}")
+    spec = program.compile
+    entries = {
+        name: explain_module(program.only(name), {s: size for s, size in given.items() if s in symbols[name]})
+        for name in program.functions
+    }
+    return {
+        "model": program.name,
+        "doc": program.doc,
+        "entries": {name: {**facts, "compile": None} for name, facts in entries.items()},
+        "parameters": _parameters(program.everything()),
+        "stages": [{"name": s.name, "type": f"{s.kind} {s.reference}"} for s in program.stages.values()],
+        "flows": [
+            {"name": f.name, "type": " -> ".join(step.callee for step in f.steps)} for f in program.flows.values()
+        ],
+        "compile": entries[next(iter(entries))]["compile"] if spec is not None else None,
+    }
+
+
 def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
     """A program: inputs, outputs, weights, ops, cost.
 

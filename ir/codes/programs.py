@@ -55,4 +55,11 @@ CODES = {
         "  wrong:  pass halve(entry=prefill)        # `step` reads the same weights, in their old type\n"
         "  right:  pass halve",
     ),
+    "E0527": Code(
+        "the target writes one entry point",
+        "A program of several entry points becomes a folder: one file a function, and the weights once. Not every target can\n"
+        "share weights between files.\n\n"
+        "  wrong:  tessera compile chat.tess --target mlir\n"
+        "  right:  tessera compile chat.tess --target onnx -o chat",
+    ),
 }  # fmt: skip

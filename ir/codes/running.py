@@ -37,4 +37,18 @@ CODES = {
         "  wrong:  model m(x: float[B, H * W]) -> float[B, H, W] { return reshape(x, [B, H, W]) }\n"
         "  right:  model m(x: float[B, H, W]) -> float[B, H * W] { return reshape(x, [B, H * W]) }",
     ),
+    "E0913": Code(
+        "a host stage was not allowed to run",
+        "A program names Python functions for what runs on the host. Opening, compiling and explaining a file never imports\n"
+        "them: whoever runs a flow hands the functions over, or says that the names may be imported.\n\n"
+        "  wrong:  chat.run(\"answer\", {\"ids\": ids})\n"
+        "  right:  chat.run(\"answer\", {\"ids\": ids}, host={\"sample\": greedy})",
+    ),
+    "E0914": Code(
+        "a host stage failed",
+        "Its function cannot be found under the name that the program has for it, it raised an exception, or it gave other\n"
+        "tensors than it declares: their number, dtypes and sizes are checked at every call.\n\n"
+        "    host sample = \"mine.sampling:greedy\"(logits: float[B, V]) -> i64[B, 1]\n"
+        "    def greedy(logits): return logits.argmax(-1, keepdims=True)     # in mine/sampling.py",
+    ),
 }  # fmt: skip

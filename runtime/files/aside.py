@@ -48,6 +48,46 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def folder_aside(path: str | os.PathLike[str], ours: str) -> Iterator[Path]:
+    """A new folder beside ``path``, which takes its place when the body has filled it.
+
+    Args:
+        ours: the file by which an earlier folder is known to be one that may be replaced.
+
+    Raises:
+        Diagnostic: E0010 when it cannot be written, or when something else than such a folder is there.
+    """
+    target = check_folder(path, ours)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent))
+    except (OSError, ValueError) as error:
+        raise unwritable(target, error) from None
+    try:
+        fresh = folder / "new"
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            os.replace(target, folder / "old")
+        os.replace(fresh, target)
+    except OSError as error:
+        raise unwritable(target, error) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_folder(path: str | os.PathLike[str], ours: str) -> Path:
+    """Where a folder really is, if it may be written: there is none yet, an empty one, or one that has the file ``ours``."""
+    target = Path(os.path.realpath(path))
+    free = target.is_dir() and (target.joinpath(ours).is_file() or not any(target.iterdir()))
+    if os.path.lexists(target) and not free:
+        shown = os.fspath(path)
+        raise Diagnostic(
+            "E0010", f"cannot write `{shown}`: something else is there", help="name a new folder with `-o`"
+        )
+    return target
+
+
 def unwritable(path: str | os.PathLike[str], error: BaseException) -> Diagnostic:
     """E0010, with the system's reason."""
     import errno

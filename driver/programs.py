@@ -1,0 +1,182 @@
+"""Compiling and opening programs of several entry points: a folder with one set of weights and a ``program.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backends.target import make
+from ..ir.diagnostics import Diagnostic
+from ..runtime.files.aside import folder_aside
+from ..runtime.program import Entry, Host, ProgramRunner
+from .artifact import Artifact, CompileReport
+from .targets import MANIFEST, READERS, open_artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..backends.target import Target
+    from ..ir.graph import Module
+    from ..ir.program import Program
+    from ..runtime.runner import Runner
+
+
+def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner | ProgramRunner:
+    """A saved artifact, ready to run: what :func:`tessera.driver.targets.open_artifact` opens, or the folder of a program.
+
+    Args:
+        threads: of one operator; None leaves it to what runs it.
+
+    Raises:
+        Diagnostic: E0001 no such file, E0014 not an artifact, and what the target finds wrong with it.
+    """
+    if Path(path, MANIFEST).is_file():
+        return open_program(path, threads=threads)
+    return open_artifact(path, threads=threads)
+
+
+def open_program(path: str | os.PathLike[str], *, threads: int | None = None) -> ProgramRunner:
+    """The folder of a compiled program, ready to run. Nothing that it names is imported.
+
+    Raises:
+        Diagnostic: E0014 for a folder that is none, and what the target finds wrong with its files.
+    """
+    folder = Path(path)
+    try:
+        metadata = json.loads(folder.joinpath(MANIFEST).read_text(encoding="utf-8"))
+        source, name = str(metadata["tessera.source"]), str(metadata["tessera.target"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: {error}") from None
+    program = READERS.source(source, f"{folder.name}:source")
+    return ProgramRunner(program, make(name, {}).open_program(program, folder, READERS, threads=threads), metadata)
+
+
+def open_part(
+    path: str | os.PathLike[str], entry: str | None = None, flow: str | None = None, allow_host: bool = False
+) -> Runner:
+    """An artifact of one model, or one entry point or flow of a program's folder.
+
+    Raises:
+        Diagnostic: E0520 when a program's part is not named, E0521 when there is none of that name, E0014 for a name of an
+            artifact that has no parts.
+    """
+    if not Path(path, MANIFEST).is_file():
+        if entry is not None or flow is not None:
+            raise Diagnostic(
+                "E0014", f"`{path}` is no folder of a compiled program, so that it has no `{entry or flow}`"
+            )
+        return open_artifact(path)
+    program = open_program(path)
+    if flow is not None:
+        return program.flow(flow, allow_host)
+    names = program.entries
+    if entry is None and len(names) > 1:
+        raise Diagnostic(
+            "E0520", f"`{path}` has the entry points {', '.join(names)}", help=f"choose one: --entry {names[0]}",
+        )  # fmt: skip
+    return program[entry or names[0]].runner
+
+
+def refuse(program: Program, target: Target) -> None:
+    """Raise E0527 for a target that writes one entry point, E08xx for an entry point that it cannot express."""
+    if not target.programs:
+        raise Diagnostic(
+            "E0527", f"the target {target.name} writes one entry point, and `{program.name}` has {', '.join(program.functions)}",
+            help="compile one at a time: `ts.compile(program.only(\"NAME\"))`",
+        )  # fmt: skip
+    for entry in program.functions:
+        problem = target.refuses(program.only(entry))
+        if problem is not None:
+            raise problem
+
+
+class ProgramArtifact(Artifact):
+    """A compiled program: its entry points, over one set of weights.
+
+    chat = ts.compile(ts.load("chat.tess"))
+    chat.prefill(ids=ids)["output"]
+    chat.save("chat")                     # a folder
+    """
+
+    def __init__(
+        self,
+        program: Module,
+        target: Target,
+        built: Mapping[str, Any],
+        metadata: Mapping[str, str],
+        report: CompileReport,
+    ) -> None:
+        super().__init__(program, target, built, metadata, report)
+        self.suffix = ""
+        self._opened: ProgramRunner | None = None
+
+    @property
+    def program(self) -> ProgramRunner:
+        """What runs it, opened from a temporary folder at first use."""
+        if self._opened is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="tessera-")
+            folder = Path(self._folder.name)
+            self._write(folder)
+            self._opened = open_program(folder)
+        return self._opened
+
+    @property
+    def runner(self) -> Runner:
+        """Of one entry point, ``artifact["prefill"].runner``; the whole has none. Raises E0520."""
+        self.module.graph  # noqa: B018  # raises where there are several
+        return self.program[next(iter(self.module.functions))].runner
+
+    @property
+    def entries(self) -> list[str]:
+        """The names of the entry points."""
+        return list(self.module.functions)
+
+    def __getitem__(self, name: str) -> Entry:
+        """An entry point by name. Raises E0521 when there is none."""
+        return self.program[name]
+
+    def __getattr__(self, name: str) -> Entry:
+        if name.startswith("_") or name not in self.module.functions:
+            raise AttributeError(f"the program has no entry point `{name}`")
+        return self[name]
+
+    def run(
+        self, flow: str, arrays: Mapping[str, Any], *, host: Mapping[str, Host] | None = None, allow_host: bool = False,
+        seed: int = 0,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """The outputs of a flow; see :meth:`tessera.runtime.program.ProgramRunner.run`."""
+        return self.program.run(flow, arrays, host=host, allow_host=allow_host, seed=seed)
+
+    def _write(self, path: Path) -> None:
+        self._target.write_program(self._built, path)
+        path.joinpath(MANIFEST).write_text(json.dumps(self.metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the folder aside, then rename it. Raises E0010 when something else is there."""
+        with folder_aside(path, MANIFEST) as aside:
+            self._write(aside)
+        return Path(path)
+
+    def verify(self, folder: Path, reference: Program, bound: Any, seed: int) -> None:
+        """Compare every entry point of what was written with the torch reference. Raises E0809."""
+        from ..backends import torch
+        from .verify import verify
+
+        opened = open_program(folder)
+        difference = self.module.difference(opened.program)
+        if difference:
+            raise Diagnostic("E0809", f"the folder does not read back as the same program: {difference}")
+        for entry in self.entries:
+            alone = self.module.only(entry)
+            reason = self._target.unrunnable(alone)
+            if reason is None:
+                network = torch.build(reference.only(entry), bound, claims=False)
+                found = verify(alone, opened[entry].runner, network, seed=seed)
+                self.report.verified += [{"entry": entry, **row.to_dict()} for row in found.rows]
+                reason = found.skipped
+            if reason:
+                self.report.notes.append(f"`{entry}` is not compared with the reference: {reason}")

@@ -1,0 +1,252 @@
+"""Running a program of several entry points: each is a runner, states pass from one to the next, flows call them and the host.
+
+A host stage is code that a file only names. It runs when the caller hands the function over, or says that names may be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import Diagnostic
+from ..ir.program import Flow, Program, Stage, Step
+from ..ir.signature import Operand, Signature
+from ..ir.types import DType, TensorType
+from ..ir.wiring import signature_of
+from .runner import Runner, by_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .inputs import InputSpec
+
+Host = Callable[..., Any]
+
+
+class Entry:
+    """One entry point: called with arrays, in order or by name, as an artifact of one model is."""
+
+    def __init__(self, name: str, runner: Runner) -> None:
+        self.name = name
+        self.runner = runner
+
+    @property
+    def inputs(self) -> list[InputSpec]:
+        """Names, dtypes and shapes of what it takes."""
+        return self.runner.inputs
+
+    def __call__(self, *args: Any, seed: int = 0, **inputs: Any) -> dict[str, np.ndarray]:
+        """All outputs, taps and states by name. States are inputs that start from their initial values. Raises E09xx."""
+        return self.runner(by_name([*self.runner.inputs, *self.runner.optional], args, inputs), seed=seed)
+
+    def __repr__(self) -> str:
+        return f"<entry point {self.name}>"
+
+
+class ProgramRunner:
+    """A program, ready to run.
+
+        chat = ts.open("chat")
+        logits = chat.prefill(ids=ids)["output"]
+        chat.run("answer", {"ids": ids}, host={"sample": greedy})
+
+    Args:
+        program: what it was made of.
+        runners: what runs each entry point.
+        metadata: strings by name, which say how it was made.
+    """
+
+    def __init__(self, program: Program, runners: Mapping[str, Runner], metadata: Mapping[str, str]) -> None:
+        self.program = program
+        self.runners = dict(runners)
+        self.metadata = metadata
+
+    @property
+    def entries(self) -> list[str]:
+        """The names of the entry points."""
+        return list(self.runners)
+
+    def __getitem__(self, name: str) -> Entry:
+        """An entry point by name. Raises E0521 when there is none."""
+        if name not in self.runners:
+            self.program.only(name)
+        return Entry(name, self.runners[name])
+
+    def __getattr__(self, name: str) -> Entry:
+        if name.startswith("_") or name not in self.runners:
+            raise AttributeError(f"the program has no entry point `{name}`")
+        return self[name]
+
+    def flow(self, name: str, allow_host: bool = False) -> FlowRunner:
+        """A flow as a runner. Raises E0521 when there is none."""
+        return FlowRunner(self, self._flow(name), allow_host)
+
+    def _flow(self, name: str) -> Flow:
+        if name not in self.program.flows:
+            shown = ", ".join(self.program.flows) or "none"
+            raise Diagnostic(
+                "E0521", f"the program `{self.program.name}` has no flow `{name}`", help=f"its flows are {shown}"
+            )
+        return self.program.flows[name]
+
+    def run(
+        self, flow: str, arrays: Mapping[str, Any], *, host: Mapping[str, Host] | None = None, allow_host: bool = False,
+        seed: int = 0,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The outputs of a flow by name. States start anew, and pass from each call of an entry point to the next.
+
+        Args:
+            arrays: its inputs by name.
+            host: the functions of host stages by the stages' names; they take and give NumPy arrays.
+            allow_host: import a stage's function by the name that the program has for it, where ``host`` does not give it.
+            seed: for random inputs.
+
+        Raises:
+            Diagnostic: E0521 no such flow, E0913 a stage that nobody allowed, E0914 one that cannot be found, fails or gives
+                other tensors than it declares, E0901 to E0904 for inputs that do not fit.
+        """
+        chosen = self._flow(flow)
+        functions = self._functions(flow, host or {}, allow_host)
+        return _Run(self, functions, seed).flow(chosen, arrays)
+
+    def _functions(self, flow: str, given: Mapping[str, Host], allow: bool) -> dict[str, Host]:
+        """The function of every stage that a flow comes to, found before anything runs."""
+        found: dict[str, Host] = {}
+        for step in self.program.flows[flow].steps:
+            if step.callee in self.program.flows:
+                found.update(self._functions(step.callee, given, allow))
+            elif step.callee in self.program.stages:
+                found[step.callee] = given.get(step.callee) or _imported(self.program.stages[step.callee], allow)
+        return found
+
+    def __repr__(self) -> str:
+        return f"<program {self.program.name}: {', '.join(self.entries)}>"
+
+
+class FlowRunner:
+    """A flow as something that runs: a :class:`.runner.Runner`, for what reads inputs from files."""
+
+    def __init__(self, program: ProgramRunner, flow: Flow, allow_host: bool) -> None:
+        self._program = program
+        self._allow_host = allow_host
+        self._flow = flow
+        self.metadata = program.metadata
+        self.optional: list[InputSpec] = []
+        self.outputs = [port.name for port in flow.outputs]
+        self.shapes = {port.name: port.type.shape for port in flow.inputs}
+        self.selects = any(runner.selects for runner in program.runners.values())
+
+    @property
+    def inputs(self) -> list[InputSpec]:
+        """Names, dtypes and shapes of what it takes."""
+        from .inputs import InputSpec
+
+        return [
+            InputSpec(p.name, p.type.dtype.name, tuple(str(d) if d.value is None else d.value for d in p.type.shape))
+            for p in self._flow.inputs
+        ]
+
+    def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether every entry point takes these sizes, of the symbols that it has under the same name."""
+        return all(runner.holds(sizes) for runner in self._program.runners.values())
+
+    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+        """Its outputs by name; see :meth:`ProgramRunner.run`."""
+        return self._program.run(self._flow.name, arrays, allow_host=self._allow_host, seed=seed)
+
+
+def _imported(stage: Stage, allowed: bool) -> Host:
+    if not allowed:
+        raise Diagnostic(
+            "E0913", f"the host stage `{stage.name}` is `{stage.reference}`, which nobody allowed to be imported", stage.span,
+            help=f"hand the function over, `host={{\"{stage.name}\": …}}`, or trust the file: `allow_host=True`, `--allow-host`",
+        )  # fmt: skip
+    module, _, path = stage.reference.partition(":")
+    try:
+        value: Any = import_module(module)
+        for part in path.split("."):
+            value = getattr(value, part)
+    except Exception as error:
+        raise Diagnostic(
+            "E0914", f"the host stage `{stage.name}` cannot be imported from `{stage.reference}`: {error}", stage.span,
+            help="is its folder on the path? PYTHONPATH=. says so for the current one",
+        ) from error  # fmt: skip
+    function: Host = value
+    return function
+
+
+class _Run:
+    """One run of a flow: the states as they are now."""
+
+    def __init__(self, runner: ProgramRunner, functions: Mapping[str, Host], seed: int) -> None:
+        self.runner = runner
+        self.functions = functions
+        self.seed = seed
+        self.states: dict[str, Any] = {}
+
+    def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        names = [port.name for port in flow.inputs]
+        if set(arrays) != set(names):
+            raise Diagnostic(
+                "E0901", f"the flow `{flow.name}` takes {', '.join(names) or 'nothing'}, but was given "
+                f"{', '.join(arrays) or 'nothing'}", flow.span,
+            )  # fmt: skip
+        values = {port.value: arrays[port.name] for port in flow.inputs}
+        for step in flow.steps:
+            results = self._step(step, [values[name] for name in step.operands])
+            values.update(zip(step.results, results, strict=True))
+        return {port.name: values[port.value] for port in flow.outputs}
+
+    def _step(self, step: Step, operands: list[Any]) -> list[Any]:
+        program = self.runner.program
+        if step.callee in program.stages:
+            return self._stage(program.stages[step.callee], operands)
+        signature = signature_of(program, step.callee)
+        arrays = dict(zip((o.name for o in signature.operands), operands, strict=True))
+        if step.callee in program.flows:
+            outputs = self.flow(program.flows[step.callee], arrays)
+        else:
+            entry = self.runner.runners[step.callee]
+            kept = {spec.name: self.states[spec.name] for spec in entry.optional if spec.name in self.states}
+            outputs = entry({**kept, **arrays}, seed=self.seed)
+            graph = program.functions[step.callee]
+            self.states.update((i.name, outputs[i.name]) for i in graph.output_info if i.role == "state")
+        return [outputs[str(result.name)] for result in signature.results]
+
+    def _stage(self, stage: Stage, operands: list[Any]) -> list[Any]:
+        import numpy as np
+
+        signature = stage.signature
+        try:
+            found = self.functions[stage.name](*operands)
+        except Exception as error:
+            raise Diagnostic(
+                "E0914", f"the host stage `{stage.name}` failed: {type(error).__name__}: {error}", stage.span
+            ) from error
+        results = [np.asarray(value) for value in (found if isinstance(found, (tuple, list)) else [found])]
+        if len(results) != len(signature.results):
+            raise Diagnostic(
+                "E0914", f"the host stage `{stage.name}` gave {len(results)} result(s), and declares {len(signature.results)}",
+                stage.span,
+            )  # fmt: skip
+        # Operands and results together: a size that both show must be one.
+        shown = [Operand(f"result {i}", result.type) for i, result in enumerate(signature.results)]
+        whole = Signature(stage.name, (*signature.operands, *shown), (), ())
+        try:
+            whole.unify([_type(value) for value in (*operands, *results)], {}, span=stage.span)
+        except Diagnostic as error:
+            raise Diagnostic(
+                "E0914", f"the host stage `{stage.name}` does not keep to its types: {error.message}", stage.span
+            ) from error
+        return results
+
+
+def _type(value: Any) -> TensorType | None:
+    import numpy as np
+
+    array = np.asarray(value)
+    try:
+        return TensorType.of(DType.from_numpy(array.dtype), array.shape)
+    except KeyError:
+        raise Diagnostic("E0914", f"an array of {array.dtype} is no tensor") from None

@@ -1,0 +1,178 @@
+"""Programs of several entry points compiled: one set of weights, entries, flows, and host stages that nobody imports unasked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera as ts
+from tessera.ir.diagnostics import Diagnostic
+
+FILE = Path(__file__).parents[1] / "frontends" / "programs" / "chat.tess"
+IDS = np.arange(6).reshape(2, 3)
+
+
+def greedy(logits: np.ndarray) -> np.ndarray:
+    return logits.argmax(-1)[:, None]
+
+
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp(request.param) / "chat"
+    artifact = ts.compile(ts.load(FILE), target=request.param, output=out)
+    assert {row["entry"] for row in artifact.report.verified} == {"prefill", "step"}
+    return out
+
+
+def test_the_weights_are_written_once(folder: Path) -> None:
+    weights = [p for p in folder.iterdir() if p.name.startswith("weights")]
+    numbers = sum(int(np.prod([d.value for d in p.type.shape])) for p in ts.load(FILE).parameters().values())
+    pages = 4096 * (1 + len(ts.load(FILE).parameters()))
+    assert len(weights) == 1
+    assert 4 * numbers <= weights[0].stat().st_size <= 4 * numbers + pages
+    assert {p.name for p in folder.iterdir()} - {weights[0].name, "program.json", "prefill.onnx", "step.onnx"} == set()
+
+
+def test_entries_compute_the_same_as_each_model_alone(folder: Path) -> None:
+    chat: Any = ts.open(folder)
+    assert chat.entries == ["prefill", "step"]
+    alone = ts.compile(ts.load(FILE, "decoder", {"layers": 1}), target="torch", passes=[])
+    assert np.allclose(chat.prefill(ids=IDS)["output"], alone(IDS)["output"], atol=1e-5)
+    assert np.allclose(chat["prefill"](IDS)["output"], alone(IDS)["output"], atol=1e-5)
+    with pytest.raises(Diagnostic, match=r"E0521.*no entry point `prefil`(.|\n)*did you mean `prefill`"):
+        chat["prefil"]
+    with pytest.raises(AttributeError):
+        _ = chat.prefil
+
+
+def test_a_flow_threads_states(folder: Path) -> None:
+    chat: Any = ts.open(folder)
+    seen: list[int] = []
+
+    def counting(logits: np.ndarray) -> np.ndarray:
+        seen.append(len(logits))
+        return greedy(logits)
+
+    found = chat.run("answer", {"ids": IDS}, host={"sample": counting})
+    first = greedy(chat.prefill(ids=IDS)["output"])
+    length = chat.prefill(ids=IDS)["length"]
+    second = chat.step(ids=first, length=length)
+    assert seen == [2, 2]
+    assert np.array_equal(found["first"], first)
+    assert np.array_equal(found["second"], greedy(second["output"]))
+    assert second["length"].tolist() == [4, 4]
+
+
+def test_nothing_is_imported_unasked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chat_sampling.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+        "def greedy(logits):\n    return logits.argmax(-1)[:, None]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("chat_sampling", None)
+    chat: Any = ts.open(folder)
+    with pytest.raises(Diagnostic, match="E0913"):
+        chat.run("answer", {"ids": IDS})
+    assert not (tmp_path / "ran").exists()
+    assert "chat_sampling" not in sys.modules
+    assert chat.run("answer", {"ids": IDS}, allow_host=True)["first"].shape == (2, 1)
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda logits: logits, r"does not keep to its types: `result 0` of `sample` must be i64"),
+        (lambda logits: (logits, logits), r"gave 2 result\(s\), and declares 1"),
+        (lambda logits: 1 / 0, "failed: ZeroDivisionError"),
+        (lambda logits: logits.argmax(-1)[:1, None], "does not keep to its types: axis 0 of `result 0`"),
+        (lambda logits: np.array(["a"]), "is no tensor"),
+    ],
+)
+def test_a_host_stage_keeps_to_its_types(folder: Path, function: Any, message: str) -> None:
+    chat: Any = ts.open(folder)
+    with pytest.raises(Diagnostic, match=rf"E0914(.|\n)*{message}"):
+        chat.run("answer", {"ids": IDS}, host={"sample": function})
+
+
+def test_a_flow_says_what_it_takes(folder: Path) -> None:
+    chat: Any = ts.open(folder)
+    with pytest.raises(Diagnostic, match=r"E0901.*takes ids, but was given tokens"):
+        chat.run("first", {"tokens": IDS}, host={"sample": greedy})
+    with pytest.raises(Diagnostic, match=r"E0521.*no flow `anser`"):
+        chat.run("anser", {"ids": IDS})
+
+
+def test_a_missing_module_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "chat_sampling", None)
+    chat: Any = ts.open(folder)
+    with pytest.raises(Diagnostic, match=r"E0914.*cannot be imported from `chat_sampling:greedy`"):
+        chat.run("first", {"ids": IDS}, allow_host=True)
+
+
+def test_an_artifact_runs_before_it_is_saved(tmp_path: Path) -> None:
+    artifact: Any = ts.compile(ts.load(FILE), target="torch", verify=False)
+    assert artifact.entries == ["prefill", "step"]
+    assert artifact.prefill(IDS)["output"].shape == (2, 16)
+    assert artifact.run("first", {"ids": IDS}, host={"sample": greedy})["output"].shape == (2, 1)
+    with pytest.raises(Diagnostic, match="E0520"):
+        artifact(IDS)
+    artifact.save(tmp_path / "chat")
+    artifact.save(tmp_path / "chat")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").touch()
+    with pytest.raises(Diagnostic, match=r"E0010.*something else is there"):
+        artifact.save(tmp_path / "other")
+
+
+def test_a_target_of_one_entry_refuses() -> None:
+    with pytest.raises(Diagnostic, match=r"E0527.*the target mlir writes one entry point"):
+        ts.compile(ts.load(FILE), target="mlir")
+
+
+def test_a_folder_that_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "program.json").write_text("{}")
+    with pytest.raises(Diagnostic, match="E0014"):
+        ts.open(tmp_path)
+
+
+def test_torch_modules_share_their_parameters() -> None:
+    from tessera.backends.torch import build_program
+
+    network = build_program(ts.load(FILE), trainable=True)
+    assert network.entries == ["prefill", "step"]
+    assert len(list(network.parameters())) == len(ts.load(FILE).parameters())
+    network.prefill(ids=_tensor(IDS))["output"].sum().backward()
+    assert network["step"].head.weight.grad is not None
+    assert network["step"].head.weight is network["prefill"].head.weight
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+# Python -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_put_together_in_python() -> None:
+    made = {}
+    for name, size in (("short", 2), ("long", 5)):
+        with ts.model(name, doc=name.title()) as m:
+            x = m.input("x", f"float[B, {size}, 4]")
+            m.output(ts.std.nn.linear(x, out=3, name="head"))
+        made[name] = m
+    program = ts.program("both", made, doc="Two lengths.")
+    assert ts.loads(ts.source(program)) == program
+    assert list(program.parameters()) == ["head.weight", "head.bias"]
+    with ts.model("other") as m:
+        m.output(ts.std.nn.linear(m.input("x", "float[B, 4]"), out=5, name="head"))
+    with pytest.raises(Diagnostic, match=r"E0522.*the parameter `head.weight`"):
+        ts.program("both", {**made, "other": m})
+    with pytest.raises(Diagnostic, match="E0521"):
+        ts.program("none", {})
