@@ -146,10 +146,10 @@ class ProgramArtifact(Artifact):
 
     def run(
         self, flow: str, arrays: Mapping[str, Any], *, host: Mapping[str, Host] | None = None, allow_host: bool = False,
-        seed: int = 0,
+        seed: int = 0, sizes: Mapping[str, int] | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """The outputs of a flow; see :meth:`tessera.runtime.program.ProgramRunner.run`."""
-        return self.program.run(flow, arrays, host=host, allow_host=allow_host, seed=seed)
+        return self.program.run(flow, arrays, host=host, allow_host=allow_host, seed=seed, sizes=sizes)
 
     def _write(self, path: Path) -> None:
         self._target.write_program(self._built, path)

@@ -19,7 +19,9 @@ from .runner import Runner, by_name
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..ir.dims.dim import Dim
     from .inputs import InputSpec
+    from .states import Carrying
 
 Host = Callable[..., Any]
 
@@ -36,9 +38,19 @@ class Entry:
         """Names, dtypes and shapes of what it takes."""
         return self.runner.inputs
 
-    def __call__(self, *args: Any, seed: int = 0, **inputs: Any) -> dict[str, np.ndarray]:
-        """All outputs, taps and states by name. States are inputs that start from their initial values. Raises E09xx."""
-        return self.runner(by_name([*self.runner.inputs, *self.runner.optional], args, inputs), seed=seed)
+    def __call__(
+        self, *args: Any, seed: int = 0, sizes: Mapping[str, int] | None = None, **inputs: Any
+    ) -> dict[str, np.ndarray]:
+        """All outputs, taps and states by name. States are inputs that start from their initial values, at ``sizes`` where no
+        input tells. Raises E09xx."""
+        arrays = by_name([*self.runner.inputs, *self.runner.optional], args, inputs)
+        return self.runner(arrays, seed=seed, sizes=sizes)
+
+    def session(
+        self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> Carrying:
+        """A run of this entry point alone that carries its states from call to call: see :class:`.states.Carrying`."""
+        return self.runner.carrying(states=states, sizes=sizes, seed=seed)
 
     def __repr__(self) -> str:
         return f"<entry point {self.name}>"
@@ -92,7 +104,7 @@ class ProgramRunner:
 
     def run(
         self, flow: str, arrays: Mapping[str, Any], *, host: Mapping[str, Host] | None = None, allow_host: bool = False,
-        seed: int = 0,
+        seed: int = 0, sizes: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """The outputs of a flow by name. States start anew, and pass from each call of an entry point to the next.
 
@@ -101,6 +113,7 @@ class ProgramRunner:
             host: the functions of host stages by the stages' names; they take and give NumPy arrays.
             allow_host: import a stage's function by the name that the program has for it, where ``host`` does not give it.
             seed: for random inputs.
+            sizes: those that only states have, such as a capacity.
 
         Raises:
             Diagnostic: E0521 no such flow, E0913 a stage that nobody allowed, E0914 one that cannot be found, fails or gives
@@ -108,7 +121,7 @@ class ProgramRunner:
         """
         chosen = self._flow(flow)
         functions = self._functions(flow, host or {}, allow_host)
-        return _Run(self, functions, seed).flow(chosen, arrays)
+        return _Run(self, functions, seed, sizes or {}).flow(chosen, arrays)
 
     def _functions(self, flow: str, given: Mapping[str, Host], allow: bool) -> dict[str, Host]:
         """The function of every stage that a flow comes to, found before anything runs."""
@@ -134,7 +147,7 @@ class FlowRunner:
         self.metadata = program.metadata
         self.optional: list[InputSpec] = []
         self.outputs = [port.name for port in flow.outputs]
-        self.shapes = {port.name: port.type.shape for port in flow.inputs}
+        self.shapes: Mapping[str, tuple[Dim, ...]] = {port.name: port.type.shape for port in flow.inputs}
         self.selects = any(runner.selects for runner in program.runners.values())
 
     @property
@@ -151,9 +164,20 @@ class FlowRunner:
         """Whether every entry point takes these sizes, of the symbols that it has under the same name."""
         return all(runner.holds(sizes) for runner in self._program.runners.values())
 
-    def __call__(self, arrays: Mapping[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+    def __call__(
+        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """Its outputs by name; see :meth:`ProgramRunner.run`."""
-        return self._program.run(self._flow.name, arrays, allow_host=self._allow_host, seed=seed)
+        return self._program.run(self._flow.name, arrays, allow_host=self._allow_host, seed=seed, sizes=sizes)
+
+    def carrying(
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
+    ) -> Carrying:
+        """A flow starts its states anew in each run. Raises E0520."""
+        raise Diagnostic(
+            "E0520", f"the flow `{self._flow.name}` starts its states anew in each run, so that no session carries them",
+            help="a session is of one entry point: `program[\"step\"].session()`",
+        )  # fmt: skip
 
 
 def _imported(stage: Stage, allowed: bool) -> Host:
@@ -179,10 +203,13 @@ def _imported(stage: Stage, allowed: bool) -> Host:
 class _Run:
     """One run of a flow: the states as they are now."""
 
-    def __init__(self, runner: ProgramRunner, functions: Mapping[str, Host], seed: int) -> None:
+    def __init__(
+        self, runner: ProgramRunner, functions: Mapping[str, Host], seed: int, sizes: Mapping[str, int]
+    ) -> None:
         self.runner = runner
         self.functions = functions
         self.seed = seed
+        self.sizes = sizes
         self.states: dict[str, Any] = {}
 
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,8 +236,9 @@ class _Run:
         else:
             entry = self.runner.runners[step.callee]
             kept = {spec.name: self.states[spec.name] for spec in entry.optional if spec.name in self.states}
-            outputs = entry({**kept, **arrays}, seed=self.seed)
             graph = program.functions[step.callee]
+            sizes = {name: size for name, size in self.sizes.items() if name in graph.symbols()}
+            outputs = entry({**kept, **arrays}, seed=self.seed, sizes=sizes)
             self.states.update((i.name, outputs[i.name]) for i in graph.output_info if i.role == "state")
         return [outputs[str(result.name)] for result in signature.results]
 
