@@ -14,12 +14,13 @@ from ..ir.program import Flow, Program, Stage, Step
 from ..ir.signature import Operand, Signature
 from ..ir.types import DType, TensorType
 from ..ir.wiring import signature_of
+from .inputs import fit_array
+from .ports import Demands, Port, Ports
 from .runner import Runner, by_name
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..ir.dims.dim import Dim
     from .inputs import InputSpec
     from .states import Carrying
 
@@ -145,20 +146,10 @@ class FlowRunner:
         self._allow_host = allow_host
         self._flow = flow
         self.metadata = program.metadata
-        self.optional: list[InputSpec] = []
         self.outputs = [port.name for port in flow.outputs]
-        self.shapes: Mapping[str, tuple[Dim, ...]] = {port.name: port.type.shape for port in flow.inputs}
+        self.ports = ports_of(flow)
+        self.inputs, self.optional = self.ports.inputs, self.ports.optional
         self.selects = any(runner.selects for runner in program.runners.values())
-
-    @property
-    def inputs(self) -> list[InputSpec]:
-        """Names, dtypes and shapes of what it takes."""
-        from .inputs import InputSpec
-
-        return [
-            InputSpec(p.name, p.type.dtype.name, tuple(str(d) if d.value is None else d.value for d in p.type.shape))
-            for p in self._flow.inputs
-        ]
 
     def holds(self, sizes: dict[str, int]) -> bool:
         """Whether every entry point takes these sizes, of the symbols that it has under the same name."""
@@ -178,6 +169,12 @@ class FlowRunner:
             "E0520", f"the flow `{self._flow.name}` starts its states anew in each run, so that no session carries them",
             help="a session is of one entry point: `program[\"step\"].session()`",
         )  # fmt: skip
+
+
+def ports_of(flow: Flow) -> Ports:
+    """The inputs of a flow, which are checked as those of a model are."""
+    ports = (Port(p.name, p.type.dtype, p.type.shape, span=p.span) for p in flow.inputs)
+    return Ports(flow.name, ports, [Demands(None, {}, ())], {}, f"the flow `{flow.name}`")
 
 
 def _imported(stage: Stage, allowed: bool) -> Host:
@@ -213,13 +210,11 @@ class _Run:
         self.states: dict[str, Any] = {}
 
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        names = [port.name for port in flow.inputs]
-        if set(arrays) != set(names):
-            raise Diagnostic(
-                "E0901", f"the flow `{flow.name}` takes {', '.join(names) or 'nothing'}, but was given "
-                f"{', '.join(arrays) or 'nothing'}", flow.span,
-            )  # fmt: skip
-        values = {port.value: arrays[port.name] for port in flow.inputs}
+        ports = ports_of(flow)
+        ports.check_names(arrays)
+        given = {name: fit_array(ports.by_name[name].spec, array, nan=True) for name, array in arrays.items()}
+        ports.sizes({name: array.shape for name, array in given.items()})
+        values = {port.value: given[port.name] for port in flow.inputs}
         for step in flow.steps:
             results = self._step(step, [values[name] for name in step.operands])
             values.update(zip(step.results, results, strict=True))
