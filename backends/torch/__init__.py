@@ -62,6 +62,9 @@ def build_program(
     >>> chat = build_program(program, trainable=True)                            # doctest: +SKIP
     >>> chat.prefill(ids=ids)["output"].sum().backward()                         # doctest: +SKIP
     """
+    from ...runtime.weights.bind import Bound, bind
     from .module import build_program_module
 
+    if weights is not None and not isinstance(weights, Bound):
+        weights = bind(program.everything(), weights, recipes=program.recipes)
     return build_program_module(program, weights, seed=seed, trainable=trainable, claims=claims)

@@ -84,9 +84,7 @@ def parameter_path(full_name: str) -> str:
 _count = itertools.count()
 
 
-def build_module(
-    graph: Graph, weights: Bound | None, *, seed: int, trainable: bool, claims: bool
-) -> TesseraModule:
+def build_module(graph: Graph, weights: Bound | None, *, seed: int, trainable: bool, claims: bool) -> TesseraModule:
     """See :func:`tessera.backends.torch.build`."""
     bound = initialise(graph, seed) if weights is None else weights
     program = Program(graph, parameter_path, claims=claims)
@@ -120,13 +118,10 @@ class ProgramModule(nn.Module):
 
 
 def build_program_module(
-    program: Module, weights: Mapping[str, Any] | None, *, seed: int, trainable: bool, claims: bool
+    program: Module, weights: Bound | None, *, seed: int, trainable: bool, claims: bool
 ) -> ProgramModule:
     """See :func:`tessera.backends.torch.build_program`."""
-    whole = program.everything()
-    bound = (
-        initialise(whole, seed) if weights is None else weights if isinstance(weights, Bound) else bind(whole, weights)
-    )
+    bound = initialise(program.everything(), seed) if weights is None else weights
     made: dict[str, TesseraModule] = {}
     shared: dict[str, Tensor] = {}
     for entry, graph in program.functions.items():

@@ -57,7 +57,8 @@ class Torch(Target):
     def open_program(
         self, program: Module, folder: Path, readers: Readers, *, threads: int | None = None
     ) -> dict[str, TorchRunner]:
-        from ...runtime.weights.bind import bind, open_weights
+        from ...runtime.weights.bind import bind
+        from ...runtime.weights.open import open_weights
         from . import build_program
         from .runner import TorchRunner
 
