@@ -166,17 +166,7 @@ def _conv_transpose(
 def _grouped_mm(
     i: Import, x: Value, weight: Value, ends: Value | None = None, bias: Value | None = None, dtype: Any = None
 ) -> Value:
-    """Rows of x [S, K] sorted by expert, times the matrix of their expert: weight [E, K, N], ends [E] of the groups.
-
-    All experts see every row, masked, so that no size depends on values.
-    """
+    """Rows of x [S, K] sorted by expert, times the matrix of their expert: weight [E, K, N], ends [E] of the groups."""
     if ends is None or x.type.rank != 2 or weight.type.rank != 3 or bias is not None or dtype is not None:
         raise Unsupported("a grouped product of another form")
-    rows, (experts, inner, outer) = x.type.shape[0], weight.type.shape
-    group = i.op("searchsorted", ends, i.op("iota", n=rows, dtype=ends.type.dtype), right=True)
-    mine = i.op("eq", i.op("unsqueeze", group, axis=1), i.op("iota", n=experts, dtype=i64))
-    spread = i.op("mul", i.op("unsqueeze", x, axis=1), i.op("unsqueeze", i.cast(mine, x.type.dtype), axis=2))
-    note = "experts are computed densely: every expert sees every token"
-    if note not in i.notes:
-        i.notes.append(note)
-    return i.op("matmul", i.reshape(spread, [rows, experts * inner]), i.reshape(weight, [experts * inner, outer]))
+    return i.op("grouped_matmul", x, weight, i.cast(ends, i64))
