@@ -96,6 +96,9 @@ def test_compile_blocks_and_the_command_line_offer_it(toy: None, spec: Path, tmp
     spec.write_text(SCALED)
     assert "wrote" in run("compile", spec, "--width", 5, "-o", out)
     assert out.read_text().startswith("00000 ")
+    np.save(tmp_path / "x.npy", np.ones((1, 4), "f4"))
+    assert "float32[1, 4]" in run("run", out, "-i", f"x={tmp_path / 'x.npy'}")
+    assert "by_suffix.dump" in run("bench", out, "--rounds", 1)
 
 
 @pytest.mark.parametrize(("name", "target"), [("a.onnx", "onnx"), ("a.safetensors", "torch"), ("a.mlir", "mlir")])
