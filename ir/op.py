@@ -138,6 +138,7 @@ class Composite:
         doc: its ``##`` text.
         decl: the declaration's syntax tree, opaque here; the printer writes it back.
         instantiate: makes the body for given operand types and complete attributes.
+        record_statics: the static fields of each record that such a body returns.
     """
 
     signature: Signature
@@ -145,6 +146,7 @@ class Composite:
     doc: str
     decl: Any
     instantiate: Callable[[Sequence[TensorType | None], Attrs], Graph]
+    record_statics: Callable[[Graph], list[Attrs]] = lambda body: []
     family: str = "composite"
 
     @property

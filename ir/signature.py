@@ -30,13 +30,15 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class RecordDef:
-    """A record's declaration: dimension parameters, tensor fields, and static fields (name -> static kind)."""
+    """A record's declaration: dimension parameters, tensor fields, static fields (name -> static kind), and what those of
+    them are that may be left out."""
 
     name: str
     module: str
     dims: tuple[str, ...]
     fields: tuple[tuple[str, Pattern], ...]
     statics: tuple[tuple[str, str], ...] = ()
+    defaults: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,12 +215,12 @@ B_ = [Name("B")]
         ("const a = b", ast.Const("a", b)),
         ("record R { }", ast.Record("R", [], [])),
         (
-            "record R[B, N] { static a: bool, b: f32[B] c: i64[B] }",
+            "record R[B, N] { static a: bool = true, b: f32[B] c: i64[B] }",
             ast.Record(
                 "R",
                 ["B", "N"],
                 [
-                    ast.Field("a", TypeExpr("bool"), True),
+                    ast.Field("a", TypeExpr("bool"), True, ast.Bool(True)),
                     ast.Field("b", F32),
                     ast.Field("c", TypeExpr("i64", B_)),
                 ],

@@ -37,7 +37,7 @@ def test_zoo(path: Path) -> None:
 CONSTRUCTS = {
     "records, local ops and lets": """
         ## A pair.
-        record Pair[B, T] { static sorted: bool  a: f32[B, T]  b: i64[B, T] }
+        record Pair[B, T] { static sorted: bool = false  a: f32[B, T]  b: i64[B, T] }
 
         op shrink(x: float[B, T], p: Pair[B, T], *, r: int) -> (float[B, T - r], Pair[B, T - r]) {
             require r <= T // 2, "r is too large"

@@ -114,6 +114,14 @@ CASES = {
         {"x": _x(3), "y": _x(3, seed=1)},
         lambda x, y: (x, -x * y),
     ),
+    "a static field that is left out": Case(
+        "record Scale[B] { static negative: bool = true  by: f32[B] }\n"
+        "op scaled(x: f32[B], s: Scale[B]) -> f32[B] { return where(s.negative, -x, x) * s.by }\n"
+        "model m(x: f32[B], s: Scale[B]) -> (f32[B], f32[B], f32[B]) {\n"
+        "    return scaled(x, s), scaled(x, Scale(by=x)), scaled(x, Scale(by=x, negative=false))\n}",
+        {"x": _x(3), "s_by": _x(3, seed=1)},
+        lambda x, s_by: (-x * s_by, -x * x, x * x),
+    ),
     "functions are compared by name": Case(
         "record Acted[B] { static act: fn  x: f32[B] }\n"
         "op run(r: Acted[B], *, other: fn? = none) -> f32[B] {\n"

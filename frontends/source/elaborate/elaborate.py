@@ -132,7 +132,10 @@ class Elaborator:
             def instantiate(types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
                 return self.body(declared, types, attrs)
 
-            found = Composite(signature, declared.unit.module, node.doc or "", node, instantiate)
+            found = Composite(
+                signature, declared.unit.module, node.doc or "", node, instantiate,
+                record_statics=lambda body: self._record_statics[id(body)],
+            )  # fmt: skip
             self._composites[id(node)] = found
             self._by_node[id(node)] = declared
         return found

@@ -30,6 +30,8 @@ def construct(calls: Calls, frame: Frame, declared: Declared, arguments: list[Ar
         if name in given:
             raise Diagnostic("E0406", f"the field `{name}` is given twice", where)
         given[name] = (value, where)
+    for name, value in record.defaults:
+        given.setdefault(name, (value, span))
     missing = [n for n in names if n not in given]
     if missing:
         raise Diagnostic("E0404", f"the record {record.name} needs a value for `{missing[0]}`", span)

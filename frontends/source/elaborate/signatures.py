@@ -42,6 +42,7 @@ class Signatures:
         if found is None:
             fields = []
             statics = []
+            defaults = []
             seen: set[str] = set()
             for name, where in [(d, node.span) for d in node.dims] + [(f.name, f.span) for f in node.fields]:
                 if name in seen:
@@ -51,6 +52,12 @@ class Signatures:
                 if item.static:
                     self._check_static(item.name, item.type, item.span)
                     statics.append((item.name, item.type.name))
+                    if item.default is not None:
+                        value = self.elaborator.static(declared.unit, item.default, {})
+                        value = self.elaborator.calls.static_value(
+                            item.type.name, item.type.optional, value, node.name, item.name, item.default.span
+                        )
+                        defaults.append((item.name, value))
                     continue
                 pattern = self.pattern(declared.unit, item.type)
                 if not isinstance(pattern, Pattern):
@@ -72,7 +79,8 @@ class Signatures:
                     "E0310", f"the record `{node.name}` holds no tensor", node.span,
                     help="static values alone are static parameters, after `*`",
                 )  # fmt: skip
-            found = RecordDef(node.name, declared.unit.module, tuple(node.dims), tuple(fields), tuple(statics))
+            module, dims = declared.unit.module, tuple(node.dims)
+            found = RecordDef(node.name, module, dims, tuple(fields), tuple(statics), tuple(defaults))
             self._records[id(node)] = found
         return found
 
@@ -96,7 +104,10 @@ class Signatures:
             operands.append(Operand(param.name, pattern, optional))
             if isinstance(pattern, RecordPattern):
                 record = pattern.record
-                statics += [Static(f"{param.name}.{n}", kind, optional=optional) for n, kind in record.statics]
+                known = dict(record.defaults)
+                statics += [
+                    Static(f"{param.name}.{n}", kind, known.get(n, REQUIRED), optional) for n, kind in record.statics
+                ]
         for param in node.statics:
             self._check_static(param.name, param.type, param.span)
             default = REQUIRED if param.default is None else self._default(unit, node.name, param)

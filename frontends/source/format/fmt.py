@@ -153,7 +153,8 @@ class _Formatter(ExpressionFormatter):
 
     def _field(self, node: ast.Field) -> None:
         static = "static " if node.static else ""
-        self._line([f"{static}{node.name}: ", self.type(node.type)], end_of(node.span))
+        default = [] if node.default is None else [" = ", self.expr(node.default)]
+        self._line([f"{static}{node.name}: ", self.type(node.type), *default], end_of(node.span))
 
     def _function(self, node: ast.Function) -> None:
         # Up to the results: a comment after the last parameter belongs to it.

@@ -338,7 +338,8 @@ class _Printer(RegionPrinter):
         ):
             return bases[0]
         args = [ast.Arg(name, expr) for (name, _), expr in zip(record.fields, exprs, strict=True)]
-        args += [ast.Arg(name, self._static(statics[name])) for name, _ in record.statics]
+        kept = [(n, statics[n]) for n, _ in record.statics if (n, statics[n]) not in record.defaults]
+        args += [ast.Arg(name, self._static(value)) for name, value in kept]
         return ast.Call(ast.Name(self._imported(record.module, record.name)), args)
 
 

@@ -211,11 +211,12 @@ class Const(Node):
 
 @dataclass(slots=True)
 class Field(Node):
-    """A field of a record; a ``static`` one has a static type."""
+    """A field of a record; a ``static`` one has a static type, and may have a default."""
 
     name: str
     type: TypeExpr
     static: bool = False
+    default: Expr | None = None
 
 
 @dataclass(slots=True)

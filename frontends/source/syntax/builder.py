@@ -79,8 +79,10 @@ class AstBuilder(ProgramBuilder):
     def field(self, i: int, j: int, name: str, _colon: str, type_: ast.TypeExpr) -> ast.Field:
         return ast.Field(name, type_, span=self.span(i, j))
 
-    def field_static(self, i: int, j: int, _static: str, name: str, _colon: str, type_: ast.TypeExpr) -> ast.Field:
-        return ast.Field(name, type_, True, span=self.span(i, j))
+    def field_static(
+        self, i: int, j: int, _static: str, name: str, _colon: str, type_: ast.TypeExpr, *default: Any
+    ) -> ast.Field:
+        return ast.Field(name, type_, True, default[-1] if default else None, span=self.span(i, j))
 
     def function(
         self,
