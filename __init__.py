@@ -129,6 +129,18 @@ def _resolve(qualified: str, kind: str) -> Composite:
     return frontend.resolve(qualified, kind)
 
 
+def _resolve_local(path: str, name: str, module: Module | None) -> Composite:
+    from .frontends import source as frontend
+
+    return frontend.resolve_local(path, name, module)
+
+
+def _resolve_ops(qualified: str) -> list[Composite]:
+    from .frontends import source as frontend
+
+    return frontend.resolve_ops(qualified)
+
+
 def _resolve_rule(name: str, module: Module) -> Rule:
     from .frontends import source as frontend
 
@@ -142,6 +154,7 @@ def _resolve_rules(qualified: str) -> dict[str, Rule]:
 
 
 _library.set_resolver(_resolve)
+_library.set_op_resolvers(_resolve_local, _resolve_ops)
 _library.set_rule_resolver(_resolve_rule, _resolve_rules)
 
 _LAZY = {"model", "use", "Model", "Record", "Tensor"}

@@ -144,10 +144,11 @@ def _raising(source: Source) -> list[PassSpec]:
 
 def _others(source: Source, after: Module, options: Options, folder: Path, tell: Progress) -> dict[str, Candidate]:
     """What the result is compared with: the original, and the two graphs that say what merging is worth."""
-    from ..passes.tokens.baselines import fixed_indices, merges, random_dropping
+    from ..passes.tokens.baselines import fixed_indices, random_dropping
+    from ..passes.tokens.stream import reductions
 
     wanted = {} if source.file else {ORIGINAL: source.module}
-    if merges(after):
+    if any(reductions(after.graph)):
         wanted |= {FIXED: fixed_indices(after), RANDOM: random_dropping(after)}
     files = {ORIGINAL: Candidate(source.file, None)} if source.file else {}
     for what, module in wanted.items():

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 RAISING = tuple(f"std.recover.{n}" for n in ("decomposed", "primitives", "variants", "scores", "attention"))
 
 _resolver: Callable[[str, str], Composite] | None = None
+_local_resolver: Callable[[str, str, Module | None], Composite] | None = None
+_ops_resolver: Callable[[str], list[Composite]] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None
 _rules_resolver: Callable[[str], dict[str, Rule]] | None = None
 
@@ -37,6 +39,33 @@ def function(qualified: str) -> Composite:
     if _resolver is None:
         raise RuntimeError("no frontend is loaded: import tessera first")
     return _resolver(qualified, "fn")
+
+
+def set_op_resolvers(
+    local: Callable[[str, str, Module | None], Composite], of_module: Callable[[str], list[Composite]]
+) -> None:
+    """Called once by the package: ``local("mine.tess", "score", module)`` is an op of a user's file, ``of_module("std.token")``
+    are all of a shipped module."""
+    global _local_resolver, _ops_resolver
+    _local_resolver, _ops_resolver = local, of_module
+
+
+def local_composite(path: str, name: str, module: Module | None) -> Composite:
+    """The op of a user's file, looked for beside the module's and in the working directory; the module declares it from now on.
+
+    Raises:
+        Diagnostic: E0001 when there is no such file, E0201 when it declares no such op.
+    """
+    if _local_resolver is None:
+        raise RuntimeError("no frontend is loaded: import tessera first")
+    return _local_resolver(path, name, module)
+
+
+def ops_of(qualified: str) -> list[Composite]:
+    """The ops that a shipped module declares. Raises Diagnostic E0202 without it."""
+    if _ops_resolver is None:
+        raise RuntimeError("no frontend is loaded: import tessera first")
+    return _ops_resolver(qualified)
 
 
 def set_rule_resolver(resolver: Callable[[str, Module], Rule], of_module: Callable[[str], dict[str, Rule]]) -> None:

@@ -18,6 +18,7 @@ def option(
     least: float | None = None,
     most: float | None = None,
     check: Callable[[Any], str | None] | None = None,
+    hidden: bool = False,
 ) -> Any:
     """A field of a pass or a target.
 
@@ -25,8 +26,10 @@ def option(
         doc: one line for ``tessera passes``.
         least, most: bounds of a number, or of every number in a list.
         check: returns what is wrong with a value that types and bounds admit, or None.
+        hidden: holds what is no option of its own name.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most, "check": check})
+    metadata = {"doc": doc, "least": least, "most": most, "check": check, "hidden": hidden}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ def options_of(cls: type) -> dict[str, Option]:
     return {
         f.name: Option(f.name, hints[f.name], f.default, f.metadata.get("doc", ""))
         for f in dataclasses.fields(cls)
-        if f.init
+        if f.init and not f.metadata.get("hidden")
     }
 
 
@@ -81,7 +84,24 @@ def check_values(
     Raises:
         Diagnostic: of ``codes``.
     """
-    known = options_of(cls)
+    values = checked(options_of(cls), owner, given, span, codes, places)
+    places = places or {}
+    for field in dataclasses.fields(cls):
+        problem = _out_of_range(field, values[field.name]) if field.name in values else None
+        if problem:
+            raise Diagnostic(codes.range, f"`{field.name}` of {owner} {problem}", places.get(field.name, span))
+    return values
+
+
+def checked(
+    known: Mapping[str, Option],
+    owner: str,
+    given: Mapping[str, Any],
+    span: Span | None,
+    codes: Mistakes,
+    places: Mapping[str, Span] | None = None,
+) -> dict[str, Any]:
+    """The given values in the types of the ``known`` options. Raises Diagnostic of ``codes``."""
     values: dict[str, Any] = {}
     places = places or {}
     for name, value in given.items():
@@ -95,10 +115,6 @@ def check_values(
             message = f"`{name}` of {owner} must be {known[name].kind}, but is {show_value(value)}"
             raise Diagnostic(codes.type, message, place, help=known[name].doc or None)
         values[name] = converted
-    for field in dataclasses.fields(cls):
-        problem = _out_of_range(field, values[field.name]) if field.name in values else None
-        if problem:
-            raise Diagnostic(codes.range, f"`{field.name}` of {owner} {problem}", places.get(field.name, span))
     return values
 
 

@@ -35,7 +35,7 @@ from ..ir.recipe_functions import Typed
 from ..ir.types import TensorType
 from ..ir.verifier import verify
 from ..ir.wiring import check_shared
-from .options import check_options
+from .options import Option, check_options
 from .report import Report
 
 ENTRY_POINTS = "tessera.passes"
@@ -71,6 +71,12 @@ class Pass:
 
     def ensures(self, before: Module, after: Module) -> None:
         """Raise :class:`BrokenContract` when the result is not what this pass promises; asked under ``verify_each``."""
+
+    @classmethod
+    def further_options(cls, spec: PassSpec) -> dict[str, Option] | None:
+        """Options that only the values of others bring with them, for a pass with a field ``further`` that holds what is given;
+        None when only :meth:`run` can tell, which then checks them."""
+        return {}
 
     @classmethod
     def summary(cls) -> str:

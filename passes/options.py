@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..ir.options import Mistakes, Option, check_values, convert, describe, option, options_of
+from ..ir.options import Mistakes, Option, check_values, checked, convert, describe, option, options_of
 
 if TYPE_CHECKING:
     from ..ir.compiling import PassSpec
     from .engine import Pass
 
-__all__ = ["Option", "check_options", "convert", "describe", "option", "options_of"]
+_CODES = Mistakes("E0702", "E0703", "E0704")
+
+__all__ = ["Option", "check_further", "check_options", "convert", "describe", "option", "options_of"]
 
 
 def check_options(cls: type[Pass], spec: PassSpec) -> dict[str, Any]:
@@ -19,5 +22,21 @@ def check_options(cls: type[Pass], spec: PassSpec) -> dict[str, Any]:
     Raises:
         Diagnostic: E0702 unknown option, E0703 wrong type, E0704 out of range; with the place of ``spec``.
     """
-    codes = Mistakes("E0702", "E0703", "E0704")
-    return check_values(cls, f"the pass `{cls.name}`", spec.options, spec.span, codes, spec.places)
+    known = options_of(cls)
+    own = {n: v for n, v in spec.options.items() if n in known}
+    values = check_values(cls, f"the pass `{cls.name}`", own, spec.span, _CODES, spec.places)
+    others = {n: v for n, v in spec.options.items() if n not in known}
+    further = cls.further_options(spec) if others else {}
+    if others:
+        if further is not None:
+            others = check_further(cls, known | further, others, spec)
+        values["further"] = tuple(sorted(others.items()))
+    return values
+
+
+def check_further(
+    cls: type[Pass], known: Mapping[str, Option], given: Mapping[str, Any], spec: PassSpec | None = None
+) -> dict[str, Any]:
+    """The given values in the types of the options that are ``known``. Raises E0702, E0703."""
+    span, places = (None, None) if spec is None else (spec.span, spec.places)
+    return checked(known, f"the pass `{cls.name}`", given, span, _CODES, places)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...ir.pattern import Rule
     from ...ir.recipe import Recipe
     from .elaborate.elaborate import Elaborator
-    from .elaborate.library import Library, Unit
+    from .elaborate.library import Declared, Library, Unit
     from .syntax import ast
 
 
@@ -96,6 +96,62 @@ def resolve(qualified: str, kind: str = "op") -> Composite:
         own = [n for n, d in unit.names.items() if isinstance(d.node, ast.Function) and d.node.kind == kind]
         raise Diagnostic("E0201", f"`{module}` declares no {kind} `{name}`", help=did_you_mean(name, own))
     return elaborator.composite(declared)
+
+
+def resolve_ops(qualified: str) -> list[Composite]:
+    """The ops that a shipped module declares, in order. Raises Diagnostic E0202 when there is no such module."""
+    elaborator = shared_elaborator()
+    return [elaborator.composite(d) for d in _ops(elaborator.library.std(qualified)).values()]
+
+
+def resolve_local(path: str, name: str, module: Module | None) -> Composite:
+    """An op of a user's file, which is looked for beside the module's file, then in the working directory. The module declares
+    it from now on, so that it prints.
+
+    Raises:
+        Diagnostic: E0001 when there is no such file, E0201 when it declares no such op, E0204 when the module has another
+            declaration of that name.
+    """
+    from .elaborate.elaborate import Elaborator
+    from .elaborate.gather import gather_ops
+
+    folders = [Path.cwd()] if module is None or module.path is None else [Path(module.path).parent, Path.cwd()]
+    found = next((folder / path for folder in folders if (folder / path).is_file()), None)
+    if found is None:
+        looked = " or ".join(dict.fromkeys(f"`{folder}`" for folder in folders))
+        raise Diagnostic("E0001", f"there is no file `{path}` in {looked}")
+    elaborator = Elaborator(_library())
+    unit = elaborator.library.file(found)
+    ops = _ops(unit)
+    if name not in ops:
+        raise Diagnostic(
+            "E0201", f"`{path}` declares no op `{name}`",
+            help=did_you_mean(name, ops) or f"its ops are {', '.join(ops) or 'none'}",
+        )  # fmt: skip
+    op = elaborator.composite(ops[name])
+    if module is not None:
+        declarations, uses = gather_ops(elaborator, unit, [ops[name]])
+        for own, declaration in declarations.items():
+            if module.locals.setdefault(own, declaration) != declaration:
+                raise Diagnostic(
+                    "E0204", f"`{own}` is declared in `{path}` and, as something else, in the model's file",
+                    ops[name].node.span, help="give one of them another name",
+                )  # fmt: skip
+        for alias, target in uses.items():
+            if module.uses.setdefault(alias, target) != target:
+                raise Diagnostic(
+                    "E0204", f"`{alias}` means one thing in `{path}` and another in the model's file",
+                    ops[name].node.span, help=f"use it under another name: `use {target[0]} ({target[1]} as …)`",
+                )  # fmt: skip
+    return op
+
+
+def _ops(unit: Unit) -> dict[str, Declared]:
+    """The ops that a unit declares itself."""
+    from .syntax import ast
+
+    local = ((n, d) for n, d in unit.names.items() if unit.local(n))
+    return {n: d for n, d in local if isinstance(d.node, ast.Function) and d.node.kind == "op"}
 
 
 def resolve_rule(name: str, module: Module) -> Rule:

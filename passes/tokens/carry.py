@@ -1,7 +1,7 @@
 """Which stage of a shrinking token stream a value is at, and what it is at another one.
 
 A padding mask follows by the sizes, a rotary table by position, a bias or window of pairs of places by the positions of both,
-a feature as an average over what was merged.
+a feature as an average over what was merged. What a pass before computed from a token map is computed from the later map.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
-from ...ir.library import composite
-from . import streams as flow
-from .streams import Origins, Stream
+from . import stage as flow
+from .stream import Origins, Stage, Stream, map_leaves, map_operand
 
-# One axis of a value that belongs to a stream: (axis, stream, how many of its first tokens are cut off).
-TokenAxis = tuple[int, Stream, int]
+# One axis of a value that belongs to a stream: (axis, stream, how many of its first tokens are cut off, its stage in the graph
+# as it was given).
+TokenAxis = tuple[int, Stream, int, Stage]
 # Ops that put what masks say together; of numbers 0 and 1 too.
 _CONNECTIVES = frozenset({"logical_and", "logical_or", "logical_not", "mul", "cast"})
-# The streams that a node meets, and at which stage, by identity.
-Targets = dict[int, tuple[Stream, int]]
+# Which stage a node meets instead of one that it was given.
+Targets = dict[Stage, tuple[Stream, Stage]]
 
 
 class CannotFollow(Exception):
@@ -36,21 +36,29 @@ class CannotFollow(Exception):
 class Carrier:
     """The stages of all values of one graph, whose ``streams`` are known by their axis classes."""
 
-    def __init__(self, graph: Graph, axes: Axes, streams: dict[Axis, Stream], origins: Origins) -> None:
+    def __init__(self, graph: Graph, axes: Axes, streams: list[Stream], origins: Origins) -> None:
         self.graph, self.axes, self.streams, self.origins = graph, axes, streams, origins
-        self._stage: dict[tuple[Value, int], int] = {}
-        self._views: dict[Axis, tuple[Stream, int]] = {}
+        self._stage: dict[tuple[Value, Stream], Stage] = {}
+        self._views: dict[Axis, tuple[Stream, int, Stage]] = {}
         self._carried: dict[tuple[Any, ...], Value] = {}
+        # Which class each stage that was in the graph already has.
+        self._roots = [(s.tokens, s, s.stages[0]) for s in streams]
+        self._roots += [((stage.map.size, 1), s, stage) for s in streams for stage in s.stages[1:]]
         self.find_views()
 
     def find_views(self) -> None:
-        """Classes that are a stream without its first tokens: `x[:, 1:]`."""
-        for root, stream in self.streams.items():
-            self._views[self.axes.find(*root)] = (stream, 0)
+        """Classes that are a stage of a stream, or without its first tokens: `x[:, 1:]`."""
+        for root, stream, stage in self._roots:
+            self._views[self.axes.find(*root)] = (stream, 0, stage)
         for cut in self.axes.cuts:
             seen = self._views.get(self.axes.find(*cut.source))
             if seen is not None:
-                self._views.setdefault(self.axes.find(*cut.result), (seen[0], seen[1] + cut.start))
+                stream, first, stage = seen
+                self._views.setdefault(self.axes.find(*cut.result), (stream, first + cut.start, stage))
+
+    def view(self, axis: Axis) -> tuple[Stream, int, Stage] | None:
+        """The stream that an axis class is, how many of its first tokens are cut off, and its stage as given."""
+        return self._views.get(self.axes.find(*axis))
 
     def token_axes(self, value: Value) -> list[TokenAxis]:
         """The axes of a value that are tokens of a stream."""
@@ -61,68 +69,144 @@ class Carrier:
                 found.append((axis, *view))
         return found
 
-    def stage(self, value: Value, stream: Stream) -> int:
-        """How many merges the tokens of ``value`` have been through."""
-        return self._stage.get((value, id(stream)), 0)
+    def stage(self, value: Value, stream: Stream) -> Stage:
+        """The stage at which a value has the tokens of a stream."""
+        known = self._stage.get((value, stream))
+        if known is not None:
+            return known
+        return next((given for _, s, _, given in self.token_axes(value) if s is stream), stream.stages[0])
+
+    def is_feature(self, value: Value, stream: Stream) -> bool:
+        return bool(self.origins.of(value) & stream.inputs)
 
     def align(self, node: Node, targets: Targets) -> None:
         """Carry every operand to the stages at which this node meets the streams."""
         for i, value in enumerate(node.inputs):
             if value is None:
                 continue
-            for stream, stage in targets.values():
-                if any(s is stream for _, s, _ in self.token_axes(value)) and self.stage(value, stream) != stage:
+            for given, (stream, stage) in targets.items():
+                tokens = any(g is given for _, s, _, g in self.token_axes(value))
+                made_of = given in self.origins.maps(value) and not self.is_feature(value, stream)
+                if (tokens and not self._is_at(value, stream, given, stage)) or (made_of and not tokens):
                     value = self.carry(value, stream, stage, node)
                     node.set_input(i, value)
+        first = map_leaves(node.op)
+        if first is not None:
+            self._take_facts(node, first)
 
-    def carry(self, value: Value, stream: Stream, to: int, node: Node) -> Value:
+    def _take_facts(self, node: Node, first: int) -> None:
+        """The facts of the map that a node takes now."""
+        size = node.inputs[first + 1]
+        stage = next((s for stream in self.streams for s in stream.stages if s.tokens and s.map.size is size), None)
+        if stage is not None:
+            node.attrs.update(stage.facts.attrs(map_operand(node.op)))
+
+    def _is_at(self, value: Value, stream: Stream, given: Stage, stage: Stage) -> bool:
+        """Whether a value's tokens are those of a stage, and as many."""
+        sizes = [value.type.shape[a] + first for a, _, first, g in self.token_axes(value) if g is given]
+        return self.stage(value, stream) is stage and all(size == stage.count for size in sizes)
+
+    def carry(self, value: Value, stream: Stream, to: Stage, node: Node) -> Value:
         """``value`` at stage ``to`` of ``stream``, for ``node`` to read. Raises CannotFollow."""
         rank = max(v.type.rank for v in (value, *node.outputs)) if node.op.family == "elementwise" else value.type.rank
         # In front of its first reader: later readers come later in the order.
         return self._at(value, stream, to, rank, Builder(self.graph).before(node))
 
-    def _at(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
-        if all(s is not stream for _, s, _ in self.token_axes(value)):
+    def _at(self, value: Value, stream: Stream, to: Stage, rank: int, builder: Builder) -> Value:
+        made_of = not self.origins.maps(value).isdisjoint(stream.stages)
+        if not made_of and all(s is not stream for _, s, _, _ in self.token_axes(value)):
             return value
-        key = (value, id(stream), to, rank)
+        key = (value, stream, to, rank)
         if key not in self._carried:
             self._carried[key] = self._carry(value, stream, to, rank, builder)
         return self._carried[key]
 
-    def _carry(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
-        places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
+    def _carry(self, value: Value, stream: Stream, to: Stage, rank: int, builder: Builder) -> Value:
+        places = [(axis, first) for axis, s, first, _ in self.token_axes(value) if s is stream]
+        stage = self.stage(value, stream)
+        is_feature = value.type.dtype.kind == "float" and self.is_feature(value, stream)
+        made_of = [s for s in self.origins.maps(value) if s in stream.stages and s is not to]
+        if made_of and not self.is_feature(value, stream):
+            # Of the stages that it is made of, the last is the one that it is at.
+            last = made_of[0]
+            for other in made_of[1:]:
+                last = stream.later(last, other)
+            return self._remade(value, stream, stage if stage in made_of and stage.node else last, to, builder)
         if len(places) > 1:
             return self._carry_pairs(value, stream, to, rank, builder)
-        (axis, first), stage = places[0], self.stage(value, stream)
+        axis, first = places[0]
+        original = stage is stream.stages[0]
         batch = self.batch(value, stream, axis)
         self._check_batch(value, stream, axis, batch, rank)
+        source = value, axis
         if batch is None and rank > value.type.rank:
             value = builder.op("unsqueeze", value, axis=tuple(range(rank - value.type.rank)))
             axis += value.type.rank - (value.node.inputs[0].type.rank)  # type: ignore[union-attr]
-        is_feature = value.type.dtype.kind == "float" and self.origins.of(value) & stream.inputs
         if (
-            stage == 0
+            original
             and stream.padding is not None
             and flow.trace_mask(value, self.origins, stream)[0] is stream.padding[0]
         ):
             out = self._carried_mask(value, stream, axis, first, batch or 0, to, builder)
         elif value.node is not None and value.node.op.qualified == "full":
-            shape = with_size(value.node.attrs["shape"], axis, stream.counts[to] - first)
+            shape = with_size(value.node.attrs["shape"], axis, to.count - first)
             out = builder.op("full", **{**value.node.attrs, "shape": shape})
-        elif is_feature and batch == 0 and first == 0:
-            out = flow.merge_mean(stream, value, axis, stage, to, builder)
-        elif is_feature or stage or batch not in (0, None):
+        elif is_feature and batch == 0 and first == 0 and stage is not to:
+            out = flow.reduced(stream, value, axis, stage, to, builder)
+        elif is_feature or not original or batch not in (0, None):
             raise CannotFollow(f"{shown(value)} comes from before the merge, and cannot be carried to merged tokens")
         else:
             out = flow.pick(value, axis, flow.vector(stream, to, "position", first, builder), batch == 0, builder)
-        self._adopt(out, axis, stream, first, to)
+        self._adopt(out, axis, source, stream, to)
         return out
 
-    def _carry_pairs(self, value: Value, stream: Stream, to: int, rank: int, builder: Builder) -> Value:
+    def _remade(self, value: Value, stream: Stream, old: Stage, to: Stage, builder: Builder) -> Value:
+        """What was computed from the map of one stage, computed from that of another."""
+        if old not in self.origins.maps(value):
+            return value
+        key = (value, old, to, "remade")
+        if key not in self._carried:
+            for was, now in zip(old.map.fields, to.map.fields, strict=True):
+                if was is value:
+                    return now
+            node = value.node
+            assert node is not None
+            inputs = [v and self._remade(v, stream, old, to, builder) for v in node.inputs]
+            attrs = {**node.attrs, **self._patched(node, {old: (stream, to)})}
+            if map_leaves(node.op) is not None:
+                attrs |= to.facts.attrs(map_operand(node.op))
+            if node.attrs.get("segments") == old.count:
+                attrs["segments"] = to.count
+            for was, now in zip(node.outputs, builder.multi(node.op, *inputs, **attrs), strict=True):
+                now.name = was.name
+                self._take_over(was, now, stream, to)
+                self._carried[was, old, to, "remade"] = now
+        return self._carried[key]
+
+    def _patched(self, node: Node, targets: Targets) -> dict[str, Any]:
+        """Token counts that an op has in its attributes, as they become."""
+        attrs: dict[str, Any] = {}
+        now = node.attrs
+        for axis, _, first, given in self.token_axes(node.output):
+            if given not in targets:
+                continue
+            count = targets[given][1].count - first
+            if node.op.qualified in ("reshape", "expand", "full"):
+                attrs["shape"] = with_size(attrs["shape"] if attrs else now["shape"], axis, count)
+            elif node.op.qualified == "rearrange" and node.attrs["axes"]:
+                name = node.attrs["pattern"].partition("->")[2].replace("(", " ( ").split()
+                if "(" not in name[: axis + 1]:
+                    sizes = attrs["axes"] if attrs else now["axes"]
+                    attrs["axes"] = tuple((n, plain(count) if n == name[axis] else d) for n, d in sizes)
+            elif node.op.qualified.startswith("segment_") and "segments" in node.attrs:
+                attrs["segments"] = plain(count)
+        return attrs
+
+    def _carry_pairs(self, value: Value, stream: Stream, to: Stage, rank: int, builder: Builder) -> Value:
         """What says something of pairs of places: a relative position bias, a window. A merged token stands where the token is
         that the others were merged into."""
         node, origins, floats = value.node, self.origins.of(value), value.type.dtype.kind == "float"
-        if self.stage(value, stream) or (floats and origins & stream.inputs):
+        if self.stage(value, stream) is not stream.stages[0] or (floats and origins & stream.inputs):
             raise CannotFollow(f"{shown(value)} compares tokens as they were before the merge, not places")
         says_padding = stream.padding is not None and origins & self.origins.of(stream.padding[0])
         if node is not None and node.op.qualified in _CONNECTIVES and says_padding and not floats:
@@ -139,7 +223,7 @@ class Carrier:
                 out = builder.op("expand", out, shape=tuple(map(plain, shape)))
                 self._take_over(value, out, stream, to)
             return out
-        places = [(axis, first) for axis, s, first in self.token_axes(value) if s is stream]
+        places = [(axis, first) for axis, s, first, _ in self.token_axes(value) if s is stream]
         batch = self.batch(value, stream, places[0][0])
         self._check_batch(value, stream, places[0][0], batch, rank)
         if batch not in (None, 0) or len(places) > 2:
@@ -164,19 +248,19 @@ class Carrier:
             or whole.type.shape[0] != stream.batch_size
         ):
             return None
-        tokens = [axis for axis, s, _ in self.token_axes(whole) if s is stream]
+        tokens = [axis for axis, s, _, _ in self.token_axes(whole) if s is stream]
         return row if all(row.type.shape[axis] == whole.type.shape[axis] for axis in tokens) else None
 
-    def _take_over(self, old: Value, new: Value, stream: Stream, stage: int) -> None:
+    def _take_over(self, old: Value, new: Value, stream: Stream, stage: Stage) -> None:
         """``new`` is ``old`` at ``stage``, perhaps with other rows and more axes in front."""
         shift = new.type.rank - old.type.rank
-        tokens = {axis for axis, s, _ in self.token_axes(old) if s is stream}
+        tokens = {axis for axis, s, _, _ in self.token_axes(old) if s is stream}
         for axis, (before, after) in enumerate(zip(old.type.shape, new.type.shape[shift:], strict=True)):
             if axis in tokens or before == after:
                 self.axes.join((old, axis), (new, axis + shift))
-        if new.type.shape[0] == stream.batch_size:
+        if new.type.rank and new.type.shape[0] == stream.batch_size:
             self.axes.join(stream.batch, (new, 0))
-        self._stage[new, id(stream)] = stage
+        self._stage[new, stream] = stage
         if new.node is not None:
             self.origins.add(new.node)
 
@@ -191,7 +275,7 @@ class Carrier:
             raise CannotFollow(f"{shown(value)} has no batch axis, but merging differs within a batch")
 
     def _carried_mask(
-        self, value: Value, stream: Stream, axis: int, first: int, batch: int, to: int, builder: Builder
+        self, value: Value, stream: Stream, axis: int, first: int, batch: int, to: Stage, builder: Builder
     ) -> Value:
         """The padding mask, or what was made from it, is true where a token's size is not 0."""
         assert stream.padding is not None
@@ -204,15 +288,12 @@ class Carrier:
         shape = with_size(with_size(value.type.shape, axis, out.type.shape[axis]), batch, stream.batch_size)
         return builder.op("expand", out, shape=shape)
 
-    def _adopt(self, value: Value, axis: int, stream: Stream, first: int, stage: int) -> None:
-        """Say what a value that this pass made is: tokens along ``axis``, at ``stage``."""
-        for root, view in self._views.items():
-            if view[0] is stream and view[1] == first:
-                self.axes.join(root, (value, axis))
-                break
+    def _adopt(self, value: Value, axis: int, like: Axis, stream: Stream, stage: Stage) -> None:
+        """Say what a value that this pass made is: tokens along ``axis``, as those of ``like``, at ``stage``."""
+        self.axes.join(like, (value, axis))
         if value.type.shape[0] == stream.batch_size and axis != 0:
             self.axes.join(stream.batch, (value, 0))
-        self._stage[value, id(stream)] = stage
+        self._stage[value, stream] = stage
         if value.node is not None:
             self.origins.add(value.node)
 
@@ -224,35 +305,47 @@ class Carrier:
                 return i
         return 0 if stream.batch_size == 1 and axis > 0 and value.type.shape[0] == 1 else None
 
-    def adopt_merged(self, x: Value, y: Value, stream: Stream) -> None:
-        """``y`` is ``x`` after one more merge."""
+    def brought(
+        self, value: Value, axis: int, like: Axis, stream: Stream, stage: Stage, to: Stage, builder: Builder
+    ) -> Value:
+        """A feature that this pass made, with the tokens of ``like`` along ``axis``, from ``stage`` to ``to``."""
+        if stage is to:
+            return value
+        out = flow.reduced(stream, value, axis, stage, to, builder)
+        self._adopt(out, axis, like, stream, to)
+        return out
+
+    def adopt_reduced(self, x: Value, y: Value, stream: Stream, stage: Stage) -> None:
+        """``y`` is ``x`` after one more reduction, which made ``stage``."""
         for axis in range(x.type.rank):
             self.axes.join((x, axis), (y, axis))
-        self._adopt(y, 1, stream, 0, stream.stage)
+        self._adopt(y, 1, (x, 1), stream, stage)
 
     def unmerged(self, value: Value, builder: Builder) -> Value:
-        """``value`` with every original token given what its merged token has."""
+        """``value`` with every original token given what its reduced token has."""
         key = (value, "unmerged")
         if key not in self._carried:
             self._carried[key] = self._unmerged(value, builder)
         return self._carried[key]
 
     def _unmerged(self, value: Value, builder: Builder) -> Value:
-        for axis, stream, first in self.token_axes(value):
+        for axis, stream, first, _ in self.token_axes(value):
             stage = self.stage(value, stream)
-            if stage == 0:
+            if stage is stream.stages[0]:
                 continue
             if self.batch(value, stream, axis) != 0:
                 raise Diagnostic(
                     "E0710", f"{shown(value)} has no batch axis in front, so that its tokens cannot be restored"
                 )
             if value.type.rank == 3 and axis == 1 and first == 0:
-                back = builder.op(composite("std.token.unmerge"), value, *stream.maps[stage].fields)
+                back = flow.unmerged(value, stage, builder)
             else:
                 back = builder.op(
                     "take", value, flow.vector(stream, stage, "source", first, builder), axis=axis, batch=1
                 )
-            self._adopt(back, axis, stream, first, 0)
+            # The class of the original tokens, so far as they were cut off in the same way.
+            views = ((root, view) for root, view in self._views.items() if view == (stream, first, stream.stages[0]))
+            self._adopt(back, axis, next((root for root, _ in views), (back, axis)), stream, stream.stages[0])
             value = back
         return value
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...ir.analysis.along import Along, Bodies, along
-from ...ir.analysis.axes import Axes, Axis
+from ...ir.analysis.axes import Axes
 from ...ir.analysis.cost import ATTENTION
 from ...ir.builder import Builder, reinfer
 from ...ir.diagnostics import Diagnostic, Note
@@ -19,9 +19,9 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops.contraction import parse_einsum
 from ...ir.types import TensorType, f32
 from ..tidy.inline import instantiate, splice
-from . import streams as flow
-from .carry import CannotFollow, Carrier, Targets, plain, resized, shown, with_size
-from .streams import Origins, Stream
+from . import stage as flow
+from .carry import CannotFollow, Carrier, Targets, resized, shown
+from .stream import Origins, Stage, Stream, facts_of, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
 
@@ -30,19 +30,21 @@ class Follower(Carrier):
     """Brings everything in a graph to the stages of the tokens that it meets.
 
     Args:
-        protect: how many first tokens stay where they are.
         proportional: whether attention counts a merged key as often as its size says.
         restore: whether what cannot follow gets unmerged tokens instead of being an error.
+        fit: makes a reduction that was in the graph already fit the fewer tokens of the stage that it meets.
     """
 
     def __init__(
-        self, graph: Graph, axes: Axes, streams: dict[Axis, Stream], origins: Origins, *, protect: int,
-        proportional: bool, restore: bool,
+        self, graph: Graph, axes: Axes, streams: list[Stream], origins: Origins, *, proportional: bool, restore: bool,
+        fit: Callable[[Node, Stage], None],
     ) -> None:  # fmt: skip
         super().__init__(graph, axes, streams, origins)
-        self.protect, self.proportional, self.restore = protect, proportional, restore
+        self.proportional, self.restore, self._fit = proportional, restore, fit
         self.restored: list[Node] = []
         self._bodies = Bodies()
+        self._reductions = {s.node: (stream, s) for stream in streams for s in stream.stages if s.node is not None}
+        self._counts = {stage: stage.count for stream in streams for stage in stream.stages}
 
     # Walking -----------------------------------------------------------------------------------------------------
 
@@ -55,13 +57,16 @@ class Follower(Carrier):
     def visit(self, node: Node) -> None:
         """Bring one node's operands to one stage and infer its types anew."""
         targets = self._targets(node)
+        if node in self._reductions:
+            self._reduce_again(node, targets)
+            return
         if not targets:
             return
         operands, attrs = list(node.inputs), dict(node.attrs)
         try:
             self._follow(node, targets)
         except CannotFollow as problem:
-            if not self.restore:
+            if not self.restore or any(given.node is not None for given in targets):
                 raise self._error(node, problem, targets) from None
             # What was carried before it failed would be restored less exactly than what it was carried from.
             node.attrs = attrs
@@ -70,29 +75,47 @@ class Follower(Carrier):
             self._unmerge_operands(node)
 
     def _targets(self, node: Node) -> Targets:
-        """The stages > 0 at which the node meets streams."""
+        """The stages at which the node meets streams, where they are not those that it was given."""
         targets: Targets = {}
         for value in node.inputs:
-            for _, stream, _ in self.token_axes(value) if value is not None else ():
+            for _, stream, _, given in self.token_axes(value) if value is not None else ():
                 stage = self.stage(value, stream)  # type: ignore[arg-type]
-                if stage > targets.get(id(stream), (stream, 0))[1]:
-                    targets[id(stream)] = (stream, stage)
+                if stage is not given or stage.resized:
+                    so_far = targets.get(given, (stream, given))[1]
+                    targets[given] = (stream, stream.later(stage, so_far))
         return targets
+
+    def _reduce_again(self, node: Node, targets: Targets) -> None:
+        """A reduction that was there already: it meets the tokens that are left now, and removes as many as it did."""
+        stream, stage = self._reductions[node]
+        stream.current = stage
+        if not targets:
+            return
+        self.align(node, targets)
+        self._fit(node, stream.stages[stream.stages.index(stage) - 1])
+        reinfer(node)
+        count = node.output.type.shape[1]
+        stage.resized = count != stage.count
+        stage.count, stage.facts = count, facts_of(node)
 
     def _follow(self, node: Node, targets: Targets) -> None:
         def axes_of(value: Value) -> list[int]:
-            return [axis for axis, stream, _ in self.token_axes(value) if id(stream) in targets]
+            return [axis for axis, _, _, given in self.token_axes(value) if given in targets]
 
         if node.op.qualified == ATTENTION:
             self._attention(node, targets)
+            return
+        if self._reads_map(node, targets):
+            self.align(node, targets)
+            self._retype(node, targets)
             return
         kind = along(node, axes_of, self.axes)
         if kind is Along.MIXED:
             raise CannotFollow(f"`{node.op.name}` depends on the places of the tokens, which merging changes")
         if kind is Along.CUT:
-            self._check_cut(node)
+            self._check_cut(node, targets)
         inside = kind is Along.INSIDE and node.op.qualified != MEAN_POOL
-        if inside and not self._bodies.each(node, self._original_types(node), axes_of):
+        if inside and not self._bodies.each(node, self._given_types(node), axes_of):
             self._inline(node)
             return
         if node.op.qualified == MEAN_POOL:
@@ -104,8 +127,20 @@ class Follower(Carrier):
             node = self._weighted(node, targets)
         self._retype(node, targets)
 
+    def _reads_map(self, node: Node, targets: Targets) -> bool:
+        """Whether a node follows as it is when it reads another token map: an op on the map, or an index that is made of it."""
+        if map_leaves(node.op) is not None:
+            return True
+        name = node.op.qualified
+        if name not in ("take", "gather", "segment_sum") or node.inputs[0] is None or node.inputs[1] is None:
+            return False
+        maps = self.origins.maps(node.inputs[1])
+        if name == "segment_sum":
+            return bool(maps) and self.origins.extensive(node.inputs[0])
+        return any(given in maps for given in targets)
+
     def _retype(self, node: Node, targets: Targets) -> None:
-        self._patch_shape(node, targets)
+        node.attrs |= self._patched(node, targets)
         try:
             reinfer(node)
         except Diagnostic as error:
@@ -113,31 +148,16 @@ class Follower(Carrier):
                 node, CannotFollow(f"`{node.op.name}` does not fit merged tokens: {error.message}"), targets
             ) from error
         for value in node.outputs:
-            for _, stream, _ in self.token_axes(value):
-                if id(stream) in targets:
-                    self._stage[value, id(stream)] = targets[id(stream)][1]
-
-    def _patch_shape(self, node: Node, targets: Targets) -> None:
-        """Token counts that an op has in its attributes."""
-        for axis, stream, first in self.token_axes(node.output):
-            if id(stream) not in targets:
-                continue
-            count = stream.counts[targets[id(stream)][1]] - first
-            if node.op.qualified in ("reshape", "expand"):
-                node.attrs["shape"] = with_size(node.attrs["shape"], axis, count)
-            elif node.op.qualified == "rearrange" and node.attrs["axes"]:
-                name = node.attrs["pattern"].partition("->")[2].replace("(", " ( ").split()
-                if "(" not in name[: axis + 1]:
-                    node.attrs["axes"] = tuple(
-                        (n, plain(count) if n == name[axis] else d) for n, d in node.attrs["axes"]
-                    )
+            for _, stream, _, given in self.token_axes(value):
+                if given in targets:
+                    self._stage[value, stream] = targets[given][1]
 
     # What sums, cuts and attention become ---------------------------------------------------------------------------
 
     def _weights(self, value: Value, targets: Targets, axis: int, builder: Builder) -> Value:
         """The sizes of the tokens along one axis of ``value``, to multiply it with."""
-        stream, first = next((s, f) for a, s, f in self.token_axes(value) if a == axis)
-        size = flow.vector(stream, targets[id(stream)][1], "size", first, builder)
+        stream, first, given = next((s, f, g) for a, s, f, g in self.token_axes(value) if a == axis)
+        size = flow.vector(stream, targets[given][1], "size", first, builder)
         batch = self.batch(value, stream, axis)
         if batch is None and stream.batch_size != 1:
             raise CannotFollow(f"{shown(value)} has no batch axis, but sizes differ within a batch")
@@ -146,13 +166,17 @@ class Follower(Carrier):
 
     def _weighted(self, node: Node, targets: Targets) -> Node:
         """A sum over tokens counts each as often as its size says; a mean is divided by the sizes."""
+        if not any(stream.weighs(stage) for stream, stage in targets.values()):
+            return node
         builder = Builder(self.graph).before(node)
         if node.op.qualified in ("einsum", "matmul"):
             self._weighted_contraction(node, targets, builder)
             return node
         value = node.inputs[0]
         assert value is not None
-        summed = [a for a, s, _ in self.token_axes(value) if id(s) in targets and a in node.attrs["axis"]]
+        if self.origins.extensive(value):
+            return node
+        summed = [a for a, _, _, given in self.token_axes(value) if given in targets and a in node.attrs["axis"]]
         if len(summed) > 1:
             raise CannotFollow(f"{shown(value)} is summed over pairs of tokens")
         weights = self._weights(value, targets, summed[0], builder)
@@ -180,6 +204,8 @@ class Follower(Carrier):
 
     def _weighted_contraction(self, node: Node, targets: Targets, builder: Builder) -> None:
         values = [v for v in node.inputs if v is not None]
+        if any(map(self.origins.extensive, values)):
+            return
         if node.op.qualified == "matmul":
             rows = [(values[0], values[0].type.rank - 1), (values[1], values[1].type.rank - 2)]
             groups = {"k": rows}
@@ -191,7 +217,7 @@ class Follower(Carrier):
                     if name not in out:
                         groups.setdefault(name, []).append((value, axis))
         for rows in groups.values():
-            tokens = [(v, a) for v, a in rows if any(x == a and id(s) in targets for x, s, _ in self.token_axes(v))]
+            tokens = [(v, a) for v, a in rows if any(x == a and g in targets for x, _, _, g in self.token_axes(v))]
             if tokens:
                 value, axis = min(tokens, key=lambda row: row[0].type.rank)
                 product = builder.op("mul", value, self._weights(value, targets, axis, builder))
@@ -201,39 +227,48 @@ class Follower(Carrier):
                         node.set_input(i, product)
                         break
 
-    def _check_cut(self, node: Node) -> None:
-        """Only the protected first tokens keep their places: they may be taken, or all but they."""
+    def _check_cut(self, node: Node, targets: Targets) -> None:
+        """Only tokens that every reduction keeps at their ends may be taken, or all but the first of them."""
         value, axis = node.inputs[0], node.attrs["axis"]
         assert value is not None
-        first = next(f for a, _, f in self.token_axes(value) if a == axis)
+        first, given = next((f, g) for a, _, f, g in self.token_axes(value) if a == axis)
+        stream, stage = targets[given]
         start, stop, step = (node.attrs[name] for name in ("start", "stop", "step"))
-        kept = self.protect - first
+        protect, last = stream.kept(stage)
+        kept = protect - first
         reach = start if stop is None else stop
-        if step == 1 and isinstance(start, int) and isinstance(reach, int) and start >= 0 and 0 <= reach <= kept:
-            return
+        if step == 1 and isinstance(start, int) and isinstance(reach, int):
+            if start >= 0 and 0 <= reach <= kept:
+                return
+            if -last <= start < 0 and (stop is None or start < stop < 0):
+                return
         ends = ["" if at is None or at == 0 else str(at) for at in (start, stop)]
         one = stop is not None and as_dim(stop) == as_dim(start) + 1
         taken = f"number {start}" if one else f"[{':'.join(ends)}]"
-        fixed = ("no token keeps its place", "only the first token keeps its place", "only the first two keep theirs")[
-            kept
-        ]
-        tokens = ("class token", "class and distillation tokens", "")[self.protect]
-        near = tokens and start in (self.protect, self.protect + 1)
-        help = f"protect={self.protect + 1} keeps the {tokens} in front" if near else None
+        names = {0: "no token keeps its place", 1: "only the first token keeps its place"}
+        fixed = names.get(kept, f"only the first {'two' if kept == 2 else kept} keep theirs")
+        help = None
+        if isinstance(start, int) and start in (protect, protect + 1):
+            tokens = {0: "class token", 1: "class and distillation tokens"}.get(protect, f"first {protect + 1} tokens")
+            help = f"protect={protect + 1} keeps the {tokens} in front"
         raise CannotFollow(
-            f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={self.protect}", help
+            f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={protect}", help
         )
 
     def _mean_pool(self, node: Node, targets: Targets) -> None:
         """`mean_pool(x, weight)`: each token weighs as much as the tokens in it."""
         x, weight = node.inputs
         assert x is not None
-        stream, first = next((s, f) for axis, s, f in self.token_axes(x) if axis == 1)
+        stream, first, given = next((s, f, g) for axis, s, f, g in self.token_axes(x) if axis == 1)
+        stage = targets[given][1]
         if weight is not None and self._is_padding(weight, stream):
             node.set_input(1, None)
+        weighed = weight is not None and self.origins.extensive(weight)
         self.align(node, targets)
+        if weighed or not stream.weighs(stage):
+            return
         builder = Builder(self.graph).before(node)
-        size = flow.vector(stream, targets[id(stream)][1], "size", first, builder)
+        size = flow.vector(stream, stage, "size", first, builder)
         size = size if x.type.dtype == f32 else builder.op("cast", size, dtype=x.type.dtype)
         weight = node.inputs[1]
         node.set_input(1, size if weight is None else builder.op("mul", weight, size))
@@ -243,37 +278,54 @@ class Follower(Carrier):
         return stream.padding is not None and flow.trace_mask(value, self.origins, stream) == stream.padding
 
     def _attention(self, node: Node, targets: Targets) -> None:
-        if node.attrs["causal"]:
-            raise CannotFollow("causal attention needs tokens in their places")
-        if node.attrs["row"] is not None and not 0 <= node.attrs["row"] < self.protect:
-            raise CannotFollow(f"the attention of query number {node.attrs['row']} is asked for by place")
-        k, mask = node.inputs[1], node.inputs[3]
+        k, mask, row = node.inputs[1], node.inputs[3], node.attrs["row"]
         assert k is not None
-        keys = next(((s, f) for axis, s, f in self.token_axes(k) if axis == 2 and id(s) in targets), None)
+        for stream, stage in targets.values():
+            if node.attrs["causal"] and not all(s.facts.ordered and not s.facts.merged for s in stream.until(stage)):
+                raise CannotFollow("causal attention needs tokens in their places")
+            first, last = stream.kept(stage)
+            if row is not None and not -last <= row < first:
+                raise CannotFollow(f"the attention of query number {row} is asked for by place")
+        keys = next(((s, f, g) for axis, s, f, g in self.token_axes(k) if axis == 2 and g in targets), None)
         builder = Builder(self.graph).before(node)
         if mask is not None and keys is not None and self._is_padding(mask, keys[0]):
             # What it says is in the sizes.
             node.set_input(3, None)
         self.align(node, targets)
         if keys is not None:
-            stream, first = keys
-            stage = targets[id(stream)][1]
+            stream, first, given = keys
+            stage = targets[given][1]
             if first:
                 raise CannotFollow("attention over a part of merged tokens is not supported")
-            if self.proportional:
-                sizes = flow.log_size(stream, stage, k.type.dtype, builder)
-                bias = node.inputs[4]
-                node.set_input(4, sizes if bias is None else builder.op("add", bias, sizes))
-            elif stream.padding is not None and node.inputs[3] is None:
+            bias = node.inputs[4]
+            if self.proportional and any(s.facts.merged for s in stream.until(stage)):
+                if bias is None or not self._knows_sizes(bias, stage):
+                    sizes = flow.log_size(stream, stage, k.type.dtype, builder)
+                    node.set_input(4, sizes if bias is None else builder.op("add", bias, sizes))
+            elif (
+                stream.padding is not None and node.inputs[3] is None and not (bias and self._knows_sizes(bias, stage))
+            ):
                 node.set_input(3, flow.valid_mask(stream, stage, builder))
         self._retype(node, targets)
+
+    def _knows_sizes(self, bias: Value, stage: Stage) -> bool:
+        """Whether a bias has the sizes of a stage in it: those that a pass before gave it, made anew."""
+        pending = [bias]
+        while pending:
+            node = pending.pop().node
+            if node is None or node.op is None:
+                continue
+            if stage.map.size in node.inputs:
+                return True
+            pending += [v for v in node.inputs if v is not None and stage in self.origins.maps(v)]
+        return False
 
     def _inline(self, node: Node) -> None:
         """A composite that does more than walk its tokens: its body is followed instead.
 
         The body is made for the original tokens, so that what it makes of their number (``iota(T)``) means places.
         """
-        body = instantiate(node, self._original_types(node))
+        body = instantiate(node, self._given_types(node))
         classes = Axes(body)
         copies = splice(node, body)
         for value, copy in copies.items():
@@ -290,13 +342,13 @@ class Follower(Carrier):
             self.origins.add(made)
             self.visit(made)
 
-    def _original_types(self, node: Node) -> list[TensorType | None]:
-        """The operand types before any token was merged."""
+    def _given_types(self, node: Node) -> list[TensorType | None]:
+        """The operand types before this pass merged any token."""
         types: list[TensorType | None] = []
         for value in node.inputs:
             shape = None if value is None else value.type.shape
-            for axis, stream, first in self.token_axes(value) if value is not None else ():
-                shape = resized(shape, axis, stream.length - first)  # type: ignore[arg-type]
+            for axis, _, first, given in self.token_axes(value) if value is not None else ():
+                shape = resized(shape, axis, self._counts[given] - first)  # type: ignore[arg-type]
             types.append(None if value is None else TensorType(value.type.dtype, shape))  # type: ignore[arg-type]
         return types
 
@@ -316,7 +368,7 @@ class Follower(Carrier):
         for axis in range(old.type.rank):
             self.axes.link(old, axis, new, axis)
         for stream, stage in targets.values():
-            self._stage[new, id(stream)] = stage
+            self._stage[new, stream] = stage
 
     def _replace(self, node: Node, by: Node) -> None:
         self.origins.add(by)
@@ -328,12 +380,13 @@ class Follower(Carrier):
         self.graph.remove(node)
 
     def _error(self, node: Node, problem: CannotFollow, targets: Targets) -> Diagnostic:
-        stream, stage = next(iter(targets.values()))
+        _, stage = next(iter(targets.values()))
+        behind = stage.behind or stage.node
         return Diagnostic(
             "E0710",
             f"{problem}",
             node.span,
-            notes=[Note("the tokens were merged behind this attention", stream.merged_at[stage - 1].span)],
+            notes=[Note("the tokens were merged behind this attention", behind.span if behind is not None else None)],
             help=problem.help
             or "give it unmerged tokens with `restore=true`, or merge only in blocks behind it with `blocks=[…]`",
         )

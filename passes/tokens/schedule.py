@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from ...ir.dims.dim import Dim, as_dim, const, dim_max, dim_min, prove_ge
+from .method import Limits
 
-# The fewest tokens that can be matched.
-FEWEST = 2
+# Sizes at which a share is told from a number.
+_LARGE = 10**9
 
 
 @dataclass(frozen=True)
@@ -17,42 +19,86 @@ class Schedule:
     """What each of ``count`` blocks removes.
 
     Args:
+        limits: how many tokens the method lets go.
         r: tokens for each block (an entry a block), or a share of those present; None when ``keep`` says.
-        keep: the share of the first block's tokens that is left after the last block, removed in equal parts.
+        keep: the share of the first block's tokens that is left after the last block, removed in equal parts as far as the
+            limits allow; where a block may not remove as much as its part, the blocks before it remove more.
+        stay: instead of both: how many tokens are left at the first block.
         strict: whether an entry that is too large is an error rather than cut.
+        among: whether others remove tokens between these blocks.
     """
 
     count: int
-    r: tuple[int, ...] | float | None
+    limits: Limits
+    r: tuple[int, ...] | float | None = None
     keep: float | None = None
+    stay: int | None = None
     strict: bool = False
+    among: bool = False
 
-    def left(self, index: int, present: Dim, first: Dim, protect: int) -> Dim:
+    def left(self, index: int, present: Dim, first: Dim) -> Dim:
         """How many of ``present`` tokens block ``index`` leaves; ``first`` is how many there were before any block.
 
-        Of a number that only run time knows at least :data:`FEWEST` are left, since one token has none to be compared with.
+        Of a number that only run time knows at least as many are left as the method needs.
 
         Raises:
             TooMany: when the entry is certainly larger than the tokens allow.
         """
-        left = self._left(index, present, first, protect)
-        return left if left is present or left.value is not None else _larger(left, const(FEWEST))
+        left = self._left(index, present, first)
+        return left if left is present or left.value is not None else larger(left, const(self.limits.fewest))
 
-    def _left(self, index: int, present: Dim, first: Dim, protect: int) -> Dim:
-        cap = (present - protect) // 2
+    def _left(self, index: int, present: Dim, first: Dim) -> Dim:
+        cap = self.limits.cap(present)
+        if self.stay is not None:
+            return larger(smaller(as_dim(self.stay), present), present - cap)
         if self.keep is not None:
-            gone = 1 - exact(self.keep)
-            wanted = first - (first * (index + 1) * gone.numerator) // (self.count * gone.denominator)
+            wanted = self._wanted(index, first)
             # Never more than are present: each block before left at least what it wanted, which was more.
-            return _larger(wanted, present - cap)
+            return larger(smaller(wanted, present) if self.among else wanted, present - cap)
         if isinstance(self.r, float):
             share = exact(self.r)
-            return present - _smaller((present * share.numerator) // share.denominator, cap)
+            return present - smaller((present * share.numerator) // share.denominator, cap)
         assert self.r is not None
         r = as_dim(self.r[index])
         if self.strict and prove_ge(r, cap + 1):
             raise TooMany(int(r), present, cap)
-        return present - _smaller(r, cap)
+        return present - smaller(r, cap)
+
+    def _wanted(self, index: int, first: Dim) -> Dim:
+        """The tokens that ``keep`` leaves behind one block, in equal parts or as the limits force it."""
+        assert self.keep is not None
+        gone = 1 - exact(self.keep)
+        share = self.shares[index]
+        if share == 1 - gone * (index + 1) / self.count:
+            return first - (first * (index + 1) * gone.numerator) // (self.count * gone.denominator)
+        return first - (first * (1 - share).numerator) // (1 - share).denominator
+
+    @cached_property
+    def shares(self) -> list[Fraction]:
+        """The share of the first tokens that ``keep`` leaves behind each block.
+
+        Raises:
+            Unreachable: when as much as every block may remove is not enough.
+        """
+        assert self.keep is not None
+        keep, cap = exact(self.keep), self.limits.cap(as_dim(_LARGE)).value
+        assert cap is not None
+        least = 1 - Fraction(cap, _LARGE).limit_denominator(1000)
+        shares = [keep]
+        for index in range(self.count - 2, -1, -1):
+            equal = 1 - (1 - keep) * (index + 1) / self.count
+            shares.append(min(equal, shares[-1] / least) if least else equal)
+        if shares[-1] < least:
+            raise Unreachable(least**self.count)
+        return shares[::-1]
+
+
+class Unreachable(Exception):
+    """``keep`` asks for less than ``least``, what is left when every block removes as much as it may."""
+
+    def __init__(self, least: Fraction) -> None:
+        super().__init__(f"at least {float(least):.3g} of the tokens stay")
+        self.least = least
 
 
 class TooMany(Exception):
@@ -63,12 +109,12 @@ class TooMany(Exception):
         self.r, self.present, self.cap = r, present, cap
 
 
-def _smaller(a: Dim, b: Dim) -> Dim:
+def smaller(a: Dim, b: Dim) -> Dim:
     """``min(a, b)``, decided where sizes of at least 1 decide it."""
     return b if prove_ge(a, b) else a if prove_ge(b, a) else dim_min(a, b)
 
 
-def _larger(a: Dim, b: Dim) -> Dim:
+def larger(a: Dim, b: Dim) -> Dim:
     return a if prove_ge(a, b) else b if prove_ge(b, a) else dim_max(a, b)
 
 

@@ -13,7 +13,10 @@ from tessera.ir.verifier import verify
 from tessera.passes.engine import apply, registry
 
 ZOO = sorted((Path(__file__).resolve().parents[2] / "specs" / "zoo").glob("*.tess"))
-OPTIONS = {"merge_tokens": [{"r": 4, "protect": 2}, {"keep": 0.6, "protect": 2, "restore": True}]}
+OPTIONS = {
+    "merge_tokens": [{"r": 4, "protect": 2}, {"keep": 0.6, "protect": 2, "restore": True}],
+    "prune_tokens": [{"r": 4}, {"keep": 0.6, "restore": True}, {"method": "random", "k": 7}],
+}
 # A rewrite needs rules, which these files do not declare; tests/passes/rewrite/test_rewrite.py has its round trips.
 PASSES = sorted(set(registry()) - {"rewrite"})
 

@@ -33,8 +33,17 @@ def gather(
     return _Gathering(elaborator, graphs, unit, name).result()
 
 
+def gather_ops(
+    elaborator: Elaborator, unit: Unit, ops: Sequence[Declared]
+) -> tuple[dict[str, Declaration], dict[str, tuple[str, str]]]:
+    """As :func:`gather`, for ops that a pass brings into a graph."""
+    return _Gathering(elaborator, (), unit, "", ops).result()
+
+
 class _Gathering:
-    def __init__(self, elaborator: Elaborator, graphs: Sequence[Graph], unit: Unit, name: str) -> None:
+    def __init__(
+        self, elaborator: Elaborator, graphs: Sequence[Graph], unit: Unit, name: str, ops: Sequence[Declared] = ()
+    ) -> None:
         self.elaborator = elaborator
         self.declared: dict[int, Declared] = {}
         self.shipped: dict[tuple[str, str], str] = {}
@@ -43,7 +52,7 @@ class _Gathering:
         self.free.update(name for g in graphs for name in g.lets)
         used = (pair for graph in graphs for pair in used_by(graph))
         pending = [d for pair in used if (d := elaborator.registered(*pair)) is not None]
-        pending += _of_rewrites(unit)
+        pending += [*ops, *_of_rewrites(unit)]
         while pending:
             declared = pending.pop(0)
             if declared.unit.module != LOCAL:

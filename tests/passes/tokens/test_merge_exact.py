@@ -242,7 +242,7 @@ def test_what_belongs_to_places_is_refused(name: str) -> None:
     text = f"{HEADER}model program(x: f32[B, 12, 8]) -> f32{shape.get(name, '[B, 8]')} {{\n{body}\n}}"
     module = loads(text)
     with pytest.raises(Diagnostic) as caught:
-        passed(module, MergeTokens(r=(2,)))
+        passed(module, MergeTokens(r=(2,), protect=0))
     error = caught.value
     assert error.code == "E0710"
     assert message in error.message

@@ -15,6 +15,7 @@ from tessera.ir.dims.dim import sym
 from tessera.ir.graph import Module
 from tessera.passes.engine import apply
 from tessera.passes.tokens.merge_tokens import MergeTokens
+from tessera.passes.tokens.method import Method, find_method
 from tessera.passes.tokens.schedule import Schedule, linear
 
 from ..conftest import Arrays, passed, run, weights_of
@@ -205,6 +206,9 @@ def test_padding_does_not_matter() -> None:
     np.testing.assert_allclose(one["output"][real], other["output"][real], rtol=1e-4, atol=1e-5)
 
 
+LIMITS = Method(find_method("bipartite_merge", None, "merge_tokens")).limits(1, 0)
+
+
 # Schedules ------------------------------------------------------------------------------------------------------------------
 
 
@@ -223,20 +227,20 @@ def test_linear_is_the_published_parse_r() -> None:
 
 
 def test_a_share_kept_is_spread_evenly_and_exact() -> None:
-    schedule = Schedule(5, None, keep=0.3)
+    schedule = Schedule(5, LIMITS, keep=0.3)
     first = present = sym("T")
     lets = {"T": 200}
     counts = []
     for i in range(5):
-        present = schedule.left(i, present, first, 1)
+        present = schedule.left(i, present, first)
         counts.append(present.evaluate(lets))
     assert counts == [172, 144, 116, 88, 60]
 
 
 def test_a_share_is_what_is_written() -> None:
     """0.1 of 30 is 3; as a binary fraction it would be a little more, and 0.7 of 10 a little less than 7."""
-    assert Schedule(1, 0.1).left(0, sym("T"), sym("T"), 0).evaluate({"T": 30}) == 27
-    assert Schedule(1, 0.29).left(0, sym("T"), sym("T"), 0).evaluate({"T": 100}) == 71
+    assert Schedule(1, LIMITS, 0.1).left(0, sym("T"), sym("T")).evaluate({"T": 30}) == 27
+    assert Schedule(1, LIMITS, 0.29).left(0, sym("T"), sym("T")).evaluate({"T": 100}) == 71
 
 
 def test_each_stream_of_tokens_has_its_own_schedule() -> None:

@@ -1,4 +1,4 @@
-"""Finding what a token pass works on: blocks that attend to themselves, and the residual stream behind each."""
+"""Where tokens can leave: blocks that attend to themselves, the residual stream behind each, and what is read by place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from ...ir.analysis.axes import Axes, Axis
 from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic, Note, Span
 from ...ir.graph import Graph, Input, Node, Value
+from .carry import Carrier
+from .stream import Stream, is_reduction
 
 NORMS = frozenset({"std.nn.layer_normalize", "std.nn.rms_normalize"})
 
@@ -97,19 +99,57 @@ def _is_stream(value: Value, tokens: Axis, axes: Axes) -> bool:
 
 
 def _stream(add: Node, tokens: Axis, axes: Axes) -> Value:
-    """What everything behind reads: past the sum with a parallel branch, past the norm of a post-norm block."""
+    """What everything behind reads: past the sum with a parallel branch, past the norm of a post-norm block, and past
+    reductions that were there before."""
     value = add.output
     while len(value.users) == 1:
         user = value.users[0]
         if user.op is not None and user.op.qualified in NORMS:
-            return user.output
+            return _reduced(user.output)
         if user.op is None or user.op.qualified != "add" or not _is_stream(user.output, tokens, axes):
             break
         other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
         if other is None or other.type != value.type:
             break
         value = user.output
-    return value
+    return _reduced(value)
+
+
+def _reduced(value: Value) -> Value:
+    """A feature behind the reductions that it goes through at once."""
+    user = next((u for u in value.users if u.op is not None and is_reduction(u.op) and u.inputs[0] is value), None)
+    return value if user is None else _reduced(user.output)
+
+
+def place_of(block: AttentionBlock, blocks: list[AttentionBlock], place: str) -> Value | None:
+    """Where the tokens of a block leave: behind its attention, or behind all of it, which is what the next block adds to."""
+    if place == "attention":
+        return block.stream
+    behind = [b for b in blocks if b.index > block.index]
+    return behind[0].residual if behind and isinstance(behind[0].residual.node, Node) else None
+
+
+def read_by_place(carrier: Carrier, stream: Stream, behind: Node) -> tuple[list[int], int]:
+    """What is taken by its place behind a node: after how many first tokens each cut is, and how many last ones are read."""
+    firsts: list[int] = []
+    last, node = 0, behind.next
+    while node is not None and node is not carrier.graph.end:
+        value = node.inputs[0] if node.inputs else None
+        if value is not None and node.op.qualified == "slice" and carrier.is_feature(value, stream):
+            cut = next((f for a, s, f, _ in carrier.token_axes(value) if s is stream and a == node.attrs["axis"]), None)
+            start, stop = node.attrs["start"], node.attrs["stop"]
+            reach = start if stop is None else stop
+            if cut is not None and isinstance(start, int) and isinstance(reach, int):
+                if start < 0:
+                    last = max(last, -start)
+                elif reach >= 0:
+                    firsts.append(cut + reach)
+        elif node.op.qualified == ATTENTION and node.attrs["row"] is not None:
+            row = node.attrs["row"]
+            firsts.append(row + 1)
+            last = max(last, -row)
+        node = node.next
+    return [first for first in firsts if first > 0], last
 
 
 def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:

@@ -1,17 +1,14 @@
-"""A stream of tokens that shrinks from block to block: its token maps, and how values are carried to a later stage."""
+"""What a stage of a stream says of its tokens: padding, per-token vectors, and how features of earlier stages are carried to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
-from ...ir.analysis.axes import Axes, Axis
+from ...ir.analysis.axes import Axes
 from ...ir.builder import Builder
-from ...ir.dims.dim import Dim, as_dim
-from ...ir.graph import Graph, Node, Value
+from ...ir.dims.dim import as_dim
+from ...ir.graph import Value
 from ...ir.library import composite
 from ...ir.types import DType, boolean, f16, f32
-from .blocks import AttentionBlock
+from .stream import Origins, Stage, Stream, TokenMap
 
 # Ops that a mask passes through and stays what it is.
 _SEE_THROUGH = frozenset({"cast", "unsqueeze", "squeeze", "rearrange", "reshape", "expand", "transpose"})
@@ -20,55 +17,6 @@ _COMPARISONS: dict[tuple[str, float | None], bool] = {
     ("ne", 0.0): True, ("gt", 0.0): True, ("eq", 1.0): True, ("ge", 1.0): True,
     ("eq", 0.0): False, ("lt", 1.0): False, ("le", 0.0): False,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TokenMap:
-    """The fields of ``std.token.TokenMap`` at one stage: values source [B, N], size [B, T], position [B, T]."""
-
-    source: Value
-    size: Value
-    position: Value
-
-    @property
-    def fields(self) -> tuple[Value, Value, Value]:
-        return self.source, self.size, self.position
-
-
-@dataclass
-class Stream:
-    """The tokens of one axis class. Stage 0 are the original ones; ``maps[i]`` and ``counts[i]`` are those of stage i.
-
-    Args:
-        tokens, batch: the axis classes.
-        length: the number of original tokens.
-        batch_size: the size of the batch axis.
-        inputs: which graph inputs the token features come from, a bit each: values that come from them are features.
-        padding: where the padding mask comes from, and whether true means a real token.
-        padded: whether some tokens may be padding, of size 0.
-    """
-
-    tokens: Axis
-    batch: Axis
-    length: Dim
-    batch_size: Dim
-    inputs: int
-    padding: tuple[Value, bool] | None = None
-    padded: bool = False
-    maps: list[TokenMap] = field(default_factory=list)
-    counts: list[Dim] = field(default_factory=list)
-    merged_at: list[Node] = field(default_factory=list)
-    cache: dict[Any, Value] = field(default_factory=dict)
-
-    @property
-    def stage(self) -> int:
-        return max(len(self.maps) - 1, 0)
-
-
-def stream_of(block: AttentionBlock, axes: Axes, inputs: int) -> Stream:
-    """The stream that ``block`` works on, before anything happened to it."""
-    shape = block.stream.type.shape
-    return Stream(block.tokens, axes.find(block.stream, 0), shape[1], shape[0], inputs, counts=[shape[1]])
 
 
 # Padding --------------------------------------------------------------------------------------------------------------
@@ -121,7 +69,7 @@ def padding_in(mask: Value, stream: Stream, axes: Axes) -> Value | None:
 
 
 def start(stream: Stream, mask: Value | None, origins: Origins, builder: Builder) -> None:
-    """The map of stage 0, with the sizes of padding 0 where ``mask`` says so."""
+    """The map of the original tokens, with the sizes of padding 0 where ``mask`` says so."""
     valid = None
     if mask is not None:
         stream.padding = trace_mask(mask, origins, stream)
@@ -132,7 +80,18 @@ def start(stream: Stream, mask: Value | None, origins: Origins, builder: Builder
         if valid.type.shape[0] != stream.batch_size:
             valid = builder.op("expand", valid, shape=(stream.batch_size, stream.length))
     fields = builder.multi(composite("std.token.token_map"), valid, batch=stream.batch_size, tokens=stream.length)
-    stream.maps.append(name_fields(fields, 0))
+    stream.stages[0].tokens = name_fields(fields, 0)
+    origins.adopt(stream.stages[0])
+
+
+def padding_known(stream: Stream, origins: Origins) -> None:
+    """What the map of the original tokens, which a pass before made, says of padding."""
+    made = stream.stages[0].map.size.node
+    if made is None or made.op is None:
+        stream.padded = True
+    elif made.inputs and made.inputs[0] is not None:
+        stream.padded = True
+        stream.padding = trace_mask(made.inputs[0], origins, stream)
 
 
 def name_fields(fields: list[Value], stage: int) -> TokenMap:
@@ -145,9 +104,9 @@ def name_fields(fields: list[Value], stage: int) -> TokenMap:
 # Per-token vectors ----------------------------------------------------------------------------------------------------
 
 
-def vector(stream: Stream, stage: int, what: str, first: int, builder: Builder) -> Value:
+def vector(stream: Stream, stage: Stage, what: str, first: int, builder: Builder) -> Value:
     """``size``, ``position`` [B, t] or ``source`` [B, N] of the tokens from number ``first`` on, counted from there."""
-    whole: Value = getattr(stream.maps[stage], what)
+    whole: Value = getattr(stage.map, what)
     if first == 0:
         return whole
     key = (what, stage, first)
@@ -159,24 +118,34 @@ def vector(stream: Stream, stage: int, what: str, first: int, builder: Builder) 
     return stream.cache[key]
 
 
-def log_size(stream: Stream, stage: int, dtype: DType, builder: Builder) -> Value:
+def log_size(stream: Stream, stage: Stage, dtype: DType, builder: Builder) -> Value:
     """The bias [B, 1, 1, t] of proportional attention: log(size), and for padding a low number that is finite."""
     key = ("log size", stage, dtype)
     if key not in stream.cache:
-        bias = builder.op(composite("std.token.size_bias"), *stream.maps[stage].fields)
-        if stream.padding is not None:
+        bias = _of_map("size_bias", stage, builder)
+        if stream.padded:
             # -inf would do in attention, but a row that is padding alone must not become NaN on any backend.
             bias = builder.op("maximum", bias, builder.constant(-3e4 if dtype == f16 else -1e9, f32))
         stream.cache[key] = bias if dtype == f32 else builder.op("cast", bias, dtype=dtype)
     return stream.cache[key]
 
 
-def valid_mask(stream: Stream, stage: int, builder: Builder) -> Value:
+def valid_mask(stream: Stream, stage: Stage, builder: Builder) -> Value:
     """The mask [B, 1, 1, t] that is false at padding."""
     key = ("valid", stage)
     if key not in stream.cache:
-        stream.cache[key] = builder.op(composite("std.token.size_mask"), *stream.maps[stage].fields)
+        stream.cache[key] = _of_map("size_mask", stage, builder)
     return stream.cache[key]
+
+
+def unmerged(value: Value, stage: Stage, builder: Builder) -> Value:
+    """[B, t, D] with every original token given what the token has that it became part of."""
+    unmerge = composite("std.token.unmerge")
+    return builder.op(unmerge, value, *stage.map.fields, **stage.facts.attrs("map"))
+
+
+def _of_map(name: str, stage: Stage, builder: Builder) -> Value:
+    return builder.op(composite(f"std.token.{name}"), *stage.map.fields, **stage.facts.attrs("map"))
 
 
 def spread(per_token: Value, rank: int, axis: int, batch: int | None, builder: Builder) -> Value:
@@ -207,27 +176,53 @@ def pick(value: Value, axis: int, index: Value, batched: bool, builder: Builder)
     return builder.op("transpose", picked, perm=order)
 
 
-def merge_mean(stream: Stream, value: Value, axis: int, stage: int, to: int, builder: Builder) -> Value:
-    """A feature [B, …, t, …] of an earlier stage, averaged (by size) over the tokens that were merged since."""
+def reduced(stream: Stream, value: Value, axis: int, stage: Stage, to: Stage, builder: Builder) -> Value:
+    """A feature [B, …, t, …] of an earlier stage as every reduction since would have made it: averaged (by size) over what was
+    merged, picked where tokens were dropped."""
     forward = value if axis == 1 else builder.op("transpose", value, perm=_swap(value.type.rank, axis))
-    dtype = forward.type.dtype
+    steps = stream.between(stage, to)
+    while steps:
+        merged = steps[0].facts.merged
+        last = 0
+        while last + 1 < len(steps) and steps[last + 1].facts.merged == merged:
+            last += 1
+        forward = (_mean if merged else _picked)(stream, forward, stage, steps[last], builder)
+        stage, steps = steps[last], steps[last + 1 :]
+    return forward if axis == 1 else builder.op("transpose", forward, perm=_swap(value.type.rank, axis))
+
+
+def _mean(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:
+    dtype, rank = value.type.dtype, value.type.rank
     owner = _owner(stream, stage, to, builder)
-    shares = spread(stream.maps[stage].size, forward.type.rank, 1, 0, builder)
-    total = spread(stream.maps[to].size, forward.type.rank, 1, 0, builder)
+    shares = spread(stage.map.size, rank, 1, 0, builder)
+    total = spread(to.map.size, rank, 1, 0, builder)
     total = builder.op("where", builder.op("eq", total, builder.constant(0.0, f32)), builder.constant(1.0, f32), total)
-    weighted = builder.op("mul", builder.op("cast", forward, dtype=f32), shares)
-    mean = builder.op("div", builder.op("segment_sum", weighted, owner, segments=stream.counts[to]), total)
-    mean = mean if dtype == f32 else builder.op("cast", mean, dtype=dtype)
-    return mean if axis == 1 else builder.op("transpose", mean, perm=_swap(value.type.rank, axis))
+    weighted = builder.op("mul", builder.op("cast", value, dtype=f32), shares)
+    mean = builder.op("div", builder.op("segment_sum", weighted, owner, segments=to.count), total)
+    return mean if dtype == f32 else builder.op("cast", mean, dtype=dtype)
 
 
-def _owner(stream: Stream, stage: int, to: int, builder: Builder) -> Value:
+def _picked(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:
+    return builder.op("take", value, place_in(stream, stage, to, builder), axis=1, batch=1)
+
+
+def place_in(stream: Stream, stage: Stage, to: Stage, builder: Builder) -> Value:
+    """[B, t]: where among the tokens of ``stage`` each token of stage ``to`` stands."""
+    if stage is stream.stages[0]:
+        return to.map.position
+    key = ("place", stage, to)
+    if key not in stream.cache:
+        stream.cache[key] = builder.op("gather", stage.map.source, to.map.position, axis=1)
+    return stream.cache[key]
+
+
+def _owner(stream: Stream, stage: Stage, to: Stage, builder: Builder) -> Value:
     """[B, t]: the token of stage ``to`` that each token of ``stage`` is part of."""
-    if stage == 0:
-        return stream.maps[to].source
+    if stage is stream.stages[0]:
+        return to.map.source
     key = ("owner", stage, to)
     if key not in stream.cache:
-        stream.cache[key] = builder.op("gather", stream.maps[to].source, stream.maps[stage].position, axis=1)
+        stream.cache[key] = builder.op("gather", to.map.source, stage.map.position, axis=1)
     return stream.cache[key]
 
 
@@ -235,29 +230,6 @@ def _swap(rank: int, axis: int) -> tuple[int, ...]:
     order = list(range(rank))
     order[1], order[axis] = order[axis], order[1]
     return tuple(order)
-
-
-# Where features come from ---------------------------------------------------------------------------------------------
-
-
-class Origins:
-    """Which graph inputs a value depends on, as bits."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._known: dict[Value, int] = {v: 1 << i for i, v in enumerate(graph.inputs)}
-        for node in graph.nodes():
-            self.add(node)
-
-    def add(self, node: Node) -> None:
-        bits = 0
-        for value in node.inputs:
-            if value is not None:
-                bits |= self._known.get(value, 0)
-        for value in node.outputs:
-            self._known[value] = bits
-
-    def of(self, value: Value) -> int:
-        return self._known.get(value, 0)
 
 
 def as_mask(per_token: Value, positive: bool, dtype: DType, builder: Builder) -> Value:
