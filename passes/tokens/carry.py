@@ -86,7 +86,8 @@ class Carrier:
                 continue
             for given, (stream, stage) in targets.items():
                 tokens = any(g is given for _, s, _, g in self.token_axes(value))
-                made_of = given in self.origins.maps(value) and not self.is_feature(value, stream)
+                other = stage is not given and given in self.origins.maps(value)
+                made_of = other and not self.is_feature(value, stream)
                 if (tokens and not self._is_at(value, stream, given, stage)) or (made_of and not tokens):
                     value = self.carry(value, stream, stage, node)
                     node.set_input(i, value)

@@ -83,6 +83,10 @@ class Follower(Carrier):
                 if stage is not given or stage.resized:
                     so_far = targets.get(given, (stream, given))[1]
                     targets[given] = (stream, stream.later(stage, so_far))
+            for stage in self.origins.maps(value) if value is not None else ():
+                stream = next((s for s in self.streams if stage.resized and stage in s.stages), None)
+                if stream is not None and not self.is_feature(value, stream):  # type: ignore[arg-type]
+                    targets.setdefault(stage, (stream, stage))
         return targets
 
     def _reduce_again(self, node: Node, targets: Targets) -> None:

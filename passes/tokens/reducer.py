@@ -17,7 +17,7 @@ from .follow import Follower
 from .method import Limits, Method
 from .places import AttentionBlock, find_blocks, no_block, place_of, read_by_place
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
-from .stream import Facts, Origins, Stage, Stream, facts_of, find_streams
+from .stream import Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
 from .wants import WANTS, Asked, fitted, make
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Reducer:
         self.options, self.method, self.graph = options, method, graph
         self.notes: list[str] = []
         self.done = 0
+        self.order = {node: i for i, node in enumerate(graph.nodes())}
+        self.moved: dict[Value, Value] = {}
         axes = self.axes = Axes(graph)
         found_streams = find_streams(graph, axes)
         self.found, misses = find_blocks(graph, axes)
@@ -185,14 +187,11 @@ class Reducer:
         if current.tokens is None:
             mask = block.attention.inputs[3]
             known = flow.padding_in(mask, stream, self.axes) if mask is not None else None
-            if known is not None and at is None:
-                raise Diagnostic(
-                    "E0705",
-                    f"{self.options.name} cannot tell padding in front of the first block: its mask is read behind it",
-                    block.attention.span,
-                    help="reduce behind attention (`place=attention`)",
-                )
+            known = known and self._hoisted(known, x, builder)
             flow.start(stream, known, self.origins, builder)
+        elif current.node is None:
+            current.tokens = TokenMap(*(self._hoisted(v, x, builder) for v in current.map.fields))
+            self.origins.adopt(current)
         first, last = self.ends[stream]
         limits = self.method.limits(first, last)
         if current is self.before[stream]:
@@ -218,6 +217,23 @@ class Reducer:
         self.origins.adopt(stage)
         follower.adopt_reduced(x, y, stream, stage)
         self.done += 1
+
+    def _hoisted(self, value: Value, x: Value, builder: Builder) -> Value:
+        """A value that is made behind the place of ``x``, made in front of it: a mask, or the map that another pass began."""
+        if value in self.moved:
+            return self.moved[value]
+        node = value.node
+        if node is None or self.order.get(node, -1) <= self.order.get(x.node, -1):  # type: ignore[arg-type]
+            return value
+        inputs = [v and self._hoisted(v, x, builder) for v in node.inputs]
+        for was, now in zip(node.outputs, builder.multi(node.op, *inputs, **node.attrs), strict=True):
+            now.name = was.name
+            for axis in range(was.type.rank):
+                self.axes.join((was, axis), (now, axis))
+            self.origins.add(now.node)  # type: ignore[arg-type]
+            was.replace_uses(now)
+            self.moved[was] = now
+        return self.moved[value]
 
     def _want(self, name: str, pattern: Any, asked: Asked) -> Value:
         """What the method asks for, at the stage of the features."""
