@@ -20,7 +20,9 @@ _MOST_EXTREMA = 64
 _MOST_ATTEMPTS, _MOST_WORK = 64, 200_000
 
 
-def load(path: str | os.PathLike[str], *, name: str | None = None, sizes: Mapping[str, int] | None = None) -> Imported:
+def load(
+    path: str | os.PathLike[str], *, name: str | None = None, sizes: Mapping[str, int] | None = None
+) -> Imported:
     """Import an ONNX file of opset 13 to 24.
 
     Args:
@@ -49,9 +51,7 @@ def load(path: str | os.PathLike[str], *, name: str | None = None, sizes: Mappin
         except Unify as found:
             if attempt > _MOST_ATTEMPTS and attempt * (file.nodes + len(file.graph.input)) > _MOST_WORK:
                 help = "give sizes that are equal the same name when exporting"
-                raise Diagnostic(
-                    "E0762", f"{found.reason}: {attempt} free sizes had to become others", help=help
-                ) from found
+                raise Diagnostic("E0762", f"{found.reason}: {attempt} free sizes had to become others", help=help) from found
             # Each attempt replaces a symbol by others, or decides one extremum; a file has only so many of both.
             for what, value in found.values.items():
                 if isinstance(what, str):

@@ -109,9 +109,7 @@ class Call:
         """A list of plain integers. Raises E0761 when one is a symbol or depends on data."""
         dims = self.dims(index, what)
         if any(d.value is None for d in dims):
-            raise Diagnostic(
-                "E0761", f"{self.where}: {what} must be plain numbers, but are {', '.join(map(str, dims))}"
-            )
+            raise Diagnostic("E0761", f"{self.where}: {what} must be plain numbers, but are {', '.join(map(str, dims))}")
         return [int(d) for d in dims]
 
     def axes(self, index: int, attribute: str = "axes") -> list[int] | None:

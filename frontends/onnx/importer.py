@@ -36,9 +36,7 @@ _MOST_SYMBOLS = 1000
 _DEEPEST_LOOPS = 8
 _OWN_CODES = frozenset(f"E{n:04}" for n in range(751, 780))
 # Ops that only move the elements of their first operand, or convert them without loss where they are equal.
-_MOVES = frozenset(
-    {"Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "Tile"}
-)
+_MOVES = frozenset({"Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "Tile"})
 # What a node with nonsense for attributes or inputs makes its importer function raise.
 _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -46,9 +44,7 @@ _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeE
 class Importer:
     """One import of a file. ``values`` for symbols and arguments for ``extrema`` are what earlier attempts or the caller found."""
 
-    def __init__(
-        self, file: File, name: str, values: Mapping[str, Dim], extrema: Mapping[DimCall, Dim] | None = None
-    ) -> None:
+    def __init__(self, file: File, name: str, values: Mapping[str, Dim], extrema: Mapping[DimCall, Dim] | None = None) -> None:
         self.file = file
         self.values = dict(values)
         # Which argument stands for a `min` or `max` of sizes.
@@ -109,9 +105,7 @@ class Importer:
             dtype = dtype_of(value.type.tensor_type.elem_type, f"the input `{value.name}`")
             made = self.root.region.builder.input(name, TensorType(dtype, shape))
             self.root.names[value.name] = Tensor(made.type, value=made, region=self.root.region)
-        unknown = [
-            s for s in self.values if s not in self.symbols and not any(s in d.symbols for d in self.values.values())
-        ]
+        unknown = [s for s in self.values if s not in self.symbols and not any(s in d.symbols for d in self.values.values())]
         for symbol in unknown:
             help = did_you_mean(symbol, self.symbols) or f"there is {', '.join(self.symbols) or 'none'}"
             raise Diagnostic("E0759", f"no input has a free size `{symbol}`", help=help)

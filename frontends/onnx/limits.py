@@ -30,10 +30,7 @@ def bounded(item: Any) -> Any:
 def times(a: Any, b: Any) -> Any:
     """``a * b`` of sizes or numbers. Raises E0762 where that has too many terms to be computed."""
     terms = [
-        len(dim.terms)
-        for x in (a, b)
-        for dim in ((x.top, x.bottom) if isinstance(x, Ratio) else (x,))
-        if isinstance(dim, Dim)
+        len(dim.terms) for x in (a, b) for dim in ((x.top, x.bottom) if isinstance(x, Ratio) else (x,)) if isinstance(dim, Dim)
     ]
     if prod(terms) > _MOST_TERMS:
         raise Diagnostic("E0762", "a size is a product of others with too many terms")

@@ -61,9 +61,7 @@ def python_value(attribute: Any) -> Any:
         return [short(np.float32(x)) for x in attribute.floats] if kind == 6 else list(attribute.ints)
     if kind == 8:
         return [s.decode("utf-8", "replace") for s in attribute.strings]
-    raise Diagnostic(
-        "E0757", f"the attribute `{attribute.name[:100]}` is of a kind that is not imported (number {kind})"
-    )
+    raise Diagnostic("E0757", f"the attribute `{attribute.name[:100]}` is of a kind that is not imported (number {kind})")
 
 
 @dataclass(slots=True)

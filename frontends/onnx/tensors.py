@@ -129,9 +129,7 @@ class Store:
         parts = location.replace("\\", "/").split("/")
         if not location or "\0" in location or os.path.isabs(location) or ":" in parts[0] or ".." in parts:
             raise Diagnostic(
-                "E0756",
-                f"{inside}, outside of the model's folder",
-                help="put the file beside the model, and name it so",
+                "E0756", f"{inside}, outside of the model's folder", help="put the file beside the model, and name it so"
             )
         path = folder / location
         try:

@@ -68,14 +68,16 @@ names the place that came closest, and what it lacked.
         """In causal attention a token sees only those before it. A merged token stands for several places at once, so that
 an early place would see a late one: the model would read the future. Whatever says so counts: the flag `causal`, a mask or a
 bias that compares places, a triangle among the weights of an imported file. Merge in models that see all tokens at once
-(encoders), or leave the causal blocks out with `blocks=[…]`.
+(encoders), leave the causal blocks out with `blocks=[…]`, or drop tokens instead of merging them (`prune_tokens`), which keeps
+the others in their order.
 """,
     ),
     "E0709": Code(
         "more tokens to merge than there are",
         """Each merge pairs tokens of one half with tokens of the other, so that one block can remove at most
-`(T - protect) // 2` of T tokens. A constant `r` is cut to that, as published; a list says what it means, so that an
-entry which is too large is an error.
+`(T - protect) // 2` of T tokens; what another method may remove is said by its `require`s. A constant `r` is cut to that, as
+published; a list says what it means, so that an entry which is too large is an error, and so does `keep`, which is reached by
+removing more in earlier blocks, or refused when all blocks together cannot.
 
     wrong    pass merge_tokens(r=[120, 120])      # 197 tokens: at most 98, then at most 38
     right    pass merge_tokens(r=[80, 40])
@@ -90,7 +92,7 @@ cannot follow.
 
     wrong    x[:, 3] after the merged blocks
     right    pass merge_tokens(r=8, restore=true)      # every token gets its merged value back first
-    right    pass merge_tokens(r=8, protect=1)         # x[:, 0] is the class token, which stays first
+    right    pass merge_tokens(r=8, protect=1)         # x[:, 0] is the class token, which stays first (the default here)
     right    pass merge_tokens(r=8, blocks=[6, 7, 8])  # only the blocks behind it
 """,
     ),
@@ -120,6 +122,17 @@ readers stay.
         "no such composite in the model",
         """`inline(only=[…])` and `inline(keep=[…])` name composites that the model uses, by name or qualified name
 (`gelu`, `std.nn.gelu`).
+""",
+    ),
+    "E0715": Code(
+        "an op that cannot reduce tokens",
+        """A method of `merge_tokens` or `prune_tokens` is an op whose signature is the contract: the features and the token
+map come first, then what it asks for (`keys`, `queries`, `tokens`, `column_mass`, `row`, `norms`, `noise`), then `r`, how many
+tokens leave, or `k`, how many stay; it returns the features and the map of those that are left.
+
+    wrong    op score(x: float[B, T, D], *, r: int) -> float[B, T - r, D] { … }
+    right    op score(x: float[B, T, D], map: TokenMap[B, N, T], norms: float[B, T], *, r: int)
+                 -> (float[B, T - r, D], TokenMap[B, N, T - r]) { … }
 """,
     ),
 }

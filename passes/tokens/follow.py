@@ -84,9 +84,9 @@ class Follower(Carrier):
                     so_far = targets.get(given, (stream, given))[1]
                     targets[given] = (stream, stream.later(stage, so_far))
             for stage in self.origins.maps(value) if value is not None else ():
-                stream = next((s for s in self.streams if stage.resized and stage in s.stages), None)
-                if stream is not None and not self.is_feature(value, stream):  # type: ignore[arg-type]
-                    targets.setdefault(stage, (stream, stage))
+                owner = next((s for s in self.streams if stage.resized and stage in s.stages), None)
+                if owner is not None and not self.is_feature(value, owner):  # type: ignore[arg-type]
+                    targets.setdefault(stage, (owner, stage))
         return targets
 
     def _reduce_again(self, node: Node, targets: Targets) -> None:

@@ -150,3 +150,5 @@ def tensor_scatter(c: Call) -> Value:
     index = c.expand(steps, (cache.type.shape[0], update.type.shape[axis]))
     y = c.op("scatter_set", c.transpose(cache, order), index, c.transpose(update, order), batch=1)
     return c.transpose(y, back)
+
+

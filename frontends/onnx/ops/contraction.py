@@ -158,9 +158,7 @@ def _axes_of(term: str, wide: int) -> list[str]:
 # Convolutions --------------------------------------------------------------------------------------------------------
 
 
-def padding(
-    c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]
-) -> list[tuple[int, int]]:
+def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]) -> list[tuple[int, int]]:
     """What is padded before and after each spatial axis. ``kernel``: 0 for a free size."""
     mode = c.attr("auto_pad", "NOTSET")
     n = len(kernel)
@@ -347,3 +345,5 @@ def _windows(c: Call, x: Value, kernel: list[int], strides: list[int], dilations
 def global_pool(c: Call) -> Value:
     name = "mean" if c.op_type == "GlobalAveragePool" else "max"
     return c.op(name, c.x(), axis=tuple(range(2, c.rank())), keepdims=True)
+
+

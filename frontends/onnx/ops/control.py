@@ -48,11 +48,7 @@ def _assumed(c: Call) -> bool:
     Raises E0760 for every other question.
     """
     value, answer = c.tensor(0).value, False
-    while (
-        value is not None
-        and value.node is not None
-        and value.node.op.name in ("squeeze", "reshape", "logical_not", "cast")
-    ):
+    while value is not None and value.node is not None and value.node.op.name in ("squeeze", "reshape", "logical_not", "cast"):
         answer ^= value.node.op.name == "logical_not"
         value = value.node.inputs[0]
     node = None if value is None else value.node

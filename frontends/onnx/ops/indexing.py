@@ -233,3 +233,5 @@ def reverse_sequence(c: Call) -> Result:
     index = c.op("where", c.op("lt", at, length), back, at)
     turned = c.op("take", rows, index, axis=1, batch=1)
     return turned if batch == 0 else c.transpose(turned, order)
+
+

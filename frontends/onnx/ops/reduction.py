@@ -29,12 +29,7 @@ def fold_reduce(c: Call, x: np.ndarray, axes: np.ndarray | None = None) -> np.nd
         return x
     chosen = tuple(given or range(x.ndim))
     if x.dtype != object:
-        functions: dict[str, Any] = {
-            "ReduceProd": np.prod,
-            "ReduceSum": np.sum,
-            "ReduceMax": np.max,
-            "ReduceMin": np.min,
-        }
+        functions: dict[str, Any] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
         function = functions[c.op_type]
         return np.asarray(function(x, axis=chosen, keepdims=bool(c.attr("keepdims", 1)))).astype(x.dtype)
     if x.ndim != 1 or c.op_type not in ("ReduceProd", "ReduceSum"):
@@ -117,5 +112,7 @@ def fold_cumsum(c: Call, x: np.ndarray, axis: np.ndarray) -> np.ndarray:
 @imports("CumSum")
 def cumsum(c: Call) -> Result:
     axis = c.normal_axis(c.numbers(1, "the axis")[0], c.rank())
-    value = c.op("cumsum", c.x(), axis=axis, exclusive=bool(c.attr("exclusive", 0)), reverse=bool(c.attr("reverse", 0)))
+    value = c.op(
+        "cumsum", c.x(), axis=axis, exclusive=bool(c.attr("exclusive", 0)), reverse=bool(c.attr("reverse", 0))
+    )
     return c.tensor_of(value, c.tensor(0).nonnegative)

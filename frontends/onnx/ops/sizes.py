@@ -101,9 +101,7 @@ def range_(c: Call) -> Tensor:
 def _steps(start: Any, stop: Any, step: Any) -> Dim:
     """How many numbers there are from ``start`` up (or down) to ``stop``; a step that is a free size is at least 1."""
     if all(isinstance(item, (int, float)) for item in (start, stop, step)):
-        return as_dim(
-            max(0, math.ceil((stop - start) / step) if isinstance(step, float) else -((start - stop) // step))
-        )
+        return as_dim(max(0, math.ceil((stop - start) / step) if isinstance(step, float) else -((start - stop) // step)))
     span, by = _ratio(stop) - _ratio(start), _ratio(step)
     if isinstance(step, (int, float)) and step < 0:
         span, by = -span, -by
@@ -122,6 +120,5 @@ def non_zero(c: Call) -> Tensor:
         c.static(len(c.inputs), "how many elements are not zero")
     assert known is not None
     return Tensor(
-        TensorType.of(i64, (known.ndim, int(np.count_nonzero(known)))),
-        known=np.array(np.nonzero(known), dtype=np.int64),
+        TensorType.of(i64, (known.ndim, int(np.count_nonzero(known)))), known=np.array(np.nonzero(known), dtype=np.int64)
     )
