@@ -201,6 +201,8 @@ class Reducer:
         asked = Asked(
             self.graph, builder, stream, current, x, at, self.options.metric_name(), first, last,
         )  # fmt: skip
+        # A tap on this very value shows it as it was.
+        readers = [(reader, i) for reader, i in x.uses if reader is not self.graph.end]
         wants = [self._want(name, pattern, asked) for name, pattern in self.method.wants]
         attrs = self.method.attrs(left, current.count, first, last, stream.padded)
         op = self.method.op
@@ -208,8 +210,8 @@ class Reducer:
         y, node = made[0], made[0].node
         assert node is not None
         y.name = x.name
-        # A tap on this very value shows it as it was.
-        x.replace_uses(y, skip=(node, self.graph.end))
+        for reader, i in readers:
+            reader.set_input(i, y)
         stage = Stage(left, node, Facts(), flow.name_fields(made[1:], number), at or block.attention)
         stage.facts = facts_of(node)
         stream.stages.insert(stream.stages.index(current) + 1, stage)

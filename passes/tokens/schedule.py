@@ -23,7 +23,7 @@ class Schedule:
         r: tokens for each block (an entry a block), or a share of those present; None when ``keep`` says.
         keep: the share of the first block's tokens that is left after the last block, removed in equal parts as far as the
             limits allow; where a block may not remove as much as its part, the blocks before it remove more.
-        stay: instead of both: how many tokens are left at the first block.
+        stay: instead of both: how many tokens the first block leaves, and the others keep.
         strict: whether an entry that is too large is an error rather than cut.
         among: whether others remove tokens between these blocks.
     """
@@ -49,6 +49,8 @@ class Schedule:
 
     def _left(self, index: int, present: Dim, first: Dim) -> Dim:
         cap = self.limits.cap(present)
+        if self.stay is not None and index > 0:
+            return present
         if self.stay is not None:
             return larger(smaller(as_dim(self.stay), present), present - cap)
         if self.keep is not None:

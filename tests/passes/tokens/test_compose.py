@@ -1,0 +1,137 @@
+"""Passes that reduce tokens find what passes before them reduced: in whatever order, they make what one pass would."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.frontends.source import loads, print_module
+from tessera.ir.diagnostics import Diagnostic
+from tessera.ir.graph import Module
+from tessera.passes.engine import apply
+
+from ..conftest import Arrays, run, weights_of
+
+ENCODER = """
+use std.attention (self_attention)
+use std.nn (layer_norm, mlp)
+use std.pooling (mean_pool)
+
+model encoder(x: f32[B, T, 8], keep: i64[B, T]) -> (y: f32[B, T, 8], m: f32[B, 8], p: f32[B, 8]) {
+    mask = unsqueeze(keep != 0, [1, 2])
+    early = x * 2.0
+    repeat i in 2 as blocks {
+        x = x + self_attention(layer_norm(x) as n1, mask, heads=2) as attn
+        x = x + mlp(layer_norm(x) as n2, hidden=16) as mlp
+    }
+    return x + early, mean(x, axis=1), mean_pool(x, cast(keep, f32))
+}
+"""
+X = np.random.default_rng(0).standard_normal((2, 9, 8)).astype(np.float32)
+KEEP = (np.arange(9) < np.array([[9], [6]])).astype(np.int64)
+
+
+def encoder(fixed: bool = False) -> Module:
+    return loads(re.sub(r"\bT\b", "9", ENCODER) if fixed else ENCODER)
+
+
+def reduced(module: Module, *steps: tuple[str, dict[str, Any]], printed: bool) -> Module:
+    """The module after passes, printed and read again behind each."""
+    for name, options in steps:
+        module, _ = apply(module, name, **options)
+        if printed:
+            again = loads(print_module(module))
+            assert module.difference(again) is None
+            module = again
+    return module
+
+
+def out(module: Module) -> Arrays:
+    return run(module, weights_of(encoder()), x=X, keep=KEEP)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("printed", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("options", [{"r": 2}, {"r": 2, "restore": True}, {"r": 1, "proportional": False}], ids=str)
+def test_block_by_block_is_all_at_once(
+    options: dict[str, Any], fixed: bool, printed: bool, order: tuple[int, int]
+) -> None:
+    options = {**options, "map": True}
+    whole = out(reduced(encoder(fixed), ("merge_tokens", options), printed=printed))
+    steps = [("merge_tokens", {**options, "blocks": (block,)}) for block in order]
+    parts = out(reduced(encoder(fixed), *steps, printed=printed))
+    assert whole.keys() == parts.keys()
+    np.testing.assert_array_equal(parts["token_source"], whole["token_source"])
+    np.testing.assert_array_equal(parts["token_size"].sum(1), [9, 6])
+    for key, value in whole.items():
+        np.testing.assert_allclose(parts[key], value, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("printed", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (("merge_tokens", {"r": 1}), ("prune_tokens", {"r": 1})),
+        (("prune_tokens", {"r": 1}), ("merge_tokens", {"r": 1})),
+        (("prune_tokens", {"r": 1, "blocks": (1,)}), ("merge_tokens", {"r": 3, "blocks": (0,)})),
+        (("merge_tokens", {"r": 2, "blocks": (0,)}), ("prune_tokens", {"r": 2, "method": "random", "blocks": (1,)})),
+    ],
+    ids=str,
+)
+def test_merging_and_pruning_go_together(steps: Any, fixed: bool, printed: bool) -> None:
+    """Sizes count what is still there, and every feature is that of the tokens that the map names."""
+    module = reduced(encoder(fixed), *[(n, {**o, "map": True}) for n, o in steps], printed=printed)
+    noise = {
+        v.name: np.random.default_rng(1).random((2, 9), np.float32) for v in module.graph.inputs if v.role == "random"
+    }
+    found = run(module, weights_of(encoder()), x=X, keep=KEEP, **noise)
+    source, size = found["token_source"], found["token_size"]
+    assert found["y"].shape[:2] == size.shape == (2, 5)
+    assert (source < 5).all()
+    for row, real in enumerate((9, 6)):
+        counted = np.bincount(source[row], weights=KEEP[row], minlength=5)
+        # A token that was dropped is counted where it is restored from, but is in no size.
+        assert (size[row] <= counted).all()
+        assert size[row].sum() <= real
+    assert all(np.isfinite(value).all() for value in found.values())
+
+
+def test_a_merge_of_what_is_left_averages_what_is_left() -> None:
+    """A feature from before both: picked where tokens were dropped, averaged where they were merged."""
+    text = ENCODER.replace("return x + early,", "return x * 0.0 + early,")
+    steps = (
+        ("prune_tokens", {"r": 3, "blocks": (0,), "protect": 1}),
+        ("merge_tokens", {"r": 2, "blocks": (1,), "map": True}),
+    )
+    module = reduced(loads(text), *steps, printed=True)
+    keep = np.ones((2, 9), np.int64)
+    weights = weights_of(loads(text))
+    found = run(module, weights, x=X, keep=keep)
+    alone, _ = apply(loads(text), "prune_tokens", r=3, blocks=(0,), protect=1, map=True)
+    source = run(alone, weights, x=X, keep=keep)["token_source"]
+    for row in range(2):
+        # The first token of each group is the one that stayed.
+        stayed = np.unique(source[row], return_index=True)[1]
+        owner = found["token_source"][row][stayed]
+        want = np.stack([2 * X[row][stayed[owner == t]].mean(0) for t in range(4)])
+        np.testing.assert_allclose(found["y"][row], want, atol=1e-5)
+        np.testing.assert_array_equal(found["token_size"][row], np.bincount(owner, minlength=4))
+
+
+def test_a_share_is_reached_or_refused() -> None:
+    """Half of the tokens at most merge in a block: 0.3 of 40 in two blocks takes 20, then 8."""
+    text = re.sub(r"\bT\b", "40", ENCODER)
+    _, report = apply(loads(text), "merge_tokens", keep=0.3)
+    assert report.facts["tokens"] == [["40", "24", "12"]]
+    with pytest.raises(Diagnostic, match="cannot be reached in 2 block") as caught:
+        apply(loads(text), "merge_tokens", keep=0.1)
+    assert caught.value.code == "E0709"
+    _, report = apply(loads(text), "prune_tokens", keep=0.1)
+    assert report.facts["tokens"][0][-1] == "4"
+    _, report = apply(encoder(fixed=True), "merge_tokens", keep=0.25, protect=2)
+    assert any("are left" in note for note in report.notes)
