@@ -124,7 +124,7 @@ readers stay.
 (`gelu`, `std.nn.gelu`).
 """,
     ),
-    "E0715": Code(
+    "E0716": Code(
         "an op that cannot reduce tokens",
         """A method of `merge_tokens` or `prune_tokens` is an op whose signature is the contract: the features and the token
 map come first, then what it asks for (`keys`, `queries`, `tokens`, `column_mass`, `row`, `norms`, `noise`), then `r`, how many

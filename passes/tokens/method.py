@@ -157,7 +157,7 @@ def find_method(name: str, module: Module | None, what: str, span: Span | None =
     """The op that ``name`` means: one of std.token, a qualified one, or `file.tess:name`.
 
     Raises:
-        Diagnostic: E0001 no such file, E0201 no such op, E0715 a signature that does not fit.
+        Diagnostic: E0001 no such file, E0201 no such op, E0716 a signature that does not fit.
     """
     path, colon, own = name.rpartition(":")
     if colon:
@@ -188,7 +188,7 @@ def _check(op: Composite, span: Span | None) -> None:
     problem = _misfit(op)
     if problem is not None:
         raise Diagnostic(
-            "E0715", f"the op `{op.name}` cannot reduce tokens: {problem}", span,
+            "E0716", f"the op `{op.name}` cannot reduce tokens: {problem}", span,
             help=f"a method is `op {op.name}(x: float[B, T, D], map: TokenMap[B, N, T], …, *, r: int) -> "
             "(float[B, T - r, D], TokenMap[B, N, T - r])`",
         )  # fmt: skip
