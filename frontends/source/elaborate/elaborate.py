@@ -46,7 +46,7 @@ class Elaborator:
         self._declared: dict[str, Declared] = {}
         self._consts: dict[int, Any] = {}
         self._bodies: dict[tuple[Any, ...], Graph] = {}
-        self._record_statics: dict[int, list[dict[str, Any]]] = {}
+        self._record_statics: dict[Graph, list[dict[str, Any]]] = {}
         self._acyclic: set[int] = set()
         self._computing: list[int] = []
         self._checked: set[int] = set()
@@ -132,10 +132,8 @@ class Elaborator:
             def instantiate(types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
                 return self.body(declared, types, attrs)
 
-            found = Composite(
-                signature, declared.unit.module, node.doc or "", node, instantiate,
-                record_statics=lambda body: self._record_statics[id(body)],
-            )  # fmt: skip
+            facts = self._record_statics.__getitem__
+            found = Composite(signature, declared.unit.module, node.doc or "", node, instantiate, record_statics=facts)
             self._composites[id(node)] = found
             self._by_node[id(node)] = declared
         return found
@@ -170,7 +168,7 @@ class Elaborator:
                     graph.add_output(tensor, field)
             else:
                 graph.add_output(value, f"output{len(graph.output_info)}")
-        self._record_statics[id(graph)] = statics
+        self._record_statics[graph] = statics
         return graph
 
     def record_statics(self, composite: Composite, node: Node) -> list[dict[str, Any]]:
@@ -182,7 +180,7 @@ class Elaborator:
         except Diagnostic as error:
             blame_call(error, node.span, f"in the body of `{composite.name}`")
             raise
-        return self._record_statics[id(body)]
+        return self._record_statics[body]
 
     # Results -----------------------------------------------------------------------------------------------------
 
