@@ -180,6 +180,11 @@ def has(node: Node, trait: Trait) -> bool:
     return isinstance(node.op, Op) and trait in node.op.traits
 
 
+def moves_whole(node: Node) -> bool:
+    """Whether it moves whole axes and all of their elements: it cuts none, and joins none to others."""
+    return has(node, Trait.MOVES) and not has(node, Trait.AXIS)
+
+
 def kept(node: Node) -> list[int]:
     """The operands whose elements the first result holds: of an op that ``KEEPS``, those of the result's kind."""
     if not isinstance(node.op, Op) or Trait.KEEPS not in node.op.traits:

@@ -15,6 +15,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Value
 from ...ir.library import composite
+from ...ir.op import Trait, has
 from ...ir.signature import broadcast_shapes
 from ...ir.types import DTYPES, DType, TensorType, boolean, f32, i64
 from ..foreign import elementwise, inline
@@ -22,9 +23,6 @@ from ..foreign import elementwise, inline
 Importer = Callable[..., Any]
 
 ATEN: dict[str, Importer] = {}
-
-# Core ops after which the elements are the same in the same order: several of them are one.
-RESHAPES = frozenset({"reshape", "squeeze", "unsqueeze"})
 
 
 def aten(*names: str) -> Callable[[Importer], Importer]:
@@ -109,7 +107,7 @@ class Import:
     def reshape(self, x: Value, shape: Sequence[Dim | int]) -> Value:
         """Another shape, by the plainest op that makes it: nothing, (un)squeeze, or reshape."""
         dims = tuple(as_dim(d) for d in shape)
-        while x.type.shape != dims and x.node is not None and x.node.op.name in RESHAPES:
+        while x.type.shape != dims and x.node is not None and has(x.node, Trait.RESHAPES):
             inner = x.node.inputs[0]
             assert inner is not None
             x = inner

@@ -7,11 +7,10 @@ from ...ir.builder import Builder
 from ...ir.dims.dim import as_dim
 from ...ir.graph import Value
 from ...ir.library import composite
+from ...ir.op import Trait, has, moves_whole
 from ...ir.types import DType, boolean, f16, f32
 from .stream import Origins, Stage, Stream, TokenMap
 
-# Ops that a mask passes through and stays what it is.
-_SEE_THROUGH = frozenset({"cast", "unsqueeze", "squeeze", "rearrange", "reshape", "expand", "transpose"})
 # (comparison, constant) -> whether true means a token that counts, for a mask of 0 and 1.
 _COMPARISONS: dict[tuple[str, float | None], bool] = {
     ("ne", 0.0): True, ("gt", 0.0): True, ("eq", 1.0): True, ("ge", 1.0): True,
@@ -32,12 +31,12 @@ def trace_mask(value: Value, origins: Origins, stream: Stream) -> tuple[Value, b
         if before is None:
             break
         # What is compared with 0 is a mask itself, unless features are made from it (`input_ids != 0`).
-        compares = name in ("ne", "gt", "eq", "ge", "lt", "le") or (name == "cast" and node.attrs["dtype"] == boolean)
+        compares = has(node, Trait.COMPARES) or (name == "cast" and node.attrs["dtype"] == boolean)
         if compares and before.type.dtype != boolean and origins.of(before) & stream.inputs:
             break
         if name == "logical_not":
             positive = not positive
-        elif name not in _SEE_THROUGH:
+        elif not moves_whole(node) and name != "cast":
             meaning = _COMPARISONS.get((name, _scalar(node.inputs[1]))) if len(node.inputs) == 2 else None
             if meaning is None:
                 break

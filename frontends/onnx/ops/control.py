@@ -10,6 +10,7 @@ import numpy as np
 from ....ir.diagnostics import Diagnostic
 from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Graph, Value
+from ....ir.op import Trait, has
 from ....ir.types import TensorType, i64
 from ..call import Call
 from ..registry import CONTROL
@@ -63,7 +64,7 @@ def _assumed(c: Call) -> bool:
 def _size(value: Value | None) -> Dim | None:
     """The size that a scalar of the program is."""
     node = None if value is None else value.node
-    while node is not None and node.op.name in ("squeeze", "reshape", "unsqueeze", "cast"):
+    while node is not None and (has(node, Trait.RESHAPES) or node.op.name == "cast"):
         inner = node.inputs[0]
         node = None if inner is None else inner.node
     if node is None or node.op.name not in ("full", "constant"):

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ....ir.graph import Value
-from ....ir.types import DTYPES, DType, boolean
+from ....ir.op import Op, Trait, has, kept
+from ....ir.signature import Pattern
+from ....ir.types import DTYPES, DType, boolean, i64
 from ..protocol import SCALAR_TYPES, Import, Unsupported, aten
 
 
@@ -24,19 +26,13 @@ def literal_of(value: Any) -> Any:
     if not isinstance(value, Value):
         return value
     node = value.node
-    while node is not None and node.op.name in ("expand", "cast", "reshape", "unsqueeze"):
+    while node is not None and len(node.inputs) == 1 and (has(node, Trait.MOVES) or node.op.name == "cast"):
         value = node.inputs[0]
         assert value is not None
         node = value.node
     if node is not None and node.op.name in ("constant", "full") and not isinstance(node.attrs["value"], tuple):
         return node.attrs["value"]
     return None
-
-
-_MOVES = frozenset(
-    {"unsqueeze", "squeeze", "reshape", "expand", "transpose", "slice", "take", "gather", "cast", "flip"}
-)
-_COUNTS = frozenset({"iota", "argmax", "argmin", "searchsorted", "compact"})
 
 
 def nonnegative(value: Value, depth: int = 8) -> bool:
@@ -50,18 +46,26 @@ def nonnegative(value: Value, depth: int = 8) -> bool:
     name = node.op.name
     if name == "constant":
         return _least(node.attrs["value"]) >= 0
-    if name in _COUNTS or (name in ("topk", "sort") and value.index == 1):
+    if name == "iota" or _is_place(value):
         return True
     if name == "full":
         return True  # a size, since what is known now was looked at above
     operands = [v for v in node.inputs if v is not None]
-    if name in _MOVES:
-        return operands[0].type.dtype == boolean or nonnegative(operands[0], depth - 1)
-    if name in ("add", "mul", "floordiv", "minimum", "concat"):
-        return all(nonnegative(v, depth - 1) for v in operands)
     if name == "maximum":
         return any(nonnegative(v, depth - 1) for v in operands)
+    if has(node, Trait.KEEPS):
+        operands = [operands[i] for i in kept(node)]
+        return all(v.type.dtype == boolean or nonnegative(v, depth - 1) for v in operands)
+    if name in ("add", "mul", "floordiv"):
+        return all(nonnegative(v, depth - 1) for v in operands)
     return name == "mod"
+
+
+def _is_place(value: Value) -> bool:
+    """Whether a core op always gives this result as i64: the places and counts of a selection."""
+    node = value.node
+    result = node.op.signature.results[value.index].type if node is not None and isinstance(node.op, Op) else None
+    return isinstance(result, Pattern) and result.dtype == i64
 
 
 def _least(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....ir.dims.dim import Dim, as_dim, product
 from ....ir.graph import Node, Value
+from ....ir.op import Trait, has
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten, axis_of
 from .elementwise import literal_of, nonnegative
@@ -56,7 +57,7 @@ def _gather(i: Import, x: Value, axis: int, index: Value, *rest: Any) -> Value:
 def whole_axis(index: Value, size: Dim) -> int | None:
     """The axis of ``index`` along which it counts ``0 … size - 1``, all others being 1; None for any other index."""
     node = index.node
-    while node is not None and node.op.name in ("unsqueeze", "squeeze", "reshape", "cast"):
+    while node is not None and (has(node, Trait.RESHAPES) or node.op.name == "cast"):
         node = _of(node).node
     axes = [a for a, d in enumerate(index.type.shape) if d != 1]
     if node is None or node.op.name != "iota" or as_dim(node.attrs["n"]) != size or len(axes) > 1:

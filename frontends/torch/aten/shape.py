@@ -7,8 +7,9 @@ from typing import Any
 
 from ....ir.dims.dim import Dim, as_dim, ceildiv, const, dim_max, dim_min, product, prove_ge
 from ....ir.graph import Value
+from ....ir.op import Trait, has
 from ....ir.types import boolean, i64
-from ..protocol import RESHAPES, Import, Unsupported, aten, axis_of
+from ..protocol import Import, Unsupported, aten, axis_of
 from .elementwise import literal_of
 
 # Other shapes --------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def _shorter_count(i: Import, x: Value, axis: int, stop: Dim) -> Value | None:
     if known is not None:
         return i.expand(i.scalar(known, x.type.dtype), shape)
     node = x.node
-    while node is not None and node.op.name in RESHAPES and node.inputs[0] is not None:
+    while node is not None and has(node, Trait.RESHAPES) and node.inputs[0] is not None:
         node = node.inputs[0].node
     if node is None or node.op.name != "iota" or any(d != 1 for a, d in enumerate(x.type.shape) if a != axis):
         return None
