@@ -108,7 +108,7 @@ class Plan:
             for region in node.bodies if problem is None else ():
                 problem = problem or self._refused(region, None, seen)
             if problem is not None:
-                problem.span = node.span or problem.span
+                problem.called_at(node.span)
                 return problem
         return None
 

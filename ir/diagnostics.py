@@ -65,9 +65,21 @@ class Diagnostic(Exception):
 
     def __post_init__(self) -> None:
         super().__init__(self.code, self.message)
+        self._show_origin()
+
+    def _show_origin(self) -> None:
         if self.span is not None and self.span.origin is not None:
             self.notes.insert(0, Note(IN_THE_LIBRARY, self.span.origin))
             self.span = self.span._replace(origin=None)
+
+    def called_at(self, span: Span | None) -> None:
+        """Show it at a call, in whose body it lies; the place that it had becomes a note."""
+        if span is None:
+            return
+        if self.span is not None:
+            self.notes.insert(0, Note("in its body, at this line", self.span))
+        self.span = span
+        self._show_origin()
 
     def __str__(self) -> str:
         return self.render()

@@ -164,3 +164,22 @@ def test_a_call_in_python_comes_first_too() -> None:
         m.output(x)
     assert caught.value.span is not None
     assert caught.value.span.file == __file__
+
+
+def test_a_target_that_refuses_shows_the_call_and_the_body() -> None:
+    module = source.loads(
+        "op running(x: float[B, T]) -> float[B, T] {\n"
+        "    return cummax(x, axis=1)\n"
+        "}\n"
+        "model m(x: f32[B, T]) -> f32[B, T] {\n"
+        "    return running(x)\n"
+        "}\n",
+        USER,
+    )
+    with pytest.raises(Diagnostic, match="E0820") as caught:
+        ts.compile(module, target="mlir")
+    assert caught.value.span is not None
+    assert caught.value.span.line == 5
+    assert [(n.message, n.span.line) for n in caught.value.notes if n.span is not None] == [
+        ("in its body, at this line", 2)
+    ]
