@@ -11,8 +11,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..backends.target import Checked
@@ -28,10 +30,14 @@ if TYPE_CHECKING:
     from ..passes.engine import After, Pass
     from ..passes.report import Report
     from ..runtime.runner import Runner
+    from ..runtime.weights.bind import Bound
     from .programs import ProgramArtifact
 
 # Exact passes that every artifact goes through after the user's own.
 CLEANUP = ("fold_constants", "cse", "dce")
+
+# Bytes of weights made of others from which on the reference maps them from a file instead of holding them.
+_MAPPED = 128 << 20
 
 # What goes on, how much of it is done, and how much there is; None where nobody knows.
 Progress = Callable[[str, int | None, int | None], None]
@@ -210,7 +216,7 @@ def compile(
 def _write_and_verify(
     artifact: Artifact,
     reference: Module,
-    bound: Any,
+    bound: Bound,
     seed: int | None,
     output: str | os.PathLike[str] | None,
     clock: _Clock,
@@ -237,7 +243,6 @@ def _save_program(
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
     from contextlib import ExitStack
-    from tempfile import TemporaryDirectory
 
     from ..runtime.files.aside import folder_aside
 
@@ -256,7 +261,7 @@ def _save_program(
                 artifact.verify(folder, reference, bound, seed)
 
 
-def _compare(artifact: Artifact, path: Path, reference: Module, bound: Any, seed: int) -> None:
+def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, seed: int) -> None:
     """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -265,7 +270,9 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Any, seed
         from ..backends import torch
         from .verify import verify
 
-        found = verify(artifact.module, runner, torch.build(reference, bound, claims=False), seed=seed)
+        with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+            judge = torch.build(reference, _mapped(bound, Path(folder)), claims=False)
+            found = verify(artifact.module, runner, judge, seed=seed)
         notes = [f"not compared with the reference: {found.skipped}"] if found.skipped else []
         return Checked([row.to_dict() for row in found.rows], notes, runner)
 
@@ -276,6 +283,24 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Any, seed
     artifact._runner = found.runner
     artifact.report.verified = found.rows
     artifact.report.notes += found.notes
+
+
+def _mapped(bound: Bound, folder: Path) -> Bound:
+    """The same values; those that are made of a checkpoint's, if they are many, are written into ``folder`` and mapped."""
+    from ..backends.torch.file import write_torch_file
+    from ..runtime.weights.bind import Bound
+    from ..runtime.weights.open import open_weights
+
+    made = {name: tensor for name, tensor in bound.items() if tensor.made}
+    if sum(tensor.nbytes for tensor in made.values()) < _MAPPED:
+        return bound
+    path = folder / "made.safetensors"
+    write_torch_file(path, {}, made)
+    weights = open_weights(path)
+    found = Bound()
+    found.update(bound)
+    found.update((n, replace(t, load=partial(weights.__getitem__, n), made=False)) for n, t in made.items())
+    return found
 
 
 def _import_reference() -> None:
@@ -305,7 +330,7 @@ class _Clock:
 
 def _weights(
     module: Module, read: Module, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int
-) -> tuple[Any, str]:
+) -> tuple[Bound, str]:
     """The bound parameters, and in a word where they come from; ``read`` is the module before any pass."""
     from ..ir.recipe import relative
     from ..runtime.weights.bind import bind, initialise

@@ -4,17 +4,33 @@
     imported.module                      # zoo/minilm with the sizes of config.json
     imported.weights["embeddings.word_embeddings.weight"]
 
-Only JSON and safetensors are read: no code of the folder runs, and no pickle is opened. A family is a row of ``FAMILIES``: which
-fields of the configuration are static parameters, and which values of other fields the spec computes. A value that it
-does not compute is refused by name, because a model that is nearly right is wrong.
+Only JSON and safetensors are read: no code of the folder runs, and no pickle is opened. A family is a spec and a table beside it,
+``specs/zoo/NAME.hf.json``; to add one is to write these two:
+
+    model_types       the `model_type` of the configurations
+    models            `architectures` entry -> model of the spec, or {"model": …, "part": "encoder"} where it is a part of it
+    parameters        static parameter -> where its value comes from:
+                        "hidden_size"                                  that field, which must be there
+                        {"fields": ["a", "b.c"], "default": 12}        the first that is given; without any, the default: null
+                                                                       leaves it to the spec
+                        {"weight": "*pooler.dense.weight"}             whether there is such a weight; with "axis", its size
+                      with "models", only those have the parameter
+    computes          field -> the values that the spec computes; a missing field is the first of them; or
+                      {"values": […], "models": […]}. A value that is not listed is refused by name, because a model that is
+                      nearly right is wrong
+    sentence_encoder  the model for folders whose modules.json asks for mean pooling to unit length
+
+Names and layouts of weights are not in it: the `weights` block of the spec's `compile` renames and remakes them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,173 +45,43 @@ CONFIG = "config.json"
 MODULES = "modules.json"
 # A configuration is small; what is larger is something else.
 _LARGEST = 4 << 20
-_NEEDED = object()
+_NONE = object()
 
 Config = Mapping[str, Any]
-Names = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One ``model_type``.
-
-    Args:
-        spec: the shipped spec.
-        heads: ``architectures`` entry -> model of the spec.
-        sizes: field of the configuration -> (static parameter, default where the field is missing).
-        allowed: field -> the values that the spec computes; a missing field is the first of them.
-        more: static parameters that take a rule: (configuration, shapes of the weights by name) -> values.
-        renames: of weights, before those of the spec.
-    """
+    """A table of the zoo, as its file has it (see above); ``spec`` is what it stands beside."""
 
     spec: str
-    heads: Mapping[str, str]
-    sizes: Mapping[str, tuple[str, Any]]
-    allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    more: Callable[[Config, Names], dict[str, Any]] = lambda config, names: {}
-    renames: tuple[tuple[str, str], ...] = ()
+    model_types: Sequence[str]
+    models: Mapping[str, str | Mapping[str, str]]
+    parameters: Mapping[str, str | Mapping[str, Any]]
+    computes: Mapping[str, Sequence[Any] | Mapping[str, Any]]
+    sentence_encoder: str | None = None
+
+    def model(self, architecture: str) -> str:
+        """The model of the spec for an entry of ``architectures``."""
+        found = self.models[architecture]
+        return found if isinstance(found, str) else found["model"]
+
+    def part(self, architecture: str) -> str | None:
+        """What the spec has of it, where that is not all."""
+        found = self.models[architecture]
+        return None if isinstance(found, str) else found["part"]
 
 
-def _pooler(config: Config, names: Names) -> dict[str, Any]:
-    return {"pooler": any(n.endswith("pooler.dense.weight") for n in names)}
+@cache
+def families() -> dict[str, Family]:
+    """The zoo's families by ``model_type``."""
+    from ..specs.catalog import FOLDER
 
-
-def _vision(config: Config, names: Names) -> dict[str, Any]:
-    """A classifier has as many classes as its file says; a feature model may have a pooler."""
-    head = next((n for n in names if n in ("classifier.weight", "cls_classifier.weight")), None)
-    return {"classes": names[head][0]} if head else _pooler(config, names)
-
-
-def _llama(config: Config, names: Names) -> dict[str, Any]:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
-    if kind != "default":
-        raise _unsupported("rope_type", kind, ("default",))
-    heads, dim = config["num_attention_heads"], config["hidden_size"]
-    return {
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or dim // heads,
-        "theta": float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        **({"tied": bool(config.get("tie_word_embeddings", False))} if _head(config) == "LlamaForCausalLM" else {}),
-    }
-
-
-def _gpt2(config: Config, names: Names) -> dict[str, Any]:
-    if _head(config) == "GPT2LMHeadModel" and not config.get("tie_word_embeddings", True):
-        raise _unsupported("tie_word_embeddings", False, (True,))
-    return {"hidden": config.get("n_inner") or 4 * config["n_embd"]}
-
-
-_VISION = {
-    "hidden_size": ("dim", 768),
-    "num_hidden_layers": ("depth", 12),
-    "num_attention_heads": ("heads", 12),
-    "intermediate_size": ("hidden", 3072),
-    "image_size": ("size", 224),
-    "patch_size": ("patch", 16),
-    "layer_norm_eps": ("eps", 1e-12),
-}
-_VISION_ALLOWED = {
-    "hidden_act": ("gelu",),
-    "qkv_bias": (True,),
-    "num_channels": (3,),
-    "pooler_act": ("tanh",),
-}
-
-FAMILIES: dict[str, Family] = {
-    "vit": Family(
-        "zoo/vit",
-        {"ViTModel": "vit", "ViTForImageClassification": "vit_classifier"},
-        _VISION,
-        _VISION_ALLOWED,
-        _vision,
-    ),
-    "deit": Family(
-        "zoo/deit",
-        {"DeiTModel": "deit", "DeiTForImageClassificationWithTeacher": "deit_classifier"},
-        _VISION,
-        _VISION_ALLOWED,
-        _vision,
-    ),
-    "bert": Family(
-        "zoo/bert",
-        {"BertModel": "bert"},
-        {
-            "vocab_size": ("vocab", _NEEDED),
-            "max_position_embeddings": ("positions", 512),
-            "type_vocab_size": ("segments", 2),
-            "hidden_size": ("dim", _NEEDED),
-            "num_hidden_layers": ("depth", _NEEDED),
-            "num_attention_heads": ("heads", _NEEDED),
-            "intermediate_size": ("hidden", _NEEDED),
-            "layer_norm_eps": ("eps", 1e-12),
-        },
-        {
-            "hidden_act": ("gelu",),
-            "position_embedding_type": ("absolute",),
-            "is_decoder": (False,),
-            "add_cross_attention": (False,),
-        },
-        _pooler,
-    ),
-    "gpt2": Family(
-        "zoo/gpt2",
-        {"GPT2Model": "gpt2", "GPT2LMHeadModel": "gpt2_lm"},
-        {
-            "vocab_size": ("vocab", _NEEDED),
-            "n_positions": ("positions", 1024),
-            "n_embd": ("dim", _NEEDED),
-            "n_layer": ("depth", _NEEDED),
-            "n_head": ("heads", _NEEDED),
-            "layer_norm_epsilon": ("eps", 1e-5),
-        },
-        {
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
-        },
-        _gpt2,
-    ),
-    "llama": Family(
-        "zoo/llama",
-        {"LlamaModel": "llama", "LlamaForCausalLM": "llama_lm"},
-        {
-            "vocab_size": ("vocab", _NEEDED),
-            "hidden_size": ("dim", _NEEDED),
-            "num_hidden_layers": ("depth", _NEEDED),
-            "num_attention_heads": ("heads", _NEEDED),
-            "intermediate_size": ("hidden", _NEEDED),
-            "rms_norm_eps": ("eps", 1e-6),
-        },
-        {
-            "hidden_act": ("silu",),
-            "attention_bias": (False,),
-            "mlp_bias": (False,),
-            "sliding_window": (None,),
-            "partial_rotary_factor": (1.0, None),
-        },
-        _llama,
-    ),
-    "whisper": Family(
-        "zoo/whisper",
-        {
-            "WhisperEncoder": "whisper_encoder",
-            "WhisperModel": "whisper_encoder",
-            "WhisperForConditionalGeneration": "whisper_encoder",
-        },
-        {
-            "num_mel_bins": ("mels", 80),
-            "max_source_positions": ("positions", 1500),
-            "d_model": ("dim", _NEEDED),
-            "encoder_layers": ("depth", _NEEDED),
-            "encoder_attention_heads": ("heads", _NEEDED),
-            "encoder_ffn_dim": ("hidden", _NEEDED),
-        },
-        {"activation_function": ("gelu",)},
-        renames=(("encoder.*", "*"),),
-    ),
-}
+    found: dict[str, Family] = {}
+    for path in sorted((FOLDER / "zoo").glob("*.hf.json")):
+        family = Family(f"zoo/{path.name.removesuffix('.hf.json')}", **json.loads(path.read_text("utf-8")))
+        found.update((kind, family) for kind in family.model_types)
+    return found
 
 
 def load(
@@ -245,23 +131,27 @@ def _module(
     from ..specs.catalog import find
     from . import source
 
-    names = {n: tuple(weights.entry(n).shape) for n in weights}
-    known = {p: _value(config, f, default) for f, (p, default) in family.sizes.items()}
-    for name, values in family.allowed.items():
-        found = config.get(name, values[0])
-        if found not in values:
-            raise _unsupported(name, found, values)
+    for name, row in family.computes.items():
+        listed = row if isinstance(row, Mapping) else {"values": row}
+        if kind in listed.get("models", (kind,)):
+            found = _field(config, name, listed["values"][0])
+            if found not in listed["values"]:
+                raise _unsupported(name, found, listed["values"])
     if config.get("quantization_config"):
         raise Diagnostic("E0933", "`quantization_config`: quantized checkpoints are not read")
-    # A spec ignores no parameter, but its models differ in which they have: `pooler`, `classes`, `tied`.
-    spec = "zoo/minilm" if kind == "minilm" else family.spec
-    known.update((k, v) for k, v in family.more(config, names).items() if not (kind == "minilm" and k == "pooler"))
+    known = {}
+    for name, row in family.parameters.items():
+        how = {"fields": [row]} if isinstance(row, str) else row
+        if kind in how.get("models", (kind,)):
+            value = _weight(weights, how) if "weight" in how else _value(config, how)
+            if value is not None:
+                known[name] = value
+    spec = f"zoo/{kind}" if kind == family.sentence_encoder else family.spec
     module = source.load(find(spec)[0], kind, {**known, **(params or {})}, dtype)
     assert module.compile is not None
-    renames = (*family.renames, *module.compile.renames)
     # Relative to the folder, so that what an artifact says of its making names no place on this machine.
     module.path = str(path / CONFIG)
-    module.compile = replace(module.compile, weights=_weights_file(path).name, renames=renames)
+    module.compile = replace(module.compile, weights=_weights_file(path).name)
     return module
 
 
@@ -283,14 +173,15 @@ def _family(path: Path, config: Config) -> Family:
     kind = config.get("model_type")
     if not isinstance(kind, str):
         raise Diagnostic("E0931", f"{path / CONFIG} has no `model_type`")
-    if kind not in FAMILIES:
+    known = families()
+    if kind not in known:
         raise Diagnostic(
             "E0932",
             f"the zoo has no `{kind}`",
-            help=did_you_mean(kind, FAMILIES)
-            or f"it has {', '.join(FAMILIES)}; export others to ONNX and optimize the .onnx file",
+            help=did_you_mean(kind, known)
+            or f"it has {', '.join(known)}; export others to ONNX and optimize the .onnx file",
         )
-    return FAMILIES[kind]
+    return known[kind]
 
 
 def _head(config: Config) -> str | None:
@@ -301,27 +192,26 @@ def _head(config: Config) -> str | None:
 def _model_of(path: Path, config: Config, family: Family, model: str | None) -> tuple[str, list[str]]:
     """Which model of the spec, and what of the checkpoint it leaves out."""
     head = _head(config)
-    sentence = _sentence_encoder(path) if family.spec == "zoo/bert" else None
+    sentence = _sentence_encoder(path) if family.sentence_encoder is not None else None
     if model is not None:
         return model, []
     if head is None:
         raise Diagnostic("E0931", f"{path / CONFIG} has no `architectures`", help=_choose(family))
-    if head not in family.heads:
+    if head not in family.models:
         raise Diagnostic("E0932", f"the zoo has no `{head}`", help=_choose(family))
-    kind = family.heads[head]
-    if sentence == "mean, unit length":
-        return "minilm", []
+    if sentence == "mean, unit length" and family.sentence_encoder is not None:
+        return family.sentence_encoder, []
     notes = []
     if sentence is not None:
         notes.append(f"`{MODULES}` asks for {sentence}, which is left out: the outputs are the token features")
-    if kind == "whisper_encoder" and head != "WhisperEncoder":
-        notes.append(f"only the encoder of `{head}` is taken")
-    return kind, notes
+    if family.part(head) is not None:
+        notes.append(f"only the {family.part(head)} of `{head}` is taken")
+    return family.model(head), notes
 
 
 def _choose(family: Family) -> str:
-    models = ", ".join(f"`--model {m}`" for m in dict.fromkeys(family.heads.values()))
-    return f"it has {', '.join(family.heads)}; to take the part that it has, say {models}"
+    models = ", ".join(f"`--model {m}`" for m in dict.fromkeys(map(family.model, family.models)))
+    return f"it has {', '.join(family.models)}; to take the part that it has, say {models}"
 
 
 def _sentence_encoder(path: Path) -> str | None:
@@ -340,16 +230,43 @@ def _sentence_encoder(path: Path) -> str | None:
     return "mean, unit length" if mean else f"Pooling ({', '.join(modes)}) and Normalize"
 
 
-def _value(config: Config, name: str, default: Any) -> Any:
-    found = config.get(name, default)
-    if found is _NEEDED:
-        raise Diagnostic("E0931", f"config.json has no `{name}`")
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
-        raise Diagnostic("E0933", f"`{name}` must be a positive number, but is {json.dumps(found)}")
+def _field(config: Config, path: str, missing: Any) -> Any:
+    """``rope_parameters.rope_type`` of a configuration; what is no object on the way is the value itself."""
+    found: Any = config
+    for part in path.split("."):
+        if not isinstance(found, Mapping):
+            break
+        found = found.get(part, _NONE)
+        if found is _NONE or (found is None and part != path):
+            return missing
     return found
 
 
-def _unsupported(name: str, found: Any, values: tuple[Any, ...]) -> Diagnostic:
+def _value(config: Config, how: Mapping[str, Any]) -> Any:
+    """The first of the fields that is given, else the default. Raises E0931 without one, E0933 for no positive number."""
+    for name in how["fields"]:
+        found = _field(config, name, None)
+        if found is None:
+            continue
+        if isinstance(how.get("default"), bool):
+            return bool(found)
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
+            raise Diagnostic("E0933", f"`{name}` must be a positive number, but is {json.dumps(found)}")
+        return found
+    if "default" not in how:
+        raise Diagnostic("E0931", f"config.json has no `{how['fields'][0]}`")
+    return how["default"]
+
+
+def _weight(weights: Weights, how: Mapping[str, Any]) -> Any:
+    """Whether there is a weight of that pattern, or its size along an axis; None for the size of none."""
+    found = next((n for n in weights if fnmatchcase(n, how["weight"])), None)
+    if "axis" not in how:
+        return found is not None
+    return None if found is None else weights.entry(found).shape[how["axis"]]
+
+
+def _unsupported(name: str, found: Any, values: Sequence[Any]) -> Diagnostic:
     return Diagnostic(
         "E0933",
         f"`{name}` is {json.dumps(found)}, but the spec computes only {' or '.join(json.dumps(v) for v in values)}",

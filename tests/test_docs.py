@@ -93,6 +93,7 @@ CONSTRUCTS = {
     "compile": r"^compile ",
     "weights": r"^    weights ",
     "renames": r'" => "',
+    "recipes": r'^        "blocks\.\*\.qkv\.weight" = concat',
     "pass": r"^    pass ",
     "target": r"^    target ",
     "param": r"^ +param ",

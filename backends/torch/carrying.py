@@ -59,17 +59,11 @@ class CarryingModule(Carrying):
 class CarryingArrays(CarryingModule):
     """The same with NumPy arrays: what goes in is brought to the dtypes of the inputs."""
 
-    def __init__(self, network: TesseraModule, *, states: Mapping[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(network, states=states, **options)
-        self._start = self._tensors(self._start)
-
     def states(self) -> dict[str, Any]:
         return {name: to_numpy(tensor) for name, tensor in super().states().items()}
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        return {name: to_numpy(tensor) for name, tensor in super()._step(self._tensors(inputs), seed).items()}
-
-    def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         specs = {port.name: port.spec for port in self._network.inputs.ports}
         # A name that is not known goes through, and the network says so.
-        return {n: from_numpy(fit_array(specs[n], a)) if n in specs else a for n, a in arrays.items()}
+        tensors = {n: from_numpy(fit_array(specs[n], a)) if n in specs else a for n, a in inputs.items()}
+        return {name: to_numpy(tensor) for name, tensor in super()._step(tensors, seed).items()}

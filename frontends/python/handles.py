@@ -248,8 +248,8 @@ class _CoreOps(Namespace):
         return Function(OpValue(OPS[name]), name) if name in OPS else None
 
     def __dir__(self) -> list[str]:
-        # Their bodies are graphs: `m.fold`, `m.cond` and `m.while_` make them.
-        return sorted(OPS.keys() - {"fold", "cond", "while"})
+        # A loop's body is a graph: `m.fold` makes it.
+        return sorted(OPS.keys() - {"fold"})
 
 
 def library() -> Library:

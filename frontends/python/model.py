@@ -30,7 +30,7 @@ from ..source.elaborate.frame import Frame
 from ..source.elaborate.gather import gather
 from ..source.elaborate.inputs import declared_outputs
 from ..source.elaborate.library import Unit
-from ..source.elaborate.regions import Region, share_captured
+from ..source.elaborate.regions import Region
 from ..source.elaborate.values import Bundle, DeclValue, Multi, OpValue
 from ..source.syntax import ast
 from ..source.syntax.parser import parse_expr, parse_type
@@ -197,82 +197,28 @@ class Model:
         Raises:
             Diagnostic: E0016 when the body returns another number of values, E0308 when it changes their types.
         """
-        starts, names = self._starts(start)
-        region = self._region("fold", starts, names, body, names, counted=True)
-        attrs = {"n": count, "carried": len(starts), "body": region.graph}
-        return self._control("fold", [*starts, *region.captured], attrs, names)
-
-    def cond(
-        self,
-        condition: Tensor,
-        start: Sequence[Tensor],
-        then: Callable[..., Any],
-        orelse: Callable[..., Any] | None = None,
-    ) -> tuple[Tensor, ...]:
-        """One of two branches, chosen at run time by a scalar: ``then(*start)`` or ``orelse(*start)``, which give the same types.
-
-        Without ``orelse`` the values stay as they are where the condition does not hold.
-
-        Raises:
-            Diagnostic: E0016 when a branch returns another number of values, E0308 for types that differ, or a condition of many.
-        """
-        starts, names = self._starts(start)
-        branches = [self._region("cond", starts, names, f, names) for f in (then, orelse or (lambda *values: values))]
-        captured = share_captured(branches)
-        predicate = self._open().local(self._unwrap(condition, call_site()[0]))
-        attrs = {"carried": len(starts), "then": branches[0].graph, "orelse": branches[1].graph}
-        return self._control("cond", [predicate, *starts, *captured], attrs, names)
-
-    def while_(
-        self, test: Callable[..., Any], start: Sequence[Tensor], body: Callable[..., Any], *, limit: int | Dim
-    ) -> tuple[Tensor, ...]:
-        """A loop: ``body(*carried)`` returns the next carried values, while ``test(*carried)`` is true, ``limit`` times at most.
-
-        Raises:
-            Diagnostic: as :meth:`fold`; E0308 for a test that is no scalar ``bool[]``.
-        """
-        starts, names = self._starts(start)
-        asked = self._region("while", starts, names, test, ("go",))
-        region = self._region("while", starts, names, body, names)
-        captured = share_captured([asked, region])
-        attrs = {"limit": limit, "carried": len(starts), "test": asked.graph, "body": region.graph}
-        return self._control("while", [*starts, *captured], attrs, names)
-
-    def _starts(self, start: Sequence[Tensor]) -> tuple[list[Value], tuple[str, ...]]:
-        """What is carried, as values of the graph at hand, and names for it: those that the caller assigns the results to."""
-        frame, (span, names) = self._open(), call_site()
-        starts = [frame.local(self._unwrap(value, span)) for value in start]
+        outer, (span, names) = self._open(), call_site()
+        assert outer.builder is not None
+        starts = [outer.local(self._unwrap(value, span)) for value in start]
         if len(names) != len(starts):
             names = tuple(v.name or f"carried{k}" for k, v in enumerate(starts))
-        return starts, tuple(names)
-
-    def _region(
-        self, word: str, starts: list[Value], names: Sequence[str], body: Callable[..., Any], results: Sequence[str],
-        *, counted: bool = False,
-    ) -> Region:  # fmt: skip
-        """A region that ``body`` fills, called with the carried values, behind the number of the step where that is ``counted``."""
-        outer, (span, _) = self._open(), call_site()
-        assert outer.builder is not None
-        region = Region(word, outer.builder, outer.region)
+        region = Region("fold", outer.builder, outer.region)
         self._frame = inner = outer.nested(region)
         try:
-            steps = [Tensor(self, region.argument("i", TensorType.of("i64")))] if counted else []
+            step = Tensor(self, region.argument("i", TensorType.of("i64")))
             carried = [Tensor(self, region.argument(name, v.type)) for name, v in zip(names, starts, strict=True)]
-            returned = body(*steps, *carried)
-            made = [returned] if isinstance(returned, Tensor) else list(returned)
-            if len(made) != len(results):
-                message = f"`{word}` carries {len(results)} value(s), but its body returns {len(made)}"
-                raise Diagnostic("E0016", message, span)
-            for name, value in zip(results, made, strict=True):
+            returned = body(step, *carried)
+            results = [returned] if isinstance(returned, Tensor) else list(returned)
+            if len(results) != len(starts):
+                raise Diagnostic(
+                    "E0016", f"the loop carries {len(starts)} value(s), but its body returns {len(results)}", span
+                )
+            for name, value in zip(names, results, strict=True):
                 region.graph.add_output(inner.local(self._unwrap(value, span)), name)
         finally:
             self._frame = outer
-        return region
-
-    def _control(
-        self, word: str, operands: list[Value], attrs: dict[str, Any], names: Sequence[str]
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        outputs = self._open().emit(OPS[word], operands, attrs, call_site()[0])
+        attrs = {"n": count, "carried": len(starts), "body": region.graph}
+        outputs = outer.emit(OPS["fold"], [*starts, *region.captured], attrs, span)
         return tuple(self._wrap(v, (name,)) for v, name in zip(outputs, names, strict=True))
 
     # Evaluating ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,16 +29,14 @@ class Bound:
         """Random contents of an input of integers, or of anything that ascends."""
         import numpy as np
 
-        def sorted_row(drawn: np.ndarray) -> np.ndarray:
-            return (np.sort(drawn, axis=-1) if shape else np.asarray(drawn)).astype(dtype.numpy)
-
         if dtype.kind == "float":
-            return sorted_row(rng.standard_normal(shape))
+            return np.sort(rng.standard_normal(shape), axis=-1).astype(dtype.numpy)
         limit = self.limit.evaluate(dict(sizes)) if isinstance(self.limit, Dim) else self.limit
-        most = int(np.iinfo(dtype.numpy).max)
         if not self.ascending:
-            return rng.integers(0, max(1, min(limit or 1, most)), shape).astype(dtype.numpy)
-        return sorted_row(rng.integers(0, min(math.prod(shape) if limit is None else limit, most) + 1, shape))
+            high = min(limit or 1, int(np.iinfo(dtype.numpy).max))
+            return rng.integers(0, max(1, high), shape).astype(dtype.numpy)
+        drawn = rng.integers(0, (shape[-1] if limit is None else limit) + 1, shape)
+        return np.sort(drawn, axis=-1).astype(dtype.numpy)
 
 
 def index_bounds(graph: Graph) -> dict[Input, Bound | None]:

@@ -28,12 +28,16 @@ SHOWN = 12  # names listed in one note before the rest is counted
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A parameter's value that is made when asked for. ``np.asarray(tensor)`` works too."""
+    """A parameter's value that is made when asked for. ``np.asarray(tensor)`` works too.
+
+    ``made``: whether a checkpoint's tensors are computed with, so that asking takes memory where a view takes none.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
+    made: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +126,9 @@ def bind(
             if found.dtype != param.type.dtype:
                 pair = (found.dtype, param.type.dtype)
                 bound.converted[pair] = bound.converted.get(pair, 0) + 1
-            bound[name] = LazyTensor(name, param.type.dtype, wanted, partial(checkpoint.value, recipe, name))
+            load = partial(checkpoint.value, recipe, name)
+            made_anew = not recipe.view or found.dtype != param.type.dtype
+            bound[name] = LazyTensor(name, param.type.dtype, wanted, load, made_anew)
     if missing or misshaped or (strict and bound.unexpected):
         raise _misfit(graph, missing, misshaped, bound.unexpected, span)
     if kinds:

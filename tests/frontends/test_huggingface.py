@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import tessera as ts  # noqa: E402
-from tessera.frontends.huggingface import FAMILIES, load  # noqa: E402
+from tessera.frontends.huggingface import families, load  # noqa: E402
 from tessera.ir.diagnostics import Diagnostic  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quiet_transformers")
@@ -187,7 +187,7 @@ def test_the_part_that_the_zoo_has_can_be_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}}, "rope_type"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}}, "rope_parameters.rope_type"),
         ({"attention_bias": True}, "attention_bias"),
         ({"sliding_window": 8}, "sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act"),
@@ -230,6 +230,27 @@ def test_weights_of_other_sizes_are_named(tmp_path: Path) -> None:
     assert caught.value.code == "E0606"
 
 
-def test_every_family_names_models_that_its_spec_has() -> None:
-    for family in FAMILIES.values():
-        assert set(family.heads.values()) <= set(ts.models(family.spec))
+def test_every_family_names_what_its_spec_has() -> None:
+    for family in families().values():
+        models = set(map(family.model, family.models))
+        assert models <= set(ts.models(family.spec))
+        limited = [row["models"] for row in (*family.parameters.values(), *family.computes.values())
+                   if isinstance(row, dict) and "models" in row]  # fmt: skip
+        assert {m for listed in limited for m in listed} <= models
+
+
+def test_a_model_for_features_from_a_folder_of_a_classifier(tmp_path: Path) -> None:
+    saved("ViTForImageClassification", "ViTConfig", {**VISION, "num_labels": 7}, tmp_path)
+    module = ts.load(tmp_path, model="vit")
+    assert [info.name for info in module.graph.output_info] == ["last_hidden_state"]
+
+
+@pytest.mark.parametrize("scaling", ["linear", {"type": "yarn", "factor": 4.0}, {"rope_type": "llama3"}], ids=str)
+def test_older_forms_of_rotation_are_refused(tmp_path: Path, scaling: Any) -> None:
+    saved("LlamaModel", "LlamaConfig", LLAMA, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "rope_scaling": scaling}))
+    with pytest.raises(Diagnostic, match="`rope_scaling") as caught:
+        load(tmp_path)
+    assert caught.value.code == "E0933"

@@ -230,3 +230,26 @@ def test_artifacts_hold_what_recipes_made(tmp_path: Path, target: str) -> None:
     x = np.zeros((2, 1), np.float32)
     np.testing.assert_allclose(artifact(x=x)["output"], x + 2 * weights["v"][0, 0], rtol=1e-5)
     assert '"w" = 2.0 * transpose("v")' in artifact.metadata["tessera.source"]
+
+
+def test_the_reference_maps_what_recipes_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tessera.driver import compile as driver
+
+    kept = []
+    mapped = driver._mapped
+
+    def watched(found: Any, folder: Path) -> Any:
+        kept.append(mapped(found, folder))
+        return kept[-1]
+
+    monkeypatch.setattr(driver, "_MAPPED", 1)
+    monkeypatch.setattr(driver, "_mapped", watched)
+    module = program("w: f32[4, 3]; u: f32[3, 4]", '"w" = 2.0 * transpose("v") "u" = "v"')
+    weights = {"v": draw(3, 4)}
+    artifact = ts.compile(module, weights=weights, output=tmp_path / "m.onnx")
+    assert artifact.report.verified
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    assert not kept[0]["w"].made
+    assert isinstance(kept[0]["w"].numpy().base, np.ndarray)
+    np.testing.assert_array_equal(kept[0]["w"].numpy(), 2 * weights["v"].T)
+    assert np.shares_memory(kept[0]["u"].numpy(), weights["v"])
