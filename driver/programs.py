@@ -34,7 +34,7 @@ def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Run
     Raises:
         Diagnostic: E0001 no such file, E0014 not an artifact, and what the target finds wrong with it.
     """
-    if Path(path, MANIFEST).is_file():
+    if os.path.isfile(Path(path, MANIFEST)):
         return open_program(path, threads=threads)
     return open_artifact(path, threads=threads)
 
@@ -64,7 +64,7 @@ def open_part(
         Diagnostic: E0520 when a program's part is not named, E0521 when there is none of that name, E0014 for a name of an
             artifact that has no parts.
     """
-    if not Path(path, MANIFEST).is_file():
+    if not os.path.isfile(Path(path, MANIFEST)):
         if entry is not None or flow is not None:
             raise Diagnostic(
                 "E0014", f"`{path}` is no folder of a compiled program, so that it has no `{entry or flow}`"

@@ -141,7 +141,9 @@ def columns(rows: Iterable[Sequence[object]], right: Collection[int] = (), inden
 
         from ..report.tables import grid, rendered
 
-        return rendered([grid(cells, right, len(indent))], shutil.get_terminal_size().columns)
+        # On a terminal without room for the last column, lines end behind its edge.
+        least = len(indent) + sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1]) + 20
+        return rendered([grid(cells, right, len(indent))], max(least, shutil.get_terminal_size().columns))
     from ...ir.analysis.table import aligned
 
     return "\n".join(f"{indent}{line}" for line in aligned(cells, right).splitlines())

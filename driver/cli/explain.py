@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def explain(
     sizes = _sizes(at)
     facts = explain_artifact(file, sizes) if of_file(Path(file)) is not None else None
     if facts is None:
-        whole = Path(file, MANIFEST).is_file()
+        whole = os.path.isfile(Path(file, MANIFEST))
         before = open_program(file).program if whole else load_module(file, model, params, dtype)
         module, reports = apply_passes(before, parse_passes(passes))
         found = explain_program(module, sizes) if module.several else explain_module(module, sizes)

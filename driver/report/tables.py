@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +24,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], last: bool = Fals
 
 
 def grid(rows: Iterable[Sequence[str]], right: Collection[int] = (), indent: int = 0) -> RenderableType:
-    """Rows as columns without lines, those in ``right`` to the right; what is too long for the terminal goes on below itself."""
+    """Rows as columns without lines, those in ``right`` to the right; a last column that is too long goes on below itself."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -32,8 +32,8 @@ def grid(rows: Iterable[Sequence[str]], right: Collection[int] = (), indent: int
     made = Table.grid(padding=(0, 2, 0, 0))
     for i, row in enumerate(rows):
         for column in range(len(row) if i == 0 else 0):
-            figures = column in right
-            made.add_column(justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+            justify: Literal["left", "right"] = "right" if column in right else "left"
+            made.add_column(justify=justify, no_wrap=column < len(row) - 1, overflow="fold")
         made.add_row(*map(Text, row))
     return Padding(made, (0, 0, 0, indent), expand=False)
 
