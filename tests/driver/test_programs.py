@@ -177,3 +177,21 @@ def test_a_program_put_together_in_python() -> None:
         ts.program("both", {**made, "other": m})
     with pytest.raises(Diagnostic, match="E0521"):
         ts.program("none", {})
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_a_cache_passes_from_entry_to_entry_and_weights_come_by_recipe(target: str, tmp_path: Path) -> None:
+    program = ts.load(FILE.with_name("everything.tess"))
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=(4, 8)).astype("float32") for n in ("q", "k")} | {"fc.bias": np.zeros(8, "float32")}
+    ts.compile(program, target=target, weights=weights, output=tmp_path / "out")
+    opened: Any = ts.open(tmp_path / "out")
+    x = rng.normal(size=(2, 3, 8)).astype("float32")
+    found = opened.run("run", {"x": x}, host={"last": lambda y: y[:, -1:]}, sizes={"C": 16})["output"]
+    filled = opened.fill(x, sizes={"C": 16})
+    state = {name: value for name, value in filled.items() if name.startswith("cache.")}
+    stepped = opened.step(filled["output"][:, -1:], **state)
+    assert np.allclose(found, stepped["output"], atol=1e-5)
+    before = x @ np.concatenate([weights["q"], weights["k"]]).T + 1
+    assert np.allclose(filled["output"], before + 1 if before.sum() > 0 else before * 2, atol=1e-4)
+    assert (stepped["cache.k"] != 0).any(axis=(1, 3)).sum(axis=1).tolist() == [4, 4]

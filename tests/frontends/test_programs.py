@@ -264,3 +264,12 @@ def test_a_shared_parameter_changes_everywhere(chat: Program) -> None:
         Diagnostic, match=r"E0526.*`freeze` changed what entry points share: the parameter `head.weight`"
     ):
         run_pipeline(chat, [Freeze(only="step")])
+
+
+def test_record_states_regions_and_recipes_read_back() -> None:
+    program = source.load(Path(__file__).parent / "programs" / "everything.tess")
+    verify_program(program)
+    assert list(program.recipes) == ["fc.weight"]
+    assert list(read_back(program).recipes) == ["fc.weight"]
+    for name in ("inline", "cse", "dce"):
+        read_back(ts.apply(program, name))
