@@ -71,6 +71,7 @@ SOME = ("one", "odd", "large")  # a mean of nothing is no number
 MAP: dict[str, str | int] = {"map.source": "T"}
 MASK = {"Mb": B, "Mh": const(1), "Mt": const(1)}
 FULL = {"Mb": B, "Mh": const(4), "Mt": T, "Ab": const(1), "Ah": const(4), "At": T}
+SLOTS = {"C": sym("N"), "S": sym("k")}
 ROWS: dict[str, tuple[Row, ...]] = {
     "std.attention.attention": (
         Row(), Row(attrs={"causal": True}), Row(("mask",), shapes=MASK), Row(("mask", "bias"), shapes=FULL),
@@ -78,6 +79,23 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"column_mass": True, "row": 0, "log_sum_exp": True}), Row(("mask",), {"column_mass": True}, MASK),
     ),
     "std.attention.rope": tuple(Row(shapes={"Rb": b}, attrs={"interleaved": i}) for b, i in ((B, False), (const(1), True))),
+    "std.cache.write_rows": (Row(shapes=SLOTS, below={"start": "N"}),),
+    "std.cache.append": (
+        Row(shapes=SLOTS, below={"cache.length": "N"}),
+        Row(("count",), shapes=SLOTS, below={"cache.length": "N", "count": "k"}),
+    ),
+    "std.cache.evict": (
+        Row(shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T"}),
+        Row(("count",), shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T", "count": "k"}),
+    ),
+    "std.cache.window": (
+        Row(attrs={"sinks": 1, "recent": 2}, shapes={"C": T}, below={"cache.length": "T"}, scales=("zero", "odd", "large")),
+    ),
+    "std.cache.gather_path": tuple(
+        Row(given, shapes=SLOTS, below={"cache.length": "N", "start": 4, "path": 3, "count": 4}, scales=("zero", "odd", "large"))
+        for given in ((), ("count",))
+    ),
+    "std.cache.visible": (Row(attrs={"queries": 3}, shapes={"C": T}, below={"cache.length": "T"}),),
     "std.losses.cross_entropy": tuple(Row(attrs={"smoothing": s}, below={"target": 6}, scales=SOME) for s in (0.0, 0.1)),
     "std.losses.kl_divergence": (Row(scales=SOME), Row(attrs={"temperature": 2.0}, scales=SOME)),
     "std.losses.mse": (Row(scales=SOME),),
