@@ -74,7 +74,7 @@ def open_artifact(path: str | os.PathLike[str], *, threads: int | None = None, m
     Raises:
         Diagnostic: E0001 no such file, E0014 not an artifact, and what the target finds wrong with it.
     """
-    if Path(path, MANIFEST).is_file():
+    if os.path.isfile(Path(path, MANIFEST)):
         raise Diagnostic(
             "E0520", f"`{path}` holds a program of several entry points, and one is needed here",
             help="on the command line choose with `--entry`, in Python `ts.open(path)[\"name\"]`; or name one of its files",
