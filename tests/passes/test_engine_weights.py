@@ -93,6 +93,31 @@ def replace_named(module: Module, shape: list[int]) -> None:
     module.recipes["v"] = apply("concat", recipe, recipe)
 
 
+def test_a_shared_parameter_is_resized_once() -> None:
+    module = loads(
+        """
+model one(x: f32[B, 8]) -> f32[B, 8] {
+    param w: f32[4, 8] = normal(1.0)
+    return x + sum(w, axis=0)
+}
+model two(x: f32[B, 8]) -> f32[B, 8] {
+    param w: f32[4, 8] = normal(1.0)
+    return x - sum(w, axis=0)
+}
+program both {
+    entry one = one()
+    entry two = two()
+}
+compile both { weights { "w" = transpose("t") } }
+""",
+        model="both",
+    )
+    after = edited(module, pad)
+    assert after.recipes == {"w": apply("pad", apply("transpose", "t"), after=2)}
+    assert all(graph.params["w"].type == TensorType.of("f32", [6, 8]) for graph in after.functions.values())
+    assert loads(print_module(after)) == after
+
+
 def test_a_parameter_that_goes_takes_its_recipe_along() -> None:
     module = program('"w" = transpose("t")')
 
