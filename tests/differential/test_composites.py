@@ -72,7 +72,23 @@ MAP: dict[str, str | int] = {"map.source": "T"}
 MASK = {"Mb": B, "Mh": const(1), "Mt": const(1)}
 FULL = {"Mb": B, "Mh": const(4), "Mt": T, "Ab": const(1), "Ah": const(4), "At": T}
 SLOTS = {"C": sym("N"), "S": sym("k")}
+PACKED = {"C": sym("N"), "Q": const(6), "P": const(6), "R": const(4)}
+ENDS: dict[str, str | int] = {"r.ends": "N", "q.ends": "N", "k.ends": "S", "v.ends": "S", "lengths": "T", "group": 5}
+_RAGGED: dict[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(("segment_ids", "row_positions", "row_mask", "row_ends", "row_lengths", "mask_rows", "keep_rows"), ({},)),
+    **dict.fromkeys(("ragged_sum", "ragged_mean", "ragged_max", "ragged_softmax"), ({},)),
+    "ragged_from_padded": ({}, {"capacity": 4}), "padded_from_ragged": ({"length": 4},), "sort_by_group": ({"groups": 4},),
+    "varlen_attention": ({"heads": 2}, {"heads": 2, "causal": True}),
+}  # fmt: skip
 ROWS: dict[str, tuple[Row, ...]] = {
+    **{
+        f"std.ragged.{name}": tuple(Row(attrs=attrs, shapes=PACKED, below=ENDS, scales=SOME) for attrs in options)
+        for name, options in _RAGGED.items()
+    },
+    "std.token.by_mass": (
+        Row(attrs={"r": T // 2}, below=MAP), Row(attrs={"r": 2, "protect": 1}, below=MAP, scales=("odd", "large")),
+    ),
+    "std.token.by_chance": (Row(attrs={"r": T // 2}, below=MAP),),
     "std.attention.attention": (
         Row(), Row(attrs={"causal": True}), Row(("mask",), shapes=MASK), Row(("mask", "bias"), shapes=FULL),
         Row(("bias",), {"softcap": 5.0, "scale": 0.25}, FULL),
@@ -178,7 +194,7 @@ def operands(graph: Graph, row: Row, sizes: dict[str, int], rng: np.random.Gener
 def array(name: str, shape: list[int], dtype: DType, below: Any, sizes: dict[str, int], rng: Any) -> np.ndarray:
     if dtype == boolean:
         return rng.random(shape) < 0.7
-    if name in ("index", "map_position"):  # ascending places, each once
+    if name == "map_position" or (name == "index" and below == "T"):  # ascending places, each once
         most = sizes["N" if name == "map_position" else str(below)]
         rows = [np.sort(rng.permutation(most)[: shape[-1]]) for _ in range(int(np.prod(shape[:-1])))]
         return np.array(rows, np.int64).reshape(shape)
