@@ -79,6 +79,11 @@ class Pass:
         return {}
 
     @classmethod
+    def method_help(cls, method: str | None) -> str:
+        """What the option ``method`` chooses from, or what one of them is; empty for a pass without that option."""
+        return ""
+
+    @classmethod
     def summary(cls) -> str:
         """The first sentence of the docstring."""
         text = inspect.getdoc(cls) or ""

@@ -66,7 +66,7 @@ def _targets() -> str:
 @click.option("--no-verify", is_flag=True, help="Do not compare the artifact with the torch reference.")
 @verify_each_option
 @click.option(
-    "--map", "token_map", is_flag=True, help="Expose where merge_tokens put each token, for `run --save-map`."
+    "--map", "token_map", is_flag=True, help="Expose where each token went, for `run --save-map`."
 )
 @click.option(
     "--meta", multiple=True, metavar="KEY=VALUE", help="Put a string into the artifact, as in image_mean=0.5,0.5,0.5."
@@ -123,12 +123,18 @@ def _print(artifact: Artifact, out: str) -> None:
 
 
 def _with_map(steps: list[Any]) -> list[Any]:
-    """The steps with the token map of ``merge_tokens`` exposed. Raises E0925 when nothing merges."""
+    """The steps with the token map of those that reduce tokens exposed. Raises E0925 when none does."""
     from dataclasses import replace
 
-    if not any(s.name == "merge_tokens" for s in steps):
-        raise Diagnostic("E0925", "`--map` needs the pass merge_tokens", help="add --pass 'merge_tokens(r=8)'")
-    return [replace(s, options={**s.options, "map": True}) if s.name == "merge_tokens" else s for s in steps]
+    from ...passes.engine import find
+    from ...passes.options import options_of
+
+    mapping = {s.name for s in steps if "map" in options_of(find(s.name, s.span))}
+    if not mapping:
+        raise Diagnostic(
+            "E0925", "`--map` needs a pass that reduces tokens, such as merge_tokens", help="add --pass 'merge_tokens(r=8)'"
+        )
+    return [replace(s, options={**s.options, "map": True}) if s.name in mapping else s for s in steps]
 
 
 def _pair(text: str) -> tuple[str, str]:

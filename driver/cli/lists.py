@@ -57,8 +57,9 @@ def _composite(name: str, known: Any) -> Any:
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--method", help="Show this method of a pass that has several, as in `tessera passes prune_tokens --method by_mass`.")
 @json_option
-def passes(name: str | None, as_json: bool) -> None:
+def passes(name: str | None, method: str | None, as_json: bool) -> None:
     """List the passes, or show the options of one."""
     import inspect
 
@@ -74,6 +75,12 @@ def passes(name: str | None, as_json: bool) -> None:
             click.echo(columns([[", ".join([n, *p.aliases]), p.contract, p.summary()] for n, p in known.items()]))
         return
     found = find(name)
+    if method is not None:
+        text = found.method_help(method)
+        if not text:
+            raise Diagnostic("E0702", f"the pass `{found.name}` has no option `method`")
+        click.echo(text)
+        return
     options = [{"name": o.name, "type": o.kind, "default": o.default, "doc": o.doc} for o in options_of(found).values()]
     if as_json:
         print_json({**_pass(found), "doc": inspect.getdoc(found), "options": options})
@@ -85,6 +92,9 @@ def passes(name: str | None, as_json: bool) -> None:
         click.echo("\noptions")
         rows = [[o["name"], o["type"], f"= {show_value(o['default'])}", o["doc"]] for o in options]
         click.echo(columns(rows, indent="  "))
+    choices = found.method_help(None)
+    if choices:
+        click.echo(f"\n{choices}")
 
 
 def _pass(found: type[Pass]) -> dict[str, Any]:

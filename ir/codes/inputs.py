@@ -40,9 +40,9 @@ CODES = {
     ),
     "E0925": Code(
         "there is no token map to draw",
-        "`--save-map` draws which patches merged into which. It needs an artifact of a model with one image "
-        "input, compiled "
-        "with `merge_tokens` and its map exposed.\n\n"
+        "`--save-map` draws which patches merged into which, or stand for dropped ones. It needs an artifact of a model with "
+        "one image input, compiled "
+        "with `merge_tokens` or `prune_tokens` and its map exposed.\n\n"
         "  right:  tessera compile vit_s16 --pass 'merge_tokens(r=13)' --map -o vit.onnx\n"
         "          tessera run vit.onnx --input image=photo.png --fit crop --save-map map.png",
     ),

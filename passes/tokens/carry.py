@@ -89,7 +89,7 @@ class Carrier:
                 other = stage is not given and given in self.origins.maps(value)
                 made_of = other and not self.is_feature(value, stream)
                 if (tokens and not self._is_at(value, stream, given, stage)) or (made_of and not tokens):
-                    value = self.carry(value, stream, stage, node)
+                    value = self.carry(value, stream, given, stage, node)
                     node.set_input(i, value)
         first = map_leaves(node.op)
         if first is not None:
@@ -107,34 +107,29 @@ class Carrier:
         sizes = [value.type.shape[a] + first for a, _, first, g in self.token_axes(value) if g is given]
         return self.stage(value, stream) is stage and all(size == stage.count for size in sizes)
 
-    def carry(self, value: Value, stream: Stream, to: Stage, node: Node) -> Value:
-        """``value`` at stage ``to`` of ``stream``, for ``node`` to read. Raises CannotFollow."""
+    def carry(self, value: Value, stream: Stream, given: Stage, to: Stage, node: Node) -> Value:
+        """``value``, made for stage ``given`` of ``stream``, at stage ``to``, for ``node`` to read. Raises CannotFollow."""
         rank = max(v.type.rank for v in (value, *node.outputs)) if node.op.family == "elementwise" else value.type.rank
         # In front of its first reader: later readers come later in the order.
-        return self._at(value, stream, to, rank, Builder(self.graph).before(node))
+        return self._at(value, stream, given, to, rank, Builder(self.graph).before(node))
 
-    def _at(self, value: Value, stream: Stream, to: Stage, rank: int, builder: Builder) -> Value:
+    def _at(self, value: Value, stream: Stream, given: Stage, to: Stage, rank: int, builder: Builder) -> Value:
         made_of = not self.origins.maps(value).isdisjoint(stream.stages)
         if not made_of and all(s is not stream for _, s, _, _ in self.token_axes(value)):
             return value
-        key = (value, stream, to, rank)
+        key = (value, stream, given, to, rank)
         if key not in self._carried:
-            self._carried[key] = self._carry(value, stream, to, rank, builder)
+            self._carried[key] = self._carry(value, stream, given, to, rank, builder)
         return self._carried[key]
 
-    def _carry(self, value: Value, stream: Stream, to: Stage, rank: int, builder: Builder) -> Value:
+    def _carry(self, value: Value, stream: Stream, given: Stage, to: Stage, rank: int, builder: Builder) -> Value:
         places = [(axis, first) for axis, s, first, _ in self.token_axes(value) if s is stream]
         stage = self.stage(value, stream)
         is_feature = value.type.dtype.kind == "float" and self.is_feature(value, stream)
-        made_of = [s for s in self.origins.maps(value) if s in stream.stages and s is not to]
-        if made_of and not self.is_feature(value, stream):
-            # Of the stages that it is made of, the last is the one that it is at.
-            last = made_of[0]
-            for other in made_of[1:]:
-                last = stream.later(last, other)
-            return self._remade(value, stream, stage if stage in made_of and stage.node else last, to, builder)
+        if given is not to and given in self.origins.maps(value) and not self.is_feature(value, stream):
+            return self._remade(value, stream, given, to, builder)
         if len(places) > 1:
-            return self._carry_pairs(value, stream, to, rank, builder)
+            return self._carry_pairs(value, stream, given, to, rank, builder)
         axis, first = places[0]
         original = stage is stream.stages[0]
         batch = self.batch(value, stream, axis)
@@ -153,7 +148,7 @@ class Carrier:
             shape = with_size(value.node.attrs["shape"], axis, to.count - first)
             out = builder.op("full", **{**value.node.attrs, "shape": shape})
         elif is_feature and batch == 0 and first == 0 and stage is not to:
-            out = flow.reduced(stream, value, axis, stage, to, builder)
+            out = flow.reduced(stream, value, axis, stage, to, builder, self.origins.extensive(value))
         elif is_feature or not original or batch not in (0, None):
             raise CannotFollow(f"{shown(value)} comes from before the merge, and cannot be carried to merged tokens")
         else:
@@ -203,7 +198,7 @@ class Carrier:
                 attrs["segments"] = plain(count)
         return attrs
 
-    def _carry_pairs(self, value: Value, stream: Stream, to: Stage, rank: int, builder: Builder) -> Value:
+    def _carry_pairs(self, value: Value, stream: Stream, given: Stage, to: Stage, rank: int, builder: Builder) -> Value:
         """What says something of pairs of places: a relative position bias, a window. A merged token stands where the token is
         that the others were merged into."""
         node, origins, floats = value.node, self.origins.of(value), value.type.dtype.kind == "float"
@@ -212,13 +207,13 @@ class Carrier:
         says_padding = stream.padding is not None and origins & self.origins.of(stream.padding[0])
         if node is not None and node.op.qualified in _CONNECTIVES and says_padding and not floats:
             # What is padding is in the sizes, which know it of merged tokens better than a place does.
-            parts = [v and self._at(v, stream, to, value.type.rank, builder) for v in node.inputs]
+            parts = [v and self._at(v, stream, given, to, value.type.rank, builder) for v in node.inputs]
             out = builder.op(node.op, *parts, **node.attrs)
             self._take_over(value, out, stream, to)
             return out
         if node is not None and node.op.qualified == "expand" and (row := self._row(node, stream)) is not None:
             # The same for all rows: one is enough to pick from.
-            out = self._at(row, stream, to, rank, builder)
+            out = self._at(row, stream, given, to, rank, builder)
             if any(d == 1 != e for d, e in zip(row.type.shape[1:], value.type.shape[1:], strict=True)):
                 shape = tuple(e if d == 1 else d for d, e in zip(out.type.shape, value.type.shape, strict=True))
                 out = builder.op("expand", out, shape=tuple(map(plain, shape)))

@@ -83,11 +83,27 @@ class Follower(Carrier):
                 if stage is not given or stage.resized:
                     so_far = targets.get(given, (stream, given))[1]
                     targets[given] = (stream, stream.later(stage, so_far))
-            for stage in self.origins.maps(value) if value is not None else ():
-                owner = next((s for s in self.streams if stage.resized and stage in s.stages), None)
-                if owner is not None and not self.is_feature(value, owner):  # type: ignore[arg-type]
-                    targets.setdefault(stage, (owner, stage))
+            for given in self.origins.maps(value) if value is not None else ():
+                owner = next((s for s in self.streams if given in self._counts and given in s.stages), None)
+                if owner is None or self.is_feature(value, owner):  # type: ignore[arg-type]
+                    continue
+                # What is computed from a map that was there already belongs to what is left of its tokens now.
+                now = given if map_leaves(node.op) is not None or self._indexes(node) else self._now(owner, given)
+                if given.resized or now is not given:
+                    targets.setdefault(given, (owner, now))
         return targets
+
+    def _now(self, stream: Stream, given: Stage) -> Stage:
+        """The last stage that this pass put behind one that was there, in front of the next that was there."""
+        for stage in stream.stages[stream.stages.index(given) + 1 :]:
+            if stage in self._counts:
+                break
+            given = stage
+        return given
+
+    @staticmethod
+    def _indexes(node: Node) -> bool:
+        return node.op.qualified in ("take", "gather") or node.op.qualified.startswith("segment_")
 
     def _reduce_again(self, node: Node, targets: Targets) -> None:
         """A reduction that was there already: it meets the tokens that are left now, and removes as many as it did."""

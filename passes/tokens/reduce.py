@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from ...ir.analysis.cost import CostTable, cost
@@ -12,14 +12,16 @@ from ...ir.analysis.table import Table
 from ...ir.compiling import PassSpec
 from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Module
+from ...ir.notation import show_signature, show_value
 from ..engine import Pass
 from ..options import Option, check_further, option, options_of
 from ..recover.masks import raise_masks
 from ..report import Report
 from ..tidy.dce import remove_dead
-from .method import Limits, Method, check_required, find_method, further_options
+from .method import Limits, Method, check_required, find_method, further_options, methods
 from .reducer import Reducer
 from .schedule import Schedule, Unreachable
+from .wants import WANTS
 
 
 def _check_r(r: Any) -> str | None:
@@ -67,6 +69,23 @@ class ReduceTokens(Pass):
         if not isinstance(method, str) or ":" in method:
             return None
         return further_options(find_method(method, None, cls.name, spec.span))
+
+    @classmethod
+    def method_help(cls, method: str | None) -> str:
+        """All methods by the first line of their text, or one with its signature, its text and what it adds to the options."""
+        if method is None:
+            known = {op.name: op.doc.split("\n")[0] for op in methods().values()}
+            own = "one of your own: an op of a file, `mine.tess:name`"
+            lines = [f"  {name}  {text}" for name, text in known.items()]
+            return "\n".join(["methods (`--method NAME` tells more)", *lines, f"  {own}"])
+        op = find_method(method, None, cls.name)
+        wants = [f"  {name}: {WANTS[name].doc}" for name, _ in Method(op).wants]
+        options = [f"  {o.name}: {o.kind} = {show_value(o.default)}" for o in further_options(op).values()]
+        own = tuple(s for s in op.signature.statics if "." not in s.name)
+        parts = [show_signature(replace(op.signature, statics=own)), op.doc]
+        parts += ["it asks for\n" + "\n".join(wants)] if wants else []
+        parts += ["its options\n" + "\n".join(options)] if options else []
+        return "\n\n".join(parts)
 
     # What merging and pruning say differently ---------------------------------------------------------------------
 

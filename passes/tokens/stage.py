@@ -175,9 +175,11 @@ def pick(value: Value, axis: int, index: Value, batched: bool, builder: Builder)
     return builder.op("transpose", picked, perm=order)
 
 
-def reduced(stream: Stream, value: Value, axis: int, stage: Stage, to: Stage, builder: Builder) -> Value:
+def reduced(
+    stream: Stream, value: Value, axis: int, stage: Stage, to: Stage, builder: Builder, extensive: bool = False
+) -> Value:
     """A feature [B, …, t, …] of an earlier stage as every reduction since would have made it: averaged (by size) over what was
-    merged, picked where tokens were dropped."""
+    merged, or added up where it is ``extensive``; picked where tokens were dropped."""
     forward = value if axis == 1 else builder.op("transpose", value, perm=_swap(value.type.rank, axis))
     steps = stream.between(stage, to)
     while steps:
@@ -185,7 +187,8 @@ def reduced(stream: Stream, value: Value, axis: int, stage: Stage, to: Stage, bu
         last = 0
         while last + 1 < len(steps) and steps[last + 1].facts.merged == merged:
             last += 1
-        forward = (_mean if merged else _picked)(stream, forward, stage, steps[last], builder)
+        step = _picked if not merged else _sum if extensive else _mean
+        forward = step(stream, forward, stage, steps[last], builder)
         stage, steps = steps[last], steps[last + 1 :]
     return forward if axis == 1 else builder.op("transpose", forward, perm=_swap(value.type.rank, axis))
 
@@ -199,6 +202,10 @@ def _mean(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builde
     weighted = builder.op("mul", builder.op("cast", value, dtype=f32), shares)
     mean = builder.op("div", builder.op("segment_sum", weighted, owner, segments=to.count), total)
     return mean if dtype == f32 else builder.op("cast", mean, dtype=dtype)
+
+
+def _sum(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:
+    return builder.op("segment_sum", value, _owner(stream, stage, to, builder), segments=to.count)
 
 
 def _picked(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:

@@ -281,5 +281,5 @@ class Origins:
 # Ops whose first operand's factors are those of the result.
 _KEEPS_FACTOR = frozenset({
     "div", "neg", "cast", "unsqueeze", "squeeze", "expand", "reshape", "rearrange", "transpose", "slice", "take", "gather",
-    "sum", "mean",
+    "sum", "mean", "segment_sum",
 })  # fmt: skip

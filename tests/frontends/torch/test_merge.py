@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tessera.backends.torch import build
@@ -15,16 +16,16 @@ from tessera.frontends.torch import load
 from tessera.runtime.weights.bind import bind
 
 
-def test_same_tokens_as_from_the_spec(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["merge_tokens(r=3, protect=1, map=true)", "prune_tokens(r=3, map=true)"])
+def test_same_tokens_as_from_the_spec(step: str, tmp_path: Path) -> None:
     vit = ARCHITECTURES["vit"]
     model = vit.build()
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     folder = huggingface.load(tmp_path)
     imported = load(model, (), vit.example(), vit.dynamic_shapes())
 
-    merge = ["merge_tokens(r=3, protect=1, map=true)"]
-    of_spec, _ = apply_passes(folder.module, merge)
-    of_import, _ = apply_passes(imported.module, merge)
+    of_spec, _ = apply_passes(folder.module, [step])
+    of_import, _ = apply_passes(imported.module, [step])
     spec = build(of_spec, bind(of_spec.graph, folder.weights))
     imported_run = build(of_import, imported.weights)
     for which in (0, 1):

@@ -61,13 +61,21 @@ def text_inputs(batch: int, tokens: int, vocabulary: int) -> Arrays:
 
 
 def same_merges(spec: Module, spec_weights: Any, module: Module, weights: Any, inputs: Arrays, **options: Any) -> None:
-    """Merging in both gives the same outputs, and takes the same tokens together."""
-    ours, _ = apply(spec, "merge_tokens", map=True, **options)
-    theirs, _ = apply(module, "merge_tokens", map=True, **options)
+    """Merging in both gives the same outputs, and takes the same tokens together; pruning drops the same ones."""
+    for name in ("prune_tokens", "merge_tokens"):
+        same_tokens(name, spec, spec_weights, module, weights, inputs, **options)
+
+
+def same_tokens(
+    name: str, spec: Module, spec_weights: Any, module: Module, weights: Any, inputs: Arrays, **options: Any
+) -> None:
+    ours, _ = apply(spec, name, map=True, **options)
+    theirs, _ = apply(module, name, map=True, **options)
     want, got = run(ours, spec_weights, inputs), run(theirs, weights, inputs)
     np.testing.assert_array_equal(got["token_source"], want["token_source"])
     np.testing.assert_allclose(got["token_size"], want["token_size"])
     assert want["token_source"].max() < want["token_source"].shape[1] - 1
+    assert (want["token_size"].max() > 1) == (name == "merge_tokens")
     first = [next(v for n, v in results.items() if not n.startswith("token_")) for results in (want, got)]
     np.testing.assert_allclose(first[1], first[0], atol=2e-4)
 

@@ -123,6 +123,22 @@ def test_a_merge_of_what_is_left_averages_what_is_left() -> None:
         np.testing.assert_array_equal(found["token_size"][row], np.bincount(owner, minlength=4))
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("names", [("merge_tokens", "prune_tokens"), ("prune_tokens", "merge_tokens")])
+def test_a_mean_counts_what_is_left(names: tuple[str, str], order: tuple[int, int]) -> None:
+    """Whichever pass runs first: numerator and denominator are those of the last tokens."""
+    text = ENCODER.replace("return x + early,", "return x * 1.0,")
+    steps = [(names[block], {"r": 2, "blocks": (block,), "map": True}) for block in order]
+    found = run(reduced(loads(text), *steps, printed=True), weights_of(loads(text)), x=X, keep=KEEP)
+    size = found["token_size"][..., None]
+    want = (found["y"] * size).sum(1) / size.sum(1)
+    np.testing.assert_allclose(found["m"], want, atol=1e-5)
+    np.testing.assert_allclose(found["p"], want, atol=1e-5)
+    both = run(reduced(loads(text), *steps[::-1], printed=False), weights_of(loads(text)), x=X, keep=KEEP)
+    for key, value in both.items():
+        np.testing.assert_allclose(found[key], value, atol=1e-5)
+
+
 def test_a_share_is_reached_or_refused() -> None:
     """Half of the tokens at most merge in a block: 0.3 of 40 in two blocks takes 20, then 8."""
     text = re.sub(r"\bT\b", "40", ENCODER)
