@@ -81,8 +81,8 @@ class ReduceTokens(Pass):
         op = find_method(method, None, cls.name)
         wants = [f"  {name}: {WANTS[name].doc}" for name, _ in Method(op).wants]
         options = [f"  {o.name}: {o.kind} = {show_value(o.default)}" for o in further_options(op).values()]
-        own = tuple(s for s in op.signature.statics if "." not in s.name)
-        parts = [show_signature(replace(op.signature, statics=own)), op.doc]
+        statics = tuple(s for s in op.signature.statics if "." not in s.name)
+        parts = [show_signature(replace(op.signature, statics=statics)), op.doc]
         parts += ["it asks for\n" + "\n".join(wants)] if wants else []
         parts += ["its options\n" + "\n".join(options)] if options else []
         return "\n\n".join(parts)

@@ -270,6 +270,10 @@ class Origins:
                 found = any(map(self.extensive, given))
             elif name in ("add", "sub"):
                 found = all(map(self.extensive, given))
+            elif name == "div":
+                found = self.extensive(given[0]) and not self.extensive(given[1])
+            elif name == "where":
+                found = any(map(self.extensive, given[1:]))
             elif name in _KEEPS_FACTOR:
                 found = self.extensive(given[0])
             else:
@@ -280,6 +284,6 @@ class Origins:
 
 # Ops whose first operand's factors are those of the result.
 _KEEPS_FACTOR = frozenset({
-    "div", "neg", "cast", "unsqueeze", "squeeze", "expand", "reshape", "rearrange", "transpose", "slice", "take", "gather",
+    "neg", "cast", "unsqueeze", "squeeze", "expand", "reshape", "rearrange", "transpose", "slice", "take", "gather",
     "sum", "mean", "segment_sum",
 })  # fmt: skip
