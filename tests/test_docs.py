@@ -260,7 +260,7 @@ def test_the_first_steps_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(steps) == 5
 
 
-FOLDERS = ("backends", "cli", "frontends", "ir", "passes", "runtime", "specs")
+FOLDERS = ("backends", "driver", "frontends", "ir", "passes", "runtime", "specs")
 EXAMPLES = [
     ".".join(("tessera", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in sorted([*ROOT.glob("*.py"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))])

@@ -110,7 +110,8 @@ def specs(name: str | None, as_json: bool) -> None:
 
     known = catalog.names()
     if name is not None:
-        found = name if name in known else f"zoo/{name}"
+        path = name.replace(".", "/")
+        found = path if path in known else f"zoo/{path}"
         if found not in known:
             raise _unknown("spec", name, known, "`tessera specs` lists them")
         text = (catalog.FOLDER / found).with_suffix(".tess").read_text(encoding="utf-8")

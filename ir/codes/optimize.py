@@ -19,8 +19,9 @@ CODES = {
     ),
     "E0932": Code(
         "the zoo has no such model",
-        "A folder loads straight into a spec when the zoo has its family (`model_type`) and its head (`architectures`).\n\n"
-        "  right:  tessera specs lists the families; others go through ONNX: tessera optimize model.onnx",
+        "A folder loads straight into a spec when the zoo has its family (`model_type`) and its head (`architectures`).\n"
+        "`tessera specs` lists the families; others go through ONNX.\n\n"
+        "  right:  tessera optimize model.onnx",
     ),
     "E0933": Code(
         "the configuration asks for something that the spec does not compute",

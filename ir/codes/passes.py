@@ -34,8 +34,8 @@ CODES = {
         "an option of a pass is out of range",
         """The type is right, but the value is not one that the pass can use.
 
-    wrong    pass merge_tokens(r=8, protect=3)
-    right    pass merge_tokens(r=8, protect=2)
+    wrong    pass merge_tokens(keep=1.5)
+    right    pass merge_tokens(keep=0.5)
 """,
     ),
     "E0705": Code(

@@ -1,0 +1,344 @@
+"""Every command and snippet that a page, a help text, a docstring or an error shows is one that works.
+
+Commands are collected from the pages, from the strings of the package's own code (docstrings and help lines of errors among them),
+and from the explanations of codes. All are parsed; `slow` runs each in a folder that has the files they speak of.
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+import shlex
+import shutil
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import tessera as ts
+from tessera.backends import mlir
+from tessera.driver.cli import cli, main
+from tessera.driver.compile import check
+from tessera.driver.compile import compile as compile_model
+from tessera.frontends.onnx import load as load_onnx
+from tessera.ir.codes import all_codes
+from tessera.ir.diagnostics import Diagnostic
+from tessera.runtime.weights.bind import initialise
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+ROOMS = ("backends", "driver", "frontends", "ir", "kernels", "passes", "runtime", "specs")
+MODULES = sorted([*ROOT.glob("*.py"), *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))])
+VERBS = cli.list_commands(click.Context(cli))
+
+# A command in code quotes, or one that a line begins with, perhaps behind a prompt or a label.
+_QUOTED = re.compile(r"`{1,2}(tessera [^`]+)`{1,2}")
+_LINE = re.compile(r"^(?: {4,}\$? ?| +(?:wrong|right):? +|.*?: )(tessera [a-z].*)$")
+# What stands for something of the reader's own.
+PLACEHOLDERS = {
+    "FILE": "vit.tess", "SPEC": "vit.tess", "MODEL": "vit.onnx", "ARTIFACT": "vit.onnx", "A": "vit.onnx", "B": "m.onnx",
+    "PASS": "merge_tokens", "NAME": "merge_tokens", "RULE": "double_negation", "CODE": "E0302", "F": "vit.safetensors",
+    "OUT": "out.onnx", "OUT.safetensors": "out.safetensors", "WEIGHTS": "vit.safetensors", "COMMAND": "compile",
+    "name=FILE": "image=cat.png",
+}  # fmt: skip
+
+
+class Shown(NamedTuple):
+    """A command line; ``code`` is the error that it must fail with, or None where it must work."""
+
+    place: str
+    text: str
+    code: str | None = None
+
+
+def commands_in(text: str) -> Iterator[str]:
+    for line in text.replace("\\\n", " ").split("\n"):
+        quoted = _QUOTED.findall(line)
+        whole = _LINE.match(line)
+        for found in quoted or ([whole.group(1)] if whole else []):
+            yield found.strip()
+
+
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts in a file's code, with what they compute left out of them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def explained() -> Iterator[tuple[str, str, str]]:
+    """(code, ``wrong`` or ``right``, the line) of every example in the explanations of codes."""
+    for code, explanation in all_codes().items():
+        for kind, line in re.findall(r"^ *(wrong|right):? +(.*)$", explanation.text, re.MULTILINE):
+            yield code, kind, line
+
+
+def shown() -> list[Shown]:
+    found: dict[str, Shown] = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for command in commands_in(text):
+            found.setdefault(command, Shown(page.name, command))
+    for path in MODULES:
+        if path.parts[-2] == "codes":
+            continue
+        for line, text in strings(path):
+            for command in commands_in(text):
+                found.setdefault(command, Shown(f"{path.relative_to(ROOT)}:{line}", command))
+    rows = list(found.values())
+    for code, kind, line in explained():
+        if "tessera " in line:
+            command = line[line.index("tessera ") :]
+            rows.append(Shown(f"{code}, {kind}", command, code if kind == "wrong" else None))
+    return rows
+
+
+def words(chain: str) -> list[list[str]]:
+    """The arguments of each command of a chain, with placeholders replaced, and what may be left out filled in."""
+    return [_words(command) for command in chain.split(" && ")]
+
+
+def _words(command: str) -> list[str]:
+    command = re.sub(r" \[([^\]]*)\]", r" \1", command.replace("\\|", "|")).replace("…", " ").partition(" | ")[0]
+    found = [PLACEHOLDERS.get(word, word) for word in shlex.split(command, comments=True)[1:]]
+    if found[-1] == "--pass":
+        found.append("merge_tokens(r=4)")
+    # A verb, or one of its options, is spoken of without what it works on.
+    if found[0] not in ("ops", "passes", "specs", "help") and not any(
+        "." in word or word == "folder" for word in found
+    ):
+        return [*found, "--help"] if len(found) == 1 else [*found, "vit.tess"]
+    return found
+
+
+SHOWN = shown()
+
+
+def test_there_are_commands_to_look_at() -> None:
+    places = {row.place.split(":")[0] for row in SHOWN}
+    assert {"README.md", "optimize.md", "__init__.py", "driver/cli/run.py", "E0010, right"} <= places
+    assert len(SHOWN) > 60
+
+
+@pytest.mark.parametrize("row", SHOWN, ids=[f"{r.place} {r.text}" for r in SHOWN])
+def test_a_command_has_a_verb_and_options_that_exist(row: Shown) -> None:
+    for verb, *arguments in words(row.text):
+        if verb.startswith("--"):
+            assert verb in {o for p in cli.params for o in p.opts} | {"--help"}
+            continue
+        assert verb in VERBS
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        options = {o for p in command.params for o in [*p.opts, *p.secondary_opts]} | {"--help", "-h"}
+        assert {a.split("=")[0] for a in arguments if re.match(r"^--?[a-z]", a)} <= options
+
+
+# Running ---------------------------------------------------------------------------------------------------------------
+
+SPEC = """\
+use std.nn (layer_norm, linear)
+use zoo.vit (vit_classifier)
+
+## A small ViT, and what a file may declare beside it.
+model NAME(image: float[B, 3, 32, 32], *, classes: int = 10, depth: int = 4) -> (logits: float[B, classes]) {
+    return vit_classifier(image, size=32, patch=4, dim=32, depth=depth, heads=2, hidden=64, classes=classes)
+}
+
+rewrite exact double_negation(x: float[...]) {
+    neg(neg(x)) => x
+}
+
+compile NAME {
+    pass merge_tokens(r=4, protect=1)
+}
+"""
+LLAMA = """\
+use zoo.llama (llama_lm)
+
+model llama(input_ids: i64[B, T]) -> (logits: float[B, T, 100]) {
+    return llama_lm(input_ids, vocab=100, dim=32, depth=2, heads=2, kv_heads=1, hidden=64)
+}
+"""
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that commands name; weights are made for the model that a command reads them into."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("vit", "m"):
+            Path(f"{name}.tess").write_text(SPEC.replace("NAME", name), encoding="utf-8")
+        example = re.search(r"```tess\n(.*?)```", README, re.DOTALL)
+        assert example is not None
+        Path("encoder.tess").write_text(example.group(1), encoding="utf-8")
+        for name, size in (("cat.png", (32, 32)), ("photo.png", (300, 240)), ("photo_640x480.png", (640, 480))):
+            Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), np.uint8)).save(name)
+        Path("cat.gif.part").write_bytes(b"GIF89a")
+        np.save("tokens.npy", rng.standard_normal((1, 50, 64)).astype(np.float32))
+        _artifacts()
+        _texts()
+    return folder
+
+
+def _artifacts() -> None:
+    vit = ts.compile(ts.load("vit.tess"), passes=[], verify=False)
+    ts.compile(ts.load("encoder.tess"), verify=False).save("encoder.onnx")
+    Path("llama.tess").write_text(LLAMA, encoding="utf-8")
+    for name in ("vit", "m", "original", "fast", "other"):
+        vit.save(f"{name}.onnx")
+    ts.compile(ts.load("vit.tess"), target="mlir", passes=[], verify=False).save("vit.mlir")
+    small = ts.load("vit.tess", params={"depth": 1})
+    Path("model.mlir").write_text(mlir.build(small, initialise(small.graph, 0), mode="inline"), encoding="utf-8")
+    Path("model.tess").write_text(ts.source(load_onnx("vit.onnx").module), encoding="utf-8")
+
+
+def _texts() -> None:
+    """A small text model with a tokenizer beside it, in the forms in which a reader has one."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    texts = ["one or two words", "a text on each line", "tokens merge when they are alike"] * 8
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=100, special_tokens=["[UNK]"]))
+    Path("model").mkdir()
+    tokenizer.save("model/tokenizer.json")
+    tokenizer.save("tokenizer.json")
+    Path("texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    Path("page.txt").write_text(texts[0], encoding="utf-8")
+    sizes = {"vocab": 100, "positions": 64, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
+    text = ts.compile(ts.load("minilm", params=sizes), verify=False)
+    for name in ("model", "bert", "minilm"):
+        text.save(f"{name}.onnx")
+    config = transformers.BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    transformers.BertModel(config).save_pretrained("folder")
+
+
+def _make_weights(arguments: list[str]) -> None:
+    """The weights file that a command names, for the model that it reads them into."""
+    flags = {"-w", "--weights"} & set(arguments)
+    if not flags or arguments[0] not in ("compile", "optimize"):
+        return
+    path = Path(arguments[arguments.index(flags.pop()) + 1])
+    model = arguments[arguments.index("--model") + 1] if "--model" in arguments else None
+    graph = ts.load(arguments[1], model).graph
+    save_file({n: np.array(v) for n, v in initialise(graph, 0).items()}, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", SHOWN, ids=[f"{r.place} {r.text}" for r in SHOWN])
+def test_a_command_runs(
+    row: Shown, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # How long is measured is the reader's time, not what is tested.
+    monkeypatch.setattr("tessera.driver.report.measure.SECONDS", 0.2)
+    shutil.copytree(files, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    *first, last = words(row.text)
+    for arguments in first:
+        assert main(arguments) == 0, capsys.readouterr().err
+    if row.code is None:
+        _make_weights(last)
+    code, err = main(last), capsys.readouterr().err
+    # Of a chain that is wrong its last command fails.
+    assert code == (0 if row.code is None else 1), err
+    assert row.code is None or f"error[{row.code}]" in err
+
+
+# Lines of a compile block, in the explanations of codes ---------------------------------------------------------------------
+
+LINES = [row for row in explained() if row[2].startswith(("pass ", "target ", "weights "))]
+
+
+@pytest.mark.parametrize(("code", "kind", "line"), LINES, ids=[f"{c} {k}: {line}" for c, k, line in LINES])
+def test_a_line_of_a_compile_block(code: str, kind: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.tess"
+    path.write_text(SPEC.replace("NAME", "m").replace("pass merge_tokens(r=4, protect=1)", line), encoding="utf-8")
+    # Lines that are wrong for some models, or some files, only.
+    if kind == "right" or code in ("E0606", "E0608", "E0709", "E0801"):
+        check(path)
+    else:
+        with pytest.raises(Diagnostic) as caught:
+            _checked_and_compiled(path)
+        assert caught.value.code == code
+
+
+def _checked_and_compiled(path: Path) -> None:
+    check(path)
+    compile_model(ts.load(path))
+
+
+# Snippets in docstrings --------------------------------------------------------------------------------------------------
+
+
+class Snippet(NamedTuple):
+    """Python that a docstring shows: examples of a prompt, or an indented block that speaks of ``ts``."""
+
+    module: str
+    line: int
+    text: str
+
+
+def snippets() -> list[Snippet]:
+    found = []
+    parser = doctest.DocTestParser()
+    for path in MODULES:
+        name = ".".join(("tessera", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                continue
+            text = ast.get_docstring(node) or ""
+            line = 1 if isinstance(node, ast.Module) else node.lineno
+            if "+SKIP" in text:
+                found.append(Snippet(name, line, "".join(e.source for e in parser.get_examples(text))))
+            for block in re.findall(r"(?:^(?: {4}.*)?\n)+", text + "\n", re.MULTILINE):
+                if re.search(r"\bts\.", block) and ">>>" not in block:
+                    found.append(Snippet(name, line, textwrap.dedent(block)))
+    return found
+
+
+SNIPPETS = snippets()
+
+
+def test_there_are_snippets_to_look_at() -> None:
+    assert {"tessera", "tessera.driver.compile", "tessera.runtime.inputs"} <= {s.module for s in SNIPPETS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"{s.module}:{s.line}" for s in SNIPPETS])
+def test_a_snippet_runs(snippet: Snippet, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(files, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    known = {**vars(import_module(snippet.module)), **_readers_own(snippet.module)}
+    exec(compile(snippet.text, f"{snippet.module}:{snippet.line}", "exec", dont_inherit=True), known)
+
+
+def _readers_own(name: str) -> dict[str, Any]:
+    """What a snippet takes for given: a model, and files of weights for it."""
+    import torch
+
+    if name.startswith("tessera.frontends.torch"):
+        layer = torch.nn.Embedding(10, 4).eval()
+        return {"model": layer, "ids": torch.zeros(2, 5, dtype=torch.int64), "compile": ts.compile}
+    if name == "tessera.runtime.weights.bind":
+        graph = ts.load("minilm", params={"depth": 1}).graph
+        save_file({f"bert.{n}": np.array(v) for n, v in initialise(graph, 0).items()}, "model.safetensors")
+        return {"graph": graph}
+    module = ts.load("vit_s16")
+    save_file({n: np.array(v) for n, v in initialise(module.graph, 0).items()}, "vit.safetensors")
+    x = np.zeros((1, 3, 224, 224), np.float32)
+    return {"ts": ts, "torch": torch, "x": x, "m": module, "module": module, "graph": module.graph}
