@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 2
+# One in how many of the extended tests runs: all of them, unless said otherwise.
+SAMPLE ?= 1
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -20,7 +22,7 @@ test-slow: $(INSTALLED)
 	$(PY) -m pytest -n $(JOBS) -m slow
 
 test-extended: $(INSTALLED)
-	$(PY) -m pytest -n $(JOBS) -m extended
+	$(PY) -m pytest -n $(JOBS) -m extended --sample $(SAMPLE)
 
 # mypy sees the checkout under the package's own name, whatever the folder is called.
 lint: $(INSTALLED)

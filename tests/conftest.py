@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
 
 import pytest
+
+# What everything else rests on comes first, so that a fault shows early.
+ORDER = (
+    "test_house.py", "ir", "frontends/source", "errors", "specs", "programs", "passes", "backends", "differential", "runtime",
+    "frontends", "driver",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the expected files of golden tests instead of comparing"
     )
+    parser.addoption(
+        "--sample", type=int, default=1, metavar="N", help="run one in N of the extended tests, the same ones each time"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort by room, and take a sample of the heavy tables where one is asked for."""
+    items.sort(key=lambda item: _rank(item.path))
+    every = config.getoption("--sample")
+    left_out = [i for i in items if i.get_closest_marker("extended") and crc32(i.nodeid.encode()) % every]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [i for i in items if i not in gone]
+
+
+def _rank(path: Path) -> int:
+    name = path.relative_to(Path(__file__).parent).as_posix()
+    return next((i for i, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))
 
 
 @pytest.fixture
