@@ -5,7 +5,7 @@
     m = ts.load("vit_s16")                                  # or a path to a .tess file
     m = ts.apply(m, "merge_tokens", r=13)
     f = ts.compile(m, target="onnx", weights="vit.safetensors")
-    f(image=x)["output"]                                    # NumPy in, NumPy out
+    f(image=x)["logits"]                                    # NumPy in, NumPy out
     f.save("vit.onnx")
 
     with ts.model("tiny") as m:                             # the same, built in Python

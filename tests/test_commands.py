@@ -11,10 +11,12 @@ import doctest
 import re
 import shlex
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
@@ -24,6 +26,7 @@ from safetensors.numpy import save_file
 
 import tessera as ts
 from tessera.backends import mlir
+from tessera.backends.target import registry
 from tessera.driver.cli import cli, main
 from tessera.driver.compile import check
 from tessera.driver.compile import compile as compile_model
@@ -31,6 +34,9 @@ from tessera.frontends.onnx import load as load_onnx
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
 from tessera.runtime.weights.bind import initialise
+from tessera.runtime.weights.open import open_weights
+
+from .driver.toy_target import Dump
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
@@ -48,6 +54,8 @@ PLACEHOLDERS = {
     "OUT": "out.onnx", "OUT.safetensors": "out.safetensors", "WEIGHTS": "vit.safetensors", "COMMAND": "compile",
     "name=FILE": "image=cat.png",
 }  # fmt: skip
+# Names of the reader's files without a suffix, and of shipped models.
+OWN = {"folder", "chat", "vit_s16"}
 
 
 class Shown(NamedTuple):
@@ -111,9 +119,7 @@ def _words(command: str) -> list[str]:
     if found[-1] == "--pass":
         found.append("merge_tokens(r=4)")
     # A verb, or one of its options, is spoken of without what it works on.
-    if found[0] not in ("ops", "passes", "specs", "help") and not any(
-        "." in word or word == "folder" for word in found
-    ):
+    if found[0] not in ("ops", "passes", "specs", "help") and not any("." in word or word in OWN for word in found):
         return [*found, "--help"] if len(found) == 1 else [*found, "vit.tess"]
     return found
 
@@ -136,6 +142,8 @@ def test_a_command_has_a_verb_and_options_that_exist(row: Shown) -> None:
         assert verb in VERBS
         command = cli.get_command(click.Context(cli), verb)
         assert command is not None
+        if "dump" in arguments:
+            continue  # another package's target, whose options come with it: `slow` installs it
         options = {o for p in command.params for o in [*p.opts, *p.secondary_opts]} | {"--help", "-h"}
         assert {a.split("=")[0] for a in arguments if re.match(r"^--?[a-z]", a)} <= options
 
@@ -164,6 +172,22 @@ use zoo.llama (llama_lm)
 
 model llama(input_ids: i64[B, T]) -> (logits: float[B, T, 100]) {
     return llama_lm(input_ids, vocab=100, dim=32, depth=2, heads=2, kv_heads=1, hidden=64)
+}
+"""
+CHAT = """\
+use std.nn (embedding, linear)
+
+model reader(ids: i64[B, T]) -> float[B, 50] {
+    x = embedding(ids, vocab=50, dim=8) as tok
+    return linear(x[:, -1], out=50) as head
+}
+
+program chat {
+    entry prefill = reader
+    host sample = "my_package.sampling:greedy"(logits: float[B, V]) -> i64[B, 1]
+    flow answer(ids: i64[B, T]) -> i64[B, 1] {
+        return sample(prefill(ids))
+    }
 }
 """
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -196,6 +220,13 @@ def _artifacts() -> None:
     vit = ts.compile(ts.load("vit.tess"), passes=[], verify=False)
     ts.compile(ts.load("encoder.tess"), verify=False).save("encoder.onnx")
     Path("llama.tess").write_text(LLAMA, encoding="utf-8")
+    Path("chat.tess").write_text(CHAT, encoding="utf-8")
+    ts.compile(ts.load("chat.tess"), target="onnx", verify=False).save("chat")
+    Path("my_package").mkdir()
+    Path("my_package/sampling.py").write_text(
+        "def greedy(logits):\n    return logits.argmax(-1)[:, None]\n", encoding="utf-8"
+    )
+    np.save("ids.npy", np.array([[1, 2, 3]]))
     for name in ("vit", "m", "original", "fast", "other"):
         vit.save(f"{name}.onnx")
     ts.compile(ts.load("vit.tess"), target="mlir", passes=[], verify=False).save("vit.mlir")
@@ -239,15 +270,33 @@ def _make_weights(arguments: list[str]) -> None:
     save_file({n: np.array(v) for n, v in initialise(graph, 0).items()}, path)
 
 
+@pytest.fixture
+def another_target(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The target ``dump`` as an installed package brings it, with its options on the command line."""
+    monkeypatch.setattr("tessera.backends.target.entry_points", lambda group: [SimpleNamespace(load=lambda: Dump)])
+    monkeypatch.delitem(sys.modules, "tessera.driver.cli.build", raising=False)
+    registry.cache_clear()
+    yield
+    registry.cache_clear()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", SHOWN, ids=[f"{r.place} {r.text}" for r in SHOWN])
 def test_a_command_runs(
-    row: Shown, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    row: Shown,
+    files: Path,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # How long is measured is the reader's time, not what is tested.
     monkeypatch.setattr("tessera.driver.report.measure.SECONDS", 0.2)
     shutil.copytree(files, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(".")
+    if "--target dump" in row.text:
+        request.getfixturevalue("another_target")
     *first, last = words(row.text)
     for arguments in first:
         assert main(arguments) == 0, capsys.readouterr().err
@@ -334,10 +383,15 @@ def _readers_own(name: str) -> dict[str, Any]:
     if name.startswith("tessera.frontends.torch"):
         layer = torch.nn.Embedding(10, 4).eval()
         return {"model": layer, "ids": torch.zeros(2, 5, dtype=torch.int64), "compile": ts.compile}
-    if name == "tessera.runtime.weights.bind":
+    if name in ("tessera.backends.torch", "tessera.runtime.program"):
+        known = {"program": ts.load("chat.tess"), "ids": torch.zeros(2, 5, dtype=torch.int64), "ts": ts}
+        if name == "tessera.runtime.program":
+            return known | {"ids": np.load("ids.npy"), "sample": None, "greedy": lambda x: x.argmax(-1)[:, None]}
+        return known | {"torch": torch, "module": ts.load("vit_s16", params={"depth": 1})}
+    if name.startswith("tessera.runtime.weights."):
         graph = ts.load("minilm", params={"depth": 1}).graph
-        save_file({f"bert.{n}": np.array(v) for n, v in initialise(graph, 0).items()}, "model.safetensors")
-        return {"graph": graph}
+        save_file({n: np.array(v) for n, v in initialise(graph, 0).items()}, "model.safetensors")
+        return {"graph": graph, "open_weights": open_weights}
     module = ts.load("vit_s16")
     save_file({n: np.array(v) for n, v in initialise(module.graph, 0).items()}, "vit.safetensors")
     x = np.zeros((1, 3, 224, 224), np.float32)

@@ -51,9 +51,7 @@ CODES = {
     "E0526": Code(
         "a pass changed what entry points share in some of them only",
         "The entry points of a program share what has one name: a parameter or state that a pass gives another type or initial\n"
-        "value has to change in all of them.\n\n"
-        "  wrong:  pass halve(entry=prefill)        # `step` reads the same weights, in their old type\n"
-        "  right:  pass halve",
+        "value has to change in all of them. A pass that does so on purpose runs without `entry`, on every entry point.",
     ),
     "E0527": Code(
         "the target writes one entry point",
