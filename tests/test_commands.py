@@ -101,10 +101,10 @@ def shown() -> list[Shown]:
             for command in commands_in(text):
                 found.setdefault(command, Shown(f"{path.relative_to(ROOT)}:{line}", command))
     rows = list(found.values())
-    for code, kind, line in explained():
-        if "tessera " in line:
-            command = line[line.index("tessera ") :]
-            rows.append(Shown(f"{code}, {kind}", command, code if kind == "wrong" else None))
+    for code, kind, example in explained():
+        if "tessera " in example:
+            text = example[example.index("tessera ") :]
+            rows.append(Shown(f"{code}, {kind}", text, code if kind == "wrong" else None))
     return rows
 
 
