@@ -385,3 +385,19 @@ def test_every_encoder_of_the_zoo_merges_and_prints(file: str, model: str, optio
     merged, (report,) = passed(module, MergeTokens(**options))
     assert report.modified == len(report.facts["blocks"])
     assert loads(print_module(merged)).difference(merged) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "kept"),
+    [
+        ("vit", "vit", 1),
+        ("deit", "deit_ti16", 2),
+        ("bert", "bert", 1),
+        ("minilm", "minilm", 0),
+        ("whisper", "whisper_encoder", 0),
+    ],
+)
+def test_what_the_model_reads_by_its_place_is_protected_by_default(file: str, model: str, kept: int) -> None:
+    module = load(SPECS / "zoo" / f"{file}.tess", model, {"depth": 2})
+    default, _ = apply(module, "merge_tokens", r=8)
+    assert default == apply(module, "merge_tokens", r=8, protect=kept)[0]

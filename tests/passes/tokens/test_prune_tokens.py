@@ -271,3 +271,11 @@ def test_nothing_knows_a_method_by_its_name_but_its_pass() -> None:
              and ".venv" not in p.parts and "bipartite" in p.read_text(encoding="utf-8")}  # fmt: skip
     assert known - {"ir/library.py", "frontends/source/__init__.py"} == {"passes/tokens/merge_tokens.py"}
     assert len((root / "passes/tokens/merge_tokens.py").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+def test_the_help_tells_methods() -> None:
+    told = PruneTokens.method_help(None)
+    assert "by_mass  Keeps the tokens that receive most attention" in told
+    one = PruneTokens.method_help("by_mass")
+    assert one.startswith("by_mass(x: float[B, T, D], map: TokenMap[B, N, T], column_mass: float[B, T], *, r: int")
+    assert "column_mass: the attention that each token receives" in one
