@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -222,8 +223,6 @@ def _write_and_verify(
     clock: _Clock,
 ) -> None:
     """Write the artifact aside, compare what was written (``seed`` None: do not), and only then put it into place."""
-    from contextlib import ExitStack
-
     from ..runtime.files.aside import written_aside
 
     with ExitStack() as stack:
@@ -242,8 +241,6 @@ def _save_program(
     clock: _Clock,
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
-    from contextlib import ExitStack
-
     from ..runtime.files.aside import folder_aside
 
     if output is None and seed is None:
@@ -270,8 +267,8 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, se
         from ..backends import torch
         from .verify import verify
 
-        with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
-            judge = torch.build(reference, _mapped(bound, Path(folder)), claims=False)
+        with ExitStack() as stack:
+            judge = torch.build(reference, _mapped(bound, path.parent, stack), claims=False)
             found = verify(artifact.module, runner, judge, seed=seed)
         notes = [f"not compared with the reference: {found.skipped}"] if found.skipped else []
         return Checked([row.to_dict() for row in found.rows], notes, runner)
@@ -285,8 +282,8 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, se
     artifact.report.notes += found.notes
 
 
-def _mapped(bound: Bound, folder: Path) -> Bound:
-    """The same values; those that are made of a checkpoint's, if they are many, are written into ``folder`` and mapped."""
+def _mapped(bound: Bound, beside: Path, stack: ExitStack) -> Bound:
+    """The same values; those that are made of a checkpoint's, if they are many, are written into a folder and mapped."""
     from ..backends.torch.file import write_torch_file
     from ..runtime.weights.bind import Bound
     from ..runtime.weights.open import open_weights
@@ -294,7 +291,8 @@ def _mapped(bound: Bound, folder: Path) -> Bound:
     made = {name: tensor for name, tensor in bound.items() if tensor.made}
     if sum(tensor.nbytes for tensor in made.values()) < _MAPPED:
         return bound
-    path = folder / "made.safetensors"
+    folder = stack.enter_context(TemporaryDirectory(dir=beside, ignore_cleanup_errors=True))
+    path = Path(folder) / "made.safetensors"
     write_torch_file(path, {}, made)
     weights = open_weights(path)
     found = Bound()

@@ -113,9 +113,9 @@ def test_an_onnx_file_is_compared_with_itself(vit_onnx: Path, tmp_path: Path, mo
     opened: dict[str, Path] = {}
     real = Target.open
 
-    def spy(path: Path, **options: Any) -> Target:
+    def spy(path: Path, *module: Any, **options: Any) -> Target:
         opened[options["name"]] = path
-        return real(path, **options)
+        return real(path, *module, **options)
 
     monkeypatch.setattr(Target, "open", staticmethod(spy))
     report = run(vit_onnx, tmp_path / "fast.onnx", ["merge_tokens(r=12, protect=1)"])
@@ -232,7 +232,8 @@ def test_mlir(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_mistake_in_a_pass_shows_that_pass(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
     result = cli("optimize", vit_onnx, "--pass", "merge_tokens(r=[60])", "-o", tmp_path / "fast.onnx")
-    assert "| pass merge_tokens(r=[60])" in result.err
+    assert "--> --pass:1:1" in result.err
+    assert "| merge_tokens(r=[60])" in result.err
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.bin", "m.pt2", "m.pkl", "m.ckpt"])
