@@ -204,9 +204,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for name in ("vit", "m"):
             Path(f"{name}.tess").write_text(SPEC.replace("NAME", name), encoding="utf-8")
-        example = re.search(r"```tess\n(.*?)```", README, re.DOTALL)
-        assert example is not None
-        Path("encoder.tess").write_text(example.group(1), encoding="utf-8")
+        Path("encoder.tess").write_text(_example(README, "compile encoder"), encoding="utf-8")
+        passes = (ROOT / "docs" / "passes.md").read_text(encoding="utf-8")
+        Path("mine.tess").write_text(_example(passes, "op longest"), encoding="utf-8")
         for name, size in (("cat.png", (32, 32)), ("photo.png", (300, 240)), ("photo_640x480.png", (640, 480))):
             Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), np.uint8)).save(name)
         Path("cat.gif.part").write_bytes(b"GIF89a")
@@ -214,6 +214,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _artifacts()
         _texts()
     return folder
+
+
+def _example(page: str, what: str) -> str:
+    """The block of a page that has these words in it."""
+    return next(block for block in re.findall(r"```tess\n(.*?)```", page, re.DOTALL) if what in block)
 
 
 def _artifacts() -> None:

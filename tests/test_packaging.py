@@ -197,4 +197,4 @@ import tessera.ir.dims.dim
 print(tessera.ir.dims.dim.__file__)
 """
     out = run(sys.executable, "-S", "-c", code, cwd=tmp_path)
-    assert Path(out.strip()) == tree / "ir" / "dims.py"
+    assert Path(out.strip()) == tree / "ir" / "dims" / "dim.py"
