@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic, did_you_mean
@@ -72,12 +73,14 @@ class Carrying(ABC):
 def chosen_sizes(
     model: str, symbols: Iterable[str], told: Mapping[str, int], chosen: Mapping[str, int]
 ) -> dict[str, int]:
-    """The sizes that inputs tell and those that the caller chose. Raises E0902 where they differ, or for an unknown one."""
+    """The sizes that inputs tell and those that the caller chose. Raises E0902 where they differ, or for an odd one."""
     symbols = list(symbols)
     for name, size in chosen.items():
         if name not in symbols:
             help = did_you_mean(name, symbols) or f"its sizes are {', '.join(symbols) or 'all known'}"
             raise Diagnostic("E0902", f"`{model}` has no size `{name}`", help=help)
+        if not isinstance(size, Integral) or size < 0:
+            raise Diagnostic("E0902", f"the size `{name}` of `{model}` is {size!r}: a size is a whole number, at least 0")
         if told.get(name, size) != size:
             raise Diagnostic("E0902", f"the size `{name}` of `{model}` is {told[name]} in the inputs, but {size} was chosen")
     return {**chosen, **told}

@@ -64,6 +64,7 @@ class CarryingSession(Carrying):
         return {name: made[name].numpy() for name in returned}
 
     def _make(self, arrays: Mapping[str, np.ndarray]) -> None:
+        import numpy as np
         import onnxruntime as ort
 
         for name, array in arrays.items():
@@ -71,7 +72,9 @@ class CarryingSession(Carrying):
                 raise Diagnostic("E0902", f"the state `{name}` would hold nothing: {list(array.shape)}")
             self._held[name] = ort.OrtValue.ortvalue_from_numpy(array)
             in_place = name in self._session.in_place
-            self._other[name] = self._held[name] if in_place else ort.OrtValue.ortvalue_from_numpy(array)
+            # An OrtValue is the array's own memory, so that a second buffer needs another array.
+            other = self._held[name] if in_place else ort.OrtValue.ortvalue_from_numpy(np.empty_like(array))
+            self._other[name] = other
 
     def _clear(self) -> None:
         self._held, self._other = {}, {}

@@ -89,6 +89,8 @@ def test_what_a_session_refuses(target: str, options: dict[str, Any]) -> None:
         (lambda: artifact(ids=ids), "E0901", 'choose it: `sizes={"C": …}`'),
         (lambda: artifact(ids=ids, sizes={"C": 2}), "E0904", "more rows are written than the cache has slots"),
         (lambda: artifact(ids=ids, sizes={"C": 8, "capacity": 3}), "E0902", "has no size `capacity`"),
+        (lambda: artifact(ids=ids, sizes={"C": -8}), "E0902", "a size is a whole number, at least 0"),
+        (lambda: artifact(ids=ids, sizes={"C": "8"}), "E0902", "a size is a whole number, at least 0"),  # type: ignore[dict-item]
         (lambda: artifact(ids=ids, sizes={"C": 8, "S": 4}), "E0902", "`S` of `decoder` is 3 in the inputs, but 4"),
         (lambda: artifact.session(states={"cache": ids}), "E0901", "has no state `cache`"),
         (lambda: artifact.session(sizes={"C": 8})(ids=ids, seen=ids[:, 0]), "E0901", "`seen` is a state"),
@@ -197,3 +199,18 @@ def test_artifacts_with_caches_are_verified() -> None:
     for target in sorted({target for target, _ in ALL} - {"torch"}):
         rows = ts.compile(ts.loads(DECODER), target=target).report.verified
         assert {row["output"] for row in rows} >= {"logits", "layers_0_attn_cache.k", "seen"}
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("o = a * 2.0\n a = a + x", [2, 4, 8, 14]),
+        ("o = a * 1.0\n a = x", [1, 1, 2, 3]),
+        ("o = a * 1.0\n a = b + x\n b = o", [1, 1, 3, 4]),
+    ],
+)
+def test_what_reads_a_state_sees_it_as_it_was(target: str, options: dict[str, Any], body: str, expected: list[int]) -> None:
+    text = f"model m(x: f32[B, 4]) -> (o: f32[B, 4]) {{\n state a: f32[B, 4] = ones\n state b: f32[B, 4]\n {body}\n return o\n}}"
+    run = ts.compile(ts.loads(text), target=target, **options).session()
+    assert [run(x=np.full((1, 4), i, np.float32))["o"].ravel()[0] for i in (1, 2, 3, 4)] == expected
