@@ -270,7 +270,13 @@ class Follower(Carrier):
         help = None
         if isinstance(start, int) and start in (protect, protect + 1):
             tokens = {0: "class token", 1: "class and distillation tokens"}.get(protect, f"first {protect + 1} tokens")
-            help = f"protect={protect + 1} keeps the {tokens} in front"
+            can = all(s.node is not None and "protect" in s.node.attrs for s in stream.until(stage))
+            option = (
+                f"protect={protect + 1}"
+                if can
+                else "a static `protect: int = 0` of the method's op, as `keep_best` has it,"
+            )
+            help = f"{option} keeps the {tokens} in front"
         raise CannotFollow(
             f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={protect}", help
         )

@@ -265,6 +265,15 @@ def test_refused(mine: Path, options: dict[str, Any], code: str, message: str) -
     assert (caught.value.code, message in caught.value.message) == (code, True), caught.value.message
 
 
+def test_a_method_that_protects_nothing_is_told_how(mine: Path) -> None:
+    sizes = {"size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2, "hidden": 32, "classes": 3}
+    vit = ts.load("zoo/vit", "vit_classifier", params=sizes)
+    with pytest.raises(Diagnostic) as caught:
+        apply(vit, "prune_tokens", method="mine.tess:longest", k=5)
+    assert caught.value.code == "E0710"
+    assert "a static `protect: int = 0` of the method's op" in (caught.value.help or "")
+
+
 def test_nothing_knows_a_method_by_its_name_but_its_pass() -> None:
     root = SPECS.parent
     known = {p.relative_to(root).as_posix() for p in root.rglob("*.py") if "tests" not in p.parts and "benchmarks" not in p.parts
