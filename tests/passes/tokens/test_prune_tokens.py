@@ -268,6 +268,8 @@ def test_refused(mine: Path, options: dict[str, Any], code: str, message: str) -
 def test_a_method_that_protects_nothing_is_told_how(mine: Path) -> None:
     sizes = {"size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2, "hidden": 32, "classes": 3}
     vit = ts.load("zoo/vit", "vit_classifier", params=sizes)
+    (mine / "mine.tess").write_text(MINE.replace("protect: int = 0, ", "").replace(
+        'require k >= protect, "protected tokens stay"', "let protect = 0"), encoding="utf-8")  # fmt: skip
     with pytest.raises(Diagnostic) as caught:
         apply(vit, "prune_tokens", method="mine.tess:longest", k=5)
     assert caught.value.code == "E0710"
