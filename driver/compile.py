@@ -12,8 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 
 # Exact passes that every artifact goes through after the user's own.
 CLEANUP = ("fold_constants", "cse", "dce")
-
-# Bytes of weights made of others from which on the reference maps them from a file instead of holding them.
-_MAPPED = 128 << 20
 
 # What goes on, how much of it is done, and how much there is; None where nobody knows.
 Progress = Callable[[str, int | None, int | None], None]
@@ -237,7 +233,7 @@ def _write_and_verify(
 
 
 def _save_program(
-    artifact: ProgramArtifact, reference: Module, bound: Any, seed: int | None, output: str | os.PathLike[str] | None,
+    artifact: ProgramArtifact, reference: Module, bound: Bound, seed: int | None, output: str | os.PathLike[str] | None,
     clock: _Clock,
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
@@ -265,10 +261,11 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, se
     def compare(runner: Runner) -> Checked:
         importing.result()
         from ..backends import torch
+        from .mapped import mapped
         from .verify import verify
 
-        with ExitStack() as stack:
-            judge = torch.build(reference, _mapped(bound, path.parent, stack), claims=False)
+        with mapped(bound, path.parent) as values:
+            judge = torch.build(reference, values, claims=False)
             found = verify(artifact.module, runner, judge, seed=seed)
         notes = [f"not compared with the reference: {found.skipped}"] if found.skipped else []
         return Checked([row.to_dict() for row in found.rows], notes, runner)
@@ -280,25 +277,6 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, se
     artifact._runner = found.runner
     artifact.report.verified = found.rows
     artifact.report.notes += found.notes
-
-
-def _mapped(bound: Bound, beside: Path, stack: ExitStack) -> Bound:
-    """The same values; those that are made of a checkpoint's, if they are many, are written into a folder and mapped."""
-    from ..backends.torch.file import write_torch_file
-    from ..runtime.weights.bind import Bound
-    from ..runtime.weights.open import open_weights
-
-    made = {name: tensor for name, tensor in bound.items() if tensor.made}
-    if sum(tensor.nbytes for tensor in made.values()) < _MAPPED:
-        return bound
-    folder = stack.enter_context(TemporaryDirectory(dir=beside, ignore_cleanup_errors=True))
-    path = Path(folder) / "made.safetensors"
-    write_torch_file(path, {}, made)
-    weights = open_weights(path)
-    found = Bound()
-    found.update(bound)
-    found.update((n, replace(t, load=partial(weights.__getitem__, n), made=False)) for n, t in made.items())
-    return found
 
 
 def _import_reference() -> None:

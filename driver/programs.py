@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..ir.graph import Module
     from ..ir.program import Program
     from ..runtime.runner import Runner
+    from ..runtime.weights.bind import Bound
 
 
 def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner | ProgramRunner:
@@ -161,22 +162,24 @@ class ProgramArtifact(Artifact):
             self._write(aside)
         return Path(path)
 
-    def verify(self, folder: Path, reference: Program, bound: Any, seed: int) -> None:
+    def verify(self, folder: Path, reference: Program, bound: Bound, seed: int) -> None:
         """Compare every entry point of what was written with the torch reference. Raises E0809."""
         from ..backends import torch
+        from .mapped import mapped
         from .verify import verify
 
         opened = open_program(folder)
         difference = self.module.difference(opened.program)
         if difference:
             raise Diagnostic("E0809", f"the folder does not read back as the same program: {difference}")
-        for entry in self.entries:
-            alone = self.module.only(entry)
-            reason = self._target.unrunnable(alone)
-            if reason is None:
-                network = torch.build(reference.only(entry), bound, claims=False)
-                found = verify(alone, opened[entry].runner, network, seed=seed)
-                self.report.verified += [{"entry": entry, **row.to_dict()} for row in found.rows]
-                reason = found.skipped
-            if reason:
-                self.report.notes.append(f"`{entry}` is not compared with the reference: {reason}")
+        with mapped(bound, folder) as values:
+            for entry in self.entries:
+                alone = self.module.only(entry)
+                reason = self._target.unrunnable(alone)
+                if reason is None:
+                    network = torch.build(reference.only(entry), values, claims=False)
+                    found = verify(alone, opened[entry].runner, network, seed=seed)
+                    self.report.verified += [{"entry": entry, **row.to_dict()} for row in found.rows]
+                    reason = found.skipped
+                if reason:
+                    self.report.notes.append(f"`{entry}` is not compared with the reference: {reason}")

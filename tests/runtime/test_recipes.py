@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -233,17 +234,19 @@ def test_artifacts_hold_what_recipes_made(tmp_path: Path, target: str) -> None:
 
 
 def test_the_reference_maps_what_recipes_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tessera.driver import compile as driver
+    from tessera.driver import mapped as driver
 
     kept = []
-    mapped = driver._mapped
+    mapped = driver.mapped
 
-    def watched(found: Any, folder: Path) -> Any:
-        kept.append(mapped(found, folder))
-        return kept[-1]
+    @contextmanager
+    def watched(found: Any, beside: Path) -> Any:
+        with mapped(found, beside) as values:
+            kept.append(values)
+            yield values
 
-    monkeypatch.setattr(driver, "_MAPPED", 1)
-    monkeypatch.setattr(driver, "_mapped", watched)
+    monkeypatch.setattr(driver, "LEAST", 1)
+    monkeypatch.setattr(driver, "mapped", watched)
     module = program("w: f32[4, 3]; u: f32[3, 4]", '"w" = 2.0 * transpose("v") "u" = "v"')
     weights = {"v": draw(3, 4)}
     artifact = ts.compile(module, weights=weights, output=tmp_path / "m.onnx")
