@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..ir.options import Mistakes, Option, check_values, checked, convert, describe, option, options_of
+from ..ir.options import Mistakes, Option, check_values, checked, describe, option, options_of
 
 if TYPE_CHECKING:
     from ..ir.compiling import PassSpec
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _CODES = Mistakes("E0702", "E0703", "E0704")
 
-__all__ = ["Option", "check_further", "check_options", "convert", "describe", "option", "options_of"]
+__all__ = ["Option", "check_further", "check_options", "describe", "option", "options_of"]
 
 
 def check_options(cls: type[Pass], spec: PassSpec) -> dict[str, Any]:

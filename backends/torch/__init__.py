@@ -26,7 +26,7 @@ def build(
     """A ``torch.nn.Module`` that computes the model.
 
     Args:
-        weights: full name -> array, :class:`~tessera.runtime.weights.bind.Weights`, or what ``bind`` returned. Arrays of the
+        weights: full name -> array, :class:`~tessera.runtime.weights.open.Weights`, or what ``bind`` returned. Arrays of the
             parameter's dtype are shared, not copied, memory maps included. Without weights the initialisers fill them.
         seed: for initial values.
         trainable: parameters require gradients; they then are copies of their own.

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...runtime.inputs import fit_array
 from ...runtime.states import Carrying
-from .inputs import from_numpy, to_numpy
+from .inputs import fit_tensors, to_numpy
 
 if TYPE_CHECKING:
     from .module import TesseraModule
@@ -63,7 +62,5 @@ class CarryingArrays(CarryingModule):
         return {name: to_numpy(tensor) for name, tensor in super().states().items()}
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        specs = {port.name: port.spec for port in self._network.inputs.ports}
-        # A name that is not known goes through, and the network says so.
-        tensors = {n: from_numpy(fit_array(specs[n], a)) if n in specs else a for n, a in inputs.items()}
+        tensors = fit_tensors(self._network.inputs, inputs)
         return {name: to_numpy(tensor) for name, tensor in super()._step(tensors, seed).items()}

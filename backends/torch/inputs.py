@@ -13,6 +13,7 @@ from ...ir.diagnostics import Diagnostic, Note
 from ...ir.graph import Graph, Require
 from ...ir.op import Trait, has
 from ...ir.requirements import requirements
+from ...runtime.inputs import fit_array
 from ...runtime.ports import Demands, Port, Ports
 from .emit import torch_dtype
 from .sizes import solve_all
@@ -103,6 +104,18 @@ def from_numpy(array: Any) -> Tensor:
         if str(array.dtype) == "bfloat16":
             return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
         return torch.from_numpy(array)
+
+
+def fit_tensors(ports: Ports, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as tensors in the dtypes of the inputs; one that nobody may write to is copied. Raises E0902, E0903, E0922.
+
+    A name that is no input's goes through as it is, and :meth:`Inputs.bind` says so.
+    """
+    tensors = dict(arrays)
+    for name in arrays.keys() & ports.by_name.keys():
+        array = fit_array(ports.by_name[name].spec, arrays[name])
+        tensors[name] = from_numpy(array if array.flags.writeable else array.copy())
+    return tensors
 
 
 def to_numpy(tensor: Tensor) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.inputs import fit_array
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -41,12 +39,12 @@ class TorchRunner:
     ) -> dict[str, np.ndarray]:
         import torch
 
-        known = self.ports.by_name
-        # A name that is not known goes through, and the network says so.
-        tensors = {n: _to_torch(fit_array(known[n].spec, a) if n in known else a) for n, a in arrays.items()}
+        from .inputs import fit_tensors, to_numpy
+
+        tensors = fit_tensors(self.ports, arrays)
         with torch.no_grad():
             outputs = self.network(**tensors, seed=seed, sizes=sizes)
-        return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
+        return {name: to_numpy(tensor) for name, tensor in outputs.items()}
 
     def carrying(
         self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
@@ -70,25 +68,10 @@ class TorchRunner:
         """The name of a weight of the network that is not, bit for bit, the one in ``weights``; None when all are."""
         import numpy as np
 
+        from .inputs import to_numpy
+
         for name, tensor in self.network.state_dict().items():
-            ours, theirs = _to_numpy(tensor), weights[name].numpy()
+            ours, theirs = to_numpy(tensor), weights[name].numpy()
             if not np.array_equal(ours.view(np.uint8).ravel(), np.ascontiguousarray(theirs).view(np.uint8).ravel()):
                 return f"the weight `{name}`"
         return None
-
-
-def _to_torch(array: Any) -> Any:
-    import numpy as np
-    import torch
-
-    array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    from .inputs import to_numpy
-
-    array: np.ndarray = to_numpy(tensor)
-    return array

@@ -127,7 +127,6 @@ def _with_map(steps: list[Any]) -> list[Any]:
     from dataclasses import replace
 
     from ...passes.engine import find
-    from ...passes.options import options_of
 
     mapping = {s.name for s in steps if "map" in options_of(find(s.name, s.span))}
     if not mapping:

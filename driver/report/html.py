@@ -66,7 +66,7 @@ def page(report: Report) -> str:
         parts.append(
             f"<p><code>{escape(output['output'])}</code> {escape(output['shape'])}: {escape(output['why'])}</p>"
         )
-        heads, rows = measures(report, output)
+        heads, rows = measures(output)
         parts += [_table(heads, rows)] if rows else []
         for reason, names in skipped(output).items():
             parts.append(f'<p class="dim">{escape(", ".join(names))} not compared: {_prose(reason)}</p>')

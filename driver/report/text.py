@@ -153,7 +153,7 @@ def pass_text(row: Mapping[str, Any]) -> str:
 # Figures ---------------------------------------------------------------------------------------------------------------
 
 
-def measures(report: Report, output: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def measures(output: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of one output's table of fidelity."""
     used = [m for m in _MEASURES if any(m in row for row in output["rows"].values())]
     rows = [[name, *(_figure(m, row[m]) for m in used)] for name, row in output["rows"].items()]
@@ -260,7 +260,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"\nFidelity to the original on {fidelity['what']}", style="bold")
     for output in fidelity["outputs"]:
         yield Text(f"`{output['output']}` {output['shape']}: {output['why']}")
-        heads, rows = measures(report, output)
+        heads, rows = measures(output)
         if rows:
             yield table(heads, rows)
         for reason, names in skipped(output).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Span
 from ...ir.graph import Graph, Node
 from ...ir.library import RAISING, rules_of
@@ -14,7 +15,7 @@ from ..rewrite.matcher import Matcher, NearMiss
 
 _NN = ("affine", "gelu", "gelu_tanh", "layer_normalize", "log_softmax", "quick_gelu", "relu", "rms_normalize", "silu",
        "softmax", "softplus", "swiglu")  # fmt: skip
-RAISED = frozenset({*(f"std.nn.{name}" for name in _NN), "std.attention.attention", "std.attention.rope"})
+RAISED = frozenset({*(f"std.nn.{name}" for name in _NN), ATTENTION, "std.attention.rope"})
 
 # How far below a softmax the product with the values may lie: a cast, a dropout, a reshape.
 _REACH = 3

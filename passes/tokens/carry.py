@@ -194,7 +194,7 @@ class Carrier:
                 if "(" not in name[: axis + 1]:
                     sizes = attrs["axes"] if attrs else now["axes"]
                     attrs["axes"] = tuple((n, plain(count) if n == name[axis] else d) for n, d in sizes)
-            elif node.op.qualified.startswith("segment_") and "segments" in node.attrs:
+            elif node.op.family == "segment":
                 attrs["segments"] = plain(count)
         return attrs
 

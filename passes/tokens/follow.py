@@ -103,7 +103,7 @@ class Follower(Carrier):
 
     @staticmethod
     def _indexes(node: Node) -> bool:
-        return node.op.qualified in ("take", "gather") or node.op.qualified.startswith("segment_")
+        return node.op.qualified in ("take", "gather") or node.op.family == "segment"
 
     def _reduce_again(self, node: Node, targets: Targets) -> None:
         """A reduction that was there already: it meets the tokens that are left now, and removes as many as it did."""

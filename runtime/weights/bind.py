@@ -86,7 +86,7 @@ def bind(
     """Give every parameter of ``graph`` its tensor. No tensor is read, converted or computed yet.
 
     Args:
-        weights: :class:`Weights`, or a mapping from names to arrays (NumPy, torch).
+        weights: :class:`.open.Weights`, or a mapping from names to arrays (NumPy, torch).
         recipes: what a parameter is made of, by its full name; one without is the tensor of its own name.
         strict: refuse tensors that the model does not use; otherwise ``Bound.unexpected`` lists them, since published
             checkpoints carry heads and position ids besides.

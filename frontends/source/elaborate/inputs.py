@@ -31,7 +31,7 @@ def state(frame: Frame, s: ast.StateStmt) -> None:
     if s.name in frame.states:  # the same statement of an earlier step of a `repeat`
         finish_state(frame, s.name)
     _open_capacities(frame, pattern, s.type.span)
-    name = _public(frame, s, "state")
+    name = _public(frame, s)
     if isinstance(pattern, Pattern):
         init = initializer(frame, s.init, INITIALISERS, "state") if s.init is not None else ZEROS
         frame.bind(s.name, frame.root.input(name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span)), s.span)
@@ -47,7 +47,7 @@ def random(frame: Frame, s: ast.RandomStmt) -> None:
         raise Diagnostic("E0506", f"the random input `{s.name}` must be a tensor", s.span)
     init = initializer(frame, s.distribution, _DISTRIBUTIONS, "random input")
     type = frame.type(pattern, s.type.span)
-    frame.bind(s.name, frame.root.input(_public(frame, s, "random input"), type, "random", init, frame.place(s.span)), s.span)
+    frame.bind(s.name, frame.root.input(_public(frame, s), type, "random", init, frame.place(s.span)), s.span)
 
 
 def finish_state(frame: Frame, name: str) -> None:
@@ -115,7 +115,7 @@ def _pattern(frame: Frame, s: ast.StateStmt | ast.RandomStmt, what: str) -> Patt
     return frame.elaborator.signatures.pattern(frame.unit, s.type)
 
 
-def _public(frame: Frame, s: ast.StateStmt | ast.RandomStmt, what: str) -> str:
+def _public(frame: Frame, s: ast.StateStmt | ast.RandomStmt) -> str:
     """The name of the program's input. Raises E0206 when it is taken."""
     name = join(frame.scope, s.name).replace(".", "_")
     if any(v.name.partition(".")[0] == name for v in frame.root.graph.inputs):
