@@ -8,10 +8,10 @@ from __future__ import annotations
 from ...ir.analysis.axes import Axes
 from ...ir.builder import Builder
 from ...ir.dims.dim import Dim
-from ...ir.graph import Initializer, Module, Node, Value
+from ...ir.graph import Module, Node, Value
 from ...ir.library import composite
-from ...ir.types import DTYPES, TensorType
-from .stage import place_in
+from ...ir.types import DTYPES
+from .stage import place_in, random_numbers
 from .stream import Origins, facts_of, fields_of, find_streams, reductions
 
 
@@ -50,10 +50,7 @@ def random_dropping(module: Module) -> Module:
         facts, left = facts_of(node), node.output.type.shape[1]
         batch, tokens = x.type.shape[:2]
         name = next(n for n in (f"{stem}{index}" for stem in ("noise", "drop_noise", "_noise")) if n not in taken)
-        # A number for each original token, looked up by position: the sizes of an input are in free symbols only.
-        type = TensorType(f32, (batch, module.graph.expand_lets(source.type.shape[1])))
-        drawn = builder.input(name, type, "random", Initializer("uniform", (0.0, 1.0)))
-        noise = builder.op("gather", drawn, position, axis=1)
+        noise = random_numbers(name, batch, fields_of(node), builder)
         empty = builder.op("eq", size, builder.constant(0.0, f32))
         score = builder.op("where", empty, builder.op("sub", noise, builder.constant(2.0, f32)), noise)
         place = builder.op("iota", n=tokens)

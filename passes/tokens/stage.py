@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ...ir.analysis.axes import Axes
 from ...ir.builder import Builder
-from ...ir.dims.dim import as_dim
-from ...ir.graph import Value
+from ...ir.dims.dim import Dim, as_dim
+from ...ir.graph import Initializer, Value
 from ...ir.library import composite
 from ...ir.op import Trait, has, moves_whole
-from ...ir.types import DType, boolean, f16, f32
+from ...ir.types import DType, TensorType, boolean, f16, f32
 from .stream import Origins, Stage, Stream, TokenMap
 
 # (comparison, constant) -> whether true means a token that counts, for a mask of 0 and 1.
@@ -115,6 +115,16 @@ def vector(stream: Stream, stage: Stage, what: str, first: int, builder: Builder
             part = builder.op("sub", part, builder.constant(first, part.type.dtype))
         stream.cache[key] = part
     return stream.cache[key]
+
+
+def random_numbers(name: str, batch: Dim, tokens: TokenMap, builder: Builder) -> Value:
+    """[B, t]: a number from 0 to 1 for each token, which the runtime draws as the input ``name``.
+
+    One is drawn for each original token and looked up by position: the sizes of an input are in free symbols only.
+    """
+    type = TensorType(f32, (batch, builder.graph.expand_lets(tokens.source.type.shape[1])))
+    drawn = builder.input(name, type, "random", Initializer("uniform", (0.0, 1.0)))
+    return builder.op("gather", drawn, tokens.position, axis=1)
 
 
 def log_size(stream: Stream, stage: Stage, dtype: DType, builder: Builder) -> Value:

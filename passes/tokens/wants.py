@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic
-from ...ir.graph import Graph, Initializer, Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.signature import Pattern
-from ...ir.types import DType, TensorType, f32
+from ...ir.types import DType, f32
+from .stage import random_numbers
 from .stream import Stage, Stream
 
 ROPE = "std.attention.rope"
@@ -87,13 +88,9 @@ def _norms(asked: Asked) -> Value:
 
 
 def _noise(asked: Asked) -> Value:
-    """A number for each original token, looked up by position: the sizes of an input are in free symbols only."""
     taken = {value.name for value in asked.graph.inputs}
     name = next(n for n in (f"noise{i}" for i in range(len(taken) + 1)) if n not in taken)
-    count = asked.graph.expand_lets(asked.stage.map.source.type.shape[1])
-    type = TensorType(f32, (asked.stream.batch_size, count))
-    drawn = asked.builder.input(name, type, "random", Initializer("uniform", (0.0, 1.0)))
-    return asked.builder.op("gather", drawn, asked.stage.map.position, axis=1)
+    return random_numbers(name, asked.stream.batch_size, asked.stage.map, asked.builder)
 
 
 WANTS: dict[str, Want] = {
