@@ -50,10 +50,13 @@ def open_program(path: str | os.PathLike[str], *, threads: int | None = None) ->
     try:
         metadata = json.loads(folder.joinpath(MANIFEST).read_text(encoding="utf-8"))
         source, name = str(metadata["tessera.source"]), str(metadata["tessera.target"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: {error}") from None
+    target = make(name, {})
+    if not target.programs:
+        raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: the target {name} writes none")
     program = READERS.source(source, f"{folder.name}:source")
-    return ProgramRunner(program, make(name, {}).open_program(program, folder, READERS, threads=threads), metadata)
+    return ProgramRunner(program, target.open_program(program, folder, READERS, threads=threads), metadata)
 
 
 def open_part(

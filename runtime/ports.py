@@ -209,7 +209,8 @@ class Ports:
             unknown = sorted({s for d in port.shape for s in d.symbols} - sizes.keys())
             if unknown:
                 message = f"{self._missing(f'`{port}`')}, which alone tells the size `{unknown[0]}`"
-                raise Diagnostic("E0901", message, port.span, help=f'choose it: `sizes={{"{unknown[0]}": …}}`')
+                help = f'choose it: `sizes={{"{unknown[0]}": …}}`, on the command line `--size {unknown[0]}=…`'
+                raise Diagnostic("E0901", message, port.span, help=help)
             assert port.init is not None
             shape = [d.evaluate(dict(sizes)) for d in port.shape]
             made[port.name] = fill(port.init, shape, port.dtype, seed=seed, name=port.name, span=port.span)

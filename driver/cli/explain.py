@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import click
@@ -86,7 +87,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if "cost" in facts:
         lines += _cost(facts)
     for name, entry in facts.get("entries", {}).items():
-        lines += [f"entry {name}", *(f"  {line}" for line in _lines({"file": name, "kind": "entry", **entry})[1:])]
+        inner = "\n".join(_lines({"file": name, "kind": "entry", **entry})[1:])
+        lines += [f"entry {name}", indent(inner, "  ")]
     for title in ("stages", "flows"):
         if facts.get(title):
             lines += [title, columns([[r["name"], r["type"]] for r in facts[title]], indent="  ")]

@@ -73,6 +73,8 @@ def run(
     for out in (save, save_map):
         if out is not None:
             check_writable(out)
+    if entry is not None and flow is not None:
+        raise Diagnostic("E0011", f"`--entry {entry}` and `--flow {flow}` are two things to run", help="give one of them")
     pairs = [_pair(text) for text in inputs]
     names = _labels(labels)
     with waiting("loading") as progress:

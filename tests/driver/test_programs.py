@@ -135,8 +135,11 @@ def test_a_target_of_one_entry_refuses() -> None:
         ts.compile(ts.load(FILE), target="mlir")
 
 
-def test_a_folder_that_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / "program.json").write_text("{}")
+@pytest.mark.parametrize(
+    "text", ["{}", "[" * 100_000, '{"tessera.source": "model m(x: f32[B]) -> f32[B] { return x }", "tessera.target": "mlir"}']
+)
+def test_a_folder_that_is_damaged(text: str, tmp_path: Path) -> None:
+    (tmp_path / "program.json").write_text(text)
     with pytest.raises(Diagnostic, match="E0014"):
         ts.open(tmp_path)
 

@@ -86,7 +86,7 @@ def test_what_a_session_refuses(target: str, options: dict[str, Any]) -> None:
     artifact = compiled(target, **options)
     ids = np.zeros((1, 3), np.int64)
     for call, code, text in (
-        (lambda: artifact(ids=ids), "E0901", 'choose it: `sizes={"C": …}`'),
+        (lambda: artifact(ids=ids), "E0901", 'choose it: `sizes={"C": …}`, on the command line `--size C=…`'),
         (lambda: artifact(ids=ids, sizes={"C": 2}), "E0904", "more rows are written than the cache has slots"),
         (lambda: artifact(ids=ids, sizes={"C": 8, "capacity": 3}), "E0902", "has no size `capacity`"),
         (lambda: artifact(ids=ids, sizes={"C": -8}), "E0902", "a size is a whole number, at least 0"),

@@ -37,6 +37,7 @@ def test_compile_and_run(cli: Cli) -> None:
         (["run", "chat"], "E0520"),
         (["run", "chat", "--entry", "x"], "E0521"),
         (["run", "chat/step.onnx", "--entry", "x"], "E0014"),
+        (["run", "chat", "--entry", "step", "--flow", "answer"], "E0011"),
         (["run", "chat", "--flow", "answer", "-i", "ids=ids.npy"], "E0913"),
         (["compile", FILE, "-o", "a.onnx", "--target", "onnx"], "E0012"),
         (["compile", FILE, "-o", "ids.npy", "--target", "onnx"], "E0010"),
@@ -48,6 +49,8 @@ def test_compile_and_run(cli: Cli) -> None:
 def test_look_at_a_program(cli: Cli) -> None:
     text = cli("explain", FILE, "--at", "B=2,T=4").out
     assert "entry prefill" in text
+    _, _, inner = text.partition("entry prefill\n")
+    assert all(line.startswith("  ") for line in inner[: inner.index("\nentry ")].splitlines())
     assert "sample  python chat_sampling:greedy" in text
     assert "answer  first -> step -> sample" in text
     assert "error[E0011]" in cli("explain", FILE, "--at", "Q=2").err
