@@ -218,7 +218,11 @@ def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
 def _fits(graph: Graph, runner: Runner, choice: dict[str, int]) -> bool:
     values = graph.sizes(choice)
     shapes = [d.evaluate(values) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
-    return all(size >= 0 for size in shapes) and all(r.holds(values) for r in graph.requires) and runner.holds(choice)
+    # ONNX Runtime takes no image that is smaller than a kernel.
+    maps = [d.evaluate(values) for n in graph.nodes() if n.op.name == "conv" for d in n.output.type.shape]
+    if min(shapes, default=0) < 0 or min(maps, default=1) < 1:
+        return False
+    return all(r.holds(values) for r in graph.requires) and runner.holds(choice)
 
 
 # Values --------------------------------------------------------------------------------------------------------------

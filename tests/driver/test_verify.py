@@ -159,3 +159,14 @@ def test_the_reference_is_given_every_input_by_name() -> None:
 
     verify(module, Session(serialize(build_onnx(module, initialise(module.graph)))), reference)
     assert given == [{"x", "y"}] * 2
+
+
+def test_images_are_no_smaller_than_a_kernel() -> None:
+    module = loads("""
+        model m(x: f32[B, 3, H, W], w: f32[8, 3, 16, 16]) -> f32[B, 8, (H - 16) // 16 + 1, (W - 16) // 16 + 1] {
+            return conv(x, w, stride=[16, 16])
+        }
+    """)
+    runner = Session(serialize(build_onnx(module, initialise(module.graph))))
+    for choice in choose_sizes(module.graph, runner, 4, np.random.default_rng(0)):
+        assert min(choice["H"], choice["W"]) >= 16
