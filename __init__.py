@@ -22,8 +22,6 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .driver.compile import Artifact, CompileReport, check, compile, load
-from .driver.programs import open_any as open
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
 from .ir.program import Program
@@ -32,6 +30,9 @@ from .ir.program import Program
 Module = Program
 
 if TYPE_CHECKING:
+    from .driver.artifact import Artifact, CompileReport
+    from .driver.compile import check, compile, load
+    from .driver.programs import open_any as open
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .frontends.python.program import program
     from .ir.op import Composite
@@ -158,10 +159,20 @@ _library.set_op_resolvers(_resolve_local, _resolve_ops)
 _library.set_rule_resolver(_resolve_rule, _resolve_rules)
 
 _LAZY = {"model", "use", "Model", "Record", "Tensor"}
+# Name -> the module of the driver that has it, and its name there. They bring targets and artifacts, which `check` does not need.
+_DRIVEN = {
+    "Artifact": ("artifact", "Artifact"), "CompileReport": ("artifact", "CompileReport"), "check": ("compile", "check"),
+    "compile": ("compile", "compile"), "load": ("compile", "load"), "open": ("programs", "open_any"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in _DRIVEN:
+        from importlib import import_module
+
+        module, there = _DRIVEN[name]
+        value = getattr(import_module(f"{__name__}.driver.{module}"), there)
+    elif name in _LAZY:
         from .frontends.python import model as python
 
         value = getattr(python, name)

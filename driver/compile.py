@@ -17,20 +17,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..backends.target import Checked
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
-from .artifact import Artifact, CompileReport
-from .targets import MANIFEST, READERS, chosen
 
 if TYPE_CHECKING:
-    from ..backends.target import Target
+    from ..backends.target import Checked, Target
     from ..frontends.python.model import Model
     from ..ir.compiling import PassSpec
     from ..passes.engine import After, Pass
     from ..passes.report import Report
     from ..runtime.runner import Runner
     from ..runtime.weights.bind import Bound
+    from .artifact import Artifact, CompileReport
     from .programs import ProgramArtifact
 
 # Exact passes that every artifact goes through after the user's own.
@@ -87,6 +85,7 @@ def check(name: str | os.PathLike[str]) -> list[Module]:
     for module in modules:
         if module.compile is not None:
             from ..passes.engine import make
+            from .targets import chosen
 
             for step in module.compile.passes:
                 make(step)
@@ -169,6 +168,9 @@ def compile(
         Diagnostic: for the program, the passes, the weights, the backend or the place of the output; E0809 when the artifact
             and the reference disagree.
     """
+    from .artifact import Artifact, CompileReport
+    from .targets import chosen
+
     tell = progress or (lambda stage, done, total: None)
     report = CompileReport()
     clock = _Clock(report, tell)
@@ -238,6 +240,7 @@ def _save_program(
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
     from ..runtime.files.aside import folder_aside
+    from .targets import MANIFEST
 
     if output is None and seed is None:
         return
@@ -257,6 +260,9 @@ def _save_program(
 def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, seed: int) -> None:
     """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ."""
     from concurrent.futures import ThreadPoolExecutor
+
+    from ..backends.target import Checked
+    from .targets import READERS
 
     def compare(runner: Runner) -> Checked:
         importing.result()
