@@ -187,6 +187,8 @@ def compile(
     with clock("reading the weights"):
         bound, origin = _weights(reference, read, weights, renames, seed)
         report.notes += bound.notes()
+        if origin.startswith("initialised") and any(True for r in read.recipes.values() for _ in r.takes()):
+            report.notes.append(f"no weights are given, though recipes read a checkpoint: parameters are {origin}")
     facts = {**_metadata(module, goal, report.passes, origin, seed), **(metadata or {})}
     with clock(f"building for {goal.name}"):
         if module.several:

@@ -256,3 +256,25 @@ def test_the_reference_maps_what_recipes_made(tmp_path: Path, monkeypatch: pytes
     assert isinstance(kept[0]["w"].numpy().base, np.ndarray)
     np.testing.assert_array_equal(kept[0]["w"].numpy(), 2 * weights["v"].T)
     assert np.shares_memory(kept[0]["u"].numpy(), weights["v"])
+
+
+def test_recipes_without_a_checkpoint_are_told() -> None:
+    text = """model m(x: float[B, 4]) -> float[B, 4] {
+    param w: float[4]
+    return x * w
+}
+
+compile m {
+    weights "m.safetensors" {
+        "w" = "all"[4:]
+    }
+}
+"""
+    # What is printed says what a parameter is made of, not where the file lies.
+    again = ts.loads(ts.source(ts.loads(text)))
+    assert "recipes read a checkpoint: parameters are initialised with seed 0" in "".join(
+        ts.compile(again, verify=False).report.notes
+    )
+    given = ts.compile(again, weights={"all": np.arange(8, dtype=np.float32)}, verify=False)
+    assert given.report.notes == []
+    np.testing.assert_array_equal(given(x=np.ones((1, 4), np.float32))["output"], [[4, 5, 6, 7]])

@@ -210,7 +210,9 @@ def test_artifacts_with_caches_are_verified() -> None:
         ("o = a * 1.0\n a = b + x\n b = o", [1, 1, 3, 4]),
     ],
 )
-def test_what_reads_a_state_sees_it_as_it_was(target: str, options: dict[str, Any], body: str, expected: list[int]) -> None:
+def test_what_reads_a_state_sees_it_as_it_was(
+    target: str, options: dict[str, Any], body: str, expected: list[int]
+) -> None:
     text = f"model m(x: f32[B, 4]) -> (o: f32[B, 4]) {{\n state a: f32[B, 4] = ones\n state b: f32[B, 4]\n {body}\n return o\n}}"
     run = ts.compile(ts.loads(text), target=target, **options).session()
     assert [run(x=np.full((1, 4), i, np.float32))["o"].ravel()[0] for i in (1, 2, 3, 4)] == expected
