@@ -9,7 +9,7 @@ from ...ir.dims.dim import Dim, as_dim, const
 from ...ir.graph import Node
 from ...ir.ops.contraction import parse_einsum
 from ...ir.ops.shape import rearrange_plan
-from ...ir.types import TensorType, boolean, i64
+from ...ir.types import DType, TensorType, boolean, i64
 from .emit import Call, Lowering, Tensor
 from .indexing import INDEXING, ORDER
 from .literals import constant
@@ -95,7 +95,7 @@ def _summed(call: Call, x: Tensor, axes: list[str], out: list[str]) -> Tensor:
     gone = [a for a, name in enumerate(axes) if name not in out]
     if gone:
         type = TensorType(x.type.dtype, tuple(d for a, d in enumerate(x.type.shape) if a not in gone))
-        x = call.aten("sum.dim_IntList", x, gone, False, None, type=type)
+        x = call.aten("sum.dim_IntList", x, gone, False, _narrow(x.type.dtype), type=type)
     kept = [name for name in axes if name in out]
     return call.permute(x, [kept.index(name) for name in out])
 
@@ -137,9 +137,15 @@ CONTRACTION: dict[str, Lowering] = {
 # Reductions ----------------------------------------------------------------------------------------------------------
 
 
-def _reduction(op: str, *rest: Any) -> Lowering:
+def _narrow(dtype: DType) -> DType | None:
+    """The dtype of a sum or product that must be named, because aten's would be i64."""
+    return dtype if dtype.kind == "int" and dtype.size < 8 else None
+
+
+def _reduction(op: str, *, typed: bool = False) -> Lowering:
     def lower(call: Call) -> Tensor:
         axes = call.attrs["axis"]
+        rest = [_narrow(call.out.dtype)] if typed else []
         return call.aten(op, call.args[0], list(axes), call.attrs["keepdims"], *rest) if axes else call.args[0]
 
     return lower
@@ -152,7 +158,7 @@ def _one_by_one(op: str) -> Lowering:
         x, keep = call.args[0], call.attrs["keepdims"]
         for axis in sorted(call.attrs["axis"], reverse=True):
             shape = [*x.type.shape[:axis], *([const(1)] if keep else []), *x.type.shape[axis + 1 :]]
-            rest = [None] if op == "prod.dim_int" else []
+            rest = [_narrow(x.type.dtype)] if op == "prod.dim_int" else []
             x = call.aten(op, x, axis, keep, *rest, type=TensorType(x.type.dtype, tuple(shape)))
         return x
 
@@ -164,8 +170,8 @@ def _argument(name: str) -> Lowering:
 
 
 REDUCTION: dict[str, Lowering] = {
-    "sum": _reduction("sum.dim_IntList", None),
-    "mean": _reduction("mean.dim", None),
+    "sum": _reduction("sum.dim_IntList", typed=True),
+    "mean": _reduction("mean.dim", typed=True),
     "max": _reduction("amax"),
     "min": _reduction("amin"),
     "prod": _one_by_one("prod.dim_int"),

@@ -1,4 +1,4 @@
-"""einsum, matmul, matmul by group, and convolution. An einsum becomes reductions, transpositions and MatMul, never ONNX Einsum where these do."""
+"""einsum, matmul, matmul by group, and convolution. An einsum becomes reductions, transpositions and MatMul, never ONNX Einsum."""
 
 from __future__ import annotations
 
@@ -94,12 +94,7 @@ def conv(e: Emitter, node: Node, x: ox.Value, weight: ox.Value) -> ox.Value:
 def einsum(e: Emitter, node: Node, *xs: ox.Value) -> ox.Value:
     terms, out = parse_einsum(node.attrs["equation"])
     dims = {name: dim for i, term in enumerate(terms) for name, dim in zip(term, operand(node, i).shape, strict=True)}
-    if any(len(set(term)) != len(term) for term in terms):
-        # A diagonal has no other form.
-        letters = {name: chr(ord("a") + i) for i, name in enumerate(dims)}
-        sides = [",".join("".join(letters[n] for n in t) for t in side) for side in (terms, [out])]
-        return e.op("Einsum", *xs, equation="->".join(sides))
-    rest: list[Term] = list(zip(xs, terms, strict=True))
+    rest = [_diagonal(e, x, axes, dims) for x, axes in zip(xs, terms, strict=True)]
     value, axes = rest.pop(0)
     while rest:
         other, other_axes = rest.pop(0)
@@ -109,6 +104,19 @@ def einsum(e: Emitter, node: Node, *xs: ox.Value) -> ox.Value:
         value, axes = _pair(e, left, right, keep, out, dims)
     value, axes = _sum_out(e, value, axes, set(out))
     return e.transpose(value, [axes.index(name) for name in out])
+
+
+def _diagonal(e: Emitter, x: ox.Value, axes: list[str], dims: dict[str, Dim]) -> Term:
+    """The operand with each axis once. Of ``n`` by ``n`` elements in a row every ``n + 1``-th is on the diagonal."""
+    while len(set(axes)) != len(axes):
+        name = next(name for name in axes if axes.count(name) > 1)
+        pair = [i for i, other in enumerate(axes) if other == name][:2]
+        others = [i for i in range(len(axes)) if i not in pair]
+        n, shape = dims[name], [dims[axes[i]] for i in others]
+        x = e.reshape(e.transpose(x, [*others, *pair]), [*shape, n, n], [*shape, n * n])
+        axes = [*(axes[i] for i in others), name]
+        x = e.op("Slice", x, e.ints([0]), e.size(n * n), e.ints([len(others)]), e.size(n + 1))
+    return x, axes
 
 
 def _sum_out(e: Emitter, x: ox.Value, axes: list[str], keep: Collection[str]) -> Term:
@@ -143,9 +151,10 @@ def _pair(e: Emitter, left: Term, right: Term, keep: Collection[str], out: list[
         x = e.transpose(term[0], [term[1].index(name) for name in names])
         return e.reshape(x, [dims[n] for n in names], [*(dims[n] for n in batch), *map(size, groups)])
 
-    # Without batch axes MatMul takes any number of row axes, and none; several of anything else become one axis.
+    # Without batch axes MatMul takes any number of row axes, and none; several of anything else become one axis. A vector on
+    # the right is written as one column: ONNX Runtime 1.32 drops a transposition in front of a MatMul by a vector.
     row_groups = [rows] if batch else [[name] for name in rows]
-    column_groups = [columns] if batch or columns else []
+    column_groups = [columns] if batch or rows or columns else []
     y = e.op("MatMul", matrix(left, [*row_groups, summed]), matrix(right, [summed, *column_groups]))
     made = [dims[n] for n in batch] + [size(g) for g in (*row_groups, *column_groups)]
     names = batch + rows + columns

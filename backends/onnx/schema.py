@@ -23,7 +23,7 @@ WIDER: dict[DType, tuple[DType, ...]] = {
 # kernels need no entry: ONNX Runtime itself computes them in f32.)
 _NO_KERNEL: dict[str, frozenset[DType]] = {
     "Min": frozenset({i16}), "Max": frozenset({i16}), "Where": frozenset({i16, boolean}), "Pad": frozenset({i16}),
-    "ArgMax": frozenset({i16}), "ArgMin": frozenset({i16}), "Einsum": frozenset({i16, i8, u8}),
+    "ArgMax": frozenset({i16}), "ArgMin": frozenset({i16}),
 }  # fmt: skip
 
 

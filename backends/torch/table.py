@@ -87,9 +87,10 @@ def _einsum(call: Call) -> str:
         free.remove(letters[name])
     left = ",".join("".join(letters[n] for n in term) for term in terms)
     equation = f"{left}->{''.join(letters[n] for n in out)}"
-    # PyTorch sums narrow integers in i64.
+    # PyTorch sums narrow integers in i64, and then does not multiply the sum by what is narrow still.
     narrow = call.out.dtype.kind == "int" and call.out.dtype.size < 8
-    return f'torch.einsum("{equation}", {", ".join(call.args)}){call.render(".to({dtype})") if narrow else ""}'
+    wide = [f"{arg}.long()" if narrow else arg for arg in call.args]
+    return f'torch.einsum("{equation}", {", ".join(wide)}){call.render(".to({dtype})") if narrow else ""}'
 
 
 def _conv(call: Call) -> str:
