@@ -105,7 +105,8 @@ def read_inputs(
 
 
 def fit_array(spec: InputSpec, array: Any, *, nan: bool = False) -> np.ndarray:
-    """``array`` as the input takes it: the same kind of number, the right rank, and no NaN unless ``nan``.
+    """``array`` as the input takes it: the same kind of number, the right rank, and no NaN unless ``nan``. An integer that is
+    no array may be a float.
 
     Sizes that the spec gives as symbols are not compared with each other here; the session does that.
 
@@ -114,6 +115,8 @@ def fit_array(spec: InputSpec, array: Any, *, nan: bool = False) -> np.ndarray:
     """
     import numpy as np
 
+    if type(array) is int and DTYPES[spec.dtype].kind == "float":
+        array = float(array)
     array = np.asarray(array)
     wanted = DTYPES[spec.dtype].numpy
     if array.dtype != wanted:
@@ -181,8 +184,9 @@ def _read_group(
     parts = [_read_one(spec, file, options) for file in files]
     if len(parts) == 1:
         return {spec.name: parts[0]}
-    shapes = {p.shape[1:] for p in parts if p.ndim}
-    if len(shapes) != 1 or any(p.ndim == 0 for p in parts):
+    if any(p.ndim == 0 for p in parts):
+        raise Diagnostic("E0902", f"`{spec}` is given {len(parts)} files, and a scalar has no axis along which to join them")
+    if len({p.shape[1:] for p in parts}) != 1:
         raise Diagnostic("E0902", f"the files for `{spec}` have different shapes: {[list(p.shape) for p in parts]}")
     return {spec.name: np.concatenate(parts, axis=0)}
 

@@ -61,7 +61,7 @@ class Inputs(Ports):
             values[name] = tensor
         given = {name: value for name, value in values.items() if value is not None or name not in self.by_name}
         self.check_names(given)
-        return {n: t if isinstance(t, Tensor) else torch.as_tensor(t) for n, t in given.items()}
+        return {n: t if isinstance(t, Tensor) else _tensor(self.by_name[n], t) for n, t in given.items()}
 
     def unmet(self, require: Require, sizes: Mapping[str, int]) -> Diagnostic:
         left, right = require.left, require.right
@@ -78,6 +78,13 @@ class Inputs(Ports):
                 place = torch.isnan(tensor).nonzero()[0].tolist()
                 message = f"`{port.name}` holds NaN, first at {place}, and {self.title} selects by comparing"
                 raise Diagnostic("E0922", message, port.span)
+
+
+def _tensor(port: Port, value: Any) -> Tensor:
+    """What is no tensor as one: a Python number in the input's dtype where that is of its kind, or a float."""
+    kinds: dict[type, tuple[str, ...]] = {bool: ("bool",), int: ("int", "float"), float: ("float",)}
+    fits = port.dtype.kind in kinds.get(type(value), ())
+    return torch.as_tensor(value, dtype=getattr(torch, port.dtype.long) if fits else None)
 
 
 def _check_type(port: Port, tensor: Tensor) -> None:

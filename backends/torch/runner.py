@@ -71,7 +71,7 @@ class TorchRunner:
         from .inputs import to_numpy
 
         for name, tensor in self.network.state_dict().items():
-            ours, theirs = to_numpy(tensor), weights[name].numpy()
-            if not np.array_equal(ours.view(np.uint8).ravel(), np.ascontiguousarray(theirs).view(np.uint8).ravel()):
+            ours, theirs = (np.asarray(x).reshape(-1).view(np.uint8) for x in (to_numpy(tensor), weights[name].numpy()))
+            if not np.array_equal(ours, theirs):
                 return f"the weight `{name}`"
         return None

@@ -95,13 +95,16 @@ def _arrays(fields: Sequence[Field], file: Path, options: CalibrationOptions) ->
         raise Diagnostic("E0934", f"`{file}` is one array, but the model takes {names}", help="name them in an .npz")
     name = fields[0].name if file.suffix.lower() == ".npy" else ""
     arrays = read_inputs(specs, [(name, str(file))])
-    batch = fields[0].shape[0] if fields and fields[0].shape else None
+    batch = next((f.shape[0] for f in fields if f.shape), None)
+    if batch is None:
+        return Examples([arrays], f"1 example of {file.name}")
+    # Every example has the same scalars.
     along = [f.name for f in fields if f.shape and f.shape[0] == batch]
     counts = {n: arrays[n].shape[0] for n in along}
     if len(set(counts.values())) != 1:
         listing = ", ".join(f"`{n}` {c}" for n, c in counts.items())
         raise Diagnostic("E0934", f"the arrays of `{file}` hold different numbers of examples: {listing}")
-    step = batch.value if batch is not None and batch.value is not None else 1
+    step = batch.value if batch.value is not None else 1
     total = next(iter(counts.values()))
     if total < step:
         raise Diagnostic("E0934", f"`{file}` holds {total} examples, but the model takes {step} at a time")

@@ -109,11 +109,13 @@ def test_a_model_of_fixed_sizes_is_compared_once() -> None:
     assert [dict(row.sizes) for row in report.rows] == [{}]
 
 
-def test_bf16_is_not_compared() -> None:
-    module = loads("model m(x: float[B]) -> float[B] { return exp(x) }", dtype="bf16")
-    report = verify(module, TorchRunner(module, build_torch(module), {}), lambda **inputs: {})
-    assert report.rows == []
-    assert report.skipped
+def test_bf16_is_compared() -> None:
+    texts = [f"model m(x: float[B]) -> float[B] {{ return x * {k} }}" for k in (1.0, 1.5)]
+    module, other = (loads(text, dtype="bf16") for text in texts)
+    runner = TorchRunner(module, build_torch(module), {})
+    assert len(verify(module, runner, build_torch(module)).rows) == 2
+    with pytest.raises(Diagnostic, match="E0809"):
+        verify(module, runner, build_torch(other))
 
 
 def test_integer_inputs_stay_within_the_tables_they_index() -> None:

@@ -160,3 +160,13 @@ def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("1,2")
     assert code([IDS], tmp_path / "c.csv") == "E0934"
     assert code([IDS], tmp_path / "none.npz") == "E0001"
+
+
+def test_scalars_are_those_of_every_example(tmp_path: Path) -> None:
+    path = tmp_path / "c.npz"
+    np.savez(path, t=np.float32(0.5), x=np.zeros((3, 4), np.float32))
+    found = read_examples([field("t", "f32"), field("x", "f32", "B", 4)], path, HOW)
+    assert [f["t"].item() for f in found.feeds] == [0.5] * 3
+    np.savez(path, t=np.float32(0.5))
+    alone = read_examples([field("t", "f32")], path, HOW)
+    assert (alone.what, alone.feeds[0]["t"].shape) == ("1 example of c.npz", ())
