@@ -49,9 +49,10 @@ def used_by(graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 def references(values: Iterable[Any]) -> Iterator[FuncRef]:
-    """The functions among static values, lists included."""
+    """The functions among static values, those in lists and those given to other functions included."""
     for value in values:
         if isinstance(value, FuncRef):
             yield value
+            yield from references(given for _, given in value.given)
         elif isinstance(value, tuple):
             yield from references(value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .op import FuncRef
+
 if TYPE_CHECKING:
     from .graph import Node
     from .op import Attrs
@@ -16,6 +18,8 @@ def attr_key(value: Any) -> Any:
     """
     if isinstance(value, tuple):
         return tuple(map(attr_key, value))
+    if isinstance(value, FuncRef):
+        return (value.module, value.name, attr_key(value.given))
     if isinstance(value, (float, bool)):
         return (type(value).__name__, repr(value))
     return value

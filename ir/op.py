@@ -197,13 +197,15 @@ def kept(node: Node) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class FuncRef:
-    """The value of a static parameter of kind ``fn``: a function by its module and name."""
+    """The value of a static parameter of kind ``fn``: a function by its module and name, and the static parameters that it
+    has been given, in the order of its signature."""
 
     module: str
     name: str
+    given: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return self.name
+        return self.name + (f"({', '.join(f'{n}={v}' for n, v in self.given)})" if self.given else "")
 
 
 def fail(code: str, message: str, span: Span | None, help: str | None = None) -> Diagnostic:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .diagnostics import Diagnostic, Note, Span
 from .dims.dim import Dim, as_dim, sym
+from .dims.solve import solve
 from .types import KINDS, DType, TensorType
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
@@ -58,6 +59,13 @@ class RecordPattern:
 
     def __str__(self) -> str:
         return f"{self.record.name}[{', '.join(map(str, self.dims))}]"
+
+
+class ListPattern(Pattern):
+    """The result ``list`` of a function that is inlined: tensors that are counted while compiling. It has no shape."""
+
+    def __str__(self) -> str:
+        return "list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +375,7 @@ class Signature:
         value = wanted.subs({**bound.dims, **{u: sym(f"{u}?") for u in unbound}})
         if len(unbound) == 1:
             symbol = next(iter(unbound))
-            solved = _solve(value, f"{symbol}?", found)
+            solved = solve(value, f"{symbol}?", found)
             if solved is not None:
                 bound.dims[symbol] = solved
                 bound.origin[symbol] = (f"axis {axis} of `{name}`", where)
@@ -387,16 +395,6 @@ class Signature:
 
 def _shape(dims: Sequence[Dim]) -> str:
     return f"[{', '.join(map(str, dims))}]"
-
-
-def _solve(value: Dim, symbol: str, found: Dim) -> Dim | None:
-    """``x`` with ``value(x) == found``, where ``value`` is ``a * x + b`` with a constant ``a`` that divides; else None."""
-    coefficient = next((c for m, c in value.terms if m == ((symbol, 1),)), 0)
-    rest = value - sym(symbol) * coefficient
-    if not coefficient or symbol in rest.symbols:
-        return None
-    numerator = found - rest
-    return numerator // coefficient if all(c % coefficient == 0 for _, c in numerator.terms) else None
 
 
 def broadcast_shapes(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...] | None:

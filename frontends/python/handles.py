@@ -17,7 +17,7 @@ from ..source import shared_elaborator
 from ..source.elaborate.builtin import known
 from ..source.elaborate.elaborate import Elaborator
 from ..source.elaborate.library import SPECS, Library, Unit
-from ..source.elaborate.values import BuiltinValue, Bundle, DeclValue, OpValue
+from ..source.elaborate.values import BuiltinValue, Bundle, DeclValue, Instance, OpValue, Partial
 from ..source.syntax import ast
 from .callsite import call_site
 
@@ -158,7 +158,8 @@ class Record:
 class Function:
     """A function of the language as a Python callable, ``ts.std.nn.linear``.
 
-    Called with tensors and static parameters, and ``name=`` for the scope of its parameters (``as name`` in source).
+    Called with tensors and static parameters, and ``name=`` for the scope of its parameters (``as name`` in source). Called
+    without tensors it is a function again: ``ts.std.nn.mlp(hidden=16)``, with ``name=`` one whose calls share their weights.
     """
 
     def __init__(self, callee: Any, name: str) -> None:
@@ -176,6 +177,7 @@ class Function:
 
 def _declared(callee: Any) -> str:
     """The signature as it is declared."""
+    callee = callee.function if isinstance(callee, (Partial, Instance)) else callee
     if isinstance(callee, OpValue):
         return show_signature(callee.op.signature)
     if isinstance(callee, DeclValue) and isinstance(callee.declared.node, ast.Function):
@@ -184,6 +186,7 @@ def _declared(callee: Any) -> str:
 
 
 def _doc(callee: Any) -> str:
+    callee = callee.function if isinstance(callee, (Partial, Instance)) else callee
     if isinstance(callee, DeclValue):
         return getattr(callee.declared.node, "doc", None) or ""
     return OPS[callee.name].doc if isinstance(callee, BuiltinValue) else callee.op.doc

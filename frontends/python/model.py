@@ -31,7 +31,7 @@ from ..source.elaborate.gather import gather
 from ..source.elaborate.inputs import declared_outputs
 from ..source.elaborate.library import Unit
 from ..source.elaborate.regions import Region
-from ..source.elaborate.values import Bundle, DeclValue, Multi, OpValue
+from ..source.elaborate.values import Bundle, DeclValue, Instance, Multi, OpValue, Partial, describe, holds_tensors
 from ..source.syntax import ast
 from ..source.syntax.parser import parse_expr, parse_type
 from .callsite import call_site
@@ -265,8 +265,9 @@ class Model:
     def _call(self, callee: Any, args: Sequence[Any], kwargs: dict[str, Any], scope: str) -> Any:
         frame, (span, names) = self._open(), call_site()
         kinds = {}
-        if isinstance(callee, (DeclValue, OpValue)):
-            signature = self._signature(callee)
+        function = callee.function if isinstance(callee, (Partial, Instance)) else callee
+        if isinstance(function, (DeclValue, OpValue)):
+            signature = self._signature(function)
             kinds = {s.name: s.kind for s in signature.statics} if signature is not None else {}
         arguments: list[tuple[str | None, Any, Span | None]] = [(None, self._unwrap(a, span), span) for a in args]
         for name, value in kwargs.items():
@@ -309,6 +310,10 @@ class Model:
                 self._frame.env[names[0]] = outer
         if isinstance(value, Value):
             return Tensor(self, value)
+        if holds_tensors(value):
+            return tuple(self._wrap(item, ()) for item in value)
+        if isinstance(value, (Partial, Instance)):
+            return Function(value, names[0] if names else describe(value))
         return Record(self, value) if isinstance(value, Bundle) else value
 
     def _finish(self) -> None:

@@ -19,17 +19,21 @@ from .cycles import recursion
 from .evaluate import join
 from .frame import Frame
 from .inputs import finish_state
+from .partial import instances, partial, sharing, unwrapped
 from .records import construct
+from .results import check_results
 from .scans import scan
 from .signatures import environment
 from .values import (
     BuiltinValue,
     Bundle,
     DeclValue,
+    Instance,
     KindValue,
     Multi,
     OpValue,
     describe,
+    holds_tensors,
     is_tensor,
     static_kind,
 )  # fmt: skip
@@ -63,9 +67,16 @@ class Calls:
                 raise Diagnostic(
                     "E0404", f"{describe(value)} cannot be one argument", where, help="name them first: `a, b = …`"
                 )
+        if isinstance(callee, FuncRef):
+            callee = self.elaborator.function_value(callee, span)
+        callee, arguments, scope, instance = unwrapped(frame, callee, arguments, scope)
+        if isinstance(callee, (DeclValue, OpValue)):
+            value = partial(self, frame, callee, arguments, scope)
+            if value is not None:
+                return value
         if isinstance(callee, DeclValue):
             try:
-                return self._declared(frame, callee.declared, arguments, span, scope)
+                return self._declared(frame, callee.declared, arguments, span, scope, instance)
             except Diagnostic as error:
                 # The default of a static parameter is computed before there is a body.
                 blame_user(error, span)
@@ -74,8 +85,6 @@ class Calls:
             return self._core(frame, callee.op, arguments, span)
         if isinstance(callee, BuiltinValue):
             return self._builtin(frame, callee.name, arguments, span)
-        if isinstance(callee, FuncRef):
-            return self.apply(frame, self.elaborator.function_value(callee, span), arguments, span, scope)
         raise Diagnostic(
             "E0208", f"{describe(callee)} is not a function", span,
             help="to multiply write `a * (…)`" if is_tensor(callee) else None,
@@ -102,6 +111,10 @@ class Calls:
             return scan(self, frame, arguments, span)
         if name in OPS and any(isinstance(v, Value) for _, v, _ in arguments):
             return self._core(frame, OPS[name], arguments, span)
+        if name == "sum" and len(arguments) == 1 and holds_tensors(arguments[0][1]):
+            return self._sum(frame, arguments[0][1], span)
+        if name in OPS and (value := partial(self, frame, OpValue(OPS[name]), arguments, "")) is not None:
+            return value
         function = STATIC_FUNCTIONS.get(name)
         for keyword, value, where in arguments:
             if keyword is not None:
@@ -115,6 +128,13 @@ class Calls:
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             shown = ", ".join(describe(v) for _, v, _ in arguments)
             raise Diagnostic("E0402", f"`{name}` cannot be applied to {shown or 'nothing'}", span) from None
+
+    def _sum(self, frame: Frame, items: tuple[Any, ...], span: Span | None) -> Any:
+        """The sum of a list of tensors."""
+        total = items[0]
+        for item in items[1:]:
+            total = self.apply(frame, OpValue(OPS["add"]), [(None, total, span), (None, item, span)], span)
+        return total
 
     def _core(self, frame: Frame, op: Op, arguments: list[Argument], span: Span | None) -> Any:
         extra: dict[str, Any] = {}
@@ -135,12 +155,14 @@ class Calls:
     # Binding -------------------------------------------------------------------------------------------------------
 
     def bind(
-        self, frame: Frame, signature: Signature, arguments: list[Argument], span: Span | None
+        self, frame: Frame, signature: Signature, arguments: list[Argument], span: Span | None, inlined: bool = False
     ) -> tuple[list[Any], dict[str, Any], list[Span | None]]:
-        """Arguments as (one tensor or None for each leaf, static values, spans of the leaves).
+        """Arguments as (one tensor or None for each leaf, static values, spans of the leaves). What is ``inlined`` may be given
+        lists of tensors.
 
         Raises:
-            Diagnostic: E0402 kind, E0403 unknown, E0404 count, E0406 twice, E0303 dtype of a literal, E0310 record.
+            Diagnostic: E0402 kind, E0403 unknown, E0404 count, E0406 twice, E0303 dtype of a literal, E0310 record, E0505 a list
+                of tensors for an op.
         """
         values: dict[str, tuple[Any, Span | None]] = {}
         rest: list[tuple[Any, Span | None]] = []
@@ -155,6 +177,9 @@ class Calls:
                 )
                 if isinstance(value, Value) and variadic and not free_operands:
                     rest.append((value, where))
+                    continue
+                if holds_tensors(value) and variadic and not free_operands:
+                    rest += [(item, where) for item in value]
                     continue
                 slots = free_operands if tensorial else free_statics
                 if not slots:
@@ -180,6 +205,16 @@ class Calls:
         for static in signature.statics:
             if static.name in values:
                 value, where = values[static.name]
+                if not inlined and next(instances([value]), None) is not None:
+                    raise Diagnostic(
+                        "E0505", f"`{static.name}` of `{signature.name}` cannot be {describe(value)}: an op owns no weights", where,
+                        help="a `fn` or `layer` takes a function with weights; an op takes one without",
+                    )  # fmt: skip
+                if holds_tensors(value) and not inlined:
+                    raise Diagnostic(
+                        "E0505", f"`{static.name}` of `{signature.name}` must be known when compiling, but is {describe(value)}",
+                        where, help="a `fn` or `layer` takes a list of tensors; an op takes its tensors one by one",
+                    )  # fmt: skip
                 statics[static.name] = self.static_value(
                     static.kind, static.optional, value, signature.name, static.name, where
                 )
@@ -277,8 +312,9 @@ class Calls:
     # Declared ------------------------------------------------------------------------------------------------------
 
     def _declared(
-        self, frame: Frame, declared: Declared, arguments: list[Argument], span: Span | None, scope: str
-    ) -> Any:
+        self, frame: Frame, declared: Declared, arguments: list[Argument], span: Span | None, scope: str,
+        instance: Instance | None,
+    ) -> Any:  # fmt: skip
         node = declared.node
         if isinstance(node, ast.Record):
             return construct(self, frame, declared, arguments, span)
@@ -287,7 +323,7 @@ class Calls:
         self.elaborator.check_cycles(declared)
         self.elaborator.called.add(id(node))
         signature = self.elaborator.signatures.of(declared)
-        operands, statics, spans = self.bind(frame, signature, arguments, span)
+        operands, statics, spans = self.bind(frame, signature, arguments, span, inlined=node.kind != "op")
         if frame.builder is None:
             raise Diagnostic("E0505", f"`{node.name}` makes a tensor, but a static value is needed here", span)
         if node.kind == "op":
@@ -301,6 +337,9 @@ class Calls:
         attrs = dict(statics)
         types = [None if v is None else v.type for v in operands]
         bound = signature.unify(types, attrs, span=span, spans=spans)
+        if instance is not None:
+            with sharing(frame, instance):
+                return self.inline(frame, declared, signature, bound, operands, instance.scope, span)
         inner_scope = join(frame.scope, scope) if scope else frame.scope
         return self.inline(frame, declared, signature, bound, operands, inner_scope, span)
 
@@ -314,17 +353,18 @@ class Calls:
         env = self.body_environment(signature, bound, operands)
         inner = Frame(self.elaborator, declared.unit, env, builder=frame.builder, region=frame.region, scope=scope,
                       dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)  # fmt: skip
+        inner.instances = frame.instances
         if declared.unit.module != LOCAL:
             inner.caller = frame.caller if frame.unit.module != LOCAL else span
         # Through functions that are passed on a call cycle is not to be seen in the source alone.
-        call = (id(node), *references(bound.statics.values()))
+        call = (id(node), *references(bound.statics.values()), *map(id, instances(bound.statics.values())))
         if call in self._active:
             raise recursion(node, [node.name, node.name], span)
         self._active.append(call)
         try:
             inner.run(node.body)
             self.finish_states(inner)
-            values = self.elaborator.check_results(declared, signature, bound, inner)
+            values = check_results(self.elaborator, declared, signature, bound, inner)
         except Diagnostic as error:
             blame_call(error, span, f"in `{node.name}`")
             raise

@@ -14,7 +14,7 @@ from ....ir.graph import Graph, Module, Node, Value
 from ....ir.keys import attrs_key
 from ....ir.op import Attrs, Composite, FuncRef
 from ....ir.ops import OPS
-from ....ir.signature import REQUIRED, Bindings, Pattern, RecordPattern, Signature
+from ....ir.signature import REQUIRED, Bindings, RecordPattern, Signature
 from ....ir.types import DTYPES, DType, TensorType
 from ..syntax import ast
 from .blame import blame_call, shipped
@@ -25,11 +25,12 @@ from .evaluate import decide, size_of
 from .frame import Frame
 from .gather import gather
 from .given import given_value
-from .inputs import declared_outputs, same_size
+from .inputs import declared_outputs
 from .library import Declared, Library, Unit
 from .programs import elaborate_program
+from .results import check_results
 from .signatures import Signatures
-from .values import BuiltinValue, Bundle, DeclValue, OpValue, describe, is_tensor
+from .values import BuiltinValue, Bundle, DeclValue, OpValue, Partial
 
 
 class Elaborator:
@@ -82,6 +83,8 @@ class Elaborator:
             return FuncRef("", value.op.name)
         if isinstance(value, BuiltinValue):
             return FuncRef("", value.name)
+        if isinstance(value, Partial):
+            return replace(self.attribute(value.function), given=value.given)
         return value
 
     def register(self, declared: Declared) -> None:
@@ -99,6 +102,8 @@ class Elaborator:
 
     def function_value(self, ref: FuncRef, span: Span | None) -> Any:
         """The function that a reference names."""
+        if ref.given:
+            return Partial(self.function_value(replace(ref, given=()), span), ref.given)
         if not ref.module:
             return OpValue(OPS[ref.name]) if ref.name not in STATIC_FUNCTIONS else BuiltinValue(ref.name)
         found = self.registered(ref.module, ref.name)
@@ -160,8 +165,14 @@ class Elaborator:
         env = self.calls.body_environment(signature, bound, operands)
         frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="op", bound=bound)
         frame.run(node.body)
+        if graph.params:
+            owned = next(iter(graph.params.values()))
+            raise Diagnostic(
+                "E0506", f"the op `{node.name}` would own the weight `{owned.full_name}`", owned.span,
+                help="an op owns no weights: pass it a function without, or make it a `layer`",
+            )  # fmt: skip
         statics = []
-        for value in self.check_results(declared, signature, bound, frame):
+        for value in check_results(self, declared, signature, bound, frame):
             if isinstance(value, Bundle):
                 statics.append(value.statics)
                 for field, tensor in value.fields.items():
@@ -181,73 +192,6 @@ class Elaborator:
             blame_call(error, node.span, f"in the body of `{composite.name}`")
             raise
         return self._record_statics[body]
-
-    # Results -----------------------------------------------------------------------------------------------------
-
-    def check_results(self, declared: Declared, signature: Signature, bound: Bindings, frame: Frame) -> list[Any]:
-        """The returned values, checked against the declared types.
-
-        Raises:
-            Diagnostic: E0504 no return, E0309 count or type.
-        """
-        node = declared.node
-        assert isinstance(node, ast.Function)
-        span = frame.return_span or node.name_span or node.span
-        if frame.result is None:
-            raise Diagnostic("E0504", f"`{node.name}` reaches its end without a `return`", node.name_span or node.span)
-        returned = frame.result
-        if len(returned) == len(signature.results) and any(r.condition for r in signature.results):
-            kept = [(r.condition is None or r.condition(bound)) for r in signature.results]
-            returned = [v for v, keep in zip(returned, kept, strict=True) if keep]
-        results = signature.present(bound)
-        if len(returned) != len(results):
-            raise Diagnostic(
-                "E0309", f"`{node.name}` declares {len(results)} result(s), but returns {len(returned)}", span
-            )
-        checked: list[Any] = []
-        for i, (result, value) in enumerate(zip(results, returned, strict=True)):
-            what = f"result {i}" if len(results) > 1 else "the result"
-            if isinstance(result.type, RecordPattern):
-                if not isinstance(value, Bundle) or value.record != result.type.record:
-                    raise Diagnostic(
-                        "E0309", f"{what} of `{node.name}` must be a {result.type}, but is {describe(value)}", span
-                    )
-                for name, pattern in result.type.fields():
-                    self._check_result(node, f"{what}'s field `{name}`", pattern, value.fields[name], bound, frame)
-            else:
-                if not is_tensor(value):
-                    raise Diagnostic(
-                        "E0309",
-                        f"{what} of `{node.name}` must be a tensor {result.type}, but is {describe(value)}",
-                        span,
-                    )
-                self._check_result(node, what, result.type, value, bound, frame)
-            checked.append(self._localised(frame, value))
-        return checked
-
-    @staticmethod
-    def _localised(frame: Frame, value: Any) -> Any:
-        if isinstance(value, Bundle):
-            return Bundle(value.record, {k: frame.local(v) for k, v in value.fields.items()}, value.statics)
-        return frame.local(value)
-
-    def _check_result(
-        self, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, frame: Frame
-    ) -> None:
-        for position, dim in enumerate(pattern.shape):
-            # A dimension that only the result has is what the body makes it.
-            name = dim.symbol if isinstance(dim, Dim) else None
-            if name and name not in bound.dims and ... not in pattern.shape and position < value.type.rank:
-                bound.dims[name] = value.type.shape[position]
-        if isinstance(pattern.dtype, str) and pattern.dtype not in bound.dtypes:
-            bound.dtypes[pattern.dtype] = self.dtype if pattern.dtype == "float" else value.type.dtype
-        wanted = bound.type_of(pattern)
-        graph = frame.root.graph
-        if same_size(graph, wanted, value.type):
-            return
-        shown = str(wanted) if str(wanted) == str(pattern) else f"{pattern} = {wanted}"
-        message = f"{what} of `{node.name}` is declared as {shown}, but is {value.type}"
-        raise Diagnostic("E0309", message, frame.return_span)
 
     # Models ------------------------------------------------------------------------------------------------------
 
@@ -286,7 +230,7 @@ class Elaborator:
         frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound)
         frame.run(node.body)
         self.calls.finish_states(frame)
-        values = self.check_results(declared, signature, bound, frame)
+        values = check_results(self, declared, signature, bound, frame)
         self._model_outputs(graph, signature, bound, values, node.name_span)
         self._check_params(graph)
         self._check_bodies(graph)

@@ -16,8 +16,21 @@ from ....ir.types import DTYPES, KINDS, DType, TensorType
 from ..syntax import ast
 from .builtin import BINARY, BUILTIN, SPECIAL, STATIC_FUNCTIONS, known
 from .library import Unit
+from .partial import instance_of
 from .regions import Region
-from .values import BuiltinValue, Bundle, DeclValue, KindValue, Multi, OpValue, describe, is_tensor
+from .values import (
+    FUNCTIONS,
+    BuiltinValue,
+    Bundle,
+    DeclValue,
+    Instance,
+    KindValue,
+    Multi,
+    OpValue,
+    describe,
+    holds_tensors,
+    is_tensor,
+)
 
 if TYPE_CHECKING:
     from .elaborate import Elaborator
@@ -58,6 +71,8 @@ class Evaluator:
         self.bound = bound
         # Within the library, where the user called into it.
         self.caller: Span | None = None
+        # The instances whose calls this is part of, outermost first.
+        self.instances: tuple[Instance, ...] = ()
 
     @property
     def frame(self) -> Frame:
@@ -108,11 +123,10 @@ class Evaluator:
     def _list(self, e: ast.ListExpr) -> tuple[Any, ...]:
         items = tuple(self.eval(item) for item in e.items)
         for item, expr in zip(items, e.items, strict=True):
-            if isinstance(item, (Value, Bundle, Multi)):
+            if isinstance(item, Multi):
                 raise Diagnostic(
-                    "E0505", f"a list holds static values, not {describe(item)}", expr.span,
-                    help="join tensors with `concat(a, b, axis=…)`",
-                )  # fmt: skip
+                    "E0404", f"{describe(item)} cannot be one item of a list", expr.span, help="name them first: `a, b = …`"
+                )
         return items
 
     def _unary(self, e: ast.Unary) -> Any:
@@ -167,12 +181,12 @@ class Evaluator:
         return self.builder.constant(value, dtype)
 
     def _static_binary(self, e: ast.Binary, left: Any, right: Any) -> Any:
-        functions = (DeclValue, OpValue, BuiltinValue)
         for side, expr in ((left, e.left), (right, e.right)):
-            if isinstance(side, (Bundle, Multi)) or (isinstance(side, functions) and e.op not in ("==", "!=")):
+            refused = isinstance(side, (Bundle, Multi)) or (holds_tensors(side) and e.op not in ("+", "*"))
+            if refused or (isinstance(side, FUNCTIONS) and e.op not in ("==", "!=")):
                 raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span)
         # A function is one value, as a name or as the attribute that it becomes.
-        left, right = (self.elaborator.attribute(v) if isinstance(v, functions) else v for v in (left, right))
+        left, right = (self.elaborator.attribute(v) if isinstance(v, FUNCTIONS) else v for v in (left, right))
         dims = isinstance(left, Dim) or isinstance(right, Dim)
         if dims and e.op in COMPARISONS and all(isinstance(v, (int, Dim)) for v in (left, right)):
             verdict = decide(e.op, as_dim(left), as_dim(right), self.builder.graph if self.builder else None)
@@ -233,6 +247,8 @@ class Evaluator:
             return self.elaborator.calls.call(self.frame, e.value, scope=e.scope)
         if isinstance(e.value, ast.Pipe):
             return self._pipe(e.value, scope=e.scope)
+        if isinstance(e.value, ast.Name):
+            return instance_of(self.frame, self.eval(e.value), e.scope)
         outer, self.scope = self.scope, join(self.scope, e.scope)
         try:
             return self.eval(e.value)

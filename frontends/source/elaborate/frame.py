@@ -15,6 +15,7 @@ from ..syntax import ast
 from . import control, inputs
 from .builtin import BUILTIN, known
 from .evaluate import COMPARISONS, Evaluator, decide, join
+from .partial import shared_weight
 from .regions import Region
 from .values import Bundle, Multi, describe, is_tensor
 
@@ -72,6 +73,10 @@ class Frame(Evaluator):
             for field, tensor in value.fields.items():
                 if tensor.node is not None:
                     tensor.name = tensor.name or f"{name}_{field}"
+        elif isinstance(value, tuple):
+            for item in value:
+                if isinstance(item, Value) and item.node is not None:
+                    item.name = item.name or name
         self.env[name] = value
 
     def _param(self, s: ast.ParamStmt) -> None:
@@ -88,7 +93,12 @@ class Frame(Evaluator):
         type = self.type(pattern, s.type.span)
         init = inputs.initializer(self, s.init, inputs.INITIALISERS, s.kind) if s.init is not None else inputs.ZEROS
         full = join(self.scope, s.external or s.name)
-        self.bind(s.name, self.root.param(full, type, init, s.kind == "param", self.place(s.span)), s.span)
+        param = shared_weight(self, full, type, s.span)
+        if param is None:
+            param = self.root.param(full, type, init, s.kind == "param", self.place(s.span))
+            for instance in self.instances:
+                instance.fresh[full] = param
+        self.bind(s.name, param, s.span)
 
     @property
     def root(self) -> Builder:
@@ -199,6 +209,7 @@ class Frame(Evaluator):
         frame = Frame(self.elaborator, self.unit, dict(self.env), builder=region.builder, region=region,
                       scope=self.scope, dtypes=self.dtypes, kind=self.kind, bound=self.bound)  # fmt: skip
         frame.caller = self.caller
+        frame.instances = self.instances
         frame.states = self.states
         return frame
 

@@ -14,6 +14,7 @@ from ..syntax import ast
 from .elaborate import Elaborator
 from .frame import Frame
 from .library import Declared, Unit
+from .results import check_results
 
 # What a check without a caller cannot know: a condition or number that depends on a static parameter or a free
 # dimension, a size that only some callers make fit.
@@ -86,7 +87,7 @@ def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Functi
     )
     try:
         frame.run(node.body)
-        elaborator.check_results(declared, signature, bound, frame)
+        check_results(elaborator, declared, signature, bound, frame)
     except Diagnostic as error:
         if error.code not in UNDECIDED or not (assumed or _depends(error)):
             raise

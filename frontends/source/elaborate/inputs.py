@@ -121,7 +121,9 @@ def _public(frame: Frame, s: ast.StateStmt | ast.RandomStmt) -> str:
     if any(v.name.partition(".")[0] == name for v in frame.root.graph.inputs):
         raise Diagnostic(
             "E0206", f"the program has an input `{name}` already", s.span,
-            help="a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
+            help="calls that share weights share no state and no random input: declare it where they are called, and pass it in"
+            if frame.instances
+            else "a layer that is called twice needs scopes: `layer(…) as name`, `repeat … as blocks`",
         )  # fmt: skip
     return name
 

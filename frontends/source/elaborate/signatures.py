@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.dims.dim import Dim, as_dim, sym
-from ....ir.signature import REQUIRED, Bindings, Operand, Pattern, RecordDef, RecordPattern, Result, Signature, Static
+from ....ir.signature import (
+    REQUIRED,
+    Bindings,
+    ListPattern,
+    Operand,
+    Pattern,
+    RecordDef,
+    RecordPattern,
+    Result,
+    Signature,
+    Static,
+)
 from ....ir.types import DTYPES, KINDS
 from ..syntax import ast
 from .library import Declared, Unit
@@ -115,7 +126,9 @@ class Signatures:
         results = []
         for result in node.results:
             condition = None if result.condition is None else self._condition(unit, result.condition)
-            results.append(Result(self.pattern(unit, result.type), result.name, condition))
+            listed = result.type.name == "list" and result.type.dims is None and node.kind in ("fn", "layer")
+            pattern = ListPattern("list", ()) if listed else self.pattern(unit, result.type)
+            results.append(Result(pattern, result.name, condition))
         return Signature(node.name, tuple(operands), tuple(statics), tuple(results))
 
     @staticmethod

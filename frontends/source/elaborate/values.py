@@ -58,6 +58,32 @@ class BuiltinValue:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """A function that has been given some of its static parameters: ``mlp(hidden=16)``. Its tensors come with each call."""
+
+    function: DeclValue | OpValue
+    given: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """A function with a scope of its own, ``mlp(hidden=16) as shared``: every call of it has the same weights.
+
+    ``weights`` are those of its earlier calls by full name, ``fresh`` those that the call under way has made.
+    """
+
+    function: DeclValue
+    given: tuple[tuple[str, Any], ...]
+    scope: str
+    weights: dict[str, Value] = field(default_factory=dict)
+    fresh: dict[str, Value] = field(default_factory=dict)
+
+
+# What a call or a static parameter of kind ``fn`` takes.
+FUNCTIONS = (DeclValue, OpValue, BuiltinValue, Partial, Instance, FuncRef)
+
+
+@dataclass(frozen=True, slots=True)
 class KindValue:
     """``float`` or ``int`` used as a value: the dtype that the variable stands for."""
 
@@ -66,6 +92,11 @@ class KindValue:
 
 def is_tensor(value: Any) -> bool:
     return isinstance(value, Value)
+
+
+def holds_tensors(value: Any) -> bool:
+    """Whether a value is a list with a tensor or a record in it, however deep."""
+    return isinstance(value, tuple) and any(isinstance(v, (Value, Bundle)) or holds_tensors(v) for v in value)
 
 
 def tensors_of(value: Any) -> tuple[Value, ...]:
@@ -97,12 +128,18 @@ def describe(value: Any) -> str:
         return f"{len(value.items)} results"
     if isinstance(value, DeclValue):
         return f"the {_kind(value.declared.node)} `{value.declared.node.name}`"
+    if isinstance(value, Partial):
+        return f"{describe(value.function)} without its tensors"
+    if isinstance(value, Instance):
+        return f"{describe(value.function)} as `{value.scope}`"
     if isinstance(value, (OpValue, BuiltinValue)):
         return f"the built-in `{value.op.name if isinstance(value, OpValue) else value.name}`"
     if value is None:
         return "none"
     if isinstance(value, Dim):
         return f"the dimension {value}"
+    if holds_tensors(value):
+        return f"a list of {len(value)}, of which the first is {describe(value[0])}"
     return f"the {static_kind(value)} {show_value(value)}"
 
 
@@ -124,20 +161,24 @@ def static_kind(value: Any) -> str:
         return "list"
     if isinstance(value, DType):
         return "dtype"
-    if isinstance(value, (DeclValue, OpValue, BuiltinValue, FuncRef)):
+    if isinstance(value, FUNCTIONS):
         return "fn"
     return "none" if value is None else type(value).__name__
 
 
 __all__ = [
+    "FUNCTIONS",
     "BuiltinValue",
     "Bundle",
     "DeclValue",
+    "Instance",
     "KindValue",
     "Multi",
     "OpValue",
+    "Partial",
     "Unit",
     "describe",
+    "holds_tensors",
     "is_tensor",
     "like",
     "same_structure",

@@ -302,7 +302,8 @@ class _Printer(RegionPrinter):
 
     def _static(self, value: Any) -> ast.Expr:
         if isinstance(value, FuncRef):
-            return ast.Name(self._imported(value.module, value.name) if value.module else value.name)
+            name = ast.Name(self._imported(value.module, value.name) if value.module else value.name)
+            return ast.Call(name, [ast.Arg(n, self._static(v)) for n, v in value.given]) if value.given else name
         if isinstance(value, tuple):
             return ast.ListExpr([self._static(v) for v in value])
         return literal(value)
