@@ -217,8 +217,9 @@ def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
 def _fits(graph: Graph, runner: Runner, choice: dict[str, int]) -> bool:
     values = graph.sizes(choice)
     shapes = [d.evaluate(values) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
-    # ONNX Runtime takes no image that is smaller than a kernel.
-    maps = [d.evaluate(values) for n in graph.nodes() if n.op.name == "conv" for d in n.output.type.shape]
+    # ONNX Runtime takes no image that is smaller than a kernel or a window.
+    windows = [n for n in graph.nodes() if n.op.name == "conv" or "_pool" in n.op.name]
+    maps = [d.evaluate(values) for n in windows for d in n.output.type.shape]
     if min(shapes, default=0) < 0 or min(maps, default=1) < 1:
         return False
     return all(r.holds(values) for r in graph.requires) and runner.holds(choice)

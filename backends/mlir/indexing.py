@@ -69,7 +69,9 @@ def _searchsorted(call: Call) -> Tensor:
     """How many elements of the row come before each value."""
     row, values = call.args
     wide = call.view(values, [*values.type.shape, 1])
-    shape = (*values.type.shape, row.type.shape[0])
+    shape = (*values.type.shape, row.type.shape[-1])
+    if row.type.rank > 1:
+        row = call.view(row, [*row.type.shape[:-1], 1, row.type.shape[-1]])
     before = call.aten("le.Tensor" if call.attrs["right"] else "lt.Tensor", row, wide, type=TensorType(boolean, shape))
     return call.aten("sum.dim_IntList", call.cast(before, i64), [len(shape) - 1], False, None)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims.dim import Dim, as_dim, const
+from ...ir.dims.dim import Dim, as_dim, const, dim_max
 from ...ir.graph import Node
 from ...ir.ops.contraction import parse_einsum
 from ...ir.ops.shape import rearrange_plan
@@ -57,7 +58,7 @@ def _identity(call: Call) -> Tensor:
 
 
 ELEMENTWISE: dict[str, Lowering] = {
-    **{op: _same(op) for op in ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf",
+    **{op: _same(op) for op in ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "atan", "bitwise_not", "tanh", "sigmoid", "erf",
                                 "floor", "ceil", "round", "minimum", "maximum", "logical_and", "logical_or", "logical_not")},
     "sign": lambda call: call.aten("sign", call.args[0]),
     "add": _scaled("add.Tensor"),
@@ -68,6 +69,8 @@ ELEMENTWISE: dict[str, Lowering] = {
     "mod": _same("remainder.Tensor"),
     "pow": _same("pow.Tensor_Tensor"),
     **{op: _same(f"{op}.Tensor") for op in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{op: _same(f"{op}.Tensor") for op in ("bitwise_and", "bitwise_or", "bitwise_xor")},
+    **{op: _same(f"bitwise_{op}.Tensor") for op in ("left_shift", "right_shift")},
     "is_nan": lambda call: call.aten("ne.Tensor", call.args[0], call.args[0]),
     "where": _same("where.self"),
     "cast": lambda call: call.cast(call.args[0], call.out.dtype),
@@ -126,11 +129,22 @@ def _conv(call: Call) -> Tensor:
     )  # fmt: skip
 
 
+def _pool(call: Call) -> Tensor:
+    attrs = call.attrs
+    window = [list(attrs[name]) for name in ("kernel", "stride", "padding")]
+    name = call.node.op.name
+    if name.startswith("max"):
+        return call.aten(name, call.args[0], *window, [1] * len(window[0]), attrs["ceil_mode"])
+    rest = [None] if name == "avg_pool2d" else []
+    return call.aten(name, call.args[0], *window, attrs["ceil_mode"], attrs["count_include_pad"], *rest)
+
+
 CONTRACTION: dict[str, Lowering] = {
     "einsum": _einsum,
     "matmul": _same("matmul"),
     "grouped_matmul": _grouped_matmul,
     "conv": _conv,
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d"), _pool),
 }
 
 
@@ -165,6 +179,20 @@ def _one_by_one(op: str) -> Lowering:
     return lower
 
 
+def _logsumexp(call: Call) -> Tensor:
+    """With an offset that is finite in a row of infinities, which torch-mlir's own form of aten.logsumexp has not."""
+    axes, x = list(call.attrs["axis"]), call.args[0]
+    if not axes:
+        return x
+    kept = TensorType(x.type.dtype, tuple(const(1) if i in axes else d for i, d in enumerate(x.type.shape)))
+    most = call.aten("amax", x, axes, True, type=kept)
+    infinite = call.aten("eq.Scalar", call.aten("abs", most, type=kept), math.inf, type=TensorType(boolean, kept.shape))
+    offset = call.aten("where.self", infinite, call.full([], 0, x.type.dtype), most, type=kept)
+    powers = call.aten("exp", call.aten("sub.Tensor", x, offset, 1, type=x.type), type=x.type)
+    total = call.aten("log", call.aten("sum.dim_IntList", powers, axes, True, None, type=kept), type=kept)
+    return call.view(call.aten("add.Tensor", total, offset, 1, type=kept), call.out.shape)
+
+
 def _argument(name: str) -> Lowering:
     return lambda call: call.aten(f"arg{name}", call.args[0], call.attrs["axis"], call.attrs["keepdims"])
 
@@ -174,6 +202,7 @@ REDUCTION: dict[str, Lowering] = {
     "mean": _reduction("mean.dim", typed=True),
     "max": _reduction("amax"),
     "min": _reduction("amin"),
+    "logsumexp": _logsumexp,
     "prod": _one_by_one("prod.dim_int"),
     "any": _one_by_one("any.dim"),
     "all": _one_by_one("all.dim"),
@@ -204,11 +233,28 @@ def _from_front(bound: Any, size: Dim, default: Dim) -> Dim:
 
 
 def _pad(call: Call) -> Tensor:
+    if call.attrs["mode"] != "constant":
+        return call.aten("index_select", call.args[0], call.attrs["axis"], _places(call))
     behind = [0] * (2 * (call.out.rank - 1 - call.attrs["axis"]))  # torch counts from the last axis
     value = call.attrs["value"]
     number = float(value) if call.out.dtype.kind == "float" else int(value)
     widths = [as_dim(call.attrs["before"]), as_dim(call.attrs["after"])]
     return call.aten("constant_pad_nd", call.args[0], [*behind, *widths], number)
+
+
+def _places(call: Call) -> Tensor:
+    """Which elements of the axis one holds that is padded with elements of its own."""
+    axis, mode = call.attrs["axis"], call.attrs["mode"]
+    n, type = call.args[0].type.shape[axis], TensorType(i64, (call.out.shape[axis],))
+    place = call.aten("sub.Scalar", iota(call, call.out.shape[axis]), as_dim(call.attrs["before"]), 1, type=type)
+    if mode == "edge":
+        first, last = call.full([], 0, i64), call.full([], n - 1, i64)
+        return call.aten("minimum", call.aten("maximum", place, first, type=type), last, type=type)
+    if mode == "circular":
+        return call.aten("remainder.Scalar", place, n, type=type)
+    period = dim_max(n * 2 - 2, 1)
+    place = call.aten("remainder.Scalar", place, period, type=type)
+    return call.aten("minimum", place, call.aten("sub.Tensor", call.full([], period, i64), place, 1, type=type), type=type)
 
 
 SHAPE: dict[str, Lowering] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...ir.dims.dim import as_dim, prove_ge
-from ...ir.types import boolean, i32, i64
+from ...ir.types import bf16, boolean, f16, f32, i32, i64
 from .registry import lower
+from .shape import operand
 
 if TYPE_CHECKING:
     import onnx_ir as ox
@@ -26,6 +27,20 @@ def _reduction(op_type: str) -> None:
 
 for _op_type in ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin"):
     _reduction(_op_type)
+
+
+@lower("logsumexp")
+def logsumexp(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    axes, dtype = node.attrs["axis"], e.dtype(x)
+    if not axes:
+        return x
+    x = e.cast(x, f32 if dtype in (f16, bf16) else dtype)
+    most = e.op("ReduceMax", x, e.ints(axes), keepdims=1)
+    # An infinite maximum is no offset: inf - inf is no number. ReduceLogSumExp of ONNX Runtime gives NaN there.
+    offset = e.op("Where", e.op("IsInf", most), e.constant(0, e.dtype(x)), most)
+    total = e.op("ReduceSum", e.op("Exp", e.op("Sub", x, offset)), e.ints(axes), keepdims=1)
+    y = e.op("Add", e.op("Log", total), offset)
+    return e.cast(y if node.attrs["keepdims"] else e.squeeze(y, *axes), dtype)
 
 
 def _any(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
@@ -71,6 +86,8 @@ def _top(e: Emitter, x: ox.Value, k: ox.Value, axis: int, largest: bool) -> list
 @lower("searchsorted")
 def searchsorted(e: Emitter, node: Node, row: ox.Value, values: ox.Value) -> ox.Value:
     # How many elements of the row lie below the value (or at most at it).
+    if operand(node).rank > 1:
+        row = e.unsqueeze(row, operand(node).rank - 1)
     below = e.op("LessOrEqual" if node.attrs["right"] else "Less", row, e.unsqueeze(values, -1))
     return e.op("ReduceSum", e.cast(below, i64), e.ints([-1]), keepdims=0)
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims.dim import Dim, as_dim, const
+from ...ir.dims.dim import Dim, as_dim, const, dim_max
 from ...ir.ops.shape import rearrange_plan
+from ...ir.types import i64
 from .registry import lower
 
 if TYPE_CHECKING:
@@ -97,9 +98,24 @@ def slice_(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     return e.slice(x, node.attrs["axis"], 0 if start is None else start, stop, int(as_dim(node.attrs["step"])))
 
 
+def _places(e: Emitter, node: Node, before: Dim, after: Dim) -> ox.Value:
+    """Which elements of the axis a padded one holds. ONNX's own modes are refused where they reach too far."""
+    mode, n = node.attrs["mode"], operand(node).shape[node.attrs["axis"]]
+    place = e.op("Sub", e.iota(before + n + after), e.scalar(before))
+    if mode == "edge":
+        return e.op("Min", e.op("Max", place, e.constant(0, i64)), e.scalar(n - 1))
+    if mode == "circular":
+        return e.op("Mod", place, e.scalar(n))
+    period = e.scalar(dim_max(n * 2 - 2, 1))
+    place = e.op("Mod", place, period)
+    return e.op("Min", place, e.op("Sub", period, place))
+
+
 @lower("pad")
 def pad(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     before, after = as_dim(node.attrs["before"]), as_dim(node.attrs["after"])
+    if node.attrs["mode"] != "constant":
+        return e.op("Gather", x, _places(e, node, before, after), axis=node.attrs["axis"])
     value = e.constant(node.attrs["value"], operand(node).dtype)
     # All axes: ONNX Runtime 1.31 moves a transpose through a Pad with `axes` without moving these.
     rank, axis = len(operand(node).shape), node.attrs["axis"]

@@ -53,6 +53,14 @@ def _gather_path(call: Call) -> str:
 
 
 CLAIMS: dict[str, Claim] = {
+    "std.math.expm1": "torch.expm1({0})",
+    "std.math.log1p": "torch.log1p({0})",
+    "std.math.erfc": "torch.erfc({0})",
+    "std.math.atan2": "torch.atan2({0}, {1})",
+    "std.math.asin": "torch.asin({0})",
+    "std.math.acos": "torch.acos({0})",
+    "std.math.cumprod": "torch.cumprod({0}, {axis}, dtype={dtype})",
+    "std.math.cummin": "torch.cummin({0}, {axis}).values",
     "std.nn.affine": "F.linear({0}, {1}, {2})",
     "std.nn.softmax": "torch.softmax({0}, {axis})",
     "std.nn.log_softmax": "torch.log_softmax({0}, {axis})",

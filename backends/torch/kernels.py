@@ -64,6 +64,11 @@ def prod(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     return x
 
 
+def logsumexp(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    """``log(sum(exp(x)))``; halves are summed in f32."""
+    return torch.logsumexp(_wide(x), axes, keepdim).to(x.dtype)
+
+
 # Contraction ---------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +155,21 @@ def compact(mask: Tensor, capacity: int) -> Tensors:
     source = torch.arange(mask.shape[-1], device=mask.device).expand(mask.shape)
     indices = source.new_zeros(*mask.shape[:-1], capacity + 1).scatter(-1, slot, source)
     return indices.narrow(-1, 0, capacity), torch.sum(mask, -1).clamp(max=capacity)
+
+
+def pad(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
+    """More elements of x itself in front of and behind an axis, from as far away as need be."""
+    n = x.shape[axis]
+    place = torch.arange(-before, n + after, device=x.device)
+    if mode == "edge":
+        place = place.clamp(0, n - 1)
+    elif mode == "circular":
+        place = place % n
+    else:
+        period = maximum(2 * n - 2, 1)
+        place = place % period
+        place = torch.minimum(place, period - place)
+    return torch.index_select(x, axis, place)
 
 
 # Segments ------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ ELEMENTWISE: dict[str, Lowering] = {
     "rsqrt": "torch.rsqrt({0})",
     "sin": "torch.sin({0})",
     "cos": "torch.cos({0})",
+    "atan": "torch.atan({0})",
     "tanh": "torch.tanh({0})",
     "sigmoid": "torch.sigmoid({0})",
     "erf": "torch.erf({0})",
@@ -52,6 +53,12 @@ ELEMENTWISE: dict[str, Lowering] = {
     "logical_and": "{0} & {1}",
     "logical_or": "{0} | {1}",
     "logical_not": "~{0}",
+    "bitwise_and": "{0} & {1}",
+    "bitwise_or": "{0} | {1}",
+    "bitwise_xor": "{0} ^ {1}",
+    "bitwise_not": "~{0}",
+    "left_shift": "{0} << {1}",
+    "right_shift": "{0} >> {1}",
     "is_nan": "torch.isnan({0})",
     "where": "torch.where({0}, {1}, {2})",
     "cast": lambda call: call.args[0] if call.types[0] == call.out else call.render("{0}.to({dtype})"),
@@ -105,11 +112,19 @@ CONTRACTION: dict[str, Lowering] = {
     "matmul": "{0} @ {1}",
     "grouped_matmul": "ops.grouped_matmul({0}, {1}, {2})",
     "conv": _conv,
+    **{
+        op: f"F.{op}({{0}}, {{kernel}}, {{stride}}, {{padding}}, ceil_mode={{ceil_mode}})" for op in ("max_pool1d", "max_pool2d")
+    },
+    **{
+        op: f"F.{op}({{0}}, {{kernel}}, {{stride}}, {{padding}}, {{ceil_mode}}, {{count_include_pad}})"
+        for op in ("avg_pool1d", "avg_pool2d")
+    },
 }
 
 REDUCTION: dict[str, Lowering] = {
     "sum": _reduction("torch.sum({0}, {axis}, keepdim={keepdims}, dtype={dtype})"),
     "mean": _reduction("torch.mean({0}, {axis}, keepdim={keepdims})"),
+    "logsumexp": _reduction("ops.logsumexp({0}, {axis}, {keepdims})"),
     "prod": _reduction("ops.prod({0}, {axis}, {keepdims})"),
     "max": _reduction("torch.amax({0}, {axis}, keepdim={keepdims})"),
     "min": _reduction("torch.amin({0}, {axis}, keepdim={keepdims})"),
@@ -204,6 +219,8 @@ def _slice(call: Call) -> str:
 
 
 def _pad(call: Call) -> str:
+    if call.attrs["mode"] != "constant":
+        return call.render("ops.pad({0}, {axis}, {before}, {after}, {mode})")
     behind = "0, 0, " * (call.types[0].rank - 1 - call.attrs["axis"])  # PyTorch counts from the last axis
     return call.render(f"F.pad({{0}}, ({behind}{{before}}, {{after}}), value={{value}})")
 

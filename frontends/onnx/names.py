@@ -14,7 +14,7 @@ WORDS = frozenset({
     "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "else", "return", "as", "in",
     "from", "and", "or", "not", "true", "false", "none", "inf", "nan", "static", "tokenizer", "pipeline", "mesh",
     "True", "False", "None", "weights", "pass", "target", "where", "float", "int", "num", "any", "bool", "real",
-    "str", "list", "dtype", "range", "len", "scan", "einsum", "rearrange", "given", "ceildiv",
+    "str", "list", "dtype", "range", "len", "scan", "stack", "einsum", "rearrange", "given", "ceildiv",
     "min", "max", *DTYPES,
 })  # fmt: skip
 # Names that exporters make up: `onnx::MatMul_123`, `val_12`, `123`, `/encoder/Constant_3_output_0`.

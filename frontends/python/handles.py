@@ -175,6 +175,13 @@ class Function:
         return f"<{self.__qualname__}>"
 
 
+# What is called like an op, and is none: signature and documentation.
+_BUILT_IN = {
+    "scan": ("scan(f: fn, x: any[...]*, *, axis: int) -> any[...]*", OPS["scan"].doc),
+    "stack": ("stack(xs: any[...]*, *, axis: int) -> any[...]", "Tensors of one type side by side along a new axis."),
+}
+
+
 def _declared(callee: Any) -> str:
     """The signature as it is declared."""
     callee = callee.function if isinstance(callee, (Partial, Instance)) else callee
@@ -182,14 +189,14 @@ def _declared(callee: Any) -> str:
         return show_signature(callee.op.signature)
     if isinstance(callee, DeclValue) and isinstance(callee.declared.node, ast.Function):
         return show_signature(shared_elaborator().signatures.of(callee.declared))
-    return "scan(f: fn, x: any[...]*, *, axis: int) -> any[...]*" if isinstance(callee, BuiltinValue) else ""
+    return _BUILT_IN[callee.name][0] if isinstance(callee, BuiltinValue) else ""
 
 
 def _doc(callee: Any) -> str:
     callee = callee.function if isinstance(callee, (Partial, Instance)) else callee
     if isinstance(callee, DeclValue):
         return getattr(callee.declared.node, "doc", None) or ""
-    return OPS[callee.name].doc if isinstance(callee, BuiltinValue) else callee.op.doc
+    return _BUILT_IN[callee.name][1] if isinstance(callee, BuiltinValue) else callee.op.doc
 
 
 class Namespace:
@@ -246,13 +253,13 @@ class Namespace:
 
 class _CoreOps(Namespace):
     def _find(self, name: str) -> Any:
-        if name == "scan":  # takes a function, where the op takes its body
+        if name in ("scan", "stack"):  # the one takes a function, where the op takes its body; the other is no op
             return Function(BuiltinValue(name), name)
         return Function(OpValue(OPS[name]), name) if name in OPS else None
 
     def __dir__(self) -> list[str]:
         # A loop's body is a graph: `m.fold` makes it.
-        return sorted(OPS.keys() - {"fold"})
+        return sorted(OPS.keys() - {"fold"} | {"stack"})
 
 
 def library() -> Library:

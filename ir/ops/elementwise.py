@@ -34,6 +34,7 @@ _unary("sqrt", "float", np.sqrt, "The square root.", 0.1, 4.0)
 _unary("rsqrt", "float", lambda x: 1 / np.sqrt(x), "`1 / sqrt(x)`.", 0.1, 4.0)
 _unary("sin", "float", np.sin, "The sine of radians.")
 _unary("cos", "float", np.cos, "The cosine of radians.")
+_unary("atan", "float", np.arctan, "The angle in radians whose tangent is x, between -pi/2 and pi/2.")
 _unary("tanh", "float", np.tanh, "The hyperbolic tangent.")
 _unary("sigmoid", "float", lambda x: 1 / (1 + np.exp(-x)), "`1 / (1 + exp(-x))`.")
 _unary("erf", "float", lambda x: np.asarray(_erf(x.astype(float)), float), "The error function.")
@@ -55,6 +56,7 @@ def _two(low: float, high: float, integer: bool = False) -> Any:
 
 
 _CLASH = Bad((TensorType.of("f32", ["B", 3]), TensorType.of("f32", ["B", 4])), {}, "E0304")
+_CLASH_INT = Bad((TensorType.of("i64", ["B", 3]), TensorType.of("i64", ["B", 4])), {}, "E0304")
 _MIXED = Bad((TensorType.of("f32", [3]), TensorType.of("i64", [3])), {}, "E0303")
 
 
@@ -107,6 +109,38 @@ for _name, _doc, _meaning, _neutral in [
 define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise", meaning=plain(np.logical_not),
        samples=lambda rng: [Sample((rng.random((3, 4)) < 0.5,))],
        bad=(Bad((TensorType.of("f32", [2]),), {}, "E0303"),))  # fmt: skip
+
+def _bits_samples(below: int | None) -> Any:
+    """Pairs of integers of each dtype; the second ones from 0 on and below a number, where there is one."""
+
+    def samples(rng: Any) -> list[Sample]:
+        def draw(dtype: Any, shape: tuple[int, ...], below: int | None = None) -> Any:
+            info = np.iinfo(dtype)
+            low, high = (info.min, info.max) if below is None else (0, min(below, info.bits) - 1)
+            return rng.integers(low, high, shape, dtype, endpoint=True)
+
+        pairs = [((3, 5), (3, 5)), ((2, 1, 4), (3, 1))]
+        kinds = (np.int64, np.int32, np.int16, np.int8, np.uint8)
+        return [Sample((draw(kind, a), draw(kind, b, below))) for kind in kinds for a, b in pairs]
+
+    return samples
+
+
+_BITS = (Trait.COMMUTES, Trait.IDEMPOTENT)
+_BIT_OPS: list[tuple[str, str, Any, tuple[Trait, ...], int]] = [
+    ("bitwise_and", "The bits that are set in both.", np.bitwise_and, _BITS, -1),
+    ("bitwise_or", "The bits that are set in one or both.", np.bitwise_or, _BITS, 0),
+    ("bitwise_xor", "The bits that are set in one of them only.", np.bitwise_xor, (Trait.COMMUTES,), 0),
+    ("left_shift", "a with its bits moved up by b places, zeros behind them; b is from 0 to below the number of bits.", np.left_shift, (), 0),
+    ("right_shift", "a with its bits moved down by b places, its sign kept: `a // 2 ** b`; b is from 0 to below the number of bits.", np.right_shift, (), 0),
+]  # fmt: skip
+for _name, _doc, _meaning, _more, _zero in _BIT_OPS:
+    define(f"{_name}(a: int[...], b: int[...]) -> int[...]", _doc, family="elementwise", packs="broadcast", traits=_more,
+           meaning=plain(_meaning), neutral=_zero, samples=_bits_samples(64 if "shift" in _name else None),
+           bad=(_CLASH_INT, Bad((TensorType.of("f32", [3]), TensorType.of("f32", [3])), {}, "E0303")))  # fmt: skip
+define("bitwise_not(x: int[...]) -> int[...]", "Every bit flipped: `-1 - x` of a signed integer.", family="elementwise",
+       meaning=plain(np.bitwise_not), samples=lambda rng: [Sample((x.inputs[0],)) for x in _bits_samples(None)(rng)],
+       bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
 
 define("is_nan(x: float[...]) -> bool[...]", "Whether the element is not a number.", family="elementwise",
        meaning=plain(np.isnan),

@@ -226,12 +226,12 @@ def _segment_softmax(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> li
 
 
 _SEGMENT_BAD = (TensorType.of("f32", ["B", 7, 4]), TensorType.of("i64", ["B", 6]))
-for _name, _doc, _meaning in [
-    ("segment_sum", "The sum of each segment; 0 for an empty one.", _segment_sum),
-    ("segment_mean", "The mean of each segment; 0 for an empty one.", _segment_mean),
-    ("segment_max", "The maximum of each segment; 0 for an empty one.", _segment_max),
+for _name, _kind, _doc, _meaning in [
+    ("segment_sum", "num", "The sum of each segment; 0 for an empty one.", _segment_sum),
+    ("segment_mean", "float", "The mean of each segment; 0 for an empty one.", _segment_mean),
+    ("segment_max", "float", "The maximum of each segment; 0 for an empty one.", _segment_max),
 ]:
-    define(f"{_name}(x: float[...], ids: int[...], *, segments: int) -> float[...]",
+    define(f"{_name}(x: {_kind}[...], ids: int[...], *, segments: int) -> {_kind}[...]",
            _doc + " x [batch…, N, …], ids [batch…, N] in 0 … segments - 1.", family="segment", rule=_segment_rule,
            packs="free", meaning=_meaning, samples=_segment_samples({"segments": 4}),
            bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip

@@ -67,10 +67,38 @@ define("topk(x: num[...], *, k: int, axis: int = -1, largest: bool = true) -> (n
        family="order", rule=_topk_rule, traits=_SORTS, meaning=_topk, samples=_topk_samples,
        bad=(Bad((TensorType.of("f32", [2, 5]),), {"k": 6}, "E0306"), Bad((TensorType.of("f32", [2, 5]),), {"k": 1, "axis": 2}, "E0305")))  # fmt: skip
 
-define("searchsorted(sorted: num[N], values: num[...], *, right: bool = false) -> i64[...]",
-       "For each value the first position in an ascending row where it could be inserted (the last one when `right`).",
-       family="order", traits=(Trait.SELECTS,),
-       meaning=lambda xs, attrs, types: [np.searchsorted(xs[0], xs[1], "right" if attrs["right"] else "left")],
-       samples=lambda rng: [Sample((np.array([1, 2, 2, 5], np.float32), rng.integers(0, 7, (3, 4)).astype(np.float32)), {"right": r})
-                            for r in (False, True)],
-       bad=(Bad((TensorType.of("f32", [2, 5]), TensorType.of("f32", [3])), {}, "E0301"),))  # fmt: skip
+
+
+def _search_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    row, values = types
+    if row.rank != 1 and (row.rank != values.rank or row.shape[:-1] != values.shape[:-1]):
+        code = "E0301" if row.rank != values.rank else "E0302"
+        raise fail(code, f"searchsorted: {row} is one row, or has the leading axes of the values, which are {values}", span,
+                   "a row for each row of values: sorted [..., N], values [..., M]")  # fmt: skip
+    return [TensorType(i64, values.shape)]
+
+
+def _search(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
+    row, values = xs
+    side: Any = "right" if attrs["right"] else "left"
+    if row.ndim == 1:
+        return [np.searchsorted(row, values, side)]
+    found = np.zeros(values.shape, np.int64)
+    for at in np.ndindex(*values.shape[:-1]):
+        found[at] = np.searchsorted(row[at], values[at], side)
+    return [found]
+
+
+def _search_samples(rng: Any) -> list[Sample]:
+    row, values = np.array([1, 2, 2, 5], np.float32), rng.integers(0, 7, (3, 4)).astype(np.float32)
+    rows = np.sort(rng.integers(0, 7, (2, 3, 5)), -1).astype(np.float32)
+    many = rng.integers(-1, 8, (2, 3, 4)).astype(np.float32)
+    return [Sample(pair, {"right": right}) for pair in ((row, values), (rows, many)) for right in (False, True)]
+
+
+define("searchsorted(sorted: num[..., N], values: num[...], *, right: bool = false) -> i64[...]",
+       "For each value the first position in an ascending row where it could be inserted (the last one when `right`). One row for"
+       " all values, or sorted [..., N] for values [..., M].", family="order", rule=_search_rule, packs="free",
+       traits=(Trait.SELECTS,), meaning=_search, samples=_search_samples,
+       bad=(Bad((TensorType.of("f32", [2, 5]), TensorType.of("f32", [3])), {}, "E0301"),
+            Bad((TensorType.of("f32", [2, 5]), TensorType.of("f32", [3, 4])), {}, "E0302")))  # fmt: skip

@@ -51,6 +51,15 @@ def _samples(boolean_input: bool = False, one_axis: bool = False) -> Any:
 _BAD = Bad((TensorType.of("f32", ["B", 3]),), {"axis": 2}, "E0305")
 
 _EXTREME = (Trait.IDEMPOTENT, Trait.KEEPS, Trait.NONEMPTY)
+
+
+def _logsumexp(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    most = np.max(x, axis=axis, keepdims=True)
+    offset = np.where(np.isinf(most), 0, most)  # inf - inf is no number
+    y = np.log(np.sum(np.exp(x - offset), axis=axis, keepdims=True)) + offset
+    return y if keepdims else np.squeeze(y, axis=axis)
+
+
 def _mean(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     return np.sum(x, axis=axis, keepdims=keepdims) / np.prod([x.shape[a] for a in axis])
 
@@ -58,6 +67,8 @@ def _mean(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
 _OVER_AXES: list[tuple[str, str, str, Any, tuple[Trait, ...]]] = [
     ("sum", "num", "The sum over `axis` (one, a list, or all).", np.sum, (Trait.SUMS,)),
     ("mean", "float", "The arithmetic mean over `axis`.", _mean, (Trait.SUMS, Trait.NONEMPTY)),
+    ("logsumexp", "float", "`log(sum(exp(x)))` over `axis`, which does not overflow; of nothing but -inf it is -inf.", _logsumexp,
+     (Trait.NONEMPTY,)),
     ("prod", "num", "The product over `axis`.", np.prod, ()),
     ("max", "num", "The largest element over `axis`.", np.max, _EXTREME),
     ("min", "num", "The smallest element over `axis`.", np.min, _EXTREME),

@@ -359,7 +359,13 @@ define("slice(x: any[...], *, axis: int, start: int? = none, stop: int? = none, 
 def _pad(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
     widths = [(0, 0)] * xs[0].ndim
     widths[attrs["axis"]] = (attrs["before"], attrs["after"])
-    return [np.pad(xs[0], widths, constant_values=attrs["value"])]
+    if attrs["mode"] == "constant":
+        return [np.pad(xs[0], widths, constant_values=attrs["value"])]
+    return [np.pad(xs[0], widths, PAD_MODES[attrs["mode"]])]
+
+
+# What NumPy calls the ways to fill with elements that are there.
+PAD_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "circular": "wrap"}
 
 
 def _pad_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -368,14 +374,30 @@ def _pad_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[
     before, after = as_dim(attrs["before"]), as_dim(attrs["after"])
     if prove_ge(-1, before) or prove_ge(-1, after):
         raise fail("E0306", f"pad: {before} and {after} must not be negative", span)
+    mode = attrs["mode"]
+    if mode != "constant":
+        if mode not in PAD_MODES:
+            raise fail("E0405", f'pad: there is no mode "{mode}"', span, f"modes: constant, {', '.join(PAD_MODES)}")
+        if x.shape[axis] == 0 and (before != 0 or after != 0):
+            raise fail("E0306", f"pad: axis {axis} of {x} has no elements to repeat", span)
     return [TensorType(x.dtype, (*x.shape[:axis], x.shape[axis] + before + after, *x.shape[axis + 1 :]))]
 
 
-define("pad(x: num[...], *, axis: int, before: int = 0, after: int = 0, value: any = 0) -> num[...]",
-       "With constant elements in front of and behind one axis.", family="shape", rule=_pad_rule,
+def _pad_samples(rng: Any) -> list[Sample]:
+    plain: list[Attrs] = [{"before": 2, "after": 1, "value": v} for v in (0, 1.5)]
+    modes: list[Attrs] = [{"before": b, "after": a, "mode": mode} for mode in PAD_MODES for b, a in ((2, 1), (0, 3), (9, 10))]
+    return [Sample((_f32(rng, 3, 4),), {"axis": 1, **attrs}) for attrs in [*plain, *modes]]
+
+
+define("pad(x: num[...], *, axis: int, before: int = 0, after: int = 0, value: any = 0, mode: str = \"constant\") -> num[...]",
+       "With more elements in front of and behind one axis: of the mode \"constant\" `value`; \"reflect\" mirrors x at its ends,"
+       " which it does not repeat (`[1, 2, 3]` by 2 is `[3, 2, 1, 2, 3, 2, 1]`), \"edge\" repeats the first and the last element,"
+       " \"circular\" x itself. As numpy.pad, whose \"wrap\" is the last.", family="shape", rule=_pad_rule,
        traits=(Trait.AXIS,), meaning=_pad,
-       samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": 1, "before": 2, "after": 1, "value": v}) for v in (0, 1.5)],
-       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "before": -1}, "E0306"),))  # fmt: skip
+       samples=_pad_samples,
+       bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "before": -1}, "E0306"),
+            Bad((TensorType.of("f32", [2, 0]),), {"axis": 1, "before": 1, "mode": "edge"}, "E0306"),
+            Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "before": 1, "mode": "mirror"}, "E0405")))  # fmt: skip
 
 
 def _flip_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:

@@ -89,6 +89,12 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"r": T // 2}, below=MAP), Row(attrs={"r": 2, "protect": 1}, below=MAP, scales=("odd", "large")),
     ),
     "std.token.by_chance": (Row(attrs={"r": T // 2}, below=MAP),),
+    "std.arrays.argsort": tuple(Row(attrs={"descending": d}) for d in (False, True)),
+    "std.arrays.one_hot": (Row(attrs={"classes": 5}, below={"index": 7}),),
+    **{f"std.arrays.tri{side}": (Row(), Row(attrs={"diagonal": -2}), Row(attrs={"diagonal": 1})) for side in "lu"},
+    "std.arrays.roll": tuple(Row(attrs={"shift": s, "axis": 1}) for s in (0, 1, -3, 200)),
+    "std.math.clamp": (Row(attrs={"low": -0.5}), Row(attrs={"low": -0.5, "high": 0.25})),
+    **{f"std.math.cum{name}": (Row(attrs={"axis": 1}), Row(attrs={"axis": 0}, scales=SOME)) for name in ("prod", "min")},
     "std.attention.attention": (
         Row(), Row(attrs={"causal": True}), Row(("mask",), shapes=MASK), Row(("mask", "bias"), shapes=FULL),
         Row(("bias",), {"softcap": 5.0, "scale": 0.25}, FULL),
@@ -171,7 +177,7 @@ def call(name: str, row: Row, dtype: str) -> Graph:
         shape: list[Dim] = []
         for dim in pattern.shape:
             shape += [dimension(d, row) for d in ([dim] if isinstance(dim, Dim) else map(sym, LEAD))]
-        element = dtype if pattern.dtype in ("float", "any") else str(pattern.dtype)
+        element = dtype if pattern.dtype in ("float", "num", "any") else "i64" if pattern.dtype == "int" else str(pattern.dtype)
         operands.append(b.input(leaf.replace(".", "_"), TensorType.of(element, shape)))
     for i, value in enumerate(b.multi(op, *operands, **row.attrs)):
         b.graph.add_output(value, f"y{i}")

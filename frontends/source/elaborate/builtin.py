@@ -65,7 +65,7 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 # Handled by the elaborator itself, since they see names or build bodies.
-SPECIAL = frozenset({"given", "scan", "where"})
+SPECIAL = frozenset({"given", "scan", "stack", "where"})
 
 BUILTIN: frozenset[str] = frozenset(OPS) | frozenset(STATIC_FUNCTIONS) | SPECIAL | frozenset(DTYPES) | frozenset(KINDS)
 

@@ -22,7 +22,7 @@ from .inputs import finish_state
 from .partial import instances, partial, sharing, unwrapped
 from .records import construct
 from .results import check_results
-from .scans import scan
+from .scans import scan, stack
 from .signatures import environment
 from .values import (
     BuiltinValue,
@@ -109,6 +109,8 @@ class Calls:
             return arguments[1 if arguments[0][1] else 2][1]
         if name == "scan":
             return scan(self, frame, arguments, span)
+        if name == "stack":
+            return stack(frame, arguments, span)
         if name in OPS and any(isinstance(v, Value) for _, v, _ in arguments):
             return self._core(frame, OPS[name], arguments, span)
         if name == "sum" and len(arguments) == 1 and holds_tensors(arguments[0][1]):

@@ -1,4 +1,4 @@
-"""Associative scans: a function of the language becomes the body of the op ``scan``."""
+"""What is called like an op, and takes what none takes: ``scan`` a function, which becomes a body, ``stack`` a list of tensors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .regions import Region
 from .values import Bundle, Multi, describe, is_tensor, static_kind
 
 if TYPE_CHECKING:
+    from ....ir.graph import Value
     from .calls import Argument, Calls
     from .frame import Frame
 
@@ -58,3 +59,22 @@ def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | Non
     attrs = {"axis": axis, "carried": len(tensors), "body": region.graph}
     outputs = frame.emit(OPS["scan"], [*tensors, *region.captured], attrs, span)
     return outputs[0] if len(outputs) == 1 else Multi(tuple(outputs))
+
+
+def stack(frame: Frame, arguments: list[Argument], span: Span | None) -> Value:
+    """``stack(a, b, axis=0)``, or of a list: tensors of one type side by side along a new axis. Raises E0302, E0305, E0405."""
+    statics = {n: v for n, v, _ in arguments if n is not None}
+    items = [v for n, v, _ in arguments if n is None]
+    items = list(items[0]) if len(items) == 1 and isinstance(items[0], tuple) else items
+    axis = statics.get("axis")
+    if not items or not all(map(is_tensor, items)) or len(statics) != 1 or isinstance(axis, bool) or not isinstance(axis, int):
+        raise Diagnostic(
+            "E0405", "`stack` takes tensors, and the place of the new axis", span, help="write `stack(a, b, axis=0)`"
+        )
+    tensors = [frame.local(v) for v in items]
+    first = tensors[0].type
+    for i, tensor in enumerate(tensors):
+        if tensor.type != first:
+            raise Diagnostic("E0302", f"stack: tensor {i} is {tensor.type}, but the first is {first}", span)
+    rows = [frame.emit(OPS["unsqueeze"], [v], {"axis": axis}, span)[0] for v in tensors]
+    return frame.emit(OPS["concat"], rows, {"axis": axis}, span)[0]

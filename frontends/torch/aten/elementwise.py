@@ -82,7 +82,7 @@ def _unary(name: str, op: str, *, floating: bool = True) -> None:
         return i.op(op, x)
 
 
-for _name in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf"):
+for _name in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "atan", "tanh", "sigmoid", "erf"):
     _unary(_name, _name)
 _unary("isnan", "is_nan")
 for _name in ("neg", "abs"):
@@ -109,7 +109,12 @@ def _sign(i: Import, x: Value) -> Value:
     return i.op("sign", x)
 
 
-@aten("logical_not", "bitwise_not")
+@aten("bitwise_not")
+def _bitwise_not(i: Import, x: Value) -> Value:
+    return i.op("logical_not" if x.type.dtype == boolean else "bitwise_not", x)
+
+
+@aten("logical_not")
 def _not(i: Import, x: Value) -> Value:
     if x.type.dtype != boolean:
         return i.op("eq", x, i.scalar(0, x.type.dtype))
@@ -257,11 +262,17 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     _compare(_name)
 
 
-def _logic(op: str, identity: bool) -> Callable[..., Value]:
+_binary("left_shift", "bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar", "__lshift__.Tensor", "__lshift__.Scalar")
+_binary("right_shift", "bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar", "__rshift__.Tensor", "__rshift__.Scalar")
+
+
+def _logic(op: str, identity: bool, bits: str | None = None) -> Callable[..., Value]:
     def importer(i: Import, x: Any, y: Any) -> Value:
         x, y = i.together(x, y)
         if x.type.dtype != boolean:
-            raise Unsupported(f"bits of {x.type.dtype}")
+            if bits is None:
+                raise Unsupported(f"truths of {x.type.dtype}")
+            return i.op(bits, x, y)
         for a, b in ((x, y), (y, x)):
             if literal_of(a) is identity:
                 return i.broadcast(b, a)[0]
@@ -270,13 +281,10 @@ def _logic(op: str, identity: bool) -> Callable[..., Value]:
     return importer
 
 
-aten("logical_and", "bitwise_and.Tensor", "bitwise_and.Scalar", "__and__.Tensor", "__and__.Scalar")(
-    _logic("logical_and", True)
-)
-aten("logical_or", "bitwise_or.Tensor", "bitwise_or.Scalar", "__or__.Tensor", "__or__.Scalar")(
-    _logic("logical_or", False)
-)
-aten("logical_xor", "bitwise_xor.Tensor", "__xor__.Tensor")(_logic("ne", False))
+for _word, _op, _identity in (("and", "logical_and", True), ("or", "logical_or", False), ("xor", "ne", False)):
+    aten(f"logical_{_word}")(_logic(_op, _identity))
+    _names = [f"{name}.{form}" for name in (f"bitwise_{_word}", f"__{_word}__") for form in ("Tensor", "Scalar")]
+    aten(*_names)(_logic(_op, _identity, f"bitwise_{_word}"))
 
 
 # Selection and bounds ------------------------------------------------------------------------------------------------

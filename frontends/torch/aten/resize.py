@@ -126,6 +126,32 @@ def _pair(value: Any) -> tuple[int, int]:
     return (given[0], given[-1])
 
 
+def _windows(value: Any, spatial: int) -> tuple[int, ...]:
+    """An option of a window, one number an axis."""
+    return tuple(value) * (spatial // len(value)) if isinstance(value, tuple) else (value,) * spatial
+
+
+@aten("avg_pool1d")
+def _avg_pool_1d(
+    i: Import, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Value:  # fmt: skip
+    if x.type.rank != 3:
+        raise Unsupported("pooling without a batch")
+    options = {"stride": _windows(stride, 1) if stride else None, "padding": _windows(padding, 1)}
+    return i.op("avg_pool1d", x, kernel=_windows(kernel, 1), ceil_mode=ceil_mode, count_include_pad=count_include_pad, **options)
+
+
+@aten("max_pool1d")
+def _max_pool_1d(
+    i: Import, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Value:
+    if x.type.rank != 3 or _windows(dilation, 1) != (1,):
+        raise Unsupported("pooling without a batch, or of places that lie apart")
+    options = {"stride": _windows(stride, 1) if stride else None, "padding": _windows(padding, 1)}
+    return i.op("max_pool1d", x, kernel=_windows(kernel, 1), ceil_mode=ceil_mode, **options)
+
+
 @aten("avg_pool2d")
 def _avg_pool(
     i: Import, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
@@ -134,8 +160,10 @@ def _avg_pool(
     size, padded = _pair(kernel), _pair(padding)
     options = {"stride": _pair(stride) if stride else size, "padding": padded}
     channels = x.type.shape[axis_of(1, x.type.rank)].value
-    if ceil_mode or divisor is not None or channels is None or x.type.rank != 4:
-        raise Unsupported("average pooling that rounds up, divides by a number of its own, or has no batch")
+    if divisor is not None or x.type.rank != 4:
+        raise Unsupported("average pooling that divides by a number of its own, or has no batch")
+    if ceil_mode or channels is None:
+        return i.op("avg_pool2d", x, kernel=size, ceil_mode=ceil_mode, count_include_pad=count_include_pad, **options)
     dtype = x.type.dtype
     weight = i.op("full", shape=(channels, 1, *size), value=1.0 / (size[0] * size[1]), dtype=dtype)
     y = i.op("conv", x, weight, groups=channels, **options)
@@ -152,8 +180,10 @@ def _max_pool(
 ) -> Value:
     size, padded, gaps = _pair(kernel), _pair(padding), _pair(dilation)
     steps = _pair(stride) if stride else size
+    if ceil_mode and x.type.rank == 4 and gaps == (1, 1) and x.type.dtype.kind == "float":
+        return i.op("max_pool2d", x, kernel=size, stride=steps, padding=padded, ceil_mode=True)
     if ceil_mode or x.type.dtype.kind != "float":
-        raise Unsupported("maximum pooling that rounds up, or of integers")
+        raise Unsupported("maximum pooling that rounds up without a batch or over places that lie apart, or of integers")
     # Rows, then columns: the maximum of shifted slices.
     for place in (0, 1):
         axis = x.type.rank - 2 + place

@@ -1,0 +1,69 @@
+"""Maxima and means of windows. What hangs over the end is padded: ONNX Runtime's releases differ in how they count with `ceil_mode`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ...ir.dims.dim import Dim, as_dim, const, dim_max
+from ...ir.ops.pooling import overhang
+from ...ir.types import DType, bf16, f32, f64
+from .registry import lower
+from .shape import operand
+
+if TYPE_CHECKING:
+    import onnx_ir as ox
+
+    from ...ir.graph import Node
+    from .emit import Emitter
+
+
+@lower("max_pool1d", "max_pool2d")
+def max_pool(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    a, dtype = node.attrs, operand(node).dtype
+    kernel, stride, pads = list(a["kernel"]), list(a["stride"]), [*a["padding"], *a["padding"]]
+    x = e.cast(x, _kernel_dtype(dtype))
+    if a["ceil_mode"]:
+        x, pads = _padded(e, node, x, -math.inf), [0] * len(pads)
+    return e.cast(e.op("MaxPool", x, kernel_shape=kernel, strides=stride, pads=pads), dtype)
+
+
+@lower("avg_pool1d", "avg_pool2d")
+def avg_pool(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
+    a, dtype = node.attrs, operand(node).dtype
+    kernel, stride, pads = list(a["kernel"]), list(a["stride"]), [*a["padding"], *a["padding"]]
+    wide = _kernel_dtype(dtype)
+    x = e.cast(x, wide)
+    include = int(a["count_include_pad"])
+    if not a["ceil_mode"]:
+        y = e.op("AveragePool", x, kernel_shape=kernel, strides=stride, pads=pads, count_include_pad=include)
+        return e.cast(y, dtype)
+    y = e.op("AveragePool", _padded(e, node, x, 0), kernel_shape=kernel, strides=stride)
+    for i, k in enumerate(kernel):
+        # The mean over k places, of which fewer may count.
+        edge = a["padding"][i] if include else 0
+        size, axis = operand(node).shape[2 + i], 2 + i
+        first = e.op("Sub", e.op("Mul", e.iota(node.output.type.shape[axis]), e.scalar(stride[i])), e.scalar(a["padding"][i]))
+        last = e.op("Min", e.op("Add", first, e.scalar(k)), e.scalar(size + edge))
+        count = e.op("Sub", last, e.op("Max", first, e.scalar(-edge)))
+        share = e.op("Div", e.constant(k, wide), e.cast(count, wide))
+        y = e.op("Mul", y, e.unsqueeze(share, *(j - len(kernel) for j in range(i + 1, len(kernel)))))
+    return e.cast(y, dtype)
+
+
+def _kernel_dtype(dtype: DType) -> DType:
+    """What ONNX Runtime has kernels for."""
+    return f32 if dtype in (bf16, f64) else dtype
+
+
+def _padded(e: Emitter, node: Node, x: ox.Value, value: float) -> ox.Value:
+    """x with its padding, and with what the last windows reach over the end by."""
+    attrs, shape = node.attrs, operand(node).shape
+    before = [as_dim(p) for p in attrs["padding"]]
+    after = [p + _positive(overhang(shape[2 + i], attrs, i)) for i, p in enumerate(before)]
+    none = [const(0)] * 2
+    return e.op("Pad", x, e.shape((*none, *before, *none, *after)), e.constant(value, e.dtype(x)))
+
+
+def _positive(dim: Dim) -> Dim:
+    return dim_max(dim, 0)
