@@ -24,10 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from .ir import library as _library
 from .ir.diagnostics import Diagnostic
-from .ir.program import Program
-
-# What a program of one model was called; the name stays.
-Module = Program
 
 if TYPE_CHECKING:
     from .driver.artifact import Artifact, CompileReport
@@ -37,6 +33,9 @@ if TYPE_CHECKING:
     from .frontends.python.program import program
     from .ir.op import Composite
     from .ir.pattern import Rule
+    from .ir.program import Program
+
+    Module = Program
 
     std: Namespace
     zoo: Namespace
@@ -121,7 +120,9 @@ def print(module: Module | Model) -> None:
 
 
 def _module(module: Module | Model) -> Module:
-    return module if isinstance(module, Module) else module.module
+    from .ir.program import Program
+
+    return module if isinstance(module, Program) else module.module
 
 
 def _resolve(qualified: str, kind: str) -> Composite:
@@ -158,28 +159,24 @@ _library.set_resolver(_resolve)
 _library.set_op_resolvers(_resolve_local, _resolve_ops)
 _library.set_rule_resolver(_resolve_rule, _resolve_rules)
 
-_LAZY = {"model", "use", "Model", "Record", "Tensor"}
-# Name -> the module of the driver that has it, and its name there. They bring targets and artifacts, which `check` does not need.
-_DRIVEN = {
-    "Artifact": ("artifact", "Artifact"), "CompileReport": ("artifact", "CompileReport"), "check": ("compile", "check"),
-    "compile": ("compile", "compile"), "load": ("compile", "load"), "open": ("programs", "open_any"),
+# Name -> the module that has it, and its name there: nobody waits for what he does not use. `Module` is what a program of one model
+# was called; the name stays.
+_LAZY = {
+    "Artifact": ("driver.artifact", "Artifact"), "CompileReport": ("driver.artifact", "CompileReport"),
+    "check": ("driver.compile", "check"), "compile": ("driver.compile", "compile"), "load": ("driver.compile", "load"),
+    "open": ("driver.programs", "open_any"),
+    "Program": ("ir.program", "Program"), "Module": ("ir.program", "Program"),
+    **{name: ("frontends.python.model", name) for name in ("model", "use", "Model", "Record", "Tensor")},
+    "program": ("frontends.python.program", "program"),
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _DRIVEN:
+    if name in _LAZY:
         from importlib import import_module
 
-        module, there = _DRIVEN[name]
-        value = getattr(import_module(f"{__name__}.driver.{module}"), there)
-    elif name in _LAZY:
-        from .frontends.python import model as python
-
-        value = getattr(python, name)
-    elif name == "program":
-        from .frontends.python import program as programs
-
-        value = programs.program
+        module, there = _LAZY[name]
+        value = getattr(import_module(f"{__name__}.{module}"), there)
     elif name in ("std", "zoo"):
         from .frontends.python.model import folder
 

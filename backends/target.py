@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
@@ -157,22 +156,40 @@ class Target:
 
 
 @cache
-def registry() -> dict[str, type[Target]]:
-    """Every known target by name, the preferred one first: those of the folders beside this file, then of entry points."""
+def _shipped() -> dict[str, type[Target]]:
+    """The targets of the folders beside this file by name, the preferred one first."""
     package = __name__.rpartition(".")[0]
     found: list[type[Target]] = []
     for info in iter_modules(import_module(package).__path__, f"{package}."):
         if info.ispkg and find_spec(f"{info.name}.target") is not None:
             module = import_module(f"{info.name}.target")
             found += [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    found = [value for value in found if issubclass(value, Target)]
-    found += [point.load() for point in entry_points(group=ENTRY_POINTS)]
-    return {value.name: value for value in sorted(found, key=lambda t: (not t.preferred, t.name))}
+    return _sorted(value for value in found if issubclass(value, Target))
+
+
+@cache
+def registry() -> dict[str, type[Target]]:
+    """Every known target by name, the preferred one first: those of installed entry points, and the shipped ones, whose names
+    nobody can take."""
+    from importlib.metadata import entry_points
+
+    found = {value.name: value for value in (point.load() for point in entry_points(group=ENTRY_POINTS))}
+    return _sorted({**found, **_shipped()}.values())
+
+
+def _sorted(targets: Iterable[type[Target]]) -> dict[str, type[Target]]:
+    return {value.name: value for value in sorted(targets, key=lambda t: (not t.preferred, t.name))}
+
+
+def default() -> str:
+    """The name of the target that is taken when nobody names one."""
+    return next(iter(_shipped()))
 
 
 def find(name: str, span: Span | None = None) -> type[Target]:
     """The target of that name. Raises E0012 when there is none."""
-    known = registry()
+    # Other packages are looked at only for what is not here: finding out what is installed takes long.
+    known = _shipped() if name in _shipped() else registry()
     if name not in known:
         *names, last = known
         listed = f"the targets are {', '.join(names)} and {last}"

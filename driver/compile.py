@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic
@@ -23,7 +22,7 @@ from ..ir.graph import Module
 if TYPE_CHECKING:
     from ..backends.target import Checked, Target
     from ..frontends.python.model import Model
-    from ..ir.compiling import PassSpec
+    from ..ir.compiling import CompileSpec, PassSpec
     from ..passes.engine import After, Pass
     from ..passes.report import Report
     from ..runtime.runner import Runner
@@ -84,13 +83,21 @@ def check(name: str | os.PathLike[str]) -> list[Module]:
     modules: list[Module] = source.check(find(name)[0])
     for module in modules:
         if module.compile is not None:
-            from ..passes.engine import make
-            from .targets import chosen
-
-            for step in module.compile.passes:
-                make(step)
-            chosen(module)
+            _check_block(module, module.compile)
     return modules
+
+
+def _check_block(module: Module, block: CompileSpec) -> None:
+    """What a ``compile`` block names must be there. Of passes and targets none is imported that the block does not need."""
+    if block.passes:
+        from ..passes.engine import make
+
+        for step in block.passes:
+            make(step)
+    if block.target is not None:
+        from .targets import chosen
+
+        chosen(module)
 
 
 def parse_pass(text: str, shown: str = "<pass>") -> PassSpec:
@@ -241,6 +248,8 @@ def _save_program(
     clock: _Clock,
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
+    from tempfile import TemporaryDirectory
+
     from ..runtime.files.aside import folder_aside
     from .targets import MANIFEST
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from ..backends.target import Readers, Target, make, of_file, registry
+from ..backends.target import Readers, Target, default, make, of_file, registry
 from ..ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def chosen(
     span = spec.span if spec is not None else None
     written = spec.target if spec is not None else None
     by_output = of_file(Path(output)) if output is not None else None
-    chosen = name or written or (by_output.name if by_output is not None else next(iter(registry())))
+    chosen = name or written or (by_output.name if by_output is not None else default())
     given = {k: v for k, v in (options or {}).items() if v is not None}
     if spec is not None and chosen == written:
         given = {**spec.target_options, **given}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .op import Composite
-
 if TYPE_CHECKING:
     from .graph import Module
+    from .op import Composite
     from .pattern import Rule
 
 # The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.

@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pkgutil import walk_packages
 from typing import Any, ClassVar
 
@@ -113,8 +112,8 @@ class PassFailed(Diagnostic):
 
 
 @cache
-def registry() -> dict[str, type[Pass]]:
-    """Every known pass by name: those in this package, then those of installed entry points."""
+def _shipped() -> dict[str, type[Pass]]:
+    """The passes of this package by name."""
     package = __name__.rpartition(".")[0]
     found: dict[str, type[Pass]] = {}
     for info in walk_packages(import_module(package).__path__, f"{package}."):
@@ -123,15 +122,24 @@ def registry() -> dict[str, type[Pass]]:
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and issubclass(value, Pass) and "name" in vars(value):
                 found[value.name] = value
-    for point in entry_points(group=ENTRY_POINTS):
-        value = point.load()
-        found[value.name] = value
-    return dict(sorted(found.items()))
+    return found
+
+
+@cache
+def registry() -> dict[str, type[Pass]]:
+    """Every known pass by name: those of installed entry points, and those in this package, whose names nobody can take."""
+    from importlib.metadata import entry_points
+
+    found = {value.name: value for value in (point.load() for point in entry_points(group=ENTRY_POINTS))}
+    return dict(sorted({**found, **_shipped()}.items()))
 
 
 def find(name: str, span: Span | None = None) -> type[Pass]:
     """The pass of that name or alias. Raises E0701 when there is none."""
-    known = {alias: cls for cls in registry().values() for alias in cls.aliases} | registry()
+    known = _named(_shipped())
+    if name not in known:
+        # Other packages are looked at only for what is not here: finding out what is installed takes longer than most passes.
+        known = _named(registry())
     if name not in known:
         raise Diagnostic(
             "E0701",
@@ -140,6 +148,11 @@ def find(name: str, span: Span | None = None) -> type[Pass]:
             help=did_you_mean(name, known) or f"the passes are {', '.join(registry())}",
         )
     return known[name]
+
+
+def _named(passes: Mapping[str, type[Pass]]) -> dict[str, type[Pass]]:
+    """Passes by each name that they answer to."""
+    return {alias: cls for cls in passes.values() for alias in cls.aliases} | {**passes}
 
 
 def make(spec: PassSpec) -> Pass:

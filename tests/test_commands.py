@@ -140,11 +140,12 @@ def test_a_command_has_a_verb_and_options_that_exist(row: Shown) -> None:
             assert verb in {o for p in cli.params for o in p.opts} | {"--help"}
             continue
         assert verb in VERBS
-        command = cli.get_command(click.Context(cli), verb)
+        context = click.Context(cli)
+        command = cli.get_command(context, verb)
         assert command is not None
         if "dump" in arguments:
             continue  # another package's target, whose options come with it: `slow` installs it
-        options = {o for p in command.params for o in [*p.opts, *p.secondary_opts]} | {"--help", "-h"}
+        options = {o for p in command.get_params(context) for o in [*p.opts, *p.secondary_opts]} | {"--help", "-h"}
         assert {a.split("=")[0] for a in arguments if re.match(r"^--?[a-z]", a)} <= options
 
 
@@ -278,7 +279,7 @@ def _make_weights(arguments: list[str]) -> None:
 @pytest.fixture
 def another_target(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The target ``dump`` as an installed package brings it, with its options on the command line."""
-    monkeypatch.setattr("tessera.backends.target.entry_points", lambda group: [SimpleNamespace(load=lambda: Dump)])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [SimpleNamespace(load=lambda: Dump)])
     monkeypatch.delitem(sys.modules, "tessera.driver.cli.build", raising=False)
     registry.cache_clear()
     yield

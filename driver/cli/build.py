@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...backends.target import registry
 from ...ir.diagnostics import Diagnostic
-from ...ir.options import options_of
 from .common import (
     SEED,
-    F,
     dtype_option,
     json_option,
     parse_params,
@@ -28,40 +26,53 @@ if TYPE_CHECKING:
     from ..compile import Artifact
 
 
-def target_options(command: F) -> F:
-    """A flag for each option of each target."""
-    targets = registry()
-    for name in dict.fromkeys(n for cls in targets.values() for n in options_of(cls)):
-        having = [(t, options_of(cls)[name]) for t, cls in targets.items() if name in options_of(cls)]
-        first = having[0][1]
-        whose = f" ({', '.join(t for t, _ in having)})" if len(targets) > len(having) else ""
-        flag, kind = f"--{name.replace('_', '-')}", type(first.default) if first.default is not None else str
-        command = click.option(flag, name, type=kind, help=f"{first.doc}{whose}. Default: {first.default}.")(command)
-    return command
+class Targeted(click.Command):
+    """A command with ``--target``, and a flag for each option of each target. Which there are is found out when somebody gives
+    the command or asks what it does, not when it is listed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        own = super().get_params(ctx)
+        place = next(i for i, p in enumerate(own) if p.name == "passes")
+        return [*own[:place], *self._flags, *own[place:]]
+
+    @cached_property
+    def _flags(self) -> list[click.Parameter]:
+        from ...backends.target import default, registry
+        from ...ir.options import options_of
+
+        targets = registry()
+        text = f"Default: the file's compile block, what OUT ends with, or {default()}."
+        flags: list[click.Parameter] = [click.Option(["-t", "--target"], metavar="|".join(targets), help=text)]
+        for name in dict.fromkeys(n for cls in targets.values() for n in options_of(cls)):
+            having = [(t, options_of(cls)[name]) for t, cls in targets.items() if name in options_of(cls)]
+            first = having[0][1]
+            whose = f" ({', '.join(t for t, _ in having)})" if len(targets) > len(having) else ""
+            flag, kind = f"--{name.replace('_', '-')}", type(first.default) if first.default is not None else str
+            text = f"{first.doc}{whose}. Default: {first.default}."
+            flags.append(click.Option([flag, name], type=kind, help=text))
+        return flags
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What each target writes, one a line."""
+        from ...backends.target import registry
+
+        rows = [
+            f"  {name}: {cls.summary()}{f' Running it needs {cls.needs}.' if cls.needs else ''}"
+            for name, cls in registry().items()
+        ]
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text("\n".join(["\b", "Targets:", *rows]))
 
 
-def _targets() -> str:
-    """What each target writes, one a line."""
-    rows = [
-        f"  {name}: {cls.summary()}{f' Running it needs {cls.needs}.' if cls.needs else ''}"
-        for name, cls in registry().items()
-    ]
-    return "\n".join(["\b", "Targets:", *rows])
-
-
-@click.command("compile", epilog=_targets())
+@click.command("compile", cls=Targeted)
 @spec_options
-@click.option(
-    "-t", "--target", metavar="|".join(registry()),
-    help=f"Default: the file's compile block, what OUT ends with, or {next(iter(registry()))}.",
-)  # fmt: skip
 @pass_option
 @click.option("--no-passes", is_flag=True, help="Run none of the passes of the file's compile block.")
 @click.option(
     "-w", "--weights", multiple=True, metavar="F",
     help="A safetensors file, a sharded index, or a folder of them. Without any the parameters are initialised from the seed.",
 )  # fmt: skip
-@target_options
 @dtype_option
 @click.option("--no-verify", is_flag=True, help="Do not compare the artifact with the torch reference.")
 @verify_each_option
@@ -126,6 +137,7 @@ def _with_map(steps: list[Any]) -> list[Any]:
     """The steps with the token map of those that reduce tokens exposed. Raises E0925 when none does."""
     from dataclasses import replace
 
+    from ...ir.options import options_of
     from ...passes.engine import find
 
     mapping = {s.name for s in steps if "map" in options_of(find(s.name, s.span))}

@@ -211,17 +211,27 @@ def _load(unit_of: Callable[[Library], Unit], model: str | None, params: dict[st
 def _recipes(
     elaborator: Elaborator, unit: Unit, module: Module, block: ast.Compile | None, params: dict[str, Any]
 ) -> dict[str, Recipe]:
+    from .syntax import ast
+
+    clauses = [c for c in block.clauses if isinstance(c, ast.WeightsClause)] if block is not None else []
+    rows = [row for clause in clauses for row in clause.rows if isinstance(row, ast.Recipe)]
+    if not rows:
+        return {}
     from .elaborate.recipes import recipes_of_program
 
-    return recipes_of_program(elaborator, unit, module, block, params) if block is not None else {}
+    return recipes_of_program(elaborator, unit, module, rows, params)
 
 
 def _rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:
     """The ``rewrite`` declarations that a unit can name."""
-    from .elaborate.rules import rule_of
     from .syntax import ast
 
-    return {n: rule_of(elaborator, d) for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
+    declared = {n: d for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
+    if not declared:
+        return {}
+    from .elaborate.rules import rule_of
+
+    return {n: rule_of(elaborator, d) for n, d in declared.items()}
 
 
 @deep_recursion()

@@ -127,6 +127,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self._flops: dict[Any, Dim] = {}
+        self._sizes: dict[TensorType, Dim] = {}
 
     def node(self, node: Node, seen: set[Value]) -> Cost:
         """One node. A weight is read once, by its first reader: later ones add nothing (``seen``)."""
@@ -137,13 +138,13 @@ class _Meter:
         weights = read = const(0)
         for value in dict.fromkeys(v for v in node.inputs if v is not None):
             if not isinstance(value, Parameter):
-                read = read + _bytes(value.type)
+                read = read + self._bytes(value.type)
             elif value not in seen:
                 seen.add(value)
-                weights = weights + _weight_bytes(node, value)
+                weights = weights + self._weight_bytes(node, value)
         written = const(0)
         for value in node.outputs:
-            written = written + _bytes(value.type)
+            written = written + self._bytes(value.type)
         return Cost(self.flops(node), weights, read, written)
 
     def _through_body(self, node: Node) -> Cost:
@@ -183,6 +184,17 @@ class _Meter:
             total = total + self.flops(node)
         return total
 
+    def _bytes(self, type: TensorType) -> Dim:
+        found = self._sizes.get(type)
+        if found is None:
+            found = self._sizes[type] = type.numel * type.dtype.size
+        return found
+
+    def _weight_bytes(self, node: Node, weight: Parameter) -> Dim:
+        """A lookup reads the rows that it picks, anything else the whole weight."""
+        lookup = node.op.qualified == "take" and node.inputs[0] is weight
+        return self._bytes(node.output.type if lookup else weight.type)
+
 
 def _body(node: Node) -> Graph:
     assert isinstance(node.op, Composite)
@@ -194,10 +206,3 @@ def _stores_map(node: Node) -> bool:
     return node.op.qualified == ATTENTION and (len(node.outputs) > 1 or node.attrs["softcap"] != 0)
 
 
-def _bytes(type: TensorType) -> Dim:
-    return type.numel * type.dtype.size
-
-
-def _weight_bytes(node: Node, weight: Parameter) -> Dim:
-    """A lookup reads the rows that it picks, anything else the whole weight."""
-    return _bytes(node.output.type) if node.op.qualified == "take" and node.inputs[0] is weight else _bytes(weight.type)

@@ -170,6 +170,9 @@ class Dim:
 
     def __mul__(self, other: DimLike) -> Dim:
         other = as_dim(other)
+        # One is what most sums and products start from.
+        if other is _ONE or self is _ONE:
+            return self if other is _ONE else other
         rows: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in other.terms:
@@ -182,10 +185,7 @@ class Dim:
     def __pow__(self, power: int) -> Dim:
         if power < 0:
             raise ValueError(f"({self}) ** {power} is not an integer")
-        result = const(1)
-        for _ in range(power):
-            result = result * self
-        return result
+        return product([self] * power)
 
     def __floordiv__(self, other: DimLike) -> Dim:
         other = as_dim(other)
@@ -288,6 +288,9 @@ def const(value: int) -> Dim:
     return found
 
 
+_ONE = const(1)
+
+
 def sym(name: str) -> Dim:
     """The dimension that is one symbol."""
     return Dim([(((name, 1),), 1)])
@@ -386,7 +389,11 @@ def prove_ge(a: DimLike, b: DimLike, facts: Facts | None = None) -> bool:
 
 def product(dims: Iterable[DimLike]) -> Dim:
     """The number of elements of a shape."""
-    result = const(1)
-    for dim in dims:
-        result = result * as_dim(dim)
-    return result
+    number, result = 1, _ONE
+    for dim in map(as_dim, dims):
+        known = dim.value
+        if known is None:
+            result = result * dim
+        else:
+            number *= known
+    return result * number

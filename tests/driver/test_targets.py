@@ -32,7 +32,7 @@ SCALED = "model scaled(x: f32[B, 4]) -> (y: f32[B, 4]) {\n    return x * 2.0\n}\
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The toy target as an installed package would register it."""
     point = SimpleNamespace(load=lambda: toy_target.Dump)
-    monkeypatch.setattr(target, "entry_points", lambda group: [point] if group == target.ENTRY_POINTS else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point] if group == target.ENTRY_POINTS else [])
     registry.cache_clear()
     yield
     registry.cache_clear()
@@ -77,9 +77,9 @@ def test_compile_blocks_and_the_command_line_offer_it(toy: None, spec: Path, tmp
     assert [m.name for m in check(spec)] == ["scaled"]
     assert ts.compile(ts.load(spec), verify=False).metadata["tessera.width"] == "4"
     code = (
-        "import sys; from tessera.backends import target; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import sys; from importlib import metadata; sys.path.insert(0, sys.argv.pop(1))\n"
         "import toy_target\n"
-        "target.entry_points = lambda group: [type('P', (), {'load': staticmethod(lambda: toy_target.Dump)})]\n"
+        "metadata.entry_points = lambda group: [type('P', (), {'load': staticmethod(lambda: toy_target.Dump)})]\n"
         "from tessera.driver.cli import main; sys.exit(main(sys.argv[1:]))"
     )
 

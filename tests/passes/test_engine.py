@@ -93,7 +93,7 @@ def test_passes_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
             return Probe
 
     monkeypatch.undo()
-    monkeypatch.setattr(engine, "entry_points", lambda group: [Point()] if group == "tessera.passes" else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Point()] if group == "tessera.passes" else [])
     engine.registry.cache_clear()
     try:
         assert find("probe") is Probe

@@ -27,7 +27,6 @@ from .gather import gather
 from .given import given_value
 from .inputs import declared_outputs
 from .library import Declared, Library, Unit
-from .programs import elaborate_program
 from .results import check_results
 from .signatures import Signatures
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, Partial
@@ -208,6 +207,8 @@ class Elaborator:
             Diagnostic: whatever is wrong with the program.
         """
         if name in unit.programs:
+            from .programs import elaborate_program
+
             return elaborate_program(self, unit, unit.programs[name], params, spans or {})
         node = unit.models[name]
         graph = self.graph(Declared(unit, node), params, spans or {}, name)

@@ -56,13 +56,9 @@ def recipes_of(rows: Sequence[ast.Recipe], params: Mapping[str, Parameter], stat
 
 
 def recipes_of_program(
-    elaborator: Elaborator, unit: Unit, program: Program, block: ast.Compile, params: Mapping[str, Any]
+    elaborator: Elaborator, unit: Unit, program: Program, rows: Sequence[ast.Recipe], params: Mapping[str, Any]
 ) -> dict[str, Recipe]:
     """The recipes in the weights of a compile block; they see the static parameters of its model or program."""
-    clauses = [c for c in block.clauses if isinstance(c, ast.WeightsClause)]
-    rows = [row for clause in clauses for row in clause.rows if isinstance(row, ast.Recipe)]
-    if not rows:
-        return {}
     node = unit.programs.get(program.name) or unit.models[program.name]
     head = ast.Function("model", node.name, [], node.statics, [], [], name_span=node.name_span, span=node.span)
     env = elaborator.given_statics(unit, head, elaborator.signatures.function(unit, head), params, {}).statics
