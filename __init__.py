@@ -27,7 +27,8 @@ from .ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from .driver.artifact import Artifact, CompileReport
-    from .driver.compile import check, compile, load
+    from .driver.check import check, diagnose
+    from .driver.compile import compile, load
     from .driver.programs import open_any as open
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .frontends.python.program import program
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "apply", "check", "compile",
-    "load", "loads", "model", "models", "open", "ops", "print", "program", "source", "std", "use", "zoo",
+    "diagnose", "load", "loads", "model", "models", "open", "ops", "print", "program", "source", "std", "use", "zoo",
 ]  # fmt: skip
 
 
@@ -163,7 +164,8 @@ _library.set_rule_resolver(_resolve_rule, _resolve_rules)
 # was called; the name stays.
 _LAZY = {
     "Artifact": ("driver.artifact", "Artifact"), "CompileReport": ("driver.artifact", "CompileReport"),
-    "check": ("driver.compile", "check"), "compile": ("driver.compile", "compile"), "load": ("driver.compile", "load"),
+    "check": ("driver.check", "check"), "diagnose": ("driver.check", "diagnose"),
+    "compile": ("driver.compile", "compile"), "load": ("driver.compile", "load"),
     "open": ("driver.programs", "open_any"),
     "Program": ("ir.program", "Program"), "Module": ("ir.program", "Program"),
     **{name: ("frontends.python.model", name) for name in ("model", "use", "Model", "Record", "Tensor")},

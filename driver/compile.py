@@ -22,7 +22,7 @@ from ..ir.graph import Module
 if TYPE_CHECKING:
     from ..backends.target import Checked, Target
     from ..frontends.python.model import Model
-    from ..ir.compiling import CompileSpec, PassSpec
+    from ..ir.compiling import PassSpec
     from ..passes.engine import After, Pass
     from ..passes.report import Report
     from ..runtime.runner import Runner
@@ -69,35 +69,6 @@ def load(
 
         return huggingface.load(path, model, params, dtype).module
     return source.load(path, model or found, dict(params or {}), dtype)
-
-
-def check(name: str | os.PathLike[str]) -> list[Module]:
-    """Type-check a whole ``.tess`` file or shipped spec, and return its models.
-
-    Raises:
-        Diagnostic: the first mistake, in a declaration or in a ``compile`` block (E0701 to E0704, E0012).
-    """
-    from ..frontends import source
-    from ..specs.catalog import find
-
-    modules: list[Module] = source.check(find(name)[0])
-    for module in modules:
-        if module.compile is not None:
-            _check_block(module, module.compile)
-    return modules
-
-
-def _check_block(module: Module, block: CompileSpec) -> None:
-    """What a ``compile`` block names must be there. Of passes and targets none is imported that the block does not need."""
-    if block.passes:
-        from ..passes.engine import make
-
-        for step in block.passes:
-            make(step)
-    if block.target is not None:
-        from .targets import chosen
-
-        chosen(module)
 
 
 def parse_pass(text: str, shown: str = "<pass>") -> PassSpec:
@@ -338,7 +309,9 @@ def _weights(
     if weights is None:
         # Passes make their parameters of those first values, so that they do not change what the model computes.
         values = initialise(read.everything(), seed)
-        return bind(module.everything(), values, recipes=relative(module, read), seed=seed), f"initialised with seed {seed}"
+        return bind(
+            module.everything(), values, recipes=relative(module, read), seed=seed
+        ), f"initialised with seed {seed}"
     if isinstance(weights, Mapping):
         return bind(module.everything(), weights, recipes=module.recipes, seed=seed), "arrays"
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)

@@ -55,6 +55,7 @@ class Diagnostic(Exception):
         span: where. None where no source line is to blame (a file, an option).
         notes: further places, such as where each dimension was bound.
         help: what to write instead.
+        others: the further mistakes of the same text, each independent of this one, where several were found.
     """
 
     code: str
@@ -62,10 +63,16 @@ class Diagnostic(Exception):
     span: Span | None = None
     notes: list[Note] = field(default_factory=list)
     help: str | None = None
+    others: list[Diagnostic] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(self.code, self.message)
         self._show_origin()
+
+    @property
+    def severity(self) -> str:
+        """``error``, or ``warning`` for what is legal and probably wrong (codes that start with W)."""
+        return "warning" if self.code.startswith("W") else "error"
 
     def _show_origin(self) -> None:
         if self.span is not None and self.span.origin is not None:
@@ -86,7 +93,7 @@ class Diagnostic(Exception):
 
     def render(self) -> str:
         """The text a user reads, with the source line and a caret under the place."""
-        lines = [f"error[{self.code}]: {_cut(self.message)}"]
+        lines = [f"{self.severity}[{self.code}]: {_cut(self.message)}"]
         if self.span is not None:
             lines += _snippet(self.span)
         for note in self.notes:
@@ -96,6 +103,34 @@ class Diagnostic(Exception):
         if self.help:
             lines.append(f"  help: {_cut(self.help)}")
         return "\n".join(lines)
+
+
+class FollowUp(Diagnostic):
+    """Raised where something is used whose own mistake is told already. It is never shown."""
+
+    def __init__(self) -> None:
+        super().__init__("", "follows from another mistake")
+
+
+def several(errors: Iterable[Diagnostic]) -> Diagnostic:
+    """Mistakes as one exception: the first, with the others in it; none twice, and no follow-ups among them."""
+    found: dict[tuple[object, ...], Diagnostic] = {}
+    for error in errors:
+        for one in (error, *error.others):
+            if not isinstance(one, FollowUp):
+                found.setdefault((one.code, one.message if one.span is None else one.span[:5]), one)
+    if not found:
+        return FollowUp()
+    first, *others = found.values()
+    for one in others:
+        one.others = []
+    first.others = others
+    return first
+
+
+def by_place(errors: Iterable[Diagnostic], file: str) -> list[Diagnostic]:
+    """Diagnostics in the order in which a reader of ``file`` meets them: those without a place first, other files last."""
+    return sorted(errors, key=lambda d: (0, "", 0, 0) if d.span is None else (1 + (d.span.file != file), *d.span[:3]))
 
 
 _SOURCES: dict[str, str] = {}

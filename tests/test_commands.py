@@ -27,8 +27,8 @@ from safetensors.numpy import save_file
 import tessera as ts
 from tessera.backends import mlir
 from tessera.backends.target import registry
+from tessera.driver.check import check
 from tessera.driver.cli import cli, main
-from tessera.driver.compile import check
 from tessera.driver.compile import compile as compile_model
 from tessera.frontends.onnx import load as load_onnx
 from tessera.ir.codes import all_codes

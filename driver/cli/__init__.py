@@ -159,11 +159,15 @@ def _unwritable(error: OSError) -> Diagnostic:
 
 
 def _report(error: Diagnostic, as_json: bool) -> int:
+    from ...ir.diagnostics import by_place
     from .common import diagnostic_json, paint, print_json
 
+    errors = by_place([error, *error.others], error.span.file if error.span else "")
     if as_json:
-        print_json({"error": diagnostic_json(error)})
-    print(paint(error.render()), file=sys.stderr)
+        several = {"errors": [diagnostic_json(e) for e in errors]} if len(errors) > 1 else {}
+        print_json({"error": diagnostic_json(error), **several})
+    for one in errors:
+        print(paint(one.render()), file=sys.stderr)
     return 1
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,29 +18,50 @@ from .common import diagnostic_json, json_option, paint, print_json
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @json_option
 def check(files: tuple[str, ...], as_json: bool) -> None:
-    """Type-check files.
+    """Type-check files, or all `.tess` files of a folder.
 
-    Names, shapes, dtypes and static parameters of every model and declaration; passes and targets of compile blocks.
+    Names, shapes, dtypes and static parameters of every model and declaration; passes and targets of compile blocks. All
+    mistakes of a file are shown, in their order.
     """
-    from ..compile import check as check_file
+    from ..check import examine
 
     rows: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            modules = check_file(file)
-        except Diagnostic as error:
-            rows.append({"file": file, "ok": False, "error": diagnostic_json(error)})
-            if not as_json:
-                click.echo(paint(error.render()), err=True)
+    for file in _tess_files(files):
+        modules, errors = examine(file)
+        names = [m.name for m in modules]
+        if errors:
+            shown = [diagnostic_json(e) for e in errors]
+            rows.append({"file": file, "ok": False, "error": shown[0], "errors": shown})
+        else:
+            rows.append({"file": file, "ok": True, "models": names})
+        if as_json:
             continue
-        rows.append({"file": file, "ok": True, "models": [m.name for m in modules]})
-        if not as_json:
-            names = ", ".join(m.name for m in modules)
-            click.echo(f"{file}: ok{f' ({names})' if names else ''}")
+        for error in errors:
+            click.echo(paint(error.render()), err=True)
+        if len(errors) > 1:
+            click.echo(f"{file}: {len(errors)} errors", err=True)
+        if not errors:
+            click.echo(f"{file}: ok" + (f" ({', '.join(names)})" if names else ""))
     if as_json:
         print_json(rows)
     if not all(row["ok"] for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _tess_files(names: Sequence[str]) -> Iterator[str]:
+    """The files that are named, and those of the folders that are. Raises E0001 for a folder without any."""
+    for name in names:
+        if not os.path.isdir(name):
+            yield name
+            continue
+        found = sorted(
+            path
+            for path in Path(name).rglob("*.tess")
+            if not any(p.startswith(".") for p in path.relative_to(name).parts)
+        )
+        if not found:
+            raise Diagnostic("E0001", f"there is no `.tess` file in `{name}`")
+        yield from map(str, found)
 
 
 @click.command()

@@ -28,7 +28,7 @@ from ..source.elaborate.builtin import BUILTIN, known
 from ..source.elaborate.elaborate import Elaborator
 from ..source.elaborate.frame import Frame
 from ..source.elaborate.gather import gather
-from ..source.elaborate.inputs import declared_outputs
+from ..source.elaborate.inputs import declared_outputs, finish_states
 from ..source.elaborate.library import Unit
 from ..source.elaborate.regions import Region
 from ..source.elaborate.values import Bundle, DeclValue, Instance, Multi, OpValue, Partial, describe, holds_tensors
@@ -244,7 +244,7 @@ class Model:
         saved = {name: frame.env[name] for name in env if name in frame.env}
         frame.env.update((name, self._unwrap(value, span)) for name, value in env.items())
         try:
-            frame.run([statement])
+            frame.step(statement)
         finally:
             for name in env:
                 del frame.env[name]
@@ -321,7 +321,8 @@ class Model:
         if not self._results:
             span, _ = call_site()
             raise Diagnostic("E0016", f"the model `{self.name}` has no output", span, help="call `m.output(y)`")
-        self._elaborator.calls.finish_states(frame)
+        finish_states(frame)
+        frame.complain()
         extra = declared_outputs(graph)
         graph.set_outputs((), ())
         taken = {info.name for _, info in extra}
@@ -336,8 +337,7 @@ class Model:
                 graph.add_output(tensor, full)
         for tensor, info in extra:
             graph.add_output(tensor, info.name, info.role)
-        self._elaborator._check_params(graph)
-        self._elaborator._check_bodies(graph)
+        self._elaborator.bodies.check(graph)
         locals_, uses = gather(self._elaborator, [graph], self._unit, self.name)
         self._module = Module(self.name, graph, self.doc, locals_, uses)
 

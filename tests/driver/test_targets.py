@@ -19,7 +19,7 @@ import pytest
 import tessera as ts
 from tessera.backends import target
 from tessera.backends.target import registry
-from tessera.driver.compile import check
+from tessera.driver.check import check
 from tessera.ir.diagnostics import Diagnostic
 
 from . import toy_target

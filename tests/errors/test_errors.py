@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import pytest
 
+from tessera.driver.check import diagnose as diagnose_text
 from tessera.frontends import source
 from tessera.frontends.source.elaborate.library import SPECS
 from tessera.frontends.source.syntax.parser import parse, read_source
@@ -18,6 +19,7 @@ from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
 
 HERE = Path(__file__).parent
+# Of `several` all diagnostics are held, of the others the first.
 CASES = sorted(HERE.glob("*/*.tess"))
 
 
@@ -29,11 +31,18 @@ def check(path: Path) -> None:
         source.check(path)
 
 
-def diagnose(path: Path) -> str:
-    """The rendered diagnostic, with paths as seen from the directory of the case."""
+def rendered(path: Path) -> str:
+    """The diagnostics that are held of a case."""
+    if path.parent.name == "several":
+        return "\n\n".join(d.render() for d in diagnose_text(read_source(path), str(path)))
     with pytest.raises(Diagnostic) as caught:
         check(path)
-    text = caught.value.render().replace(f"{path.parent}/", "").replace(f"{SPECS}/", "specs/") + "\n"
+    return caught.value.render()
+
+
+def diagnose(path: Path) -> str:
+    """The rendered diagnostic, with paths as seen from the directory of the case."""
+    text = rendered(path).replace(f"{path.parent}/", "").replace(f"{SPECS}/", "specs/") + "\n"
     # Where in a shipped file a place is may change without a change of the message.
     return re.sub(r"(--> specs/[^:]+):\d+:\d+\n +\|\n +\d+ \|", r"\1\n |\n |", text)
 

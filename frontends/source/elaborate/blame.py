@@ -24,8 +24,9 @@ def blame_user(error: Diagnostic, call: Span | None) -> bool:
 
 
 def blame_call(error: Diagnostic, call: Span | None, what: str) -> None:
-    """Tell a mistake found within ``what`` from the place of its call: the user's line first, else a note."""
-    if blame_user(error, call) or len(error.notes) >= MOST_NOTES:
-        return
-    if error.span is None or call is None or error.span[:5] != call[:5]:
-        error.notes.append(Note(f"{what}, called here", call))
+    """Tell mistakes found within ``what`` from the place of its call: the user's line first, else a note."""
+    for one in (error, *error.others):
+        if blame_user(one, call) or len(one.notes) >= MOST_NOTES:
+            continue
+        if one.span is None or call is None or one.span[:5] != call[:5]:
+            one.notes.append(Note(f"{what}, called here", call))

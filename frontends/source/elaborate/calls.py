@@ -18,7 +18,7 @@ from .builtin import STATIC_FUNCTIONS
 from .cycles import recursion
 from .evaluate import join
 from .frame import Frame
-from .inputs import finish_state
+from .inputs import finish_states
 from .partial import instances, partial, sharing, unwrapped
 from .records import construct
 from .results import check_results
@@ -56,8 +56,12 @@ class Calls:
         """Evaluate a call expression; ``scope`` is what ``as`` gave."""
         if isinstance(e.function, ast.Name) and e.function.id == "given":
             return self._given(frame, e)
-        callee = frame.eval(e.function)
-        arguments = [(a.name, frame.eval(a.value), a.value.span) for a in e.args]
+        given = [a.value for a in e.args]
+        try:
+            callee = frame.eval(e.function)
+        except Diagnostic as error:
+            raise frame.also(error, given) from None
+        arguments = [(a.name, v, a.value.span) for a, v in zip(e.args, frame.each(given), strict=True)]
         return self.apply(frame, callee, arguments, e.span, scope)
 
     def apply(self, frame: Frame, callee: Any, arguments: list[Argument], span: Span | None, scope: str = "") -> Any:
@@ -79,7 +83,8 @@ class Calls:
                 return self._declared(frame, callee.declared, arguments, span, scope, instance)
             except Diagnostic as error:
                 # The default of a static parameter is computed before there is a body.
-                blame_user(error, span)
+                for one in (error, *error.others):
+                    blame_user(one, span)
                 raise
         if isinstance(callee, OpValue):
             return self._core(frame, callee.op, arguments, span)
@@ -364,8 +369,8 @@ class Calls:
             raise recursion(node, [node.name, node.name], span)
         self._active.append(call)
         try:
-            inner.run(node.body)
-            self.finish_states(inner)
+            inner.block(node.body)
+            finish_states(inner)
             values = check_results(self.elaborator, declared, signature, bound, inner)
         except Diagnostic as error:
             blame_call(error, span, f"in `{node.name}`")
@@ -373,12 +378,6 @@ class Calls:
         finally:
             self._active.pop()
         return values[0] if len(values) == 1 else Multi(tuple(values))
-
-    @staticmethod
-    def finish_states(inner: Frame) -> None:
-        """What the names of the states mean at the end are their new values."""
-        for name in list(inner.states):
-            finish_state(inner, name)
 
     def body_environment(self, signature: Signature, bound: Bindings, operands: list[Any]) -> dict[str, Any]:
         """The names a body starts with: dimensions, static parameters, operands (records as bundles)."""

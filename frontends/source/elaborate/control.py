@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ....ir.diagnostics import Diagnostic, Span
+from ....ir.diagnostics import Diagnostic, FollowUp, Span
 from ....ir.dims.dim import Dim
 from ....ir.graph import Value
 from ....ir.ops import OPS
 from ....ir.types import TensorType
 from ..syntax import ast
 from .regions import Region, share_captured
-from .values import Bundle, describe, like, same_structure, tensors_of
+from .values import POISON, Bundle, describe, like, same_structure, tensors_of
 
 if TYPE_CHECKING:
     from .frame import Frame
@@ -114,13 +114,15 @@ def _carry(region: Region, inner: Frame, starts: Carried) -> None:
 def _leave(region: Region, inner: Frame, starts: Carried, body: list[ast.Stmt], span: Span | None) -> None:
     """Run a body; what the carried names then mean are the region's results."""
     word = region.graph.name
-    if inner.run(body):
+    if inner.block(body):
         behind = "`cond`" if word == "cond" else "loop"
         raise Diagnostic(
             "E0504", f"`return` inside of `{word}`", span, help=f"carry the value and return it after the {behind}"
         )
     for name, start in starts.items():
         value = inner.env[name]
+        if value is POISON:
+            raise FollowUp
         if not same_structure(start, value):
             other = " with other static fields" if isinstance(start, Bundle) and isinstance(value, Bundle) else ""
             raise Diagnostic("E0308", f"the carried value `{name}` became {describe(value)}{other}", span)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ....ir.builder import Builder
-from ....ir.declarations import references
-from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean, several
 from ....ir.dims.dim import Dim, const, sym
 from ....ir.graph import Graph, Module, Node, Value
 from ....ir.keys import attrs_key
@@ -17,15 +16,16 @@ from ....ir.ops import OPS
 from ....ir.signature import REQUIRED, Bindings, RecordPattern, Signature
 from ....ir.types import DTYPES, DType, TensorType
 from ..syntax import ast
-from .blame import blame_call, shipped
+from .blame import blame_call
+from .bodies import Bodies
 from .builtin import STATIC_FUNCTIONS
 from .calls import Calls
-from .cycles import check_acyclic, recursion
-from .evaluate import decide, size_of
+from .cycles import check_acyclic
+from .evaluate import size_of
 from .frame import Frame
 from .gather import gather
 from .given import given_value
-from .inputs import declared_outputs
+from .inputs import declared_outputs, finish_states
 from .library import Declared, Library, Unit
 from .results import check_results
 from .signatures import Signatures
@@ -40,6 +40,7 @@ class Elaborator:
         self.dtype = dtype
         self.signatures = Signatures(self)
         self.calls = Calls(self)
+        self.bodies = Bodies()
         self.called: set[int] = set()
         self._composites: dict[int, Composite] = {}
         self._by_node: dict[int, Declared] = {}
@@ -49,7 +50,6 @@ class Elaborator:
         self._record_statics: dict[Graph, list[dict[str, Any]]] = {}
         self._acyclic: set[int] = set()
         self._computing: list[int] = []
-        self._checked: set[int] = set()
 
     # Names -------------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Elaborator:
             operands.append(None if type is None else builder.input(name.replace(".", "_"), type))
         env = self.calls.body_environment(signature, bound, operands)
         frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="op", bound=bound)
-        frame.run(node.body)
+        frame.block(node.body)
         if graph.params:
             owned = next(iter(graph.params.values()))
             raise Diagnostic(
@@ -229,12 +229,14 @@ class Elaborator:
         operands = self._model_inputs(node, signature, bound, builder)
         env = self.calls.body_environment(signature, bound, operands)
         frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound)
-        frame.run(node.body)
-        self.calls.finish_states(frame)
-        values = check_results(self, declared, signature, bound, frame)
+        frame.block(node.body)
+        finish_states(frame)
+        try:
+            values = check_results(self, declared, signature, bound, frame)
+        except Diagnostic as error:
+            raise several([error, *self.bodies.wrong(graph)]) from None
         self._model_outputs(graph, signature, bound, values, node.name_span)
-        self._check_params(graph)
-        self._check_bodies(graph)
+        self.bodies.check(graph)
         return graph
 
     def given_statics(
@@ -324,41 +326,3 @@ class Elaborator:
             graph.add_output(value, name)
         for value, info in extra:
             graph.add_output(value, info.name, info.role)
-
-    @staticmethod
-    def _check_params(graph: Graph) -> None:
-        for param in graph.params.values():
-            if not param.uses:
-                raise Diagnostic(
-                    "E0502", f"the parameter `{param.full_name}` is declared but never used", param.span,
-                    help="use it or take it out: a weight that is loaded and ignored is rarely meant",
-                )  # fmt: skip
-
-    def _check_bodies(self, graph: Graph, within: tuple[Any, ...] = ()) -> None:
-        """Instantiate the body of every composite, and take over what it requires of sizes."""
-        for node in graph.nodes():
-            for region in node.bodies:
-                self._check_bodies(region, within)
-            if not isinstance(node.op, Composite):
-                continue
-            types = [None if v is None else v.type for v in node.inputs]
-            call = (id(node.op.decl), *references(node.attrs.values()))
-            if call in within:
-                raise recursion(node.op.decl, [node.op.name, node.op.name], node.span)
-            try:
-                body = node.op.instantiate(types, node.attrs)
-                if id(body) not in self._checked:
-                    self._checked.add(id(body))
-                    self._check_bodies(body, (*within, call))
-            except Diagnostic as error:
-                blame_call(error, node.span, f"in the body of `{node.op.name}`")
-                raise
-            for need in body.requires:
-                verdict = decide(need.op, need.left, need.right, graph)
-                if verdict is False:
-                    raise Diagnostic(
-                        "E0501", f"{need.message} ({need.left} {need.op} {need.right} does not hold)", node.span
-                    )
-                if verdict is None and need not in graph.requires:
-                    place = need.span if node.span is None or not shipped(need.span) else node.span.over(need.span)
-                    graph.requires.append(replace(need, span=place))

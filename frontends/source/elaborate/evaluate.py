@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ....ir.builder import Builder
-from ....ir.diagnostics import Diagnostic, Span, did_you_mean
-from ....ir.dims.dim import Dim, as_dim, prove_ge
-from ....ir.graph import Graph, Value
+from ....ir.diagnostics import Diagnostic, FollowUp, Span, did_you_mean, several
+from ....ir.dims.dim import Dim, as_dim
+from ....ir.graph import Value
 from ....ir.ops import OPS
 from ....ir.signature import Bindings, Pattern
 from ....ir.types import DTYPES, KINDS, DType, TensorType
 from ..syntax import ast
 from .builtin import BINARY, BUILTIN, SPECIAL, STATIC_FUNCTIONS, known
+from .deciding import decide
 from .library import Unit
 from .partial import instance_of
 from .regions import Region
 from .values import (
     FUNCTIONS,
+    POISON,
     BuiltinValue,
     Bundle,
     DeclValue,
@@ -83,6 +85,26 @@ class Evaluator:
         """The value of an expression: a tensor, a record, a function or a static value."""
         return self._EVAL[type(expr)](self, expr)
 
+    def each(self, exprs: Sequence[ast.Expr]) -> list[Any]:
+        """The values of expressions that do not depend on one another: what is wrong with any of them is told of all."""
+        values: list[Any] = []
+        for i, expr in enumerate(exprs):
+            try:
+                values.append(self.eval(expr))
+            except Diagnostic as error:
+                raise self.also(error, exprs[i + 1 :]) from None
+        return values
+
+    def also(self, error: Diagnostic, exprs: Sequence[ast.Expr]) -> Diagnostic:
+        """A mistake, and those of expressions that stand beside it."""
+        errors = [error]
+        for expr in exprs:
+            try:
+                self.eval(expr)
+            except Diagnostic as other:
+                errors.append(other)
+        return several(errors)
+
     def tensor(self, expr: ast.Expr, what: str) -> Value:
         """The value of an expression that must be a tensor. Raises E0506 when it is not."""
         value = self.eval(expr)
@@ -93,8 +115,11 @@ class Evaluator:
     def _name(self, e: ast.Name) -> Any:
         name = e.id
         if name in self.env:
-            return self.env[name]
-        declared = self.unit.names.get(name)
+            value = self.env[name]
+            if value is POISON:
+                raise FollowUp
+            return value
+        declared = self.unit.find(name)
         if declared is not None:
             if isinstance(declared.node, ast.Const):
                 return self.elaborator.const(declared)
@@ -121,7 +146,7 @@ class Evaluator:
         return None
 
     def _list(self, e: ast.ListExpr) -> tuple[Any, ...]:
-        items = tuple(self.eval(item) for item in e.items)
+        items = tuple(self.each(e.items))
         for item, expr in zip(items, e.items, strict=True):
             if isinstance(item, Multi):
                 raise Diagnostic(
@@ -140,7 +165,10 @@ class Evaluator:
         raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(value)}", e.span)
 
     def _binary(self, e: ast.Binary) -> Any:
-        left = self.eval(e.left)
+        try:
+            left = self.eval(e.left)
+        except Diagnostic as error:
+            raise self.also(error, [e.right]) from None
         if e.op in ("and", "or") and isinstance(left, bool):
             if left == (e.op == "or"):
                 return left
@@ -362,6 +390,8 @@ class Evaluator:
             values = {}
             for name in dim.symbols:
                 value = self.env.get(name)
+                if value is POISON:
+                    raise FollowUp
                 if isinstance(value, bool) or not isinstance(value, (int, Dim)):
                     raise Diagnostic(
                         "E0201", f"the dimension `{name}` is not defined", span,
@@ -384,22 +414,3 @@ def size_of(dim: Dim, span: Span | None) -> Dim:
 
 def join(scope: str, name: str) -> str:
     return f"{scope}.{name}" if scope else name
-
-
-def decide(op: str, left: Dim, right: Dim, graph: Graph | None) -> bool | None:
-    """Whether ``left op right`` holds for all sizes (True), for none (False), or cannot be told (None)."""
-    facts = {} if graph is None else graph.facts
-    if graph is not None:
-        left, right = graph.expand_lets(left), graph.expand_lets(right)
-    if op in ("==", "!="):
-        if left == right:
-            return op == "=="
-        if prove_ge(left, right + 1, facts) or prove_ge(right, left + 1, facts):
-            return op == "!="
-        return None
-    if op in ("<", "<="):
-        left, right, op = right, left, ">" if op == "<" else ">="
-    margin = 1 if op == ">" else 0
-    if prove_ge(left, right + margin, facts):
-        return True
-    return False if prove_ge(right, left + 1 - margin, facts) else None

@@ -7,17 +7,20 @@ from itertools import zip_longest
 from typing import Any, ClassVar
 
 from ....ir.builder import Builder
-from ....ir.diagnostics import Diagnostic, Span
+from ....ir.declarations import LOCAL
+from ....ir.diagnostics import Diagnostic, Span, several
 from ....ir.dims.dim import Dim, as_dim, prove_ge
 from ....ir.graph import Require, Value
 from ....ir.signature import RecordPattern
 from ..syntax import ast
 from . import control, inputs
 from .builtin import BUILTIN, known
-from .evaluate import COMPARISONS, Evaluator, decide, join
+from .deciding import decide
+from .evaluate import COMPARISONS, Evaluator, join
+from .mistaken import mentioned, rebound, returns
 from .partial import shared_weight
 from .regions import Region
-from .values import Bundle, Multi, describe, is_tensor
+from .values import POISON, Bundle, Multi, describe, is_tensor
 
 
 class Frame(Evaluator):
@@ -29,17 +32,52 @@ class Frame(Evaluator):
         self.states: dict[str, str] = {}
         self.result: list[Any] | None = None
         self.return_span: Span | None = None
+        # What is wrong with the statements so far, and whether a `return` is among them.
+        self.errors: list[Diagnostic] = []
+        self.lost_return = False
 
     # Statements --------------------------------------------------------------------------------------------------
 
-    def run(self, body: list[ast.Stmt]) -> bool:
-        """Execute statements; True when a ``return`` was reached (its values are in ``result``)."""
+    def step(self, statement: ast.Stmt) -> None:
+        """Execute one statement. Raises Diagnostic for what is wrong with it."""
+        self._DO[type(statement)](self, statement)
+        self.complain()
+
+    def block(self, body: list[ast.Stmt]) -> bool:
+        """Execute statements; True when a ``return`` was reached (its values are in ``result``).
+
+        A statement that is wrong goes to ``errors``, and what it binds is poison: the next ones are looked at as well.
+        """
         for statement, following in zip_longest(body, body[1:]):
-            if self._DO[type(statement)](self, statement):
+            try:
+                done = self._DO[type(statement)](self, statement)
+            except Diagnostic as error:
+                done = self._failed(statement, error)
+            if done:
                 if isinstance(statement, ast.ReturnStmt) and following is not None:
-                    raise Diagnostic("E0504", "nothing after a `return` is ever reached", following.span)
+                    self.errors.append(Diagnostic("E0504", "nothing after a `return` is ever reached", following.span))
                 return True
         return False
+
+    def _failed(self, statement: ast.Stmt, error: Diagnostic) -> bool:
+        """Go on behind a wrong statement of the user's. True when it is sure to have returned."""
+        if self.unit.module != LOCAL:
+            raise error
+        self.errors.append(error)
+        for name in mentioned(statement):
+            try:
+                self.eval(name)
+            except Diagnostic as undefined:
+                self.errors.append(undefined)
+        self.env.update(dict.fromkeys(rebound(statement), POISON))
+        self.lost_return |= returns(statement)
+        return isinstance(statement, ast.ReturnStmt)
+
+    def complain(self) -> None:
+        """Raise what is wrong with the statements so far, if anything is."""
+        if self.errors:
+            errors, self.errors = self.errors, []
+            raise several(errors)
 
     def _assign(self, s: ast.Assign) -> None:
         value = self.eval(s.value)
@@ -137,7 +175,9 @@ class Frame(Evaluator):
             if all(isinstance(v, (int, Dim)) and not isinstance(v, bool) for v in (left, right)):
                 verdict = decide(condition.op, as_dim(left), as_dim(right), graph)
                 if verdict is None and graph is not None:
-                    graph.requires.append(Require(as_dim(left), condition.op, as_dim(right), s.message, self.place(s.span)))
+                    graph.requires.append(
+                        Require(as_dim(left), condition.op, as_dim(right), s.message, self.place(s.span))
+                    )
                 elif not verdict:
                     raise Diagnostic("E0501", f"{s.message} ({left} {condition.op} {right} does not hold)", s.span)
                 return
@@ -172,7 +212,7 @@ class Frame(Evaluator):
         for i, item in enumerate(iterable):
             self.bind(s.variable, item, s.span)
             self.scope = join(outer, f"{s.scope}.{i}") if s.scope else outer
-            if self.run(s.body):
+            if self.block(s.body):
                 return True
         self.scope = outer
         return False
@@ -180,8 +220,8 @@ class Frame(Evaluator):
     def _if(self, s: ast.IfStmt) -> bool:
         for condition, body in s.branches:
             if self.static_bool(condition, "if"):
-                return self.run(body)
-        return self.run(s.orelse) if s.orelse is not None else False
+                return self.block(body)
+        return self.block(s.orelse) if s.orelse is not None else False
 
     def static_bool(self, expr: ast.Expr, what: str) -> bool:
         """A condition that must be known. Raises E0407 when it is not."""
@@ -211,12 +251,12 @@ class Frame(Evaluator):
         frame.caller = self.caller
         frame.instances = self.instances
         frame.states = self.states
+        frame.errors = self.errors
         return frame
 
     def _return(self, s: ast.ReturnStmt) -> bool:
         values: list[Any] = []
-        for expr in s.values:
-            value = self.eval(expr)
+        for value in self.each(s.values):
             values += value.items if isinstance(value, Multi) else [value]
         self.result = values
         self.return_span = s.span

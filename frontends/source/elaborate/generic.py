@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....ir.builder import Builder
-from ....ir.diagnostics import Diagnostic
+from ....ir.diagnostics import Diagnostic, several
 from ....ir.dims.dim import const, sym
 from ....ir.graph import Graph, Value
 from ....ir.signature import REQUIRED, Bindings, RecordPattern
@@ -21,25 +21,29 @@ from .results import check_results
 UNDECIDED = frozenset({"E0402", "E0407", "E0305", "E0306", "E0307", "E0501", "E0304", "E0302", "E0301", "E0208"})
 
 
-def check_declarations(elaborator: Elaborator, unit: Unit) -> None:
-    """Elaborate each fn, op and layer of a unit once by itself.
-
-    Raises:
-        Diagnostic: a mistake that no caller could make good.
-    """
+def check_declarations(elaborator: Elaborator, unit: Unit) -> list[Diagnostic]:
+    """Elaborate each fn, op and layer of a unit once by itself: the mistakes that no caller could make good."""
+    errors = []
     for declared in list(unit.names.values()):
-        node = declared.node
-        if declared.unit is not unit:
-            continue
-        if isinstance(node, ast.Const):
-            elaborator.const(declared)
-        elif isinstance(node, ast.Record):
-            elaborator.signatures.record(declared)
-        elif isinstance(node, ast.Function):
-            elaborator.check_cycles(declared)
-            elaborator.signatures.of(declared)
-            if node.kind != "model" and id(node) not in elaborator.called:
-                _check_function(elaborator, declared, node)
+        if declared.unit is unit:
+            try:
+                _check_declaration(elaborator, declared)
+            except Diagnostic as error:
+                errors.append(error)
+    return errors
+
+
+def _check_declaration(elaborator: Elaborator, declared: Declared) -> None:
+    node = declared.node
+    if isinstance(node, ast.Const):
+        elaborator.const(declared)
+    elif isinstance(node, ast.Record):
+        elaborator.signatures.record(declared)
+    elif isinstance(node, ast.Function):
+        elaborator.check_cycles(declared)
+        elaborator.signatures.of(declared)
+        if node.kind != "model" and id(node) not in elaborator.called:
+            _check_function(elaborator, declared, node)
 
 
 def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Function) -> None:
@@ -86,11 +90,13 @@ def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Functi
         elaborator, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound
     )
     try:
-        frame.run(node.body)
+        frame.block(node.body)
         check_results(elaborator, declared, signature, bound, frame)
     except Diagnostic as error:
-        if error.code not in UNDECIDED or not (assumed or _depends(error)):
-            raise
+        found = [error, *error.others]
+        wrong = [e for e in found if e.code not in UNDECIDED or not (assumed or _depends(e))]
+        if wrong:
+            raise several(wrong) from None
 
 
 def _depends(error: Diagnostic) -> bool:

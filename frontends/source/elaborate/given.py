@@ -52,7 +52,7 @@ def _value(elaborator: Elaborator, unit: Unit, kind: str, value: Any, parameter:
         return callee
     if kind == "fn" and "." in value:
         return _shipped(elaborator, value, span)
-    declared = unit.names.get(value)
+    declared = unit.find(value)
     if declared is None and kind in ("fn", "dtype"):
         known = [*unit.names, *OPS] if kind == "fn" else list(DTYPES)
         if value not in known:

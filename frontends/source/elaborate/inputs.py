@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ....ir.diagnostics import Diagnostic, Span, did_you_mean
+from ....ir.diagnostics import Diagnostic, FollowUp, Span, did_you_mean
 from ....ir.dims.dim import Dim, sym
 from ....ir.graph import Graph, Initializer, Output, Part, Value
 from ....ir.signature import Pattern, RecordDef, RecordPattern
 from ....ir.types import TensorType
 from ..syntax import ast
 from .evaluate import join
-from .values import Bundle, describe, same_structure, tensors_of
+from .values import POISON, Bundle, describe, same_structure, tensors_of
 
 if TYPE_CHECKING:
     from .frame import Frame
@@ -34,7 +34,9 @@ def state(frame: Frame, s: ast.StateStmt) -> None:
     name = _public(frame, s)
     if isinstance(pattern, Pattern):
         init = initializer(frame, s.init, INITIALISERS, "state") if s.init is not None else ZEROS
-        frame.bind(s.name, frame.root.input(name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span)), s.span)
+        frame.bind(
+            s.name, frame.root.input(name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span)), s.span
+        )
     else:
         frame.bind(s.name, _record(frame, s, pattern, name), s.span)
     frame.states[s.name] = name
@@ -50,9 +52,20 @@ def random(frame: Frame, s: ast.RandomStmt) -> None:
     frame.bind(s.name, frame.root.input(_public(frame, s), type, "random", init, frame.place(s.span)), s.span)
 
 
+def finish_states(frame: Frame) -> None:
+    """What the names of the states mean at the end are their new values; what does not fit is an error of the frame."""
+    for name in list(frame.states):
+        try:
+            finish_state(frame, name)
+        except Diagnostic as error:
+            frame.errors.append(error)
+
+
 def finish_state(frame: Frame, name: str) -> None:
     """The last value of a state's name is its new value: an output of the graph. Raises E0308 when it does not fit."""
     full, value = frame.states.pop(name), frame.env[name]
+    if value is POISON:
+        raise FollowUp
     graph = frame.root.graph
     declared = [v for v in graph.inputs if v.role == "state" and (v.name == full or v.name.startswith(f"{full}."))]
     part = declared[0].record

@@ -5,15 +5,16 @@ A unit is parsed once; its names are its own declarations and what its ``use`` l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from ....ir.declarations import LOCAL
-from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ....ir.diagnostics import Diagnostic, FollowUp, Note, Span, did_you_mean
 from ..syntax import ast
 from ..syntax.cache import load_ast
-from ..syntax.parser import parse
+from ..syntax.parser import parse, read_source
 
 SPECS = Path(__file__).resolve().parents[3] / "specs"
 
@@ -39,6 +40,14 @@ class Unit:
     root: Path | None
     file: ast.File
     names: dict[str, Declared] = field(default_factory=dict)
+    # Names whose declarations do not parse, or could not be brought in.
+    broken: set[str] = field(default_factory=set)
+
+    def find(self, name: str) -> Declared | None:
+        """What a name stands for in this file. Raises FollowUp where its declaration is wrong."""
+        if name in self.broken:
+            raise FollowUp
+        return self.names.get(name)
 
     def local(self, name: str) -> bool:
         """Whether ``name`` is declared here, not brought in."""
@@ -56,9 +65,13 @@ class Unit:
 
 
 class Library:
-    """All units of one program."""
+    """All units of one program.
 
-    def __init__(self) -> None:
+    With ``errors``, what does not parse or cannot be brought in goes there, and the rest of the file stands; else it is raised.
+    """
+
+    def __init__(self, errors: list[Diagnostic] | None = None) -> None:
+        self.errors = errors
         self._units: dict[str, Unit] = {}
         self._loading: list[tuple[str, Span | None]] = []
 
@@ -89,7 +102,17 @@ class Library:
 
     def text(self, text: str, path: str = "<string>", root: Path | None = None) -> Unit:
         """A program that is not in a file."""
-        return self._link(Unit(LOCAL, path, root, parse(text, path)))
+        unit = Unit(LOCAL, path, root, ast.File(path, [], []))
+        self._parse(unit, lambda: parse(text, path), lambda: text)
+        return self._link(unit)
+
+    def edited(self, text: str, path: str) -> Unit:
+        """The text of a file as it is being written, which may differ from what lies at its place."""
+        real = Path(path).resolve()
+        module = _module_of(real) if real.is_relative_to(SPECS) else LOCAL
+        unit = Unit(module, path, None if module != LOCAL else real.parent, ast.File(path, [], []))
+        self._parse(unit, lambda: parse(text, path), lambda: text)
+        return self._loaded(str(real), unit, None)
 
     def _unit(self, module: str, path: Path, root: Path | None, span: Span | None) -> Unit:
         key = str(path.resolve())
@@ -103,30 +126,67 @@ class Library:
                 "E0006", f"files use each other in a circle: {' -> '.join(names)}", span,
                 help="move what both need into a third file",
             )  # fmt: skip
+        unit = Unit(module, str(path), root, ast.File(str(path), [], []))
+        self._parse(unit, lambda: load_ast(path), lambda: read_source(path))
+        return self._loaded(key, unit, span)
+
+    def _parse(self, unit: Unit, parse: Callable[[], ast.File], text: Callable[[], str]) -> None:
+        """Give a unit its tree; where the text is wrong and that is no end, the tree of the rest of it."""
+        try:
+            unit.file = parse()
+        except Diagnostic as error:
+            if self.errors is None or error.span is None:
+                raise
+            from ..syntax.recovery import parse_all
+
+            unit.file, errors, unit.broken = parse_all(text(), unit.path)
+            self.errors += errors
+
+    def _loaded(self, key: str, unit: Unit, span: Span | None) -> Unit:
         self._loading.append((key, span))
         try:
-            unit = self._link(Unit(module, str(path), root, load_ast(path)))
+            self._units[key] = self._link(unit)
         finally:
             self._loading.pop()
-        self._units[key] = unit
         return unit
 
     def _link(self, unit: Unit) -> Unit:
         for use in unit.file.uses:
-            source = self._used(unit, use)
-            for name, alias in use.names:
-                target = source.names.get(name)
-                if target is None or target.unit is not source:
-                    own = [n for n in source.names if source.local(n)]
-                    raise Diagnostic(
-                        "E0202", f"`{use.path}` declares no `{name}`", use.span, help=did_you_mean(name, own)
-                    )
-                self._declare(unit, alias or name, target, use.span)
+            names = [alias or name for name, alias in use.names]
+            try:
+                source = self._used(unit, use)
+            except Diagnostic as error:
+                self._wrong(unit, error, names)
+                continue
+            for (name, _), alias in zip(use.names, names, strict=True):
+                try:
+                    self._declare(unit, alias, self._target(source, use, name), use.span)
+                except Diagnostic as error:
+                    self._wrong(unit, error, [alias])
         for item in unit.file.items:
             if not isinstance(item, ast.Compile):
                 span = item.name_span if isinstance(item, ast.Function | ast.Program) else item.span
-                self._declare(unit, item.name, Declared(unit, item), span)
+                try:
+                    self._declare(unit, item.name, Declared(unit, item), span)
+                except Diagnostic as error:
+                    self._wrong(unit, error, [item.name])
         return unit
+
+    def _wrong(self, unit: Unit, error: Diagnostic, names: list[str]) -> None:
+        """Note a mistake, which leaves names without a meaning; or raise it."""
+        if self.errors is None:
+            raise error
+        self.errors.append(error)
+        unit.broken.update(n for n in names if n not in unit.names)
+
+    @staticmethod
+    def _target(source: Unit, use: ast.Use, name: str) -> Declared:
+        """What a name of a `use` line brings in. Raises E0202 when there is no such thing."""
+        target = source.find(name)
+        if target is None or target.unit is not source:
+            own = [n for n in source.names if source.local(n)]
+            raise Diagnostic("E0202", f"`{use.path}` declares no `{name}`", use.span, help=did_you_mean(name, own))
+        return target
 
     def _used(self, unit: Unit, use: ast.Use) -> Unit:
         if not use.quoted:

@@ -86,7 +86,7 @@ def _place(member: ast.Entry | ast.Host | ast.Function) -> Span | None:
 
 def _model(unit: Unit, entry: ast.Entry) -> Declared:
     """The model that an entry names. Raises E0201 when there is none."""
-    declared = unit.names.get(entry.model)
+    declared = unit.find(entry.model)
     if declared is None or not isinstance(declared.node, ast.Function) or declared.node.kind != "model":
         models = [n for n, d in unit.names.items() if isinstance(d.node, ast.Function) and d.node.kind == "model"]
         raise Diagnostic(

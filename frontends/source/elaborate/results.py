@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ....ir.diagnostics import Diagnostic
+from ....ir.diagnostics import Diagnostic, several
 from ....ir.dims.dim import Dim
 from ....ir.graph import Value
 from ....ir.signature import Bindings, ListPattern, Pattern, RecordPattern, Signature
@@ -24,10 +24,23 @@ def check_results(
     """The returned values, checked against the declared types.
 
     Raises:
-        Diagnostic: E0504 no return, E0309 count or type.
+        Diagnostic: what is wrong with the body; E0504 no return, E0309 count or type.
     """
     node = declared.node
     assert isinstance(node, ast.Function)
+    if frame.lost_return:
+        frame.complain()
+    try:
+        checked = _checked(elaborator, node, signature, bound, frame)
+    except Diagnostic as error:
+        raise several([*frame.errors, error]) from None
+    frame.complain()
+    return checked
+
+
+def _checked(
+    elaborator: Elaborator, node: ast.Function, signature: Signature, bound: Bindings, frame: Frame
+) -> list[Any]:
     span = frame.return_span or node.name_span or node.span
     if frame.result is None:
         raise Diagnostic("E0504", f"`{node.name}` reaches its end without a `return`", node.name_span or node.span)

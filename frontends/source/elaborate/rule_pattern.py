@@ -182,7 +182,7 @@ class PatternReader:
     def _returned(self, expr: ast.Call) -> tuple[str, RecordDef, list[Pattern]] | None:
         """The record that a call of an op gives back."""
         name = expr.function.id if isinstance(expr.function, ast.Name) else ""
-        declared = self.declared.unit.names.get(name)
+        declared = self.declared.unit.find(name)
         if declared is None or not isinstance(declared.node, ast.Function):
             return None
         results = self._callee(expr).signature.results

@@ -148,7 +148,7 @@ class Signatures:
 
     def pattern(self, unit: Unit, type: ast.TypeExpr) -> Pattern | RecordPattern:
         """A tensor or record type. Raises E0209 for an unknown type, E0310 for a record's wrong dimensions."""
-        declared = unit.names.get(type.name)
+        declared = unit.find(type.name)
         if declared is not None and isinstance(declared.node, ast.Record):
             record = self.record(declared)
             dims = tuple(self.dim(unit, d) for d in type.dims or ())
@@ -182,7 +182,7 @@ class Signatures:
     def dim(self, unit: Unit, expr: ast.Expr) -> Dim:
         """A dimension expression of a signature: unknown names are dimension symbols."""
         if isinstance(expr, ast.Name):
-            declared = unit.names.get(expr.id)
+            declared = unit.find(expr.id)
             if declared is None or not isinstance(declared.node, ast.Const):
                 return sym(expr.id)
         if isinstance(expr, ast.Int):
@@ -218,7 +218,7 @@ class _Symbols(dict[str, Any]):
         self.unit = unit
 
     def __contains__(self, name: object) -> bool:
-        return str(name) not in self.unit.names and str(name) not in {"min", "max", "ceildiv"}
+        return self.unit.find(str(name)) is None and str(name) not in {"min", "max", "ceildiv"}
 
     def __getitem__(self, name: str) -> Any:
         return sym(name)

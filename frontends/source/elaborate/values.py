@@ -90,6 +90,13 @@ class KindValue:
     kind: str
 
 
+class Poison:
+    """What a name stands for whose statement is wrong: a use of it is no further mistake."""
+
+
+POISON = Poison()
+
+
 def is_tensor(value: Any) -> bool:
     return isinstance(value, Value)
 
@@ -168,6 +175,7 @@ def static_kind(value: Any) -> str:
 
 __all__ = [
     "FUNCTIONS",
+    "POISON",
     "BuiltinValue",
     "Bundle",
     "DeclValue",

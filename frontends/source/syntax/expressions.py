@@ -157,7 +157,7 @@ class ExpressionBuilder:
     def refuse_quoted(self) -> None:
         """Raise if an `as "name"` has not been claimed by a parameter."""
         if self._quoted is not None:
-            name, at = self._quoted
+            (name, at), self._quoted = self._quoted, None
             raise Diagnostic(
                 "E0122",
                 "a name in quotes after `as` only fits a `param` or a `buffer`",

@@ -284,6 +284,16 @@ def _assigned(site: Site, at: int) -> Diagnostic:
     )
 
 
+def _nothing_follows(site: Site) -> Diagnostic | None:
+    """`x = a +` and `const N =` at the end of a line."""
+    before = site.kind_at(-1)
+    ends = site.kind == END or (site.starts_line() and site.text in (*STATEMENTS, *DECLARATIONS, "}"))
+    if not ends or "TRUE" not in site.expected or before not in ("BINARY", "EQUAL", "MINUS", "STAR", "NOT"):
+        return None
+    what = "its value" if before == "EQUAL" else "its operand"
+    return site.error("E0101", f"nothing follows this `{site.text_at(-1)}`", f"write {what} behind it", site.at - 1)
+
+
 def _reserved(site: Site) -> Diagnostic | None:
     before = site.text_at(-1)
     if site.kind == "EQUAL" and "NAME" in site.expected and before in RESERVED:
@@ -331,6 +341,7 @@ _RULES: tuple[Callable[[Site], Diagnostic | None], ...] = (
     _outside,
     _brace,
     _contract,
+    _nothing_follows,
     _comma,
     _type_missing,
     _unused_value,

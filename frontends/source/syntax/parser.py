@@ -101,47 +101,64 @@ def _parse(text: str, path: str, start: str) -> Any:
     return node
 
 
+class Stack:
+    """Where a parse stands: the rows of the states, the values of the symbols, the index of the first token of each, and
+    that of the next token."""
+
+    __slots__ = ("at", "firsts", "rows", "values")
+
+    def __init__(self, row: Row) -> None:
+        self.rows: list[Row] = [row]
+        self.values: list[Any] = []
+        self.firsts: list[int] = []
+        self.at = 0
+
+
 def _run(text: str, path: str, start: str) -> Any:
     table = tables()
     tokens = tokenize(text, word_kinds(table.literals))
-    builder = AstBuilder(path, tokens)
-    end = table.end[start]
-    kinds, texts = tokens.kinds, tokens.texts
-    row: Row = table.start[start]
-    rows: list[Row] = [row]
-    values: list[Any] = []
-    firsts: list[int] = []
-    at = 0
-    kind = kinds[0]
-    while True:
-        action = row.get(kind)
-        if type(action) is dict:
-            row = action
-            rows.append(row)
-            values.append(texts[at])
-            firsts.append(at)
-            at += 1
-            kind = kinds[at]
-            continue
-        if action is None:
-            if row is end and kind == END:
-                return values[0]
-            from .mistakes import explain
+    return drive(AstBuilder(path, tokens), Stack(table.start[start]), table.end[start])
 
-            raise explain(builder, rows, at)
-        size, symbol, method = action
-        if size == 1:
-            if method is not None:
-                values[-1] = method(builder, firsts[-1], at - 1, values[-1])
-            rows.pop()
-        elif size:
-            first = firsts[-size]
-            value = method(builder, first, at - 1, *values[-size:])
-            del rows[-size:], values[-size:], firsts[-size:]
-            values.append(value)
-            firsts.append(first)
-        else:
-            values.append(method(builder, at, at - 1))
-            firsts.append(at)
-        row = rows[-1][symbol]
-        rows.append(row)
+
+def drive(builder: AstBuilder, stack: Stack, end: Row) -> Any:
+    """Parse from where ``stack`` stands, to the end. Raises ``Diagnostic`` (E01xx) at a mistake: the stack is as it was then."""
+    kinds, texts = builder.tokens.kinds, builder.tokens.texts
+    rows, values, firsts, at = stack.rows, stack.values, stack.firsts, stack.at
+    row = rows[-1]
+    kind = kinds[at]
+    try:
+        while True:
+            action = row.get(kind)
+            if type(action) is dict:
+                row = action
+                rows.append(row)
+                values.append(texts[at])
+                firsts.append(at)
+                at += 1
+                kind = kinds[at]
+                continue
+            if action is None:
+                if row is end and kind == END:
+                    return values[0]
+                from .mistakes import explain
+
+                raise explain(builder, rows, at)
+            size, symbol, method = action
+            if size == 1:
+                if method is not None:
+                    values[-1] = method(builder, firsts[-1], at - 1, values[-1])
+                rows.pop()
+            elif size:
+                first = firsts[-size]
+                value = method(builder, first, at - 1, *values[-size:])
+                del rows[-size:], values[-size:], firsts[-size:]
+                values.append(value)
+                firsts.append(first)
+            else:
+                values.append(method(builder, at, at - 1))
+                firsts.append(at)
+            row = rows[-1][symbol]
+            rows.append(row)
+    except Diagnostic:
+        stack.at = at
+        raise

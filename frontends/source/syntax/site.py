@@ -33,8 +33,8 @@ class Site:
     @cached_property
     def expected(self) -> set[str]:
         """The kinds of token that could stand here."""
-        return {kind for kind in self._rows[-1] if kind.isupper() and _accepts(self._rows, kind)} | (
-            {END} if _accepts(self._rows, END) else set()
+        return {kind for kind in self._rows[-1] if kind.isupper() and accepts(self._rows, kind)} | (
+            {END} if accepts(self._rows, END) else set()
         )
 
     @cached_property
@@ -84,7 +84,7 @@ class Site:
         return Note(message, self.builder.span(index, index))
 
 
-def _accepts(rows: list[Row], kind: str) -> bool:
+def accepts(rows: list[Row], kind: str) -> bool:
     """Whether the parser, here, would shift a token of this kind (a reduction may be all that the row promises)."""
     rows = list(rows)
     while True:

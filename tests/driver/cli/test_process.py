@@ -25,10 +25,10 @@ def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
 def test_a_bug_is_called_one(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tessera.frontends import source
 
-    def broken(path: object) -> None:
+    def broken(*args: object) -> None:
         raise ZeroDivisionError("one\ntwo")
 
-    monkeypatch.setattr(source, "check", broken)
+    monkeypatch.setattr(source, "examine", broken)
     result = cli("check", tiny)
     assert result.code == 70
     first = result.err.splitlines()[0]
@@ -40,8 +40,8 @@ def test_a_bug_is_called_one(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPat
 def test_the_traceback_on_demand(tiny: Path) -> None:
     code = (
         "import sys, tessera.frontends.source as s\n"
-        "def broken(path): raise ZeroDivisionError\n"
-        "s.check = broken\n"
+        "def broken(*args): raise ZeroDivisionError\n"
+        "s.examine = broken\n"
         "from tessera.driver.cli import main\n"
         f"sys.exit(main(['check', {str(tiny)!r}]))"
     )

@@ -1,0 +1,83 @@
+"""What is wrong with a file: every mistake in its declarations and its ``compile`` blocks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..ir.diagnostics import Diagnostic, by_place, several
+
+if TYPE_CHECKING:
+    from ..ir.compiling import CompileSpec
+    from ..ir.graph import Module
+
+
+class Examined(NamedTuple):
+    """The models of a file that are right, and its diagnostics in order of place."""
+
+    modules: list[Module]
+    diagnostics: list[Diagnostic]
+
+
+def diagnose(text: str, path: str = "<string>") -> list[Diagnostic]:
+    """All that is wrong with a source text, in order of place. Nothing is raised.
+
+    Args:
+        path: where the file lies, or would: names the text in messages, and files that it uses are looked for beside it.
+    """
+    return _examine(path, text).diagnostics
+
+
+def examine(name: str | os.PathLike[str]) -> Examined:
+    """Check a whole ``.tess`` file or shipped spec. Nothing is raised: a file that there is not is a diagnostic as well."""
+    from ..specs.catalog import find
+
+    try:
+        path = find(name)[0]
+    except Diagnostic as error:
+        return Examined([], [error])
+    return _examine(str(path), None)
+
+
+def check(name: str | os.PathLike[str]) -> list[Module]:
+    """Type-check a whole ``.tess`` file or shipped spec, and return its models.
+
+    Raises:
+        Diagnostic: the first mistake, in a declaration or in a ``compile`` block (E0701 to E0704, E0012); its ``others`` are
+            the further ones.
+    """
+    modules, diagnostics = examine(name)
+    if diagnostics:
+        raise several(diagnostics)
+    return modules
+
+
+def _examine(path: str, text: str | None) -> Examined:
+    from ..frontends import source
+
+    modules, errors = source.examine(path, text)
+    for module in modules:
+        if module.compile is not None:
+            errors += _block(module, module.compile)
+    return Examined(modules, by_place(errors, path))
+
+
+def _block(module: Module, block: CompileSpec) -> list[Diagnostic]:
+    """What is wrong with the passes and the target of a ``compile`` block. None is imported that the block does not need."""
+    errors = []
+    if block.passes:
+        from ..passes.engine import make
+
+        for step in block.passes:
+            try:
+                make(step)
+            except Diagnostic as error:
+                errors.append(error)
+    if block.target is not None:
+        from .targets import chosen
+
+        try:
+            chosen(module)
+        except Diagnostic as error:
+            errors.append(error)
+    return errors

@@ -1,0 +1,153 @@
+"""``compile`` blocks: which model they are of, and their clauses and options as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...ir.compiling import CompileSpec, PassSpec
+from ...ir.diagnostics import Diagnostic, FollowUp, Note, Span, did_you_mean
+from ...ir.types import DTYPES
+from .elaborate.elaborate import Elaborator
+from .elaborate.library import Unit
+from .syntax import ast
+from .syntax.parser import parse_expr
+
+
+def spans(block: ast.Compile | None) -> dict[str, Span | None]:
+    """Where a compile block gives the value of each parameter."""
+    return {arg.name: arg.value.span for arg in block.args if arg.name} if block is not None else {}
+
+
+def compiles(unit: Unit) -> list[ast.Compile]:
+    """The ``compile`` blocks of a file. Raises E0204 for two of one model."""
+
+    blocks: dict[str, ast.Compile] = {}
+    for item in unit.file.items:
+        if isinstance(item, ast.Compile) and blocks.setdefault(item.model, item) is not item:
+            raise Diagnostic(
+                "E0204", f"the model `{item.model}` has two compile blocks", item.span,
+                notes=[Note("the first one is here", blocks[item.model].span)],
+                help="leave one of them; what differs can be given on the command line",
+            )  # fmt: skip
+    return list(blocks.values())
+
+
+def choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[str, ast.Compile | None]:
+    blocks = compiles(unit)
+    names = [*unit.models, *unit.programs]
+    if model is None and len({b.model for b in blocks}) == 1:
+        model, span = blocks[0].model, blocks[0].span
+    for only in (unit.programs, unit.models):
+        if model is None and len(only) == 1:
+            model = next(iter(only))
+    if model is None and Path(unit.path).stem in names:
+        model = Path(unit.path).stem
+    if model is None:
+        raise Diagnostic(
+            "E0207", f"{unit.path} has {_counted(unit)}", span,
+            help=f"choose one with `--model`: {', '.join(names)}" if names else "declare a `model`",
+        )  # fmt: skip
+    if model in unit.broken:
+        raise FollowUp
+    if model not in names:
+        raise Diagnostic(
+            "E0207", f"{unit.path} has no model `{model}`", span,
+            help=did_you_mean(model, names) or f"its models are {', '.join(names) or 'none'}",
+        )  # fmt: skip
+    return model, next((b for b in blocks if b.model == model), None)
+
+
+def _counted(unit: Unit) -> str:
+    """``2 models``, ``2 programs``, ``no models``."""
+    programs = len(unit.programs)
+    return f"{programs} programs" if programs else f"{len(unit.models) or 'no'} models"
+
+
+def compile_spec(
+    elaborator: Elaborator, unit: Unit, block: ast.Compile | None
+) -> tuple[CompileSpec | None, dict[str, Any]]:
+
+    if block is None:
+        return None, {}
+    weights: ast.WeightsClause | None = None
+    passes = []
+    target: ast.TargetClause | None = None
+    for clause in block.clauses:
+        if isinstance(clause, ast.PassClause):
+            values = options(clause.args, elaborator, unit)
+            passes.append(PassSpec(clause.name, values, clause.span, _places(clause.args)))
+        elif isinstance(clause, ast.WeightsClause):
+            if weights is not None:
+                raise Diagnostic("E0204", "a compile block has one `weights` clause", clause.span)
+            weights = clause
+        else:
+            if target is not None:
+                raise Diagnostic("E0204", "a compile block has one `target` clause", clause.span)
+            target = clause
+    renames = tuple((r.old, r.new) for r in weights.rows if isinstance(r, ast.Rename)) if weights else ()
+    spec = CompileSpec(
+        weights.file if weights else None, renames, tuple(passes),
+        target.name if target else None, options(target.args, elaborator, unit) if target else {}, block.span,
+    )  # fmt: skip
+    return spec, options(block.args, elaborator, unit)
+
+
+def options(args: list[ast.Arg], elaborator: Elaborator | None = None, unit: Unit | None = None) -> dict[str, Any]:
+    """Arguments of a pass, target or model as values; a bare word that is no constant is a string."""
+    if elaborator is None:
+        from . import shared_elaborator
+
+        elaborator = shared_elaborator()
+    values: dict[str, Any] = {}
+    for arg in args:
+        if arg.name is None:
+            raise Diagnostic("E0405", "options are given by name: `name=value`", arg.span)
+        if arg.name in values:
+            raise Diagnostic("E0406", f"`{arg.name}` is given twice", arg.span)
+        values[arg.name] = _option(arg.value, elaborator, unit)
+    return values
+
+
+def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
+
+    if isinstance(expr, ast.ListExpr):
+        return tuple(_option(item, elaborator, unit) for item in expr.items)
+    if isinstance(expr, ast.Attribute) and (word := _dotted(expr)):
+        return word
+    if isinstance(expr, ast.Name):
+        declared = unit.find(expr.id) if unit is not None else None
+        if expr.id in DTYPES:
+            return DTYPES[expr.id]
+        if declared is None or not isinstance(declared.node, ast.Const):
+            return expr.id
+    return elaborator.static(unit or elaborator.library.text("", "<options>"), expr, {})
+
+
+def _dotted(expr: ast.Expr) -> str | None:
+    """``std.nn.gelu`` as the word that it is; None for another expression."""
+
+    if isinstance(expr, ast.Attribute):
+        head = _dotted(expr.value)
+        return f"{head}.{expr.name}" if head else None
+    return expr.id if isinstance(expr, ast.Name) else None
+
+
+def _places(args: list[ast.Arg]) -> dict[str, Span]:
+    """Where the value of each option stands."""
+    return {arg.name: arg.value.span for arg in args if arg.name and arg.value.span}
+
+
+def parse_pass(text: str, shown: str = "<pass>") -> Any:
+    """``merge_tokens(r=8, metric=keys)``, or a bare name, as a :class:`PassSpec`; ``shown`` names the text in messages.
+
+    Raises:
+        Diagnostic: E01xx, E0405 for other text.
+    """
+
+    expr = parse_expr(text, shown)
+    name = _dotted(expr.function if isinstance(expr, ast.Call) else expr)
+    if name is None:
+        raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")
+    args = expr.args if isinstance(expr, ast.Call) else []
+    return PassSpec(name, options(args), expr.span, _places(args))

@@ -1,0 +1,135 @@
+"""Whole programs: one model of a file for use, or everything in it to see what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+
+from ...ir.diagnostics import Diagnostic, FollowUp, several
+from ...ir.graph import Module
+from ...ir.types import DTYPES
+from .blocks import choose, compile_spec, compiles, spans
+from .elaborate.elaborate import Elaborator
+from .elaborate.generic import check_declarations
+from .elaborate.library import Declared, Library, Unit
+from .syntax import ast
+from .syntax.depth import deep_recursion
+
+if TYPE_CHECKING:
+    from ...ir.pattern import Rule
+    from ...ir.recipe import Recipe
+
+P = ParamSpec("P")
+UnitOf = Callable[[Library], Unit]
+
+
+class Checked(NamedTuple):
+    """The models of a file that are right, and what is wrong with it, in the order in which it was found."""
+
+    modules: list[Module]
+    errors: list[Diagnostic]
+
+
+@deep_recursion()
+def load_unit(unit_of: UnitOf, model: str | None, params: dict[str, Any] | None, dtype: str) -> Module:
+    """One model or program. Raises Diagnostic for what is wrong with it, which carries what else is wrong with the file."""
+    if dtype not in DTYPES or DTYPES[dtype].kind != "float":
+        raise Diagnostic("E0402", f"`{dtype}` is not a float dtype", help="one of f32, f16, bf16, f64")
+    try:
+        return _load(Library(), unit_of, model, params or {}, dtype)
+    except Diagnostic as error:
+        raise several([error, *check_unit(unit_of).errors]) from None
+
+
+def _load(library: Library, unit_of: UnitOf, model: str | None, outside: dict[str, Any], dtype: str) -> Module:
+    unit = unit_of(library)
+    elaborator = Elaborator(library, DTYPES[dtype])
+    name, block = choose(unit, model)
+    spec, statics = compile_spec(elaborator, unit, block)
+    places = {n: span for n, span in spans(block).items() if n not in outside}
+    given = {**statics, **outside}
+    module = elaborator.model(unit, name, given, places)
+    module.compile = spec
+    module.recipes = _recipes(elaborator, unit, module, block, given)
+    module.rules = rules(elaborator, unit)
+    return module
+
+
+def rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:
+    """The ``rewrite`` declarations that a unit can name."""
+    declared = rewrites(unit)
+    if not declared:
+        return {}
+    from .elaborate.rules import rule_of
+
+    return {n: rule_of(elaborator, d) for n, d in declared.items()}
+
+
+def rewrites(unit: Unit) -> dict[str, Declared]:
+    """The ``rewrite`` declarations that a unit can name, as they are written."""
+    return {n: d for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
+
+
+def _recipes(
+    elaborator: Elaborator, unit: Unit, module: Module, block: ast.Compile | None, params: dict[str, Any]
+) -> dict[str, Recipe]:
+    clauses = [c for c in block.clauses if isinstance(c, ast.WeightsClause)] if block is not None else []
+    rows = [row for clause in clauses for row in clause.rows if isinstance(row, ast.Recipe)]
+    if not rows:
+        return {}
+    from .elaborate.recipes import recipes_of_program
+
+    return recipes_of_program(elaborator, unit, module, rows, params)
+
+
+@deep_recursion()
+def check_unit(unit_of: UnitOf) -> Checked:
+    """Every model and program, and each other declaration as far as it can be checked by itself."""
+    found = Checked([], [])
+    library = Library(found.errors)
+    try:
+        _Check(library, unit_of(library), found).run()
+    except Diagnostic as error:
+        found.errors.append(error)
+    first = several(found.errors)
+    return found._replace(errors=[] if isinstance(first, FollowUp) else [first, *first.others])
+
+
+class _Check:
+    """The parts of a file one by one, each of which may be wrong by itself."""
+
+    def __init__(self, library: Library, unit: Unit, found: Checked) -> None:
+        self.unit = unit
+        self.found = found
+        self.elaborator = Elaborator(library)
+
+    def run(self) -> None:
+        unit, elaborator = self.unit, self.elaborator
+        blocks = self._try(compiles, unit) or []
+        nodes: list[ast.Function | ast.Program] = [*unit.models.values(), *unit.programs.values()]
+        for node in nodes:
+            self._try(self._model, node, next((b for b in blocks if b.model == node.name), None))
+        for block in blocks:
+            self._try(choose, unit, block.model, block.span)
+        self.found.errors.extend(check_declarations(elaborator, unit))
+        for declared in rewrites(unit).values():
+            from .elaborate.rules import rule_of
+
+            self._try(rule_of, elaborator, declared)
+
+    def _try(self, part: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return part(*args, **kwargs)
+        except Diagnostic as error:
+            self.found.errors.append(error)
+            return None
+
+    def _model(self, node: ast.Function | ast.Program, block: ast.Compile | None) -> None:
+        unit, elaborator = self.unit, self.elaborator
+        spec, statics = compile_spec(elaborator, unit, block)
+        if any(s.default is None and s.name not in statics for s in node.statics):
+            return
+        module = elaborator.model(unit, node.name, statics, spans(block))
+        module.compile = spec
+        module.recipes = _recipes(elaborator, unit, module, block, statics)
+        self.found.modules.append(module)
