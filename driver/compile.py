@@ -119,9 +119,11 @@ def compile(
     passes: Sequence[str | PassSpec | Pass] | None = None,
     seed: int = 0,
     verify: bool = True,
+    sizes: Mapping[str, int] | None = None,
     verify_each: bool = False,
     metadata: Mapping[str, str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    into: Path | None = None,
     progress: Progress | None = None,
     after: After | None = None,
     **options: Any,
@@ -135,9 +137,11 @@ def compile(
         passes: run instead of those of the ``compile`` block; ``[]`` runs none.
         seed: for initial weights and for the inputs of the comparison.
         verify: compare the artifact with the torch reference at two sizes, before it is written.
+        sizes: what the comparison keeps to, by symbol, where the model takes some sizes only; the others are chosen.
         verify_each: check the IR after every pass.
         metadata: strings to put into the file.
         output: also write the artifact there; nothing is left there when anything fails.
+        into: write it exactly there, instead of ``output``: the caller puts it into place.
         progress: told what goes on.
         after: called with each pass, its report and the module so far.
         options: of the target, such as ``opset=20``. None counts as not given.
@@ -155,7 +159,7 @@ def compile(
     if not isinstance(module, Module):
         module = module.module
     spec = module.compile
-    goal = chosen(module, target, options, output)
+    goal = chosen(module, target, options, output or into)
     read = module
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
@@ -186,9 +190,9 @@ def compile(
         if problem is not None:
             raise problem
         artifact = Artifact(module, goal, goal.build(module, bound, facts), facts, report)
-    if output is None and not verify:
+    if output is None and into is None and not verify:
         return artifact
-    _write_and_verify(artifact, reference, bound, seed if verify else None, output, clock)
+    _write_and_verify(artifact, reference, bound, seed if verify else None, sizes, output, into, clock)
     return artifact
 
 
@@ -197,20 +201,22 @@ def _write_and_verify(
     reference: Module,
     bound: Bound,
     seed: int | None,
+    sizes: Mapping[str, int] | None,
     output: str | os.PathLike[str] | None,
+    into: Path | None,
     clock: _Clock,
 ) -> None:
     """Write the artifact aside, compare what was written (``seed`` None: do not), and only then put it into place."""
     from ..runtime.files.aside import written_aside
 
     with ExitStack() as stack:
-        aside = stack.enter_context(written_aside(output)) if output is not None else artifact._aside()
+        aside = into or (stack.enter_context(written_aside(output)) if output is not None else artifact._aside())
         with clock("writing"):
             artifact._write(aside)
         artifact.report.size = sum(p.stat().st_size for p in aside.parent.iterdir())
         if seed is not None:
             with clock("comparing with the reference"):
-                _compare(artifact, aside, reference, bound, seed)
+                _compare(artifact, aside, reference, bound, seed, sizes)
     artifact._wrote(aside if output is None else Path(output))
 
 
@@ -239,7 +245,9 @@ def _save_program(
                 artifact.verify(folder, reference, bound, seed)
 
 
-def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, seed: int) -> None:
+def _compare(
+    artifact: Artifact, path: Path, reference: Module, bound: Bound, seed: int, sizes: Mapping[str, int] | None
+) -> None:
     """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -254,7 +262,7 @@ def _compare(artifact: Artifact, path: Path, reference: Module, bound: Bound, se
 
         with mapped(bound, path.parent) as values:
             judge = torch.build(reference, values, claims=False)
-            found = verify(artifact.module, runner, judge, seed=seed)
+            found = verify(artifact.module, runner, judge, given=sizes, seed=seed)
         return Checked([row.to_dict() for row in found.rows], runner=runner)
 
     # torch takes about as long to import as ONNX Runtime to open the file, which does not hold the interpreter.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..ir.analysis.bounds import Bound, index_bounds
+from ..ir.analysis.cost import working_bytes
 from ..ir.analysis.sizes import GROUPS, TOKENS, Role, roles
-from ..ir.diagnostics import Diagnostic, Note
+from ..ir.diagnostics import Diagnostic, Note, did_you_mean
 from ..ir.graph import Graph, Input, Module, Value
 from ..ir.types import DType
 
@@ -23,6 +24,8 @@ TOLERANCE = {"f64": 1e-8, "f32": 2e-4, "f16": 2e-2, "bf16": 1e-1}
 # artifact fails on every draw.
 _DRAWS = 3
 _BATCH = 2
+# So many choices of sizes that the model does not run at are enough, and bytes that a call may need.
+_REFUSED, _LARGEST = 24, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def verify(
     reference: Callable[..., Mapping[str, Any]],
     *,
     sizes: int = 2,
+    given: Mapping[str, int] | None = None,
     seed: int = 0,
+    finite: bool = False,
 ) -> VerifyReport:
     """Run the artifact and the reference on the same random inputs and compare every output.
 
@@ -66,7 +71,9 @@ def verify(
         runner: the artifact; its requirements decide which sizes it takes.
         reference: the torch module of the same program and weights: ``reference(**inputs) -> {output: tensor}``.
         sizes: how many different choices of the free sizes.
+        given: sizes to keep to, by symbol; the others are chosen.
         seed: for sizes and values.
+        finite: compare only where the reference has finite numbers.
 
     Raises:
         Diagnostic: E0807 when no sizes satisfy the requirements, E0809 with the output, the difference and the sizes.
@@ -76,21 +83,38 @@ def verify(
     report = VerifyReport()
     rng = np.random.default_rng(seed)
     bounds = index_bounds(module.graph)
-    for choice in choose_sizes(module.graph, runner, sizes, rng):
+    refused: list[dict[str, int]] = []
+    first: Diagnostic | None = None
+    for choice in choose_sizes(module.graph, runner, sizes, rng, given, refused):
         attempts = _DRAWS if runner.selects else 1
         for attempt in range(attempts):
-            rows, worst = _compare(module.graph, runner, reference, choice, bounds, rng, seed)
+            try:
+                rows, worst = _compare(module.graph, runner, reference, choice, bounds, rng, seed, finite)
+            except _NotTaken as error:
+                # How many positions a model has learned is often known only when it runs.
+                refused.append(choice)
+                first = first or error.reason
+                break
             if worst is None:
                 report.rows += rows
                 break
             if attempt == attempts - 1:
                 raise worst
+    if first is not None and not report.rows and module.graph.outputs:
+        raise first
     return report
+
+
+class _NotTaken(Exception):
+    """The reference itself does not run at a choice of sizes; ``reason`` is what it says."""
+
+    def __init__(self, reason: Diagnostic) -> None:
+        self.reason = reason
 
 
 def _compare(
     graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
-    bounds: Mapping[Input, Bound | None], rng: np.random.Generator, seed: int,
+    bounds: Mapping[Input, Bound | None], rng: np.random.Generator, seed: int, finite: bool,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     import numpy as np
     import torch
@@ -103,19 +127,41 @@ def _compare(
     told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
     capacities = {s: size for s, size in choice.items() if s not in told}
     extra: dict[str, Any] = {"sizes": capacities} if capacities else {}
+    tensors = {name: from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
+    try:
+        with torch.no_grad():
+            wanted = reference(**tensors, seed=seed, **extra)
+    except Diagnostic as error:
+        raise _NotTaken(error) from None
+    except (IndexError, RuntimeError) as failed:
+        shown = ", ".join(f"{k} = {v}" for k, v in choice.items()) or "its sizes"
+        message = f"the model does not run at {shown}: {str(failed).splitlines()[0][:200]}"
+        raise _NotTaken(Diagnostic("E0935", message, help="choose sizes that it takes with `--size`")) from None
     found = runner(feeds, seed=seed, **extra)
-    with torch.no_grad():
-        tensors = {name: from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
-        wanted = reference(**tensors, seed=seed, **extra)
     rows: list[Row] = []
+    tolerances = _tolerances(graph)
     for value, info in zip(graph.outputs, graph.output_info, strict=True):
         a, b = np.asarray(found[info.name]), to_numpy(wanted[info.name])
-        tolerance = TOLERANCE.get(value.type.dtype.name, 0.0)
+        if finite and a.shape == b.shape and value.type.dtype.kind == "float":
+            a = np.where(np.isfinite(b.astype(np.float32)), a, b)
+        tolerance = tolerances[value]
         error = relative_error(a, b)
         rows.append(Row(choice, info.name, error, tolerance))
         if not error <= tolerance:
             return rows, _mismatch(info.name, value, a, b, error, tolerance, choice)
     return rows, None
+
+
+def _tolerances(graph: Graph) -> dict[Value, float]:
+    """What each output may differ by: that of the least precise step it depends on, whatever dtype it is given out in."""
+    found: dict[Value, float] = {v: TOLERANCE.get(v.type.dtype.name, 0.0) for v in graph.inputs}
+    for node in graph.nodes():
+        reached = max((found.get(v, 0.0) for v in node.inputs if v is not None), default=0.0)
+        for value in node.outputs:
+            own = TOLERANCE.get(value.type.dtype.name, 0.0)
+            found[value] = max(own, reached)
+    exact = {v: 0.0 for v in graph.outputs if v.type.dtype.kind != "float"}
+    return found | exact
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
@@ -167,29 +213,49 @@ def _mismatch(
 # Sizes ---------------------------------------------------------------------------------------------------------------
 
 
-def choose_sizes(graph: Graph, runner: Runner, count: int, rng: np.random.Generator) -> Iterator[dict[str, int]]:
+def choose_sizes(
+    graph: Graph, runner: Runner, count: int, rng: np.random.Generator, given: Mapping[str, int] | None = None,
+    refused: Sequence[Mapping[str, int]] = (),
+) -> Iterator[dict[str, int]]:  # fmt: skip
     """``count`` different choices of the free sizes that the model takes; small ones, all symbols different where they can be.
 
+    Args:
+        given: sizes to keep to.
+        refused: where the caller puts choices that turned out to be none: they do not count.
+
     Raises:
-        Diagnostic: E0807 when none is found.
+        Diagnostic: E0807 when none is found, E0935 for a given size that the model does not have.
     """
     known = roles(graph)
-    symbols = list(known)
+    given = dict(given or {})
+    for name in given:
+        if name not in known:
+            shown = f"it has {', '.join(known)}" if known else "all of its sizes are fixed"
+            raise Diagnostic("E0935", f"the model has no size `{name}`", help=did_you_mean(name, known) or shown)
+    symbols = [s for s in known if s not in given]
     seen: list[dict[str, int]] = []
     # Growing ranges: small models of small inputs first, and up to what an image or a text may have.
     for high in (8, 16, 32, 64, 160, 320, 640, 1600):
         for _ in range(24 if symbols else 1):
-            choice = {s: _size(graph, s, role, high, rng) for s, role in known.items()}
-            crowded = len(set(choice.values())) < len(symbols) and high < 64
-            if crowded or any(_close(choice, other) for other in seen) or not _fits(graph, runner, choice):
+            # What the model did not run at was too large as often as too small.
+            low = min((max(other.values()) for other in refused), default=high) if len(refused) % 2 else high
+            top = min(low, high)
+            choice = {s: given[s] if s in given else _size(graph, s, role, top, rng) for s, role in known.items()}
+            crowded = len({choice[s] for s in symbols}) < len(symbols) and high < 64 and not refused
+            near = any(_close(choice, other, symbols) for other in seen if other not in refused)
+            if crowded or near or choice in seen or not _fits(graph, runner, choice):
+                continue
+            if high > 64 and working_bytes(graph, choice) > _LARGEST:
                 continue
             seen.append(choice)
             yield choice
-            if len(seen) == count or not symbols:
+            if len(seen) - len(refused) == count or not symbols or len(refused) == _REFUSED:
                 return
     if not seen:
         names = ", ".join(f"`{s}`" for s in symbols)
         message = f"no sizes of {names} up to 1600 were found that the model's requirements allow"
+        if given:
+            message += f" at {', '.join(f'{s} = {size}' for s, size in given.items())}"
         raise Diagnostic("E0807", message if symbols else "the model's requirements never hold", help="`--no-verify`")
 
 
@@ -209,9 +275,9 @@ def _size(graph: Graph, symbol: str, role: Role, high: int, rng: np.random.Gener
     return int(rng.integers(min(low, top), top + 1))
 
 
-def _close(choice: Mapping[str, int], other: Mapping[str, int]) -> bool:
+def _close(choice: Mapping[str, int], other: Mapping[str, int], symbols: Sequence[str]) -> bool:
     """Whether some symbol that could differ has the same size in both."""
-    return any(choice[s] == other[s] for s in choice)
+    return any(choice[s] == other[s] for s in symbols)
 
 
 def _fits(graph: Graph, runner: Runner, choice: dict[str, int]) -> bool:

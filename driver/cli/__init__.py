@@ -107,8 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return _report(_unwritable(error), as_json=False)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -190,13 +190,21 @@ def _bug(error: Exception) -> int:
     return 70
 
 
-def _terminate_cleanly() -> Any:
-    """Let SIGTERM unwind like an exception, so that files written aside are removed. Returns the handler to restore."""
+def _terminate_cleanly() -> dict[int, Any]:
+    """Let SIGTERM, and SIGHUP of a terminal that is closed, unwind like an exception, so that files written aside are removed.
+    Returns the handlers to restore."""
 
     def stop(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread
-        return None
+    previous: dict[int, Any] = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Under `nohup` it stays ignored.
+        if number is None or signal.getsignal(number) is signal.SIG_IGN:
+            continue
+        try:
+            previous[number] = signal.signal(number, stop)
+        except ValueError:  # not in the main thread
+            break
+    return previous

@@ -30,7 +30,8 @@ def bench(
     ONNX files from anywhere, or what `compile` wrote. They take turns on the same random inputs; what is shown are medians, and
     ratios to the first one within a round.
     """
-    from ..report.measure import Spread, Target, draw_inputs, interleaved, machine, ratio, workable_sizes
+    from ..report.drawing import draw_inputs, find_inverted_masks, workable_sizes
+    from ..report.measure import Spread, Target, interleaved, machine, ratio
     from ..report.memory import peak_memory
 
     with waiting("measuring") as progress:
@@ -40,7 +41,9 @@ def bench(
             progress(f"loading {name}", None, None)
             targets.append(Target.open(file, name=name, threads=threads))
         first = targets[0]
-        chosen = workable_sizes(targets, parse_sizes(sizes))
+        notes: list[str] = []
+        chosen = workable_sizes(targets, parse_sizes(sizes), notes.append)
+        first.inverted = find_inverted_masks(first, chosen, targets[1:])
         feeds = draw_inputs(first, chosen, seed)
         times = interleaved(
             {t.name: t.prepared(feeds, seed) for t in targets}, rounds, tell=lambda i, n: progress("timing", i, n)
@@ -54,7 +57,7 @@ def bench(
                 progress(f"measuring the memory of {target.name}", None, None)
                 row |= peak_memory(target, feeds, threads).to_dict()
             rows.append(row)
-    report = {"machine": machine(threads), "sizes": chosen, "rounds": len(times[first.name]), "rows": rows}
+    report = {"machine": machine(threads), "sizes": chosen, "rounds": len(times[first.name]), "rows": rows, "notes": notes}
     if as_json:
         print_json(report)
     else:
@@ -90,4 +93,5 @@ def _lines(report: dict[str, Any]) -> list[str]:
         table.append(cells)
     if len(table[0]) > len(heads):
         heads += ["private", "resident"]
-    return [*lines, columns([heads, *table], right=range(1, len(heads)))]
+    notes = [f"note: {text}" for text in report["notes"]]
+    return [*lines, columns([heads, *table], right=range(1, len(heads))), *notes]

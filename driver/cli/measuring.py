@@ -14,7 +14,7 @@ size_option = click.option(
     "--size",
     "sizes",
     metavar="B=8,T=128",
-    help="Sizes of the free dimensions, for timing. Default: batch 1, 128 tokens.",
+    help="Sizes of the free dimensions, for timing and comparing. Default: batch 1, 128 tokens.",
 )
 rounds_option = click.option(
     "--rounds", type=click.IntRange(min=1), help="Rounds of timing. Default: what fits into about 12 seconds."

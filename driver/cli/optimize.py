@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @click.option("--opset", type=int, help="ONNX opset. Default: 24.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="For random inputs and the random baseline.")
 @click.option(
-    "-o", "--output", metavar="OUT", help="Default: the model's name with `.fast.onnx`, in the current folder."
-)
+    "-o", "--output", metavar="OUT",
+    help="Default: the model's name with `.fast.onnx`, in the current folder. /dev/null: keep no file.",
+)  # fmt: skip
 @click.option("--html", metavar="FILE", help="Also write the report as one self-contained page.")
 @json_option
 @click.argument("model_file", metavar="MODEL")
@@ -60,8 +62,8 @@ def optimize(
     MODEL is an .onnx file, a Hugging Face folder (config.json and safetensors) of a family in the zoo, a .tess spec or the
     name of a shipped one, or torch MLIR text (.mlir).
 
-    Writes an ONNX file that was compared with the torch reference, and reports tokens, FLOPs, time, memory and fidelity next
-    to the original's and to dropping as many tokens at random.
+    Writes an ONNX file that was compared with the torch reference (and with MODEL itself, where that is an .onnx file), and
+    reports tokens, FLOPs, time, memory and fidelity next to the original's and to dropping as many tokens at random.
     """
     from ...runtime.files.aside import check_writable
     from ..optimize import Options
@@ -70,9 +72,10 @@ def optimize(
 
     steps = parse_passes(passes)
     out = output or f"{Path(model_file).stem}.fast.onnx"
-    if Path(out).suffix != ".onnx":
+    kept = out != os.devnull
+    if kept and Path(out).suffix != ".onnx":
         raise Diagnostic("E0012", f"`optimize` writes `.onnx` files, but the output is `{out}`")
-    for file in (out, html):
+    for file in (out if kept else None, html):
         if file is not None:
             check_writable(file)
     if Path(out).resolve() == Path(model_file).resolve():

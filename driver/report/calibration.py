@@ -78,7 +78,7 @@ def read_examples(fields: Sequence[Field], path: str | os.PathLike[str], options
 
 def random_examples(target: Target, sizes: Mapping[str, int], seed: int = 0) -> Examples:
     """A few random inputs, where there is no data: good for seeing that something runs."""
-    from .measure import draw_inputs
+    from .drawing import draw_inputs
 
     feeds = [draw_inputs(target, sizes, seed + i) for i in range(RANDOM)]
     return Examples(feeds, f"{RANDOM} random inputs", random=True)
@@ -178,11 +178,14 @@ def _texts(fields: Sequence[Field], file: Path, options: CalibrationOptions) -> 
         tokenizer.enable_padding(length=length)
     lines = list(_lines(file))
     feeds = []
+    cut = 0
     for line in lines[: options.limit]:
         encoding = tokenizer.encode(line)
+        cut += bool(encoding.overflowing)
         row = {f.name: np.array([getattr(encoding, FIELDS[f.name])], np.int64) for f in fields}
         feeds.append({f.name: row[f.name].astype(_numpy(f)) for f in fields})
-    return Examples(feeds, f"{_of(len(feeds), len(lines), 'text')} of {file.name}, cut to {limit} tokens")
+    ended = f"{cut} of them cut to {limit} tokens" if cut else f"none longer than {limit} tokens"
+    return Examples(feeds, f"{_of(len(feeds), len(lines), 'text')} of {file.name}, {ended}")
 
 
 def _numpy(f: Field) -> Any:

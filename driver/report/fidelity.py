@@ -16,6 +16,8 @@ _SCORES = re.compile(r"logit|score|prob|class|lm_head", re.IGNORECASE)
 _FEATURES = re.compile(r"embed|hidden|feature|pool|state|token", re.IGNORECASE)
 # How a reason begins that is about fewer tokens.
 SHAPE = "its shape became"
+# Of fewer examples the nearest one says little.
+_NEIGHBOURS = 8
 # Inputs that say which tokens are padding.
 _MASKS = ("attention_mask", "mask")
 
@@ -70,11 +72,15 @@ class Tally:
 
 @dataclass
 class OutputFidelity:
-    """One output: ``skipped`` says why nothing was compared, ``rows`` holds the measures of each candidate."""
+    """One output: ``skipped`` says why nothing was compared, ``rows`` holds the measures of each candidate.
+
+    ``varies`` is how far the original's rows for different examples lie from their mean, over the length of that; None where
+    examples cannot be set side by side."""
 
     name: str
     shape: str
     kind: Kind
+    varies: float | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -84,6 +90,7 @@ class OutputFidelity:
             "shape": self.shape,
             "kind": "scores" if self.kind.scores else "features",
             "why": self.kind.why,
+            "varies": self.varies,
             "rows": self.rows,
             "skipped": self.skipped,
         }
@@ -125,6 +132,8 @@ def compare(
             continue
         shape = f"{first.dtype}{list(first.shape)}"
         row = OutputFidelity(name, shape, kind_of(name, first))
+        together = _one_row_each([outputs[name] for outputs in original])
+        row.varies = None if together is None else _spread(together)
         found.append(row)
         for candidate, runs in candidates.items():
             tally = Tally()
@@ -135,6 +144,9 @@ def compare(
                     break
             else:
                 row.rows[candidate] = tally.result(row.kind.scores)
+                if together is not None and not row.kind.scores and len(together) >= _NEIGHBOURS:
+                    theirs = [_one_row_each([_output(o, name, place) for o in outputs]) for outputs in runs]
+                    row.rows[candidate]["same_nearest"] = _same_nearest(together, [t for t in theirs if t is not None])
     return found
 
 
@@ -148,9 +160,7 @@ def _add(
     place: int,
 ) -> str | None:
     for feed, want, got in zip(feeds, original, outputs, strict=True):
-        values = list(got.values())
-        ours = got[name] if name in got else values[place] if place < len(values) else None
-        theirs = want[name]
+        ours, theirs = _output(got, name, place), want[name]
         if ours is None:
             return "it has no such output"
         if ours.shape != theirs.shape:
@@ -166,6 +176,49 @@ def _add(
             a, b = a[valid], b[valid]
         tally.add(a, b, kind.scores)
     return None
+
+
+def _output(outputs: Outputs, name: str, place: int) -> np.ndarray | None:
+    """By name, or else by place."""
+    values = list(outputs.values())
+    return outputs[name] if name in outputs else values[place] if place < len(values) else None
+
+
+def _one_row_each(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """[examples, D] of outputs [batch, D]; None for what has other axes, or not the same D."""
+    import numpy as np
+
+    rows = [a for a in arrays if a is not None and a.ndim == 2]
+    if len(rows) < len(arrays) or len({a.shape[1] for a in rows}) != 1:
+        return None
+    joined: np.ndarray = np.concatenate(rows).astype(np.float64)
+    return joined if len(joined) > 1 and np.isfinite(joined).all() else None
+
+
+def _spread(rows: np.ndarray) -> float:
+    import numpy as np
+
+    middle = rows.mean(axis=0)
+    length = float(np.linalg.norm(middle))
+    return float(np.linalg.norm(rows - middle, axis=1).mean()) / length if length else float("inf")
+
+
+def _same_nearest(original: np.ndarray, runs: Sequence[np.ndarray]) -> float:
+    """For how many of the rows [N, D] the nearest other one, by cosine, is the same as in the original; the mean of the runs."""
+    import numpy as np
+
+    wanted = _nearest(original)
+    return float(np.mean([(_nearest(run) == wanted).mean() for run in runs])) if runs else 0.0
+
+
+def _nearest(rows: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    near = unit @ unit.T
+    np.fill_diagonal(near, -np.inf)
+    found: np.ndarray = near.argmax(axis=1)
+    return found
 
 
 def _rows(x: np.ndarray, kind: Kind) -> np.ndarray:

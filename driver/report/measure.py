@@ -1,7 +1,7 @@
 """Measuring artifacts fairly: they take turns (A B A B …) in one process, and what is reported are ratios within a round.
 
     a, b = Target.open("vit.onnx"), Target.open("fast.onnx")
-    feeds = draw_inputs(a, sizes_of(a, {"B": 8}))
+    feeds = drawing.draw_inputs(a, drawing.sizes_of(a, {"B": 8}))
     times = interleaved({t.name: t.prepared(feeds) for t in (a, b)})
     print(ratio(times["vit.onnx"], times["fast.onnx"]))        # 1.35 (1.31 … 1.39)
 
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.analysis.bounds import Bound, index_bounds
-from ...ir.analysis.sizes import BATCH, TOKENS, default_sizes
-from ...ir.diagnostics import Diagnostic, did_you_mean
+from ...ir.analysis.sizes import TOKENS
+from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
 from ...ir.types import DTYPES
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...ir.graph import Graph, Module
+    from ...runtime.runner import Runner
 
 WARMUP = 2
 # Rounds when nobody says: as many as fit into the seconds, within these bounds.
@@ -42,8 +43,6 @@ TURN, MOST_RUNS = 0.1, 25
 SETTLE = 0.25
 # Something this long is not run for nothing: the spinning is then a few percent of it, and a pause ends it too.
 LONG = 0.5
-# Numbers of tokens to try where the usual one does not run.
-OTHER_SIZES = (224, 112, 96, 64, 48, 32, 16, 8, 4, 2)
 
 Run = Callable[[], Any]
 
@@ -138,6 +137,7 @@ def machine(threads: int | None = None) -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "threads": threads or "default",
         "onnxruntime": metadata.version("onnxruntime"),
         "python": platform.python_version(),
@@ -173,6 +173,8 @@ class Target:
         fields: what a caller gives.
         graph: the program, where the file carries it.
         capacities: the sizes that only states have, which each call makes anew.
+        inverted: masks that are true where there is padding, as far as that was seen
+            (:func:`~tessera.driver.report.drawing.find_inverted_masks`).
     """
 
     name: str
@@ -182,6 +184,7 @@ class Target:
     graph: Graph | None = None
     _session: Any = field(default=None, repr=False)
     capacities: dict[str, int] = field(default_factory=dict)
+    inverted: frozenset[str] = frozenset()
 
     @staticmethod
     def open(
@@ -216,6 +219,24 @@ class Target:
         capacities = {s: TOKENS for s in (graph.symbols() if graph is not None else ()) if s not in told}
         return Target(name or file.name, file, fields, runner.outputs, graph, runner, capacities)
 
+    @property
+    def runner(self) -> Runner:
+        """What runs it."""
+        runner: Runner = self._session
+        return runner
+
+    def as_reference(self, module: Module) -> Callable[..., dict[str, Any]]:
+        """This artifact as what ``verify`` compares with: tensors by the names of ``module``, whose outputs are in the same
+        order."""
+        from ...backends.torch.inputs import from_numpy, to_numpy
+
+        def reference(*, seed: int = 0, **tensors: Any) -> dict[str, Any]:
+            found = self({name: to_numpy(tensor) for name, tensor in tensors.items()}, seed=seed)
+            names = (info.name for info in module.graph.output_info)
+            return {name: from_numpy(array) for name, array in zip(names, found.values(), strict=False)}
+
+        return reference
+
     def match(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The arrays under this artifact's names: by name, else in order. Raises E0936 when they do not fit."""
         names = [f.name for f in self.fields]
@@ -245,7 +266,14 @@ class Target:
     def sizes(self, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The size of every free symbol for these arrays. Raises E0902 when they contradict each other."""
         found = self._session.ports.sizes({name: array.shape for name, array in feeds.items()})
-        return {name: found[name] for name in symbols_of(self) if name in found}
+        return {name: found[name] for name in self.symbols if name in found}
+
+    @property
+    def symbols(self) -> list[str]:
+        """The free sizes of its inputs, in the order in which they show, and the capacities of its states."""
+        lets = self.graph.lets if self.graph is not None else {}
+        shown = dict.fromkeys(s for f in self.fields for d in f.shape for s in sorted(d.symbols) if s not in lets)
+        return [*shown, *self.capacities]
 
     def __call__(self, feeds: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
         """All outputs by name. Raises E0936, and what a session raises."""
@@ -266,6 +294,13 @@ class Target:
         return lambda: self._session(matched, seed=seed, **self.extra)
 
 
+def fields_of(graph: Graph) -> list[Field]:
+    """The inputs of a program, as those of an artifact of it."""
+    bounds = index_bounds(graph)
+    given = [v for v in graph.inputs if v.role == "input"]
+    return [Field(v.name, v.type.dtype.name, v.type.shape, bounds.get(v)) for v in given]
+
+
 def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
     """The program that an artifact of ours carries as source."""
     from ..targets import READERS
@@ -276,84 +311,3 @@ def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:
     except Diagnostic:
         # The file runs all the same; only what its integers mean is not known.
         return None
-
-
-# Sizes and inputs --------------------------------------------------------------------------------------------------------
-
-
-def symbols_of(target: Target) -> list[str]:
-    """The free sizes of an artifact's inputs, in the order in which they show, and the capacities of its states."""
-    lets = target.graph.lets if target.graph is not None else {}
-    shown = dict.fromkeys(s for f in target.fields for d in f.shape for s in sorted(d.symbols) if s not in lets)
-    return [*shown, *target.capacities]
-
-
-def sizes_of(target: Target, given: Mapping[str, int] | None = None) -> dict[str, int]:
-    """A size for every symbol: what is given, else 1 of a batch, 8 groups, 128 of everything else
-    (:func:`~tessera.ir.analysis.sizes.roles`; in a foreign file, what only ever leads an input is taken for a batch).
-
-    Raises:
-        Diagnostic: E0935 for a symbol that the artifact does not have.
-    """
-    names = symbols_of(target)
-    for name in given or {}:
-        if name not in names:
-            known = f"it has {', '.join(names)}" if names else "all of its sizes are fixed"
-            raise Diagnostic("E0935", f"`{target.name}` has no size `{name}`", help=did_you_mean(name, names) or known)
-    if target.graph is not None:
-        return {**default_sizes(target.graph), **(given or {})}
-    inner = {s for f in target.fields for d in f.shape[1:] for s in d.symbols}
-    return {name: (given or {}).get(name, TOKENS if name in inner else BATCH) for name in names}
-
-
-def workable_sizes(targets: Sequence[Target], given: Mapping[str, int] | None = None) -> dict[str, int]:
-    """As :func:`sizes_of` of the first, but where one of them does not run at 128 of what nobody gave, at another number.
-
-    How many positions a model has learned, or what its patches divide, is often known only when it runs.
-
-    Raises:
-        Diagnostic: E0935 as there; what the model says to its usual sizes when it runs at none.
-    """
-    chosen = sizes_of(targets[0], given)
-    free = [name for name, size in chosen.items() if name not in (given or {}) and size == TOKENS]
-    first: Diagnostic | None = None
-    for size in (TOKENS, *(OTHER_SIZES if free else ())):
-        trial = chosen | dict.fromkeys(free, size)
-        for target in targets:
-            target.capacities.update((name, trial[name]) for name in target.capacities if name in trial)
-        try:
-            feeds = draw_inputs(targets[0], trial)
-            for target in targets:
-                target(feeds)
-            return trial
-        except Diagnostic as error:
-            first = first or error
-    assert first is not None
-    raise first
-
-
-def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
-    """Random inputs: normal floats, integers below the length of the table that they index, ascending borders, and 1 for masks
-    (no padding).
-
-    Raises:
-        Diagnostic: E0935 when the sizes are none that the artifact takes.
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    values = target.graph.sizes(dict(sizes)) if target.graph is not None else dict(sizes)
-    feeds: dict[str, np.ndarray] = {}
-    for f in target.fields:
-        shape = [d.evaluate(values) for d in f.shape]
-        if any(size < 0 for size in shape):
-            shown = ", ".join(f"{k} = {v}" for k, v in sizes.items())
-            raise Diagnostic("E0935", f"`{f.name}` would be of shape {shape} at {shown}")
-        dtype = DTYPES[f.dtype]
-        if f.bound is not None:
-            feeds[f.name] = f.bound.draw(shape, dtype, values, rng)
-        elif dtype.kind == "float":
-            feeds[f.name] = rng.standard_normal(shape).astype(dtype.numpy)
-        else:
-            feeds[f.name] = np.ones(shape, dtype.numpy)
-    return feeds

@@ -6,10 +6,13 @@ prints tables of at most 100 columns, and ``report_html`` makes a page of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .fidelity import SHAPE
+from .measure import Spread
+from .results import BOTH, NOTICED, OPTIMIZED, ORIGINAL, REEXPORTED, pays
 from .tables import rendered, table
 
 if TYPE_CHECKING:
@@ -20,20 +23,21 @@ Report = Mapping[str, Any]
 BLOCKS = "A block reaches from its attention to the next one's; the stem is what comes before the first."
 
 WIDTH = 100
-# A ratio nearer to 1 than this is no difference that anybody would notice.
-_NOTICED = 0.02
 # Quartiles that are further apart than this say little.
 _SCATTERED = 1.5
 # Of fewer rounds nothing is concluded.
 _ROUNDS = 5
 # What a cosine must differ by to be called better or worse than a baseline.
 _BETTER = 0.001
+# Outputs of different examples that differ by less of their length than this are as good as one.
+_CONSTANT = 1e-3
 
 _MEASURES = {
     "cosine": "cosine",
     "worst_cosine": "worst",
     "relative_error": "relative error",
     "top1": "top-1 same",
+    "same_nearest": "same nearest",
     "kl": "KL (nats)",
 }
 
@@ -53,41 +57,60 @@ def at(sizes: Mapping[str, int]) -> str:
 
 def _speed(report: Report) -> dict[str, Any]:
     latency = report["latency"]
-    gain = latency["rows"]["optimized"]["speedup"]
+    gain, base = Spread(**latency["gain"]), latency["base"]
+    total = Spread(**latency["rows"][OPTIMIZED]["speedup"])
+    alone = base != ORIGINAL
+    removes = _removes(report)
     where = at(report["sizes"]) or "the model's fixed sizes"
-    shown = f"{gain['median']:.2f}x ({gain['low']:.2f} … {gain['high']:.2f}) at {where}"
+    shown = f"{_times(gain)} at {where}"
     promised = report["cost"]["ratio"]
-    scattered = gain["high"] > _SCATTERED * gain["low"]
-    pays: bool | None
+    scattered = gain.high > _SCATTERED * gain.low
+    what = "removing tokens " if alone and removes else ""
+    found: bool | None
     if latency["rounds"] < _ROUNDS:
-        pays, text = None, f"{rounds_text(latency['rounds'])} cannot tell whether it pays here: {shown}"
-    elif gain["low"] > 1 and gain["median"] >= 1 + _NOTICED:
-        pays, text = True, f"pays here: {shown}"
-    elif gain["high"] < 1 or (gain["median"] < 1 - _NOTICED and not scattered):
-        pays, text = False, f"does not pay here: {shown}"
+        found, text = None, f"{rounds_text(latency['rounds'])} cannot tell whether {what or 'it '}pays here: {shown}"
+    elif pays(gain):
+        found, text = True, f"{what}pays here: {shown}"
+    elif gain.high < 1 or (gain.median < 1 - NOTICED and not scattered):
+        found, text = False, f"{what}does not pay here: {shown}"
     else:
-        pays, text = False, f"makes no clear difference here: {shown}"
+        found, text = False, f"{what}makes no clear difference here: {shown}"
+    if alone:
+        reexported = Spread(**latency["rows"][REEXPORTED]["speedup"])
+        text += f", over the same file re-exported with every token. That alone is {_times(reexported)}; together {_times(total)}"
     if promised is not None:
         text += f"; counting FLOPs promises {promised:.2f}x"
     if scattered:
         text += ". The times scatter widely: this machine does other work"
-    matching = latency.get("matching")
-    if matching:
-        ceiling = latency["rows"]["fixed indices"]["speedup"]["median"]
-        if matching["ms"]["low"] > 0:
-            took = matching["ms"]["median"]
-            cost = f"{took:.1f} ms" if took >= 0.1 else f"{milliseconds(took)} ms"
-            cost += f", {matching['share']:.0%} of the time"
-            text += f". Matching takes {cost}: without it, it would be {ceiling:.2f}x"
-        else:
-            text += ". Matching takes too little to be told from noise"
+    matching = latency.get("without_matching")
+    # Only where most rounds saw it: within their quartiles there may be none.
+    if matching and matching["low"] > 1:
+        text += f". Choosing the tokens takes {_share(1 - 1 / matching['median'])} of the time"
+        text += f" ({_share(1 - 1 / matching['low'])} … {_share(1 - 1 / matching['high'])})"
     stacked = latency.get("stacked")
     if stacked:
         text += f". int8 alone gives {latency['rows']['int8']['speedup']['median']:.2f}x; fewer tokens on top of it"
-        text += f" are worth {stacked['median']:.2f}x"
-    if pays is False:
+        text += f" are worth {stacked['median']:.2f}x, {latency['rows'][BOTH]['speedup']['median']:.2f}x together"
+    else:
+        text += ". int8 was not tried: `--int8`"
+    if found is False and removes:
         text += ". A larger batch or longer inputs may pay: try `--size`"
-    return {"pays": pays, "text": text}
+    return {"pays": found, "text": text}
+
+
+def _removes(report: Report) -> bool:
+    """Whether some block has fewer tokens, or some pass took some away."""
+    return any(b["tokens"] != b["tokens_after"] for b in report["cost"]["blocks"])
+
+
+def _times(ratio: Spread) -> str:
+    return f"{ratio.median:.2f}x ({ratio.low:.2f} … {ratio.high:.2f})"
+
+
+def _share(value: float) -> str:
+    """A share in percent, rounded down: 99.96% is not 100%."""
+    percent = math.floor(value * 1000 + 1e-9) / 10
+    return f"{percent:.0f}%" if percent == int(percent) else f"{percent:.1f}%"
 
 
 def _fidelity(report: Report) -> dict[str, Any]:
@@ -101,9 +124,12 @@ def _fidelity(report: Report) -> dict[str, Any]:
     # The output that says most about what the model is for: scores before features.
     output = next((o for o in compared if o["kind"] == "scores"), compared[0])
     ours = output["rows"]["optimized"]
-    text = f"`{output['output']}` keeps a cosine of {_cosine(ours['cosine'])}"
     if "top1" in ours:
-        text += f", the same top-1 in {ours['top1']:.0%}"
+        text = f"`{output['output']}` keeps the top-1 of {_share(ours['top1'])}, with a cosine of {_cosine(ours['cosine'])}"
+    else:
+        text = f"`{output['output']}` keeps a cosine of {_cosine(ours['cosine'])}"
+    if "same_nearest" in ours:
+        text += f", and the same nearest neighbour for {_share(ours['same_nearest'])} of the examples"
     better = None
     for name in fidelity["baselines"]:
         theirs = output["rows"].get(name)
@@ -136,8 +162,15 @@ def warnings(report: Report) -> list[str]:
     if left:
         names = ", ".join(f"`{name}`" for name in left)
         found.append(f"{names} lost tokens and cannot be compared: with `restore=true` every token keeps a value")
-    if not any(b["tokens"] != b["tokens_after"] for b in report["cost"]["blocks"]):
+    if not _removes(report) and "fixed indices" not in report["latency"]["rows"]:
         found.append("no pass removed tokens: every block has as many as before")
+    constant = [o["output"] for o in report["fidelity"]["outputs"] if o["varies"] is not None and o["varies"] < _CONSTANT]
+    if constant:
+        names = ", ".join(f"`{name}`" for name in constant)
+        found.append(f"{names} of the original hardly depends on the input: its fidelity says little")
+    machine = report["machine"]
+    if machine["load"] is not None and machine["load"] > machine["cores"] / 2:
+        found.append(f"other processes kept {machine['load']:.1f} of {machine['cores']} cores busy before the timing began")
     return found
 
 
@@ -161,7 +194,7 @@ def measures(output: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _figure(measure: str, value: float) -> str:
-    return f"{value:.1%}" if measure == "top1" else f"{value:.2e}" if measure == "kl" else f"{value:.4f}"
+    return _share(value) if measure in ("top1", "same_nearest") else f"{value:.2e}" if measure == "kl" else f"{value:.4f}"
 
 
 def rounds_text(count: int) -> str:

@@ -122,6 +122,27 @@ def cost(graph: Graph) -> CostTable:
     return CostTable(tuple(blocks), dict(graph.lets))
 
 
+def working_bytes(graph: Graph, sizes: Mapping[str, int]) -> int:
+    """Bytes of the operands and results of the step that has most of them, at these sizes: about what a call needs beside the
+    weights. The map of every attention counts, since there are backends that store it.
+
+    Raises:
+        KeyError: for a free symbol that ``sizes`` lacks.
+    """
+    values = graph.sizes(dict(sizes))
+    most = 0
+    for node in graph.nodes():
+        moved = [v.type for v in (*node.inputs, *node.outputs) if v is not None and not isinstance(v, Parameter)]
+        total = sum(_bytes(t).evaluate(values) for t in moved)
+        query, key = node.inputs[:2] if node.op.qualified == ATTENTION else (None, None)
+        if query is not None and key is not None:
+            # The scores and what the softmax makes of them.
+            scores = TensorType.of(query.type.dtype, (*query.type.shape[:3], key.type.shape[2]))
+            total += 2 * _bytes(scores).evaluate(values)
+        most = max(most, total)
+    return most
+
+
 class _Meter:
     """Counts nodes; equal calls are counted once and looked up after."""
 

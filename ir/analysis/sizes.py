@@ -18,6 +18,7 @@ from ..ops.shape import rearrange_plan
 from .along import Along, Bodies, along
 from .axes import Axes
 from .bounds import index_bounds
+from .cost import ATTENTION
 
 Role = Literal["batch", "tokens", "groups"]
 
@@ -27,20 +28,65 @@ _REPRESENTATIVE: dict[Role, int] = {"batch": BATCH, "tokens": TOKENS, "groups": 
 # They say where elements lie, not what becomes of them.
 _LAYOUT = ("reshape", "rearrange")
 
+# The longest axis that is looked at for enough tokens, and how far an allowed size is looked for below it.
+_LARGEST, _STEPS = 1 << 22, 4096
 
-def default_sizes(graph: Graph) -> dict[str, int]:
-    """Sizes to show a cost at when nobody said which: 1 of a batch, 8 groups, 128 of everything else.
+
+def default_sizes(graph: Graph, tokens: int = TOKENS) -> dict[str, int]:
+    """Sizes to show a cost at when nobody said which: 1 of a batch, 8 groups, and of everything else as much as makes
+    ``tokens`` tokens in the first block. Where tokens are computed from other sizes (patches of an image, frames of a sound),
+    those are chosen so that about as many come out: the most that are no more.
 
     >>> from tessera import load
     >>> default_sizes(load("bert", model="bert").graph)
     {'B': 1, 'T': 128}
     """
-    sizes: dict[str, int] = {}
-    for symbol, role in roles(graph).items():
-        least, most = graph.facts.get(symbol, (1, None))
-        wanted = max(_REPRESENTATIVE[role], least)
-        sizes[symbol] = wanted if most is None else min(wanted, most)
-    return sizes
+    found = roles(graph)
+    sizes = {s: _within(graph, s, tokens if role == "tokens" else _REPRESENTATIVE[role]) for s, role in found.items()}
+    first = _first_tokens(graph)
+    scaled = sorted(s for s in (first.symbols if first is not None else ()) if found.get(s) == "tokens")
+    if first is None or not scaled or first.evaluate(sizes) == tokens:
+        return sizes
+
+    def at(size: int) -> dict[str, int]:
+        return sizes | {s: _within(graph, s, size) for s in scaled}
+
+    def count(size: int) -> int:
+        try:
+            return first.evaluate(at(size))
+        except ZeroDivisionError:
+            return 0
+
+    low, high = 1, 2
+    while high < _LARGEST and count(high) <= tokens:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= tokens else (low, middle)
+    # Where only some sizes are allowed (a multiple of the patch), the largest of them; where none is, nobody's fault here.
+    fitting = (s for s in range(low, max(0, low - _STEPS), -1) if count(s) > 0 and _allowed(graph, at(s)))
+    return at(next(fitting, low))
+
+
+def _within(graph: Graph, symbol: str, size: int) -> int:
+    least, most = graph.facts.get(symbol, (1, None))
+    size = max(size, least)
+    return size if most is None else min(size, most)
+
+
+def _first_tokens(graph: Graph) -> Dim | None:
+    """How many tokens the queries of the first attention are, in free symbols; None where there is none."""
+    found = next((n for n in graph.nodes() if n.op.qualified == ATTENTION and n.inputs[0] is not None), None)
+    if found is None or found.inputs[0] is None:
+        return None
+    dim = graph.expand_lets(found.inputs[0].type.shape[2])
+    return dim if dim.value is None else None
+
+
+def _allowed(graph: Graph, sizes: dict[str, int]) -> bool:
+    values = graph.sizes(sizes)
+    shapes = (d.evaluate(values) for v in graph.inputs for d in v.type.shape)
+    return all(size > 0 for size in shapes) and all(r.holds(values) for r in graph.requires)
 
 
 def roles(graph: Graph) -> dict[str, Role]:

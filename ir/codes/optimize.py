@@ -57,4 +57,11 @@ CODES = {
         "Peak memory is measured in a process of its own, which did not come back: it ran out of memory, or was ended.\n\n"
         "  right:  a smaller batch with --size, or --no-memory",
     ),
+    "E0939": Code(
+        "what was read from the file does not compute what the file does",
+        "`optimize` runs an ONNX file beside what it read from it, on the same inputs at two sizes, before any pass that changes\n"
+        "values. They differ: an importer made a mistake, and nothing that follows from it would be worth having. No file is\n"
+        "written.\n\n"
+        "  right:  report it with the file; until then, an export with another opset or exporter may be read rightly",
+    ),
 }  # fmt: skip

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
 from ...ir.diagnostics import Diagnostic
+
+# Seconds within which a folder may be another process's that has just made it.
+_YOUNG = 60.0
 
 
 @contextmanager
@@ -27,10 +32,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         Diagnostic: E0010 when the folder cannot be written to or the disk is full.
     """
     target = check_writable(path)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent))
-    except (OSError, ValueError) as error:
-        raise unwritable(target, error) from None
+    folder, held = _new_folder(target)
     try:
         aside = folder / target.name
         yield aside
@@ -46,6 +48,8 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise unwritable(target, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
 
 
 @contextmanager
@@ -59,10 +63,7 @@ def folder_aside(path: str | os.PathLike[str], ours: str) -> Iterator[Path]:
         Diagnostic: E0010 when it cannot be written, or when something else than such a folder is there.
     """
     target = check_folder(path, ours)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent))
-    except (OSError, ValueError) as error:
-        raise unwritable(target, error) from None
+    folder, held = _new_folder(target)
     try:
         fresh = folder / "new"
         fresh.mkdir()
@@ -74,6 +75,41 @@ def folder_aside(path: str | os.PathLike[str], ours: str) -> Iterator[Path]:
         raise unwritable(target, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _new_folder(target: Path) -> tuple[Path, int | None]:
+    """A folder beside ``target``, and what holds a lock on it as long as this process lives. Those that killed processes left
+    for the same target are removed. Raises E0010."""
+    prefix = f".{target.name[:64]}."
+    try:
+        for left in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+            # One that is being made has no lock yet.
+            held = _lock(left) if time.time() - left.stat().st_mtime > _YOUNG else None
+            if held is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(held)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
+    except (OSError, ValueError) as error:
+        raise unwritable(target, error) from None
+    return folder, _lock(folder)
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock that ends with this process; None where another has it, or where there are no such locks."""
+    try:
+        import fcntl
+
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (ImportError, AttributeError, OSError):
+        return None
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(number)
+        return None
+    return number
 
 
 def check_folder(path: str | os.PathLike[str], ours: str) -> Path:

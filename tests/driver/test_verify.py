@@ -172,3 +172,46 @@ def test_images_are_no_smaller_than_a_kernel() -> None:
     runner = Session(serialize(build_onnx(module, initialise(module.graph))))
     for choice in choose_sizes(module.graph, runner, 4, np.random.default_rng(0)):
         assert min(choice["H"], choice["W"]) >= 16
+
+
+TABLE = """
+    model m(x: float[B, 8 * H]) -> float[B, 8 * H] {
+        param places: float[32]
+        at = iota(H) * 8
+        return x + take(places, reshape(unsqueeze(at, 1) + unsqueeze(iota(8), 0), [8 * H]))
+    }
+"""
+
+
+def test_sizes_that_the_model_does_not_run_at_are_no_choice() -> None:
+    """A table of positions has an end that no requirement speaks of."""
+    report = check(loads(TABLE))
+    assert len(report.rows) == 2
+    assert max(row.sizes["H"] for row in report.rows) <= 4
+
+
+def test_the_comparison_keeps_to_sizes_that_are_given() -> None:
+    rows = check(loads(TABLE), given={"H": 3}).rows
+    assert [row.sizes["H"] for row in rows] == [3, 3]
+    assert rows[0].sizes["B"] != rows[1].sizes["B"]
+    with pytest.raises(Diagnostic, match="no size `T`") as caught:
+        check(loads(TABLE), given={"T": 3})
+    assert (caught.value.code, caught.value.help) == ("E0935", "it has B, H")
+
+
+def test_what_runs_at_no_size_says_why() -> None:
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(TABLE), given={"H": 5})
+    assert caught.value.code != "E0809"
+
+
+def test_the_tolerance_is_that_of_the_least_precise_step() -> None:
+    module = loads("""
+        model m(x: f32[B, 4]) -> (whole: f32[B, 4], half: f32[B, 4], place: i64[B]) {
+            param w: f16[4, 4]
+            y = cast(matmul(cast(x, f16), w), f32)
+            return exp(x), y, argmax(y, axis=1)
+        }
+    """)
+    tolerances = {row.output: row.tolerance for row in check(module).rows}
+    assert tolerances == {"whole": 2e-4, "half": 2e-2, "place": 0.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import errno
 from pathlib import Path
 
@@ -85,3 +86,23 @@ def test_places_that_cannot_be_written(tmp_path: Path, place: str) -> None:
 def test_devices_are_refused() -> None:
     with pytest.raises(Diagnostic, match="not an ordinary file"):
         check_writable("/dev/null")
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    left, fresh = tmp_path / ".model.onnx.dead.tmp", tmp_path / ".model.onnx.born.tmp"
+    other = tmp_path / ".other.onnx.dead.tmp"
+    for folder in (left, fresh, other):
+        folder.mkdir()
+        folder.joinpath("half").write_text("half")
+    with written_aside(target) as alive:
+        alive.write_text("one")
+        for folder in (left, other, alive.parent):
+            os.utime(folder, (0, 0))
+        with written_aside(target) as aside:
+            aside.write_text("two")
+        assert not left.exists()
+        assert fresh.exists()
+        assert other.exists()
+        assert alive.exists()
+    assert target.read_text() == "one"

@@ -11,9 +11,12 @@ import onnx
 import pytest
 
 import tessera as ts
-from tessera.driver.optimize import FIRST, ORIGINAL, RANDOM, SEEDS, Options, optimize
+from tessera.driver.optimize import Options, optimize
 from tessera.driver.read import read_model
 from tessera.driver.report.measure import Target
+from tessera.driver.report.results import FIRST, ORIGINAL, RANDOM, SEEDS
+from tessera.ir.builder import Builder
+from tessera.ir.diagnostics import Diagnostic
 
 from .conftest import Cli
 
@@ -177,8 +180,9 @@ def test_the_first_tokens_cost_as_many_flops(
 
     monkeypatch.setattr(Target, "__call__", spy)
     report = run(words, tmp_path / "fast.onnx", calib=texts)
-    whole, cut = lengths[:3], lengths[3:]
-    assert whole == [24] * 3
+    # The first run looks for masks that are true where there is padding.
+    probe, whole, cut = lengths[0], lengths[1:4], lengths[4:]
+    assert [probe, *whole] == [24] * 4
     assert len(set(cut)) == 1
     original = cost(ts.load(words).graph)
     budget = report["cost"]["flops_after"]
@@ -284,8 +288,6 @@ def test_mistakes(
 
 def test_what_the_quantizer_cannot_do(tmp_path: Path) -> None:
     from tessera.driver.report.quantize import quantize
-    from tessera.ir.diagnostics import Diagnostic
-
     (tmp_path / "broken.onnx").write_bytes(b"not a protobuf")
     with pytest.raises(Diagnostic) as caught:
         quantize(tmp_path / "broken.onnx", tmp_path / "int8.onnx")
@@ -308,8 +310,6 @@ def test_imported_models_are_shown_and_compiled_like_any(cli: Cli, vit_onnx: Pat
 
 
 def test_a_program_is_not_loaded_without_its_weights(vit_onnx: Path) -> None:
-    from tessera.ir.diagnostics import Diagnostic
-
     with pytest.raises(Diagnostic) as caught:
         ts.load(vit_onnx)
     assert (caught.value.code, "read_model" in str(caught.value.help)) == ("E0930", True)
@@ -387,3 +387,43 @@ def test_nothing_is_done_twice(vit_onnx: Path, tmp_path: Path, monkeypatch: pyte
     assert runs == ["raised"]
     assert report["passes"][0]["pass"] == "raise_composites"
     assert report["cost"]["ratio"] > 1
+
+
+def test_what_was_read_is_compared_with_the_file_itself(vit_onnx: Path, tmp_path: Path) -> None:
+    report = run(vit_onnx, tmp_path / "fast.onnx", ["merge_tokens(r=12, protect=1)"])
+    rows = report["compared_with_original"]
+    assert len({tuple(row["sizes"].items()) for row in rows}) == 2
+    assert all(row["error"] <= row["tolerance"] for row in rows)
+    assert report["latency"]["base"] == "re-exported"
+
+
+def test_an_importer_that_reads_something_else_is_found(vit_onnx: Path, tmp_path: Path) -> None:
+    """Our own comparison cannot see it: reference and artifact agree on the wrong program."""
+    other = read_model(vit_onnx)
+    (_, product, *_) = [n for n in other.module.graph.nodes() if n.op.qualified == "matmul"]
+    wrong = Builder(other.module.graph).before(product.next).op("exp", product.output)
+    assert wrong.node is not None
+    product.output.replace_uses(wrong, skip=[wrong.node])
+    out = tmp_path / "fast.onnx"
+    out.write_text("earlier")
+    with pytest.raises(Diagnostic, match="what was read from `vit") as caught:
+        run(other, out, ["merge_tokens(r=12, protect=1)"])
+    assert caught.value.code == "E0939"
+    assert out.read_text() == "earlier"
+
+
+def test_the_data_is_read_before_anything_is_replaced(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fast.onnx"
+    out.write_text("earlier")
+    for more in (("--calib", tmp_path / "none.npz"), ("--calib", vit_onnx), ("--size", "Q=3")):
+        result = cli("optimize", vit_onnx, *MERGE, *QUICK, "-o", out, *more)
+        assert result.code == 1
+        assert out.read_text() == "earlier"
+        assert {p.name for p in tmp_path.iterdir()} == {"fast.onnx", "vit.onnx"}
+
+
+def test_no_file_is_kept_in_dev_null(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
+    result = cli("optimize", vit_onnx, *MERGE, *QUICK, "-o", "/dev/null")
+    assert (result.code, result.err) == (0, "")
+    assert "wrote" not in result.out
+    assert [p.name for p in tmp_path.iterdir()] == ["vit.onnx"]

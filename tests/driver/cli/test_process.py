@@ -139,7 +139,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_leaves_nothing(tiny: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-c", _SLOW, "compile", str(tiny), "-o", str(tmp_path / "x.onnx")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

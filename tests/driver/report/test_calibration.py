@@ -129,7 +129,7 @@ def test_texts_are_not_padded(tmp_path: Path, tokenizer: Path) -> None:
     assert found.feeds[1]["attention_mask"].tolist() == [[1, 1, 1, 1]]
     assert found.middle["input_ids"].shape == (1, 4)
     cut = read_examples([IDS, MASK], texts, CalibrationOptions(max_length=3, beside=tmp_path))
-    assert cut.what == "2 texts of t.txt, cut to 3 tokens"
+    assert cut.what == "2 texts of t.txt, 1 of them cut to 3 tokens"
     assert cut.feeds[1]["input_ids"].shape == (1, 3)
 
 

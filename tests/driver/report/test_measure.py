@@ -11,18 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tessera as ts
-from tessera.driver.report import measure
-from tessera.driver.report.measure import (
-    Spread,
-    Target,
-    draw_inputs,
-    interleaved,
-    ratio,
-    sizes_of,
-    symbols_of,
-    workable_sizes,
-)
+from tessera.driver.report import drawing, measure
+from tessera.driver.report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable_sizes
+from tessera.driver.report.measure import Spread, Target, interleaved, ratio
 from tessera.driver.report.memory import peak_memory
+from tessera.ir.analysis.cost import working_bytes
 from tessera.ir.diagnostics import Diagnostic
 
 TEXT = """
@@ -118,7 +111,7 @@ def test_ratios_are_paired() -> None:
 def test_inputs_are_such_that_the_model_takes_them(ours: Path, foreign: Path) -> None:
     for path, names, limit in ((ours, ("ids", "mask"), 11), (foreign, ("tokens", "valid"), 7)):
         target = Target.open(path)
-        feeds = draw_inputs(target, dict(zip(symbols_of(target), (3, 50), strict=True)))
+        feeds = draw_inputs(target, dict(zip(target.symbols, (3, 50), strict=True)))
         assert tuple(feeds) == names
         assert feeds[names[0]].shape == (3, 50)
         assert feeds[names[0]].max() == limit - 1
@@ -243,3 +236,44 @@ def test_flat_tokens_are_timed_at_128_in_ascending_groups(tmp_path: Path) -> Non
     assert drawn["x"].shape == (128, 8)
     assert 0 <= drawn["ends"][0] <= drawn["ends"][1] <= drawn["ends"][2] <= 128
     assert drawn["ends"][2] > 3
+
+
+def test_memory_bounds_the_number_of_tokens(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target.open(ours)
+    assert target.graph is not None
+    needed = working_bytes(target.graph, {"B": 1, "T": 64})
+    monkeypatch.setattr(drawing, "available", lambda: 2 * needed)
+    told: list[str] = []
+    assert workable_sizes([target], tell=told.append) == {"B": 1, "T": 64}
+    assert "GiB that are free; measured at fewer tokens" in told[0]
+    with pytest.raises(Diagnostic, match="at B = 1, T = 128 a call of") as caught:
+        workable_sizes([target], {"T": 128})
+    assert (caught.value.code, caught.value.help) == ("E0935", "choose smaller sizes with `--size`")
+
+
+PADDED = """
+    model m(ids: i64[B, T], mask: {dtype}[B, T]) -> float[B, 4] {{
+        param table: float[7, 4]
+        x = take(table, ids)
+        keep = cast({keep}, float)
+        return sum(x * unsqueeze(keep, 2), axis=1) / sum(unsqueeze(keep, 2), axis=1)
+    }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keep", "inverted"),
+    [
+        ("i64", "mask != 0", False), ("i64", "mask", False), ("i64", "1 - mask", True), ("i64", "mask == 0", True),
+        ("bool", "mask", False), ("bool", "not mask", True), ("i32", "mask != 1", True),
+    ],
+)  # fmt: skip
+def test_a_mask_that_says_padding_is_drawn_the_other_way(
+    dtype: str, keep: str, inverted: bool, tmp_path: Path
+) -> None:
+    module = ts.loads(PADDED.format(dtype=dtype, keep=keep))
+    target = Target.open(ts.compile(module).save(tmp_path / "m.onnx"))
+    target.inverted = find_inverted_masks(target, {"B": 2, "T": 5})
+    assert target.inverted == ({"mask"} if inverted else set())
+    outputs = target(draw_inputs(target, {"B": 2, "T": 5}))
+    assert all(np.isfinite(array).all() for array in outputs.values())

@@ -95,6 +95,48 @@ def test_default_sizes() -> None:
     assert default_sizes(loads(ATTENTION).graph) == {"N": 128}
 
 
+SOURCES = {
+    # Patches of an image, frames of a sound, a text behind a class token, windows of which only some lengths make any.
+    "image: float[B, 3, 8 * H, 8 * W]|rearrange(image, \"b c (h p) (w q) -> b (h w) (p q c)\", p=8, q=8)": {"H": 11, "W": 11},
+    "sound: float[B, 320 * F]|reshape(sound, [B, F, 320])": {"F": 128},
+    "sound: float[B, 2 * T]|reshape(sound, [B, T, 2])": {"T": 128},
+    "video: float[B, 4 * F, 4 * G, 4 * H]|rearrange(video, \"b (f p) (g q) (h r) -> b (f g h) (p q r)\", p=4, q=4, r=4)": {
+        "F": 5, "G": 5, "H": 5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_sizes_are_those_of_about_128_tokens(source: str) -> None:
+    """128 counts tokens, not what they are computed from: a side of 128 pixels would be 16,384 tokens."""
+    given, tokens = source.split("|")
+    module = loads(f"""
+        use std.attention (self_attention)
+        use std.nn (linear)
+        model m({given}) -> float[B] {{
+            x = linear({tokens}, 16) as embed
+            return mean(x + self_attention(x, heads=2) as attn, axis=[1, 2])
+        }}
+    """)
+    assert default_sizes(module.graph) == {"B": 1, **SOURCES[source]}
+    few = default_sizes(module.graph, 16)
+    assert all(few[name] < size for name, size in SOURCES[source].items())
+
+
+def test_sizes_of_few_tokens_keep_to_what_a_model_requires() -> None:
+    module = loads("""
+        use std.attention (self_attention)
+        use std.nn (linear)
+        model m(image: float[B, 3, 8 * H, 8 * W]) -> float[B] {
+            require H % 4 == 0, "windows"
+            require W % 4 == 0, "windows"
+            x = linear(rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=8, q=8), 16) as embed
+            return mean(x + self_attention(x, heads=2) as attn, axis=[1, 2])
+        }
+    """)
+    assert default_sizes(module.graph) == {"B": 1, "H": 8, "W": 8}
+
+
 @pytest.mark.parametrize("text", [ATTENTION, EXPERTS])
 def test_flat_tokens_are_verified_at_many(text: str) -> None:
     module = loads(text)
