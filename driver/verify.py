@@ -131,8 +131,8 @@ def _compare(
     try:
         with torch.no_grad():
             wanted = reference(**tensors, seed=seed, **extra)
-    except Diagnostic as error:
-        raise _NotTaken(error) from None
+    except Diagnostic as reason:
+        raise _NotTaken(reason) from None
     except (IndexError, RuntimeError) as failed:
         shown = ", ".join(f"{k} = {v}" for k, v in choice.items()) or "its sizes"
         message = f"the model does not run at {shown}: {str(failed).splitlines()[0][:200]}"
