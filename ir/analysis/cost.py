@@ -131,14 +131,18 @@ def working_bytes(graph: Graph, sizes: Mapping[str, int]) -> int:
     """
     values = graph.sizes(dict(sizes))
     most = 0
+
+    def size(type: TensorType) -> int:
+        return (type.numel * type.dtype.size).evaluate(values)
+
     for node in graph.nodes():
         moved = [v.type for v in (*node.inputs, *node.outputs) if v is not None and not isinstance(v, Parameter)]
-        total = sum(_bytes(t).evaluate(values) for t in moved)
+        total = sum(map(size, moved))
         query, key = node.inputs[:2] if node.op.qualified == ATTENTION else (None, None)
         if query is not None and key is not None:
             # The scores and what the softmax makes of them.
             scores = TensorType.of(query.type.dtype, (*query.type.shape[:3], key.type.shape[2]))
-            total += 2 * _bytes(scores).evaluate(values)
+            total += 2 * size(scores)
         most = max(most, total)
     return most
 
