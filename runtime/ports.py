@@ -11,6 +11,7 @@ from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ..ir.dims.dim import Dim, sym
 from ..ir.graph import Initializer, Require
 from ..ir.types import DType
+from .distributions import draw
 from .inputs import InputSpec
 from .states import chosen_sizes
 from .weights.initialise import fill
@@ -196,8 +197,8 @@ class Ports:
 
     # Filling -------------------------------------------------------------------------------------------------------
 
-    def filled(self, given: Collection[str], sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
-        """What is not given: first values of states, and random inputs drawn from the seed.
+    def filled(self, given: Collection[str], sizes: Mapping[str, int], seed: int | None) -> dict[str, np.ndarray]:
+        """What is not given: first values of states, and random inputs drawn from the seed; without one these are left out.
 
         Raises:
             Diagnostic: E0901 where a size of what is to be filled is not known.
@@ -213,5 +214,7 @@ class Ports:
                 raise Diagnostic("E0901", message, port.span, help=help)
             assert port.init is not None
             shape = [d.evaluate(dict(sizes)) for d in port.shape]
-            made[port.name] = fill(port.init, shape, port.dtype, seed=seed, name=port.name, span=port.span)
+            if port.role == "state" or seed is not None:
+                make = draw if port.role == "random" else fill
+                made[port.name] = make(port.init, shape, port.dtype, seed=seed or 0, name=port.name, span=port.span)
         return made

@@ -14,6 +14,7 @@ from ..ir.program import Flow, Program, Stage, Step
 from ..ir.signature import Operand, Signature
 from ..ir.types import DType, TensorType
 from ..ir.wiring import signature_of
+from .distributions import advanced
 from .inputs import fit_array
 from .ports import Demands, Port, Ports
 from .runner import Runner, by_name
@@ -198,7 +199,7 @@ def _imported(stage: Stage, allowed: bool) -> Host:
 
 
 class _Run:
-    """One run of a flow: the states as they are now."""
+    """One run of a flow: the states as they are now, and how many calls of entry points there were: each draws anew."""
 
     def __init__(
         self, runner: ProgramRunner, functions: Mapping[str, Host], seed: int, sizes: Mapping[str, int]
@@ -208,6 +209,7 @@ class _Run:
         self.seed = seed
         self.sizes = sizes
         self.states: dict[str, Any] = {}
+        self.calls = 0
 
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
         ports = ports_of(flow)
@@ -233,7 +235,8 @@ class _Run:
             kept = {spec.name: self.states[spec.name] for spec in entry.optional if spec.name in self.states}
             graph = program.functions[step.callee]
             sizes = {name: size for name, size in self.sizes.items() if name in graph.symbols()}
-            outputs = entry({**kept, **arrays}, seed=self.seed, sizes=sizes)
+            outputs = entry({**kept, **arrays}, seed=advanced(self.seed, self.calls), sizes=sizes)
+            self.calls += 1
             self.states.update((i.name, outputs[i.name]) for i in graph.output_info if i.role == "state")
         return [outputs[str(result.name)] for result in signature.results]
 

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic, did_you_mean
+from .distributions import advanced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ class Carrying(ABC):
                 raise Diagnostic(
                     "E0901", f"`{name}` is a state, which the session carries", help="give its first value to `session(states=…)`"
                 )
-        found = self._step(inputs, self.seed + self.calls)
+        found = self._step(inputs, advanced(self.seed, self.calls))
         self.calls += 1
         return found
 

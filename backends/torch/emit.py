@@ -6,6 +6,7 @@ does, and intermediate tensors do not outlive their last reader.
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import math
 import re
@@ -20,6 +21,7 @@ from ...ir.keys import attr_key
 from ...ir.naming import unique
 from ...ir.op import Attrs, Trait, has
 from ...ir.types import DType, TensorType
+from ...runtime.distributions import below, parameters
 from ..lower import Plan, Walk, claimed_by
 from .claims import CLAIMS, UNLESS
 from .sizes import solve_all
@@ -129,9 +131,26 @@ class Writer(Walk[str]):
             for v, info in zip(self.graph.outputs, self.graph.output_info, strict=True)
         ]
         self.lines.append(f"return {{{', '.join(rows)}}}")
+        self.lines[:0] = self.draws(arguments)
         free = self.free_symbols()
         sizes = [f"{symbol(name)} = {text}" for name, text in self.size_lines(arguments) if name in free]
-        return f"def forward({', '.join(['self', *arguments])}):\n{self.text(arguments, sizes)}\n"
+        given = list(itertools.takewhile(lambda pair: pair[1].role != "random", zip(arguments, self.graph.inputs, strict=True)))
+        names = [*arguments[: len(given)], *(f"{argument}=None" for argument in arguments[len(given) :])]
+        return f"def forward({', '.join(['self', *names])}):\n{self.text(arguments, sizes)}\n"
+
+    def draws(self, arguments: list[str]) -> list[str]:
+        """What draws the random inputs that are not given."""
+        lines = []
+        for argument, value in zip(arguments, self.graph.inputs, strict=True):
+            if value.role == "random" and value.init is not None:
+                dtype, numbers = value.type.dtype, parameters(value.init, value.type.dtype, value.span)
+                if value.init.name == "uniform" and dtype.kind == "float":
+                    numbers = (*numbers, below(numbers[1], dtype))
+                shape = _tuple([self.dim(d) for d in value.type.shape])
+                self.used_device = True
+                made = f"ops.draw({value.init.name!r}, {numbers!r}, {shape}, {torch_dtype(dtype)}, device)"
+                lines.append(f"{argument} = {made} if {argument} is None else {argument}")
+        return lines
 
     def function(self, loop: bool) -> tuple[str, str, tuple[str, ...]]:
         """Arguments and text of a body, and the symbols that are its last arguments."""
@@ -146,7 +165,8 @@ class Writer(Walk[str]):
         needed = self.needed_symbols()
         head += [f"{symbol(let)} = {_dim_source(dim)}" for let, dim in self.graph.lets.items() if let in needed]
         if self.used_device:
-            head.append(f"device = {arguments[0] if arguments else 'self'}.device")
+            given = (a for a, v in zip(arguments, self.graph.inputs, strict=True) if v.role != "random")
+            head.append(f"device = {next(given, 'self')}.device")
         return "\n".join(f"    {line}" for line in [*head, *self.lines])
 
     def needed_symbols(self) -> set[str]:

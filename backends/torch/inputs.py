@@ -32,10 +32,11 @@ class Inputs(Ports):
         self.selects = any(has(node, Trait.SELECTS) for _, body in bodies for node in body.nodes())
 
     def bind(
-        self, args: Sequence[Any], named: Mapping[str, Any], *, seed: int, device: torch.device,
+        self, args: Sequence[Any], named: Mapping[str, Any], *, seed: int | None, device: torch.device,
         sizes: Mapping[str, int] | None = None,
-    ) -> list[Tensor]:  # fmt: skip
-        """The tensors in order, checked; states and random inputs that are not given are filled.
+    ) -> list[Tensor | None]:  # fmt: skip
+        """The tensors in order, checked; states that are not given are filled, and random inputs from the seed. Without one these
+        are None, and ``forward`` draws them.
 
         ``sizes`` gives those that no given tensor tells: the capacities of states.
 
@@ -49,7 +50,7 @@ class Inputs(Ports):
         values = self.sizes(shapes, sizes, lambda name: _shown(given[name]))
         self.check_requires(values)
         made = {name: from_numpy(array).to(device) for name, array in self.filled(shapes, values, seed).items()}
-        return [(given | made)[port.name] for port in self.ports]
+        return [(given | made).get(port.name) for port in self.ports]
 
     def _match(self, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Tensor]:
         if len(args) > len(self.ports):
@@ -71,10 +72,10 @@ class Inputs(Ports):
         message = f"{require.message}: {left} {require.op} {right} does not hold"
         return Diagnostic("E0904", message, require.span, [Note(f"{name} is {values[name]}") for name in names])
 
-    def check_nan(self, tensors: Iterable[Tensor]) -> None:
+    def check_nan(self, tensors: Iterable[Tensor | None]) -> None:
         """Raise E0922 where a float input of a model that selects holds NaN."""
         for port, tensor in zip(self.ports, tensors, strict=True):
-            if self.selects and tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            if self.selects and tensor is not None and tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
                 place = torch.isnan(tensor).nonzero()[0].tolist()
                 message = f"`{port.name}` holds NaN, first at {place}, and {self.title} selects by comparing"
                 raise Diagnostic("E0922", message, port.span)

@@ -5,6 +5,7 @@ Half precision: sums over segments are taken in f32, as PyTorch's own reductions
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import reduce
@@ -67,6 +68,29 @@ def prod(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
 def logsumexp(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     """``log(sum(exp(x)))``; halves are summed in f32."""
     return torch.logsumexp(_wide(x), axes, keepdim).to(x.dtype)
+
+
+# Random inputs -------------------------------------------------------------------------------------------------------
+
+
+def draw(name: str, numbers: tuple[float, ...], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A random input that nobody gave, by PyTorch's generator of the device: ``numbers`` are the distribution's, and of
+    uniform floats also the largest one below the end."""
+    if name == "uniform" and not dtype.is_floating_point:
+        return torch.randint(int(numbers[0]), int(numbers[1]), shape, dtype=dtype, device=device)
+    if name == "uniform":
+        low, high, last = numbers
+        return (torch.rand(shape, device=device) * (high - low) + low).to(dtype).clamp(max=last)
+    if name == "normal":
+        return (torch.randn(shape, device=device) * numbers[1] + numbers[0]).to(dtype)
+    if name == "gumbel":
+        return -torch.empty(shape, device=device).exponential_().log().to(dtype)
+    if name == "bernoulli":
+        return (torch.rand(shape, device=device) < numbers[0]).to(dtype)
+    u, index = torch.rand(shape, device=device), torch.zeros(shape, dtype=dtype, device=device)
+    for edge in itertools.accumulate(numbers[:-1]):
+        index = index + (u >= edge).to(dtype)
+    return index
 
 
 # Contraction ---------------------------------------------------------------------------------------------------------

@@ -36,8 +36,9 @@ class TesseraModule(Scope):
     """A graph in PyTorch. Make it with :func:`tessera.backends.torch.build`.
 
     Call it with its inputs, in order or by name; the result maps the name of each output, tap and new state to its tensor.
-    States that are not given start from their initialiser, at the ``sizes`` that only they have, random inputs are drawn from ``seed``. While torch compiles or
-    exports, inputs are not checked, and all of them must be given.
+    States that are not given start from their initialiser, at the ``sizes`` that only they have. Random inputs are drawn from ``seed``, the
+    same numbers as on every other backend; without one torch draws them, others in each call, from ``torch.manual_seed``. While torch
+    compiles or exports, inputs are not checked, and all but random ones must be given.
     """
 
     source: str
@@ -48,7 +49,7 @@ class TesseraModule(Scope):
     """Whether states are given for good, so that their tensors may be written to: the caller keeps only the new ones."""
 
     def __call__(
-        self, *args: Any, seed: int = 0, sizes: Mapping[str, int] | None = None, **named: Any
+        self, *args: Any, seed: int | None = None, sizes: Mapping[str, int] | None = None, **named: Any
     ) -> dict[str, Tensor]:
         if torch.compiler.is_compiling():
             return super().__call__(*args, **named)

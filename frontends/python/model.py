@@ -143,7 +143,8 @@ class Model:
         frame.env[name] = self._unwrap(value, span)
 
     def random(self, name: str, type: str, distribution: str = "uniform(0, 1)") -> Tensor:
-        """Declare a random input, which the runtime fills from a seed: ``uniform(low, high)`` or ``normal(std)``."""
+        """Declare a random input, which the runtime fills from a seed: ``uniform(low, high)``, ``normal(mean, std)``, ``gumbel``,
+        ``bernoulli(p)`` or ``categorical(p0, p1)``."""
         return self._declare(ast.RandomStmt(name, parse_type(type), parse_expr(distribution)), name)
 
     def tap(self, name: str, value: Tensor) -> None:

@@ -21,8 +21,7 @@ def random(c: Call) -> Value:
     if "Uniform" in c.op_type:
         init = Initializer("uniform", (c.attr("low", 0.0), c.attr("high", 1.0)))
     else:
-        init = Initializer("normal", (c.attr("scale", 1.0),))
+        init = Initializer("normal", (c.attr("mean", 0.0), c.attr("scale", 1.0)))
     name = c.importer.names.fresh("noise", "noise")
-    x: Value = c.region.builder.input(name, TensorType(dtype, shape), role="random", init=init)
-    mean = c.attr("mean", 0.0) if "Normal" in c.op_type else 0.0
-    return c.op("add", x, c.like(mean, x)) if mean else x
+    noise: Value = c.region.builder.input(name, TensorType(dtype, shape), role="random", init=init)
+    return noise

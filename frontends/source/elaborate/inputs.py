@@ -9,7 +9,8 @@ from ....ir.diagnostics import Diagnostic, FollowUp, Span, did_you_mean
 from ....ir.dims.dim import Dim, sym
 from ....ir.graph import Graph, Initializer, Output, Part, Value
 from ....ir.signature import Pattern, RecordDef, RecordPattern
-from ....ir.types import TensorType
+from ....ir.types import DType, TensorType
+from ....runtime.distributions import parameters
 from ..syntax import ast
 from .evaluate import join
 from .values import POISON, Bundle, describe, same_structure, tensors_of
@@ -21,7 +22,6 @@ INITIALISERS = {
     "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
     "xavier_uniform": 0, "kaiming_uniform": 0,
 }  # fmt: skip
-_DISTRIBUTIONS = {"uniform": 2, "normal": 2, "gumbel": 0}
 ZEROS = Initializer("zeros")
 
 
@@ -47,8 +47,8 @@ def random(frame: Frame, s: ast.RandomStmt) -> None:
     pattern = _pattern(frame, s, "random input")
     if not isinstance(pattern, Pattern):
         raise Diagnostic("E0506", f"the random input `{s.name}` must be a tensor", s.span)
-    init = initializer(frame, s.distribution, _DISTRIBUTIONS, "random input")
     type = frame.type(pattern, s.type.span)
+    init = _distribution(frame, s.distribution, type.dtype)
     frame.bind(s.name, frame.root.input(_public(frame, s), type, "random", init, frame.place(s.span)), s.span)
 
 
@@ -208,6 +208,22 @@ def _field_values(frame: Frame, s: ast.StateStmt, record: RecordDef) -> dict[str
     return given
 
 
+def _distribution(frame: Frame, expr: ast.Expr, dtype: DType) -> Initializer:
+    """``normal(0, 1)`` as it is written. Raises E0405 where it draws nothing of that dtype."""
+    name = expr.function if isinstance(expr, ast.Call) else expr
+    init = Initializer(name.id if isinstance(name, ast.Name) else "this", _numbers(frame, expr) or ())
+    parameters(init, dtype, expr.span)
+    return init
+
+
+def _numbers(frame: Frame, expr: ast.Expr) -> tuple[float, ...] | None:
+    """The arguments of an initialiser; None where one is no number."""
+    args = [frame.eval(a.value) for a in expr.args] if isinstance(expr, ast.Call) else []
+    if any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
+        return None
+    return tuple(float(a) for a in args)
+
+
 def initializer(frame: Frame, expr: ast.Expr, table: Mapping[str, int], what: str) -> Initializer:
     """``normal(0.02)`` as it is written. Raises E0405 for a name or a number of arguments that ``table`` does not have."""
     name = expr.function if isinstance(expr, ast.Call) else expr
@@ -217,9 +233,7 @@ def initializer(frame: Frame, expr: ast.Expr, table: Mapping[str, int], what: st
             "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
             help=did_you_mean(shown, table) or f"one of: {', '.join(table)}",
         )  # fmt: skip
-    args = [frame.eval(a.value) for a in expr.args] if isinstance(expr, ast.Call) else []
-    if len(args) > table[name.id] or any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
+    args = _numbers(frame, expr)
+    if args is None or len(args) != table[name.id]:
         raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
-    if len(args) < table[name.id] and table is INITIALISERS:
-        raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
-    return Initializer(name.id, tuple(float(a) for a in args))
+    return Initializer(name.id, args)
