@@ -1,6 +1,7 @@
 """Constants that only compare positions: a triangle or a band of a file's weights is written as what it says.
 
-GPT-Neo's buffer of a lower triangle becomes `iota(64) <= unsqueeze(iota(64), 1)`, which tells passes that attention is causal.
+GPT-Neo's buffer of a lower triangle becomes `iota(64) <= unsqueeze(iota(64), 1)`, which tells passes that attention is causal. Of a
+buffer of other numbers (ALiBi's slopes) whose later places are hidden, that is written beside the numbers.
 """
 
 from __future__ import annotations
@@ -10,33 +11,40 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.analysis.evaluate import to_value
 from ..ir.builder import Builder
-from ..ir.graph import Graph, Value
-from ..ir.types import DType, boolean
+from ..ir.dims.dim import as_dim
+from ..ir.graph import Graph, Initializer, Parameter, Value
+from ..ir.types import DType, TensorType, boolean
 
 # A float that hides what it is added to: exp of it is 0 next to any other.
 _LOW = -1e4
+# Tables of more elements are weights, not constants in the source.
+_TABLE = 4096
 
 
 def write_positions(graph: Graph, weights: MutableMapping[str, Any], trained: bool = False) -> list[str]:
     """Replace such buffers and constants in place, and drop them from ``weights``; a note for each buffer.
 
-    Only the last two axes may have more than one element: rows are places of queries, columns of keys.
+    The last two axes are places of queries and of keys.
 
     Args:
         trained: look at parameters too, where it is not known which of them are constants.
     """
     notes = []
     for name, param in list(graph.params.items()):
-        if not _may_be(param.type.shape) or name not in weights or (param.trainable and not trained):
+        if not _of_places(param.type.shape) or name not in weights or (param.trainable and not trained):
             continue
-        made = _written(graph, param, np.asarray(weights[name]))
+        made = _written(graph, param, np.asarray(weights[name])) if _one_matrix(param.type.shape) else None
         if made is not None:
             param.replace_uses(made)
             del graph.params[name], weights[name]
             notes.append(f"`{name}` is a triangle or a band: it is computed from positions")
+        elif (seen := _hiding(array := np.asarray(weights[name]), param.type.dtype)) is not None:
+            _write_seen(graph, name, array, seen, weights)
+            notes.append(f"`{name}` hides places from others: which ones is written beside it")
     for node in list(graph.nodes()):
-        if node.op.qualified == "constant" and _may_be(node.output.type.shape):
+        if node.op.qualified == "constant" and _one_matrix(node.output.type.shape):
             made = _written(graph, node.output, np.array(node.attrs["value"]))
             if made is not None:
                 node.output.replace_uses(made)
@@ -44,12 +52,49 @@ def write_positions(graph: Graph, weights: MutableMapping[str, Any], trained: bo
     return notes
 
 
-def _may_be(shape: Any) -> bool:
-    return (
-        len(shape) >= 2
-        and all(d == 1 for d in shape[:-2])
-        and all(d.value is not None and d.value > 1 for d in shape[-2:])
-    )
+def _of_places(shape: Any) -> bool:
+    return len(shape) >= 2 and all(d.value is not None and d.value > 1 for d in shape[-2:])
+
+
+def _one_matrix(shape: Any) -> bool:
+    return _of_places(shape) and all(d == 1 for d in shape[:-2])
+
+
+def _hiding(array: np.ndarray, dtype: DType) -> np.ndarray | None:
+    """Which places a buffer of biases shows to which, where some are hidden one way: one matrix if that is all it says."""
+    corners = (array[..., 0, -1], array[..., -1, 0])
+    # Weights fail at their corners, and are not read as a whole.
+    if dtype.kind != "float" or not any((corner <= _LOW).any() for corner in corners):
+        return None
+    seen = array > _LOW
+    if (seen == seen.swapaxes(-1, -2)).all() if seen.shape[-1] == seen.shape[-2] else seen.all():
+        return None
+    if not seen.any(-1).all() and len(np.unique(array[~seen])) > 1:
+        # A query that sees nothing gives what the hidden numbers say.
+        return None
+    first = seen.reshape(-1, *seen.shape[-2:])[0]
+    return first if (seen == first).all() else seen
+
+
+def _write_seen(
+    graph: Graph, name: str, array: np.ndarray, seen: np.ndarray, weights: MutableMapping[str, Any]
+) -> None:
+    """Let a buffer be `where(seen, buffer, low)`."""
+    param = graph.params[name]
+    builder = Builder(graph).before(next(iter(graph.nodes()), None))
+    band = _band(seen, boolean) if seen.ndim == 2 else None
+    if band is not None:
+        within = _within(builder, 2, seen.shape, *band[2:])
+        within = within if band[0] else builder.op("logical_not", within)
+    elif seen.size <= _TABLE:
+        within = builder.constant(to_value(seen), boolean)
+    else:
+        type = TensorType(boolean, tuple(map(as_dim, seen.shape)))
+        within = graph.add_param(Parameter(type, f"{name}.seen", Initializer("zeros", ()), trainable=False))
+        weights[f"{name}.seen"] = seen
+    made = builder.op("where", within, param, builder.constant(float(array[array <= _LOW].max()), param.type.dtype))
+    assert made.node is not None
+    param.replace_uses(made, skip=[made.node])
 
 
 def _written(graph: Graph, value: Value, array: np.ndarray) -> Value | None:
@@ -59,16 +104,21 @@ def _written(graph: Graph, value: Value, array: np.ndarray) -> Value | None:
         return None
     inside, outside, low, high = found
     builder = Builder(graph).before(next(iter(graph.nodes()), None))
-    rows = builder.op("unsqueeze", builder.op("iota", n=array.shape[-2]), axis=(*range(rank - 2), rank - 1))
-    columns = builder.op("unsqueeze", builder.op("iota", n=array.shape[-1]), axis=tuple(range(rank - 1)))
-    conditions = [
-        builder.op(op, columns, _moved(rows, by, builder)) for op, by in (("le", high), ("ge", low)) if by is not None
-    ]
-    within = conditions[0] if len(conditions) == 1 else builder.op("logical_and", *conditions)
+    within = _within(builder, rank, array.shape, low, high)
     if {inside, outside} == {0, 1}:
         within = within if inside else builder.op("logical_not", within)
         return within if dtype == boolean else builder.op("cast", within, dtype=dtype)
     return builder.op("where", within, builder.constant(inside, dtype), builder.constant(outside, dtype))
+
+
+def _within(builder: Builder, rank: int, shape: tuple[int, ...], low: int | None, high: int | None) -> Value:
+    """Where column - row is from ``low`` to ``high``, in a tensor of ``rank`` axes."""
+    rows = builder.op("unsqueeze", builder.op("iota", n=shape[-2]), axis=(*range(rank - 2), rank - 1))
+    columns = builder.op("unsqueeze", builder.op("iota", n=shape[-1]), axis=tuple(range(rank - 1)))
+    conditions = [
+        builder.op(op, columns, _moved(rows, by, builder)) for op, by in (("le", high), ("ge", low)) if by is not None
+    ]
+    return conditions[0] if len(conditions) == 1 else builder.op("logical_and", *conditions)
 
 
 def _moved(rows: Value, by: int, builder: Builder) -> Value:

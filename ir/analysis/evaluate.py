@@ -79,8 +79,15 @@ def _results(node: Node, known: Mapping[Value, Array], sizes: dict[str, int]) ->
     if isinstance(node.op, Composite):
         body = node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
         return _run(body, dict(zip(body.inputs, given, strict=True)), sizes)
-    attrs = {name: _at(value, sizes) for name, value in node.attrs.items()}
-    return evaluate(node.op, given, attrs, [v.type for v in node.outputs])
+    return evaluate_node(node, given, sizes)
+
+
+def evaluate_node(node: Node, given: Sequence[Array], sizes: dict[str, int]) -> list[Array]:
+    """The results of a node of a core op at known sizes."""
+    assert isinstance(node.op, Op)
+    return evaluate(
+        node.op, given, {name: _at(value, sizes) for name, value in node.attrs.items()}, [v.type for v in node.outputs]
+    )
 
 
 def _at(value: Any, sizes: dict[str, int]) -> Any:

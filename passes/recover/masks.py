@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ...ir.analysis.cost import ATTENTION
-from ...ir.dims.dim import Dim, as_dim, prove_ge
+from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import boolean
 from .index import Apply, Element, Expr, Known, Place, element, linear, number_of, places, simplify, substituted
@@ -71,18 +71,6 @@ def leaves_scores(graph: Graph) -> int:
             lows = [term.low for term in found.soft] + [_hides(element(term)) for term in found.terms]
             count += any(_SWALLOWS < low < 0 for low in lows)
     return count
-
-
-def sees_no_later(node: Node) -> bool:
-    """Whether no query of an attention sees a key behind its place, whatever says so: the flag, the mask or the bias."""
-    q, k = node.inputs[:2]
-    assert q is not None
-    assert k is not None
-    found = _meaning(node)
-    shift = k.type.shape[2] - q.type.shape[2]
-    hidden = [*found.factors, *(term.condition for term in found.soft)]
-    hidden += [shown for term in found.terms if (shown := _shown(element(term))) is not None]
-    return found.causal or any(_implies_causal(f, shift) for f in hidden)
 
 
 def _meaning(node: Node, exact: bool = True) -> _Meaning:
@@ -247,19 +235,6 @@ def _hides(expr: Expr) -> float:
     )
 
 
-def _shown(expr: Expr) -> Expr | None:
-    """Where a bias shows keys that it hides elsewhere with a very low number."""
-    if not isinstance(expr, Apply) or expr.op != "where":
-        return None
-    condition, yes, no = expr.args
-    if _low(yes):
-        condition, yes, no = simplify(Apply("logical_not", (condition,))), no, yes
-    if not _low(no):
-        return None
-    inner = _shown(yes)
-    return condition if inner is None else Apply("logical_and", (condition, inner))
-
-
 def _is_condition(expr: Expr) -> bool:
     if isinstance(expr, Element):
         return expr.value.type.dtype == boolean
@@ -285,16 +260,6 @@ def _low(expr: Expr) -> float:
 def _is_causal(factor: Expr, shift: Dim) -> bool:
     """Whether a condition is `s <= t + shift`: the last query sees every key."""
     return _reach(factor) == shift
-
-
-def _implies_causal(expr: Expr, shift: Dim) -> bool:
-    """Whether a condition holds for no key behind the query's place."""
-    if isinstance(expr, Apply) and expr.op == "logical_and":
-        return any(_implies_causal(arg, shift) for arg in expr.args)
-    if isinstance(expr, Apply) and expr.op == "logical_or":
-        return all(_implies_causal(arg, shift) for arg in expr.args)
-    reach = _reach(expr)
-    return reach is not None and prove_ge(shift, reach)
 
 
 def _reach(factor: Expr) -> Dim | None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...ir.analysis.axes import Axes
+from ...ir.analysis.sight import Sight, Sights
 from ...ir.builder import Builder, freeze
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, as_dim, prove_ge
 from ...ir.graph import Graph, Node, Output, Require, Value
 from ...ir.types import f32
-from ..recover.masks import sees_no_later
 from . import stage as flow
 from .follow import Follower
 from .method import Limits, Method
@@ -38,6 +38,7 @@ class Reducer:
         self.found, misses = find_blocks(graph, axes)
         if not self.found:
             raise no_block(graph, misses, options.name)
+        self.sights = Sights(graph)
         self.chosen = self._chosen()
         self.origins = Origins(graph, found_streams)
         self.of_block: dict[AttentionBlock, Stream] = {}
@@ -87,16 +88,36 @@ class Reducer:
                         "self-attention block(s)",
                     )
             chosen = [found[i] for i in sorted({i % len(found) for i in options.blocks})]
-        self.causal = next((b for b in chosen if sees_no_later(b.attention)), None)
+        sights = {block: self.sights.of(block.attention) for block in chosen}
+        self.causal = [b for b, sight in sights.items() if sight.one_way]
         facts = self.method.limits(0, 0).facts
-        if self.causal is not None and (facts.merged or not facts.ordered):
-            raise Diagnostic(
+        if facts.ordered and not facts.merged:
+            return chosen
+        kept = [b for b, sight in sights.items() if not sight.one_way and (options.blocks or sight.unknown is None)]
+        left = [b for b in chosen if b not in kept]
+        if left and (options.blocks is not None or not kept):
+            raise self._causal(left[0], sights[left[0]])
+        for told in ("attend causally", "may attend causally"):
+            numbers = [str(b.index) for b in left if (b in self.causal) == (told == "attend causally")]
+            if numbers:
+                self.notes.append(f"block(s) {', '.join(numbers)} {told}, and {options.verbs[0].rstrip('s')} none")
+        return kept
+
+    def _causal(self, block: AttentionBlock, sight: Sight) -> Diagnostic:
+        span = block.attention.span
+        if sight.unknown is None:
+            return Diagnostic(
                 "E0708",
-                f"block {self.causal.index} attends causally: merging its tokens would let early places see later ones",
-                self.causal.attention.span,
+                f"block {block.index} attends causally: merging its tokens would let early places see later ones",
+                span,
                 help="merge in blocks that see all tokens, chosen with `blocks=[…]`, or use `prune_tokens`",
             )
-        return chosen
+        return Diagnostic(
+            "E0708",
+            f"whether block {block.index} attends causally cannot be told: {sight.unknown}",
+            span,
+            help=f"where every token sees those behind it, name the blocks, `blocks=[{block.index}]`; else use `prune_tokens`",
+        )
 
     def _assign(self, axes: Axes) -> None:
         """The stream of each chosen block: one that was there already, or a new one."""
@@ -136,7 +157,7 @@ class Reducer:
         first_block = self._blocks_of(stream)[0]
         behind = first_block.attention
         firsts, last = read_by_place(self.follower, stream, behind)
-        if self.causal is not None and self.of_block[self.causal] is stream:
+        if any(self.of_block[block] is stream for block in self.causal):
             # What comes next is said by the last token.
             last = max(last, 1)
         last = last if self.method.admits(0, last) else 0

@@ -34,6 +34,7 @@ def model(given: str) -> Module:
         "s <= t",
         "not (s > t)",
         "s < t",
+        "s <= t or s < 3",
         "s <= t and seen",
         "s <= t and (seen or s == 0)",
         "(s <= t and seen) or s <= t - 2",
@@ -54,11 +55,19 @@ def test_a_mask_that_hides_later_places_is_causal(given: str) -> None:
     assert caught.value.code == "E0708"
 
 
-@pytest.mark.parametrize(
-    "given", ["seen", "s <= t + 2 and s >= t - 2", "s <= t or s < 3", "s >= t", "bias=alibi", "t + s >= 0"]
-)
+@pytest.mark.parametrize("given", ["seen", "s <= t + 2 and s >= t - 2", "s >= t", "t + s >= 0"])
 def test_other_masks_are_not(given: str) -> None:
     _, (report,) = passed(model(given), PassSpec("merge_tokens", {"r": 2, "restore": True}))
+    assert report.modified
+
+
+def test_a_bias_of_pairs_that_is_given_may_be_causal_and_is_merged_when_its_blocks_are_named() -> None:
+    with pytest.raises(
+        Diagnostic, match="whether block 0 attends causally cannot be told: the input `alibi`"
+    ) as caught:
+        passed(model("bias=alibi"), PassSpec("merge_tokens", {"r": 2}))
+    assert caught.value.code == "E0708"
+    _, (report,) = passed(model("bias=alibi"), PassSpec("merge_tokens", {"r": 2, "restore": True, "blocks": (0, 1)}))
     assert report.modified
 
 
