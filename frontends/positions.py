@@ -69,7 +69,8 @@ def _hiding(array: np.ndarray, dtype: DType) -> np.ndarray | None:
     seen = array > _LOW
     if (seen == seen.swapaxes(-1, -2)).all() if seen.shape[-1] == seen.shape[-2] else seen.all():
         return None
-    if not seen.any(-1).all() and len(np.unique(array[~seen])) > 1:
+    alike = len(np.unique(array[~seen])) == 1
+    if not alike and (seen.ndim == 2 or not seen.any(-1).all()):
         # A query that sees nothing gives what the hidden numbers say.
         return None
     first = seen.reshape(-1, *seen.shape[-2:])[0]

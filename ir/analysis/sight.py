@@ -14,11 +14,12 @@ from ..dims.dim import Dim
 from ..graph import Graph, Input, Node, Parameter, Value
 from ..op import Composite
 from .bounds import Bound, index_bounds
-from .cost import ATTENTION
 from .evaluate import Array, evaluate_node
 
 # A key whose score is so much below the best one that it has no share in f32.
 _HIDDEN = -50.0
+# A number that hides when it is added, or times what is.
+_LARGE = 1e3
 # How many tokens are looked at, and how many at most where a number in the mask says that fewer would not show it.
 _TOKENS, _MOST = 24, 1100
 # What inputs hold, one after the other: masks of both kinds, lengths, positions.
@@ -32,10 +33,12 @@ class Sight:
     Args:
         one_way: whether some query sees an earlier token that does not see it, as in causal attention.
         unknown: why that cannot be told; None where it can.
+        given: a bias of pairs of places that is an input, and is taken for one that says how far apart they are.
     """
 
     one_way: bool
     unknown: str | None = None
+    given: str | None = None
 
 
 class Sights:
@@ -63,9 +66,11 @@ class Sights:
 
     def _look(self, masks: list[Value], biases: list[Value], queries: Dim, keys: Dim) -> Sight:
         nodes, leaves = self._slice([*masks, *biases])
-        for leaf in leaves:
-            if isinstance(leaf, Input) and leaf.type.rank > 1 and leaf.type.shape[-2:] == (queries, keys) != (1, 1):
+        pairs = [v for v in leaves if isinstance(v, Input) and v.type.rank > 1 and v.type.shape[-2:] == (queries, keys)]
+        for leaf in pairs if (queries, keys) != (1, 1) else ():
+            if not _is_bias_of_heads(leaf):
                 return Sight(False, f"the input `{leaf.name}` says it for each pair of places")
+        given = pairs[0].name if pairs else None
         if self._bounds is None:
             self._bounds = index_bounds(self.graph)
         told = False
@@ -77,8 +82,7 @@ class Sights:
                 try:
                     run.start(leaves, self._bounds, contents, queries.evaluate(sizes), sizes)
                     run.through(nodes, sizes)
-                    given = ([run.known[v] for v in values] for values in (masks, biases))
-                    seen = _seen(*given, queries.evaluate(sizes))
+                    seen = _seen(run.masks(masks), [run.known[v] for v in biases], queries.evaluate(sizes))
                 except Exception:  # numbers that do not fit one another, in whatever op: other ones may
                     continue
                 if run.unknown is not None:
@@ -88,7 +92,7 @@ class Sights:
                 told |= bool((seen.sum(2) > 1).any())
                 if not any(isinstance(leaf, Input) for leaf in leaves):
                     break
-        return Sight(False, None if told else "its mask could not be computed at any sizes that were tried")
+        return Sight(False, None if told else "its mask could not be computed at any sizes that were tried", given)
 
     def _slice(self, ends: list[Value]) -> tuple[list[Node], list[Value]]:
         """The nodes that values are computed by, in order, and the inputs and parameters they are computed from."""
@@ -146,21 +150,21 @@ class _Run:
 
         self.known: dict[Value, Array] = {}
         self.unknown: str | None = None
-        self._learnt, self._open = learnt, set[Value]()
+        self._learnt, self._open, self._doubtful = learnt, set[Value](), set[Value]()
         self._rng = np.random.default_rng(0)
 
     def start(
-        self, leaves: Iterable[Value], bounds: Mapping[Input, Bound | None], contents: str, tokens: int, sizes: Mapping[str, int]
+        self, leaves: Iterable[Value], bounds: Mapping[Input, Bound | None], contents: str, tokens: int, sizes: dict[str, int]
     ) -> None:  # fmt: skip
         """Give inputs and parameters what they hold. A parameter's numbers are not known: what they decide is not, either."""
         import numpy as np
 
         for leaf in leaves:
-            shape = [d.evaluate(dict(sizes)) for d in leaf.type.shape]
+            shape = [d.evaluate(sizes) for d in leaf.type.shape]
             if isinstance(leaf, Parameter):
                 self._open.add(leaf)
                 if leaf.type.dtype.kind == "bool":
-                    self.unknown = f"the parameter `{leaf.full_name}` says it"
+                    self._doubtful.add(leaf)
                 drawn = self._rng.standard_normal(shape) if leaf.type.dtype.kind == "float" else np.zeros(shape)
             else:
                 drawn = self._contents(
@@ -177,7 +181,7 @@ class _Run:
         return self._rng.standard_normal(shape)
 
     @staticmethod
-    def _contents(contents: str, shape: list[int], tokens: int, bound: Bound | None, sizes: Mapping[str, int]) -> Array:
+    def _contents(contents: str, shape: list[int], tokens: int, bound: Bound | None, sizes: dict[str, int]) -> Array:
         import numpy as np
 
         number = {"ones": 1, "zeros": 0, "lengths": tokens}.get(contents)
@@ -185,41 +189,57 @@ class _Run:
         drawn = np.broadcast_to(line, shape) if shape else line.reshape(-1)[0]
         if bound is None or bound.limit is None:
             return np.asarray(drawn)
-        limit = bound.limit.evaluate(dict(sizes)) if isinstance(bound.limit, Dim) else bound.limit
+        limit = bound.limit.evaluate(sizes) if isinstance(bound.limit, Dim) else bound.limit
         return np.asarray(drawn % max(1, limit))
 
-    def through(self, nodes: Iterable[Node], sizes: Mapping[str, int]) -> None:
+    def through(self, nodes: Iterable[Node], sizes: dict[str, int]) -> None:
         for node in nodes:
             self._node(node, sizes)
 
-    def _node(self, node: Node, sizes: Mapping[str, int]) -> None:
+    def _node(self, node: Node, sizes: dict[str, int]) -> None:
         if _is_learnt(node, self._learnt):
             self._open.update(node.outputs)
             for value in node.outputs:
-                shape = [d.evaluate(dict(sizes)) for d in value.type.shape]
+                shape = [d.evaluate(sizes) for d in value.type.shape]
                 self.known[value] = self._drawn(value, shape).astype(value.type.dtype.numpy)
             return
-        opened = [v for v in node.inputs if v is not None and v in self._open]
-        if opened:
-            self._open.update(node.outputs)
-            decides = any(v.type.dtype.kind == "bool" for v in node.outputs)
-            counts = node.op.qualified == "cast" and opened[0].type.dtype.kind == "int" and not _is_int(node.output)
-            if (decides or counts) and self.unknown is None:
-                self.unknown = f"`{node.op.name}` decides it by numbers that the model learns or that a file holds"
+        given = [v for v in node.inputs if v is not None]
+        self._doubt(node, given)
         if isinstance(node.op, Composite):
             self._body(node, node.op, sizes)
         else:
-            given = [self.known[v] for v in node.inputs if v is not None]
-            self.known.update(zip(node.outputs, evaluate_node(node, given, sizes), strict=True))
+            arrays = [self.known[v] for v in given]
+            self.known.update(zip(node.outputs, evaluate_node(node, arrays, sizes), strict=True))
 
-    def _body(self, node: Node, op: Composite, sizes: Mapping[str, int]) -> None:
+    def _doubt(self, node: Node, given: list[Value]) -> None:
+        """What is compared with numbers that are not known, or counted in them, is in doubt; that matters where it hides."""
+        floats = [v for v in node.outputs if v.type.dtype.kind == "float"]
+        if any(v in self._open for v in given):
+            self._open.update(node.outputs)
+            counts = floats and any(v in self._open and v.type.dtype.kind == "int" for v in given)
+            if (counts and node.op.qualified == "cast") or any(v.type.dtype.kind == "bool" for v in node.outputs):
+                self._doubtful.update(node.outputs)
+        if any(v in self._doubtful for v in given):
+            self._doubtful.update(node.outputs)
+            hides = any(v.type.dtype.kind == "float" and (abs(self.known[v]) >= _LARGE).any() for v in given)
+            if floats and hides and self.unknown is None:
+                self.unknown = f"`{node.op.name}` decides it by numbers that the model learns or that a file holds"
+
+    def masks(self, values: list[Value]) -> list[Array]:
+        """Masks that were computed."""
+        if any(v in self._doubtful for v in values) and self.unknown is None:
+            self.unknown = "its mask is made of numbers that the model learns or that a file holds"
+        return [self.known[v] for v in values]
+
+    def _body(self, node: Node, op: Composite, sizes: dict[str, int]) -> None:
         body = op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
         given = [v for v in node.inputs if v is not None]
         inner = _Run(_learnt(body, [b for v, b in zip(given, body.inputs, strict=True) if v in self._learnt]))
         inner.known.update(zip(body.inputs, (self.known[v] for v in given), strict=True))
-        inner._open.update(b for v, b in zip(given, body.inputs, strict=True) if v in self._open)
-        inner.through(body.nodes(), body.sizes(dict(sizes)))
-        if self.unknown is None and op.qualified != ATTENTION:
+        for mine, theirs in ((self._open, inner._open), (self._doubtful, inner._doubtful)):
+            theirs.update(b for v, b in zip(given, body.inputs, strict=True) if v in mine)
+        inner.through(body.nodes(), body.sizes(sizes))
+        if self.unknown is None:
             self.unknown = inner.unknown
         self.known.update(zip(node.outputs, (inner.known[v] for v in body.outputs), strict=True))
 
@@ -251,6 +271,12 @@ def _of_pairs(value: Value | None, joined: str) -> list[Value]:
     if value.node is not None and value.node.op.qualified == joined:
         return [part for operand in value.node.inputs for part in _of_pairs(operand, joined)]
     return [value]
+
+
+def _is_bias_of_heads(value: Value) -> bool:
+    """Whether a number for each head, the same in all rows: of how far apart places are, not of who may see whom."""
+    shape = value.type.shape
+    return value.type.dtype.kind == "float" and len(shape) == 4 and shape[0] == 1 and shape[1] != 1
 
 
 def _is_int(value: Value) -> bool:

@@ -67,9 +67,16 @@ names the place that came closest, and what it lacked.
         "tokens of causal attention cannot be merged",
         """In causal attention a token sees only those before it. A merged token stands for several places at once, so that
 an early place would see a late one: the model would read the future. Whatever says so counts: the flag `causal`, a mask or a
-bias that compares places, a triangle among the weights of an imported file. Merge in models that see all tokens at once
-(encoders), leave the causal blocks out with `blocks=[…]`, or drop tokens instead of merging them (`prune_tokens`), which keeps
-the others in their order.
+bias, which are computed for it, whatever they are made of; so does a prefix that all see while what follows is causal. Causal
+blocks are left out where others can merge, and the report names them; it is an error where `blocks` names one, or none is left.
+Merge in models that see all tokens at once (encoders), or drop tokens instead of merging them (`prune_tokens`), which keeps the
+others in their order.
+
+Where it cannot be told, because the mask of pairs of places is an input or made of a file's numbers, no block is merged unless
+`blocks` names it.
+
+    wrong    model m(x: float[B, T, 64], seen: bool[B, 1, T, T])      pass merge_tokens(r=8)
+    right    pass merge_tokens(r=8, blocks=[0, 1])                    # nobody gives this model a causal mask
 """,
     ),
     "E0709": Code(

@@ -48,13 +48,14 @@ class RaiseComposites(Pass):
     def run(self, module: Module) -> Report:
         graph = module.graph
         before = _composites(graph)
-        fired = recover(graph, self.padding)
+        skipped: list[str] = []
+        fired = recover(graph, self.padding, skipped=skipped)
         # Told while the steps are there: `scores` says more than the product and the sums that it becomes again.
         left = leftovers(graph)
         inline_composites(graph, lambda op: op.module in RAISING)
         fired[TIDIED] += _tidy(graph)
         if self.layout:
-            fired["rearrange_named"] = name_axes(graph)
+            fired["rearrange_named"] = name_axes(graph, skipped)
             remove_dead(graph)
         after = _composites(graph)
         if not after:
@@ -64,7 +65,7 @@ class RaiseComposites(Pass):
         report.facts["recognised"] = {name: n - before[name] for name, n in after.items() if n > before[name]}
         report.facts["left"] = dict(Counter(item.what for item in left))
         report.facts["rules"] = {name: n for name, n in fired.items() if n}
-        report.notes = [str(item) for item in left]
+        report.notes = [str(item) for item in left] + list(dict.fromkeys(skipped))
         if fired["mask_from_lowest"]:
             report.contract = "approximate"
             report.notes.append(
@@ -81,19 +82,30 @@ class RaiseComposites(Pass):
         return report
 
 
-def recover(graph: Graph, padding: bool, places: dict[str, list[Span | None]] | None = None) -> Counter[str]:
+def recover(
+    graph: Graph,
+    padding: bool,
+    places: dict[str, list[Span | None]] | None = None,
+    skipped: list[str] | None = None,
+) -> Counter[str]:
     """Apply the rules in place; how often each fired. Steps such as `scores` are still there.
 
-    ``padding``: whether a mask of the lowest number is one where some query may see no key.
+    ``padding``: whether a mask of the lowest number is one where some query may see no key. ``skipped``: is given what did not fit;
+    what a model is recovered from stays a program in any case.
     """
     fired: Counter[str] = Counter({TIDIED: _tidy(graph)})
+    skipped = [] if skipped is None else skipped
     while True:
         rules: list[Rule] = []
         for unit in RAISING:
             # Scores take in all that they can before a softmax of them becomes attention.
             rules += rules_of(unit).values()
-            fired.update(rewrite(graph, rules, limit=20 * len(graph) + 1000, places=places))
-        masks = raise_masks(graph, padding)
+            try:
+                fired.update(rewrite(graph, rules, 20 * len(graph) + 1000, places, skipped))
+            except Diagnostic as error:
+                skipped.append(f"recovering stopped: {error.message}")
+                return fired
+        masks = raise_masks(graph, padding, skipped)
         fired.update(masks)
         if not sum(masks.values()):
             return fired

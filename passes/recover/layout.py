@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir.builder import Builder
+from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, const
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import AnyOp
@@ -19,18 +20,21 @@ _IMAGE = "bchw"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def name_axes(graph: Graph) -> int:
+def name_axes(graph: Graph, skipped: list[str]) -> int:
     """Replace each reshape that splits or joins axes, with the transpose behind or before it, by one `rearrange`.
 
     before: `y = transpose(reshape(x, shape=[B, T, 4, 8]), perm=[0, 2, 1, 3])`
     after:  `y = rearrange(x, "b t (h k) -> b h t k", h=4)`
 
-    Returns how many there were.
+    Returns how many there were; ``skipped`` is given why one stays as it is.
     """
     count = 0
     for node in graph.nodes():
         if node.op.qualified == "reshape":
-            count += _name(node)
+            try:
+                count += _name(node)
+            except Diagnostic as error:
+                skipped.append(f"the reshape at {node.span} was left as it is: {error.message}")
     return count
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ...ir.analysis.cost import ATTENTION
+from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import boolean
@@ -44,20 +45,25 @@ class _Meaning:
     exact: bool = True
 
 
-def raise_masks(graph: Graph, padding: bool) -> Counter[str]:
+def raise_masks(graph: Graph, padding: bool, skipped: list[str] | None = None) -> Counter[str]:
     """Write each mask by what it says; counts of ``mask_*``.
 
     A mask that holds for every pair of places is dropped, one that compares places is ``causal``, a bias of 0 and -inf (or the
     lowest number) is a mask, and a mask that depends on the key alone has one row.
 
     ``padding``: whether the lowest number is -inf even where a query may see no key, of which -inf makes another result;
-    else only where every query sees its own place. The count of ``mask_from_lowest`` is that of the former.
+    else only where every query sees its own place. The count of ``mask_from_lowest`` is that of the former. ``skipped``: is given
+    why a mask stays as it is that could not be written anew.
     """
     counts: Counter[str] = Counter()
     writer = Writer(graph)
     for node in list(graph.nodes()):
         if node.op.qualified == ATTENTION and (node.inputs[3] is not None or node.inputs[4] is not None):
-            counts.update(_mask(node, writer, padding))
+            try:
+                counts.update(_mask(node, writer, padding))
+            except Diagnostic as error:
+                if skipped is not None:
+                    skipped.append(f"the mask at {node.span} was left as it is: {error.message}")
     return counts
 
 

@@ -271,7 +271,10 @@ def _number(value: Value) -> float | None:
 
 def _close(number: float, wanted: float, dtype: DType) -> bool:
     # -0 is another number than 0: `1 / x` tells them apart.
-    return same_attr(number, float(wanted)) or 0 < abs(number - wanted) <= _ROUNDING.get(dtype.name, 0.0) * abs(wanted) < math.inf
+    return (
+        same_attr(number, float(wanted))
+        or 0 < abs(number - wanted) <= _ROUNDING.get(dtype.name, 0.0) * abs(wanted) < math.inf
+    )
 
 
 def _same_equation(a: str, b: str) -> bool:
@@ -289,11 +292,16 @@ def _same_equation(a: str, b: str) -> bool:
 
 
 def rewrite(
-    graph: Graph, rules: Sequence[Rule], limit: int, places: dict[str, list[Span | None]] | None = None
+    graph: Graph,
+    rules: Sequence[Rule],
+    limit: int,
+    places: dict[str, list[Span | None]] | None = None,
+    skipped: list[str] | None = None,
 ) -> dict[str, int]:
     """Apply rules until none fires; rule name -> how often it did. A node is looked at again when one near it changed.
 
-    ``places``: is given where each rule fired.
+    ``places``: is given where each rule fired. ``skipped``: is given why a replacement does not fit where its rule matched; without
+    it that is raised.
 
     Raises:
         Diagnostic: E0712 after ``limit`` applications, E0713 when a replacement has another type.
@@ -314,12 +322,18 @@ def rewrite(
             match = matcher.match(node)
             if match is None:
                 continue
+            try:
+                made = _replace(graph, matcher.rule, match)
+            except Diagnostic as error:
+                if skipped is None:
+                    raise
+                skipped.append(f"the rule `{matcher.rule.name}` was left out at {node.span}: {error.message}")
+                continue
             fired[matcher.rule.name] += 1
             if places is not None:
                 places.setdefault(matcher.rule.name, []).append(node.span)
             if sum(fired.values()) > limit:
                 raise _restless(matcher.rule, fired, limit)
-            made = _replace(graph, matcher.rule, match)
             for near in (*made, *_readers(made, match, reach)):
                 if near not in waiting and near.op is not None:
                     waiting.add(near)
@@ -329,10 +343,20 @@ def rewrite(
 
 
 def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
-    """Put the rule's replacement in the place of the match; returns the new nodes."""
+    """Put the rule's replacement in the place of the match; returns the new nodes. Where that fails, the graph is as it was."""
     root = match.root
     before = root.prev
-    results = list(rule.replace(Builder(graph).before(root), match))
+    try:
+        results = list(rule.replace(Builder(graph).before(root), match))
+        if [v.type for v in results] != [v.type for v in root.outputs]:
+            new, old = (", ".join(str(v.type) for v in values) for values in (results, root.outputs))
+            raise Diagnostic(
+                "E0713", f"the rule `{rule.name}` puts {new} in the place of {old}", rule.span or root.span
+            )
+    except Diagnostic:
+        while (last := root.prev) is not None and last is not before:
+            graph.remove(last)
+        raise
     made: list[Node] = []
     node = before.next if before is not None else next(graph.nodes())
     while node is not None and node is not root:
@@ -341,9 +365,6 @@ def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
         made.append(node)
         node = node.next
     results = _shared(made, results)
-    if [v.type for v in results] != [v.type for v in root.outputs]:
-        new, old = (", ".join(str(v.type) for v in values) for values in (results, root.outputs))
-        raise Diagnostic("E0713", f"the rule `{rule.name}` puts {new} in the place of {old}", rule.span or root.span)
     for old_value, value in zip(root.outputs, results, strict=True):
         if not value.name:
             value.name = old_value.name

@@ -109,7 +109,12 @@ def _same_as(node: Node, known: dict[Value, Any]) -> Value | None:
     name, out = node.op.qualified, node.output.type
     if isinstance(node.op, Op) and node.op.neutral is not None:
         for same, other in (node.inputs, node.inputs[::-1]) if has(node, Trait.COMMUTES) else (node.inputs,):
-            if same is not None and same.type == out and other is not None and _uniform(other, known) == node.op.neutral:
+            if (
+                same is not None
+                and same.type == out
+                and other is not None
+                and _uniform(other, known) == node.op.neutral
+            ):
                 return same
     x = node.inputs[0] if node.inputs else None
     if name == "where":

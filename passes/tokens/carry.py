@@ -154,6 +154,10 @@ class Carrier:
         else:
             out = flow.pick(value, axis, flow.vector(stream, to, "position", first, builder), batch == 0, builder)
         self._adopt(out, axis, source, stream, to)
+        for other in range(value.type.rank):
+            # Tokens of another stream, which a mask of pairs has for its keys, say.
+            if other != axis:
+                self.axes.link(value, other, out, other)
         return out
 
     def _remade(self, value: Value, stream: Stream, old: Stage, to: Stage, builder: Builder) -> Value:

@@ -38,7 +38,7 @@ class Reducer:
         self.found, misses = find_blocks(graph, axes)
         if not self.found:
             raise no_block(graph, misses, options.name)
-        self.sights = Sights(graph)
+        self.causal: list[AttentionBlock] = []
         self.chosen = self._chosen()
         self.origins = Origins(graph, found_streams)
         self.of_block: dict[AttentionBlock, Stream] = {}
@@ -88,19 +88,26 @@ class Reducer:
                         "self-attention block(s)",
                     )
             chosen = [found[i] for i in sorted({i % len(found) for i in options.blocks})]
-        sights = {block: self.sights.of(block.attention) for block in chosen}
-        self.causal = [b for b, sight in sights.items() if sight.one_way]
+        known = Sights(self.graph)
+        sights = {block: known.of(block.attention) for block in chosen}
+        causal = [b for b, sight in sights.items() if sight.one_way]
         facts = self.method.limits(0, 0).facts
         if facts.ordered and not facts.merged:
+            self.causal = causal
             return chosen
         kept = [b for b, sight in sights.items() if not sight.one_way and (options.blocks or sight.unknown is None)]
         left = [b for b in chosen if b not in kept]
         if left and (options.blocks is not None or not kept):
             raise self._causal(left[0], sights[left[0]])
         for told in ("attend causally", "may attend causally"):
-            numbers = [str(b.index) for b in left if (b in self.causal) == (told == "attend causally")]
+            numbers = [str(b.index) for b in left if (b in causal) == (told == "attend causally")]
             if numbers:
                 self.notes.append(f"block(s) {', '.join(numbers)} {told}, and {options.verbs[0].rstrip('s')} none")
+        self.notes += dict.fromkeys(
+            f"the input `{name}` is taken for a bias of distances: where it hides later tokens, early ones see them now"
+            for name in (sights[block].given for block in kept)
+            if name is not None
+        )
         return kept
 
     def _causal(self, block: AttentionBlock, sight: Sight) -> Diagnostic:

@@ -55,20 +55,33 @@ def test_a_mask_that_hides_later_places_is_causal(given: str) -> None:
     assert caught.value.code == "E0708"
 
 
-@pytest.mark.parametrize("given", ["seen", "s <= t + 2 and s >= t - 2", "s >= t", "t + s >= 0"])
+@pytest.mark.parametrize("given", ["seen", "s <= t + 2 and s >= t - 2", "s >= t", "bias=alibi", "t + s >= 0"])
 def test_other_masks_are_not(given: str) -> None:
     _, (report,) = passed(model(given), PassSpec("merge_tokens", {"r": 2, "restore": True}))
     assert report.modified
 
 
-def test_a_bias_of_pairs_that_is_given_may_be_causal_and_is_merged_when_its_blocks_are_named() -> None:
-    with pytest.raises(
-        Diagnostic, match="whether block 0 attends causally cannot be told: the input `alibi`"
-    ) as caught:
-        passed(model("bias=alibi"), PassSpec("merge_tokens", {"r": 2}))
-    assert caught.value.code == "E0708"
-    _, (report,) = passed(model("bias=alibi"), PassSpec("merge_tokens", {"r": 2, "restore": True, "blocks": (0, 1)}))
+def test_a_bias_of_distances_that_is_given_merges_and_the_report_says_so() -> None:
+    _, (report,) = passed(model("bias=alibi"), PassSpec("merge_tokens", {"r": 2, "restore": True}))
     assert report.modified
+    assert [note for note in report.notes if "the input `alibi` is taken for a bias of distances" in note]
+
+
+@pytest.mark.parametrize("kind", ["bool[B, 1, T, T]", "f32[B, 1, T, T]", "i64[T, T]"])
+def test_a_mask_of_pairs_that_is_given_may_be_causal_and_its_blocks_have_to_be_named(kind: str) -> None:
+    mask = {"b": "seen", "f": "bias=seen", "i": "unsqueeze(seen != 0, [0, 1])"}[kind[0]]
+    module = loads(
+        f"""use std.attention (self_attention)
+        model m(x: f32[B, T, 8], seen: {kind}) -> f32[B, T, 8] {{
+            repeat i in 2 as block {{ x = x + self_attention(x, {mask}, heads=2) as attn }}
+            return x
+        }}"""
+    )
+    with pytest.raises(Diagnostic, match="whether block 0 attends causally cannot be told: the input `seen`") as caught:
+        passed(module, PassSpec("merge_tokens", {"r": 2}))
+    assert caught.value.code == "E0708"
+    _, (report,) = passed(module, PassSpec("merge_tokens", {"r": 2, "restore": True, "blocks": (0, 1)}))
+    assert report.modified == 2
 
 
 PADDING = {

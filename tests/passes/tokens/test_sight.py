@@ -55,7 +55,9 @@ CAUSAL: dict[str, Bias] = {
         (1.0 - (_places(x)[1] <= _places(x)[0]).float() * (_places(x)[1] > _places(x)[0] - 9).float()) * LOW
     ),
     "subtraction": lambda m, x: _hidden(_places(x)[0] - _places(x)[1] >= 0),
-    "running sum": lambda m, x: _hidden(torch.ones(x.shape[1], x.shape[1]).cumsum(1) <= torch.arange(1, x.shape[1] + 1)[:, None]),
+    "running sum": lambda m, x: _hidden(
+        torch.ones(x.shape[1], x.shape[1]).cumsum(1) <= torch.arange(1, x.shape[1] + 1)[:, None]
+    ),
     "minimum": lambda m, x: torch.minimum(
         _hidden(_places(x)[1] <= _places(x)[0]), _hidden(_places(x)[1] > _places(x)[0] - 5)
     ),
@@ -86,6 +88,11 @@ MADE = {**CAUSAL, **OPEN}
 
 class Masks(nn.Module):
     """Two blocks of one mask, which is added to the scores."""
+
+    triangle: torch.Tensor
+    seen: torch.Tensor
+    slopes: torch.Tensor
+    table: nn.Parameter
 
     def __init__(self, bias: Bias) -> None:
         super().__init__()
@@ -131,7 +138,7 @@ def raised(bias: Bias, importer: str, folder: Path) -> Module:
     return module
 
 
-@pytest.mark.parametrize("importer", ["onnx", "torch"])
+@pytest.mark.parametrize("importer", ["onnx", pytest.param("torch", marks=pytest.mark.extended)])
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.filterwarnings("ignore")
 def test_a_mask_is_seen_through(name: str, importer: str, tmp_path: Path) -> None:
