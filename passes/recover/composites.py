@@ -12,7 +12,8 @@ from ...ir.pattern import Rule
 from ..engine import Pass
 from ..options import option
 from ..report import Report
-from ..rewrite.matcher import Why, rewrite, why
+from ..rewrite.matcher import Why, why
+from ..rewrite.replacing import rewrite
 from ..tidy.cse import merge_equal
 from ..tidy.dce import remove_dead
 from ..tidy.fold_constants import fold_graph

@@ -11,7 +11,7 @@ from ...ir.pattern import Rule
 from ..engine import Pass
 from ..options import option
 from ..report import Report
-from .matcher import rewrite
+from .replacing import rewrite
 
 
 @dataclass(frozen=True)
