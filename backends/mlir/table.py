@@ -280,10 +280,18 @@ SHAPE: dict[str, Lowering] = {
 def _fold(call: Call) -> list[Tensor]:
     carried = call.attrs["carried"]
     values, captured = call.args[:carried], call.args[carried:]
+    rows: list[list[Tensor]] = [[] for _ in call.outs[carried:]]
     for step in range(int(as_dim(call.attrs["n"]))):
         number = call.full([], step, i64)
-        values = call.emitter.inline(call.attrs["body"], [number, *values, *captured])
-    return values
+        results = call.emitter.inline(call.attrs["body"], [number, *values, *captured])
+        values = results[:carried]
+        for kept, value in zip(rows, results[carried:], strict=True):
+            kept.append(call.view(value, [1, *value.type.shape]))
+    stacked = [
+        call.aten("cat", kept, 0, type=type) if kept else call.full(type.shape, 0, type.dtype)
+        for kept, type in zip(rows, call.outs[carried:], strict=True)
+    ]
+    return [*values, *stacked]
 
 
 LOWERINGS: dict[str, Lowering] = {

@@ -264,11 +264,24 @@ def linear_recurrence(a: Tensor, b: Tensor, axis: int) -> Tensor:
     return b.movedim(-1, axis).to(dtype)
 
 
-def fold(n: int, step: Callable[..., Tensors], carried: Tensors, captured: Tensors, device: torch.device) -> Tensors:
-    """``carried = step(i, *carried, *captured)`` for i = 0 … n - 1."""
+def fold(
+    n: int, step: Callable[..., Tensors], carried: Tensors, captured: Tensors, device: torch.device,
+    *rows: tuple[tuple[int, ...], torch.dtype],
+) -> Tensors:  # fmt: skip
+    """``(*carried, *stacked) = step(i, *carried, *captured)`` for i = 0 … n - 1.
+
+    ``rows``: shape and dtype of each value that is stacked, which is what there is of it when n is 0.
+    """
+    count, kept = len(carried), []
     for i in range(n):
-        carried = step(torch.full((), i, dtype=torch.int64, device=device), *carried, *captured)
-    return carried
+        results = step(torch.full((), i, dtype=torch.int64, device=device), *carried, *captured)
+        carried = results[:count]
+        kept.append(results[count:])
+    if not rows:
+        return carried
+    if not kept:
+        return *carried, *(torch.empty((0, *shape), dtype=dtype, device=device) for shape, dtype in rows)
+    return *carried, *(torch.stack(column) for column in zip(*kept, strict=True))
 
 
 def cond(p: Tensor, then: Callable[..., Tensors], orelse: Callable[..., Tensors], values: Tensors) -> Tensors:

@@ -246,7 +246,9 @@ def _fold(call: Call) -> str:
     step = call.function(call.attrs["body"])
     carried = call.attrs["carried"]
     start, captured = call.tuple(call.args[:carried]), call.tuple(call.args[carried:])
-    return f"ops.fold({call.value(call.attrs['n'])}, {step}, {start}, {captured}, {call.device()})"
+    stacked = [value.type for value in call.node.outputs[carried:]]
+    rows = "".join(f", ({call.value(type.shape[1:])}, torch.{type.dtype.long})" for type in stacked)
+    return f"ops.fold({call.value(call.attrs['n'])}, {step}, {start}, {captured}, {call.device()}{rows})"
 
 
 def _scan(call: Call) -> str:

@@ -192,8 +192,13 @@ class Model:
         finally:
             frame.scope = outer
 
-    def fold(self, count: int | Dim, start: Sequence[Tensor], body: Callable[..., Any]) -> tuple[Tensor, ...]:
+    def fold(
+        self, count: int | Dim, start: Sequence[Tensor], body: Callable[..., Any], *, stacked: int = 0
+    ) -> tuple[Tensor, ...]:
         """A sequential loop: ``body(i, *carried)`` returns the next carried values; the result is the last ones.
+
+        Args:
+            stacked: how many more values the body returns, of which those of all steps stand side by side in the result.
 
         Raises:
             Diagnostic: E0016 when the body returns another number of values, E0308 when it changes their types.
@@ -201,18 +206,20 @@ class Model:
         outer, (span, names) = self._open(), call_site()
         assert outer.builder is not None
         starts = [outer.local(self._unwrap(value, span)) for value in start]
-        if len(names) != len(starts):
-            names = tuple(v.name or f"carried{k}" for k, v in enumerate(starts))
+        if len(names) != len(starts) + stacked:
+            kept = (f"stacked{k}" for k in range(stacked))
+            names = (*(v.name or f"carried{k}" for k, v in enumerate(starts)), *kept)
         region = Region("fold", outer.builder, outer.region)
         self._frame = inner = outer.nested(region)
         try:
             step = Tensor(self, region.argument("i", TensorType.of("i64")))
-            carried = [Tensor(self, region.argument(name, v.type)) for name, v in zip(names, starts, strict=True)]
+            carried = [Tensor(self, region.argument(name, v.type)) for name, v in zip(names, starts, strict=False)]
             returned = body(step, *carried)
             results = [returned] if isinstance(returned, Tensor) else list(returned)
-            if len(results) != len(starts):
+            if len(results) != len(starts) + stacked:
+                more = f" and stacks {stacked}" if stacked else ""
                 raise Diagnostic(
-                    "E0016", f"the loop carries {len(starts)} value(s), but its body returns {len(results)}", span
+                    "E0016", f"the loop carries {len(starts)} value(s){more}, but its body returns {len(results)}", span
                 )
             for name, value in zip(names, results, strict=True):
                 region.graph.add_output(inner.local(self._unwrap(value, span)), name)

@@ -287,11 +287,15 @@ def _regions(axes: Axes, node: Node) -> None:
         axes.add_all(region.nodes())
         for outer, inner in zip(operands, region.inputs[name == "fold" :], strict=True):
             _same_shape(axes, outer, inner)
+    carried: int = node.attrs["carried"]
     for region in node.bodies if name == "cond" else (node.attrs["body"],):
-        for result, final in zip(region.outputs, node.outputs, strict=True):
+        for result, final in zip(region.outputs[:carried], node.outputs, strict=False):
             _same_shape(axes, result, final)
+        for result, rows in zip(region.outputs[carried:], node.outputs[carried:], strict=True):
+            for axis in range(result.type.rank):
+                axes.link(result, axis, rows, axis + 1)
     if name != "cond":
-        for start, final in zip(operands, node.outputs, strict=False):
+        for start, final in zip(operands[:carried], node.outputs, strict=False):
             _same_shape(axes, start, final)
 
 

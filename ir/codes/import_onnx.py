@@ -17,7 +17,7 @@ CODES = {
     ),
     "E0753": Code(
         "the opset is not one that the importer reads",
-        "Opsets 13 to 24 are read. Ops changed their meaning before and may do so again.\n\n"
+        "Opsets 13 to 28 are read. Ops changed their meaning before and may do so again.\n\n"
         "  wrong:  opset_import: \"\" version 9\n"
         "  right:  onnx.version_converter.convert_version(model, 17)",
     ),

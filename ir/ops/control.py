@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..diagnostics import Span
+from ..dims.dim import as_dim
 from ..op import Attrs, Trait, fail
 from ..types import TensorType
 from . import define
@@ -25,23 +26,31 @@ def _fold_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
             f"fold: the body takes {_shown(v.type for v in body.inputs[1:])}, but is given {_shown(types)}",
             span,
         )
-    for i, (value, type) in enumerate(zip(body.outputs, carried, strict=True)):
+    for i, (value, type) in enumerate(zip(body.outputs, carried, strict=False)):
         if value.type != type:
             raise fail("E0308", f"fold: the carried value `{body.inputs[1 + i].name}` starts as {type} but becomes {value.type}", span,
                        "a carried value keeps its type; `repeat` is for counts that shrink")  # fmt: skip
-    return list(carried)
+    steps = as_dim(attrs["n"])
+    stacked = [v.type for v in body.outputs[len(carried) :]]
+    return [*carried, *(TensorType(type.dtype, (steps, *type.shape)) for type in stacked)]
 
 
 def _fold(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
     carried, captured = xs[: attrs["carried"]], xs[attrs["carried"] :]
+    count = len(carried)
+    rows = []
     for i in range(attrs["n"]):
-        carried = attrs["body"]([np.int64(i), *carried, *captured])
-    return carried
+        results = attrs["body"]([np.int64(i), *carried, *captured])
+        carried = results[:count]
+        rows.append(results[count:])
+    empty = [np.zeros([0, *map(int, type.shape[1:])], type.dtype.numpy) for type in types[count:]] if not rows else []
+    return [*carried, *empty, *map(np.stack, zip(*rows, strict=True))]
 
 
 define("fold(values: any[...]*, *, n: int, carried: int, body: any) -> any[...]",
        "A sequential loop of n steps. Operands: the carried values, then the captured ones. Body: (i: i64[], carried…,"
-       " captured…) -> carried…. Written `fold i in n from (a, b) { … }`.", family="control", rule=_fold_rule, packs="mixed",
+       " captured…) -> (carried…, stacked…), of which the latter are kept, one a step: `[n, …]` behind the last carried values."
+       " Written `fold i in n from (a, b) stack (y) { … }`.", family="control", rule=_fold_rule, packs="mixed",
        traits=(Trait.REGION,), meaning=_fold)  # fmt: skip
 
 

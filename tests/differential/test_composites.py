@@ -132,6 +132,12 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.nn.affine": (Row(), Row(("bias",))),
     "std.pooling.mean_pool": (Row(), Row(("weight",))),
     "std.pooling.max_pool": (Row(), Row(("mask",))),
+    **{
+        f"std.recurrent.{name}_sequence": (
+            Row(attrs=attrs), Row(("bias_ih", "bias_hh", "lengths"), {"reverse": True}, below={"lengths": "T"}),
+        )
+        for name, attrs in (("rnn", {"relu": True}), ("lstm", {}), ("gru", {"reset_first": True}))
+    },
     "std.recover.scores.scores": (Row(attrs={"scale": 0.5}), Row(("mask", "bias"), {"scale": 0.5, "softcap": 2.0}, FULL)),
     "std.token.select_top": (Row(attrs={"k": 1}), Row(attrs={"k": (T + 1) // 2})),
     "std.token.gather_tokens": (Row(below={"index": "T"}),),

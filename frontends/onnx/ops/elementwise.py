@@ -118,7 +118,7 @@ def mod(c: Call) -> Value:
     if a.type.dtype.kind == "int" and not c.attr("fmod", 0):
         return c.op("mod", a, b)
     if not c.attr("fmod", 0):
-        c.refuse("Mod of floats without fmod=1")
+        return c.foreign("remainder", a, b)
     return c.foreign("whole_remainder" if a.type.dtype.kind == "int" else "fmod", a, b)
 
 
@@ -203,7 +203,7 @@ def dropout(c: Call) -> list[Result | None]:
         c.refuse(
             "dropout while training", help="export the model as it is used: `model.eval()` before `torch.onnx.export`"
         )
-    return [c.tensor(0), None]
+    return [c.tensor(0), Tensor(TensorType(boolean, c.shape()), fill=True)]
 
 
 @imports("IsInf")

@@ -44,8 +44,14 @@ def depth_to_space(c: Call) -> Value:
 def space_to_depth(c: Call) -> Value:
     b, channels, h, w = c.shape()
     n = c.attr("blocksize", 1)
+    mode = c.attr("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        c.misfit(f'mode="{mode}"')
+    for axis, size in ((2, h), (3, w)):
+        c.equal(size // n * n, size, f"axis {axis} of {c.type()}, which is cut into blocks of {n}")
     x = c.reshape(c.x(), (b, channels, h // n, n, w // n, n))
-    return c.reshape(c.transpose(x, (0, 3, 5, 1, 2, 4)), (b, channels * n * n, h // n, w // n))
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    return c.reshape(c.transpose(x, order), (b, channels * n * n, h // n, w // n))
 
 
 @imports("EyeLike")

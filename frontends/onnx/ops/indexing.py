@@ -10,7 +10,7 @@ from ....ir.types import i64
 from ..call import Call
 from ..ratio import Unfoldable
 from ..registry import Result, folds, imports
-from ..values import Tensor
+from ..values import Tensor, dims_of
 from .folding import limited
 
 
@@ -196,7 +196,9 @@ def scatter_elements(c: Call) -> Value:
 
 @imports("OneHot")
 def one_hot(c: Call) -> Value:
-    depth = c.dims(1, "the depth")[0]
+    known = c.static(1, "the depth")
+    whole = known if known.dtype == object or known.dtype.kind in "iu" else known.astype(np.int64)  # 7.0 is 7
+    depth = dims_of(whole)[0]
     values = c.x(2)
     index = c.x()
     axis = c.normal_axis(c.attr("axis", -1), c.rank() + 1)

@@ -190,11 +190,12 @@ def slice_(c: Call) -> Tensor:
         c.misfit("starts, ends, axes and steps differ in number")
     value = c.x()
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        value = _cut(c, value, c.normal_axis(axis, value.type.rank), start, end, step)
+        value = cut(c, value, c.normal_axis(axis, value.type.rank), start, end, step)
     return c.tensor_of(value, c.tensor(0).nonnegative)
 
 
-def _cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value:
+def cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value:
+    """``x[start:end:step]`` along an axis, as NumPy has it: bounds beyond the axis are its ends."""
     size = x.type.shape[axis]
     if step == 0:
         c.misfit("a slice with step 0")
@@ -275,7 +276,7 @@ def split(c: Call) -> list[Value]:
     x, at, parts = c.x(), const(0), []
     for n in sizes[: len(c.node.output)]:
         stop = at + n
-        parts.append(x if at == 0 and stop == size else _cut(c, x, axis, at, stop, 1))
+        parts.append(x if at == 0 and stop == size else cut(c, x, axis, at, stop, 1))
         at = stop
     return parts
 
@@ -350,7 +351,10 @@ def pad(c: Call) -> Value:
     x = c.x()
     fill: Any = 0
     if c.has(2):
-        fill = c.static(2, "the value of the padding").reshape(-1)[0].item()
+        known = c.known(2)
+        if known is None:
+            return _filled(c, pads, axes, mode)
+        fill = known.reshape(-1)[0].item()
     dtype = x.type.dtype
     if dtype == boolean:
         x, fill = c.cast(x, u8), int(fill)
@@ -359,24 +363,29 @@ def pad(c: Call) -> Value:
     return c.cast(x, dtype)
 
 
+def _filled(c: Call, pads: list[Dim], axes: list[int], mode: str) -> Value:
+    """Padded with a value that only run time knows: where padded ones of x are 0."""
+    x, inside = c.x(), c.op("full", shape=c.shape(), value=1, dtype=u8)
+    for i, axis in enumerate(axes):
+        x, inside = (_pad_axis(c, y, axis, pads[i], pads[i + len(axes)], mode, 0) for y in (x, inside))
+    fill = c.reshape(c.x(2), ())
+    return x if mode != "constant" else c.op("where", c.cast(inside, boolean), x, fill)
+
+
 def _pad_axis(c: Call, x: Value, axis: int, before: Dim, after: Dim, mode: str, fill: Any) -> Value:
     for side, end in ((before, False), (after, True)):
         if prove_ge(-1, side):  # negative padding cuts off
             size = x.type.shape[axis]
-            x = _cut(c, x, axis, const(0), size + side, 1) if end else _cut(c, x, axis, -side, size, 1)
+            x = cut(c, x, axis, const(0), size + side, 1) if end else cut(c, x, axis, -side, size, 1)
     before, after = (const(0) if prove_ge(-1, d) else d for d in (before, after))
     if before == 0 and after == 0:
         return x
     if mode == "constant":
         amounts = {"before": before, "after": after}
         return c.op("pad", x, axis=axis, value=fill, **amounts)
-    size = x.type.shape[axis]
-    if size.value is None or before.value is None or after.value is None:
-        c.refuse(f'padding of a free size with mode="{mode}"')
-    if size.value + before.value + after.value > MOST_ELEMENTS:
-        c.refuse(f'an axis of more than {MOST_ELEMENTS} elements with mode="{mode}"')
-    numpy_mode = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode)
-    if numpy_mode is None:
+    names = {"reflect": "reflect", "edge": "edge", "wrap": "circular"}
+    if mode not in names:
         c.refuse(f'mode="{mode}"')
-    order = np.pad(np.arange(size.value), (before.value, after.value), mode=numpy_mode)  # type: ignore[call-overload]
-    return c.op("take", x, c.constant(order.astype(np.int64)), axis=axis)
+    if x.type.shape[axis] == 0:
+        c.misfit(f"axis {axis} of {x.type} has no elements to repeat")
+    return c.op("pad", x, axis=axis, before=before, after=after, mode=names[mode])

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....ir.dims.dim import as_dim
 from ....ir.graph import Value
-from ....ir.types import boolean, f32
+from ....ir.types import boolean, f32, f64
 from ..call import Call
 from ..limits import bounded, times
 from ..ratio import Unfoldable
@@ -76,10 +76,10 @@ def log_sum_exp(c: Call) -> Value:
     x, axes = c.x(), tuple(_reduced(c) or ())
     if not axes:
         return x
-    highest = c.foreign("offset", c.op("max", x, axis=axes, keepdims=True))
-    total = c.op("sum", c.op("exp", c.op("sub", x, highest)), axis=axes, keepdims=True)
-    result = c.op("add", c.op("log", total), highest)
-    return result if c.attr("keepdims", 1) else c.op("squeeze", result, axis=axes)
+    attrs = {"axis": axes[0] if len(axes) == 1 else axes, "keepdims": bool(c.attr("keepdims", 1))}
+    if x.type.dtype.kind != "float":
+        return c.cast(c.op("logsumexp", c.cast(x, f64), **attrs), x.type.dtype)
+    return c.op("logsumexp", x, **attrs)
 
 
 @imports("ArgMax", "ArgMin")

@@ -21,15 +21,27 @@ Carried = dict[str, Value | Bundle]
 
 
 def fold(frame: Frame, s: ast.FoldStmt) -> None:
-    """``fold i in n from (a, b) { … }``. Raises E0204, E0308, E0402, E0504."""
+    """``fold i in n from (a, b) stack (y) { … }``. Raises E0204, E0308, E0402, E0504."""
     count = _steps(frame, s.count, "fold")
     starts = _starts(frame, s.carried, "fold", s.span, s.variable)
+    for i, name in enumerate(s.stacked):
+        if name in starts or name == s.variable or name in s.stacked[:i]:
+            raise Diagnostic("E0204", f"`{name}` is a name of this `fold` twice", s.span,
+                             help="a carried value is stacked under another name: `y = h` in the body")  # fmt: skip
     region, inner = _enter(frame, "fold", {}, s.span)
     inner.env[s.variable] = region.argument(s.variable, TensorType.of("i64"))
     _carry(region, inner, starts)
+    before = {name: inner.env.get(name) for name in s.stacked}
     _leave(region, inner, starts, s.body, s.span)
+    for name in s.stacked:
+        value = inner.env.get(name)
+        if value is before[name]:
+            raise Diagnostic("E0308", f"`{name}` is stacked, but the body of the `fold` does not bind it", s.span)
+        if not isinstance(value, Value):
+            raise Diagnostic("E0308", f"`{name}` is stacked, and must be a tensor, but is {describe(value)}", s.span)
+        region.graph.add_output(region.local(value), name)
     attrs = {"n": count, "carried": len(_tensors(starts)), "body": region.graph}
-    _bind(frame, "fold", starts, [*_tensors(starts), *region.captured], attrs, s.span)
+    _bind(frame, "fold", starts, [*_tensors(starts), *region.captured], attrs, s.span, s.stacked)
 
 
 def cond(frame: Frame, s: ast.CondStmt) -> None:
@@ -131,9 +143,12 @@ def _leave(region: Region, inner: Frame, starts: Carried, body: list[ast.Stmt], 
 
 
 def _bind(
-    frame: Frame, word: str, starts: Carried, operands: list[Value], attrs: dict[str, Any], span: Span | None
-) -> None:
-    """Emit the node, and let the carried names mean its results."""
+    frame: Frame, word: str, starts: Carried, operands: list[Value], attrs: dict[str, Any], span: Span | None,
+    stacked: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Emit the node, and let the carried names, and those that are stacked, mean its results."""
     outputs = iter(frame.emit(OPS[word], operands, attrs, span))
     for name, start in starts.items():
         frame.bind(name, like(start, outputs), span)
+    for name in stacked:
+        frame.bind(name, next(outputs), span)

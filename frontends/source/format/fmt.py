@@ -306,7 +306,8 @@ class _Formatter(ExpressionFormatter):
         self._close("}")
 
     def _fold(self, node: ast.FoldStmt) -> None:
-        head = [f"fold {node.variable} in ", self.expr(node.count), f" from ({', '.join(node.carried)}) {{"]
+        stacked = f" stack ({', '.join(node.stacked)})" if node.stacked else ""
+        head = [f"fold {node.variable} in ", self.expr(node.count), f" from ({', '.join(node.carried)}){stacked} {{"]
         self._line(head, end_of(node.count.span))
         self._body(node.body, end_of(node.span), self.statement)
         self._close("}")

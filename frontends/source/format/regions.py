@@ -55,7 +55,7 @@ class RegionPrinter:
         names = [self.names.fresh(value.name or "carry") for value in node.outputs]
         before: list[ast.Stmt] = [
             ast.Assign([name], self._operand(value))
-            for name, value in zip(names, node.inputs[first : first + count], strict=True)
+            for name, value in zip(names, node.inputs[first : first + count], strict=False)
         ]
         predicate = self._operand(node.inputs[0]) if first else None
         outer = [self._captured(value, before) for value in node.inputs[first + count :]]
@@ -64,7 +64,8 @@ class RegionPrinter:
             body: Graph = node.attrs["body"]
             index = self.names.fresh(body.inputs[0].name or "i")
             self.values[body.inputs[0]] = ast.Name(index)
-            made = ast.FoldStmt(index, literal(node.attrs["n"]), names, self._body(body, names, outer, 1))
+            statements = self._body(body, names, outer, 1)
+            made = ast.FoldStmt(index, literal(node.attrs["n"]), names[:count], statements, names[count:])
         elif predicate is not None:
             then, orelse = (self._body(node.attrs[branch], names, outer) for branch in ("then", "orelse"))
             made = ast.CondStmt(predicate, names, then, orelse or None)
@@ -87,8 +88,10 @@ class RegionPrinter:
         return expr
 
     def _body(self, body: Graph, names: list[str], outer: list[ast.Expr], skip: int = 0) -> list[ast.Stmt]:
-        """The statements of a region, which rebind ``names``; ``skip`` of its inputs have their names already."""
-        shown = [*map(ast.Name, names), *outer]
+        """The statements of a region, which binds ``names``, of which it takes all that are carried; ``skip`` of its inputs have
+        their names already."""
+        taken = len(body.inputs) - skip - len(outer)
+        shown = [*map(ast.Name, names[:taken]), *outer]
         self.values.update(zip(body.inputs[skip:], shown, strict=True))
         inner = self._nodes(body)
         # All results are read before any carried name is rebound.

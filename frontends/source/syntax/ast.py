@@ -147,12 +147,16 @@ class IfStmt(Node):
 
 @dataclass(slots=True)
 class FoldStmt(Node):
-    """``fold i in n from (a, b) { … }``: a bounded sequential loop; ``carried`` names are rebound by the body."""
+    """``fold i in n from (a, b) stack (y) { … }``: a bounded sequential loop; ``carried`` names are rebound by the body.
+
+    What the names in ``stacked`` hold at the end of each step stands side by side behind the loop.
+    """
 
     variable: str
     count: Expr
     carried: list[str]
     body: list[Stmt]
+    stacked: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -333,21 +333,20 @@ class AstBuilder(ProgramBuilder):
         rest.span = self.span(i, j)
         return rest
 
-    def fold(
-        self,
-        i: int,
-        j: int,
-        _fold: str,
-        variable: str,
-        _in: str,
-        count: ast.Expr,
-        _from: str,
-        _open: str,
-        carried: list[str],
-        _close: str,
-        body: list[ast.Stmt],
-    ) -> ast.FoldStmt:
-        return ast.FoldStmt(variable, self.checked(i, j, count), carried, body, span=self.span(i, j))
+    def fold(self, i: int, j: int, *parts: Any) -> ast.FoldStmt:
+        _fold, variable, _in, count, _from, _open, carried, _close, *stacking, body = parts
+        stacked = stacking[2] if stacking else []
+        return ast.FoldStmt(variable, self.checked(i, j, count), carried, body, stacked, span=self.span(i, j))
+
+    def stack(self, i: int, j: int, word: str) -> str:
+        if word != "stack":
+            raise Diagnostic(
+                "E0101",
+                f"found `{word}`, expected `stack` or `{{`",
+                self.span(i, i),
+                help="the values of every step: `fold i in n from (h) stack (y) { … }`",
+            )
+        return word
 
     def cond(self, i: int, j: int, *parts: Any) -> ast.CondStmt:
         _cond, condition, _from, _open, carried, _close, body, *orelse = parts
