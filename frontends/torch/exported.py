@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from ...ir.imported import Imported
 from ...ir.naming import unique
 from ...ir.types import TensorType
 from ..positions import write_positions
+from .apart import Apart, aten_name
 from .aten import ATEN
 from .finish import input_names, lift_inline, output_names, prune
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
@@ -51,32 +52,33 @@ def import_program(
     program: ExportedProgram, *, dynamic_shapes: Any = None, name: str = "imported", doc: str = ""
 ) -> Imported:
     """See :func:`tessera.frontends.torch.load`."""
-    if not _plain(program.graph_module):
+    if _writes(program.graph_module):
         table = torch.export.default_decompositions()
         for op in list(table):
             # What the importer knows stays whole; the rest is taken apart into core aten, which it mostly knows.
-            if _aten_name(op) in ATEN:
+            if aten_name(op) in ATEN:
                 table.pop(op)
-        program = program.run_decompositions(table)
+        try:
+            program = program.run_decompositions(table)
+        except Exception as error:  # whatever torch raises while it traces the program once more
+            raise Diagnostic(
+                "E0781",
+                f"torch.export does not take the program apart: {type(error).__name__}: {str(error).strip()[:1500]}",
+                help="write what assigns to parts of tensors in another way: `torch.where`, `torch.cat`",
+            ) from error
     return _Walk(program, dynamic_shapes, name, doc).run()
 
 
-def _plain(module: torch.fx.GraphModule) -> bool:
-    """Whether the importer knows every op that counts, and none writes to a tensor: then torch need not trace the program
-    once more to take it apart, which costs more than everything else."""
-    live = _live(module.graph)
+def _writes(module: torch.fx.GraphModule) -> bool:
+    """Whether an op writes to a tensor: then torch must trace the program once more to write it without, which costs more
+    than everything else."""
     for node in module.graph.nodes:
         target: Any = node.target
-        if node.op != "call_function" or target is operator.getitem or target in _SIZE_OPS:
-            continue
-        if isinstance(target, torch._ops.OpOverload):
-            # What writes into a view has no readers itself.
-            known = _aten_name(target) in ATEN or _aten_name(target) == "sym_size.int"
-            if target._schema.is_mutable or (node in live and not known):
-                return False
-        elif node in live and (not _is_region(node) or not _plain(_body(node))):
-            return False
-    return True
+        if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+            return True
+        if _is_region(node) and _writes(_body(node)):
+            return True
+    return False
 
 
 def _is_region(node: torch.fx.Node) -> bool:
@@ -89,12 +91,6 @@ def _body(node: torch.fx.Node) -> torch.fx.GraphModule:
     body = getattr(node.graph.owning_module, reference.target)
     assert isinstance(body, torch.fx.GraphModule)
     return body
-
-
-def _aten_name(op: Any) -> str:
-    """``add.Tensor`` for aten's; the whole name for others."""
-    text = str(op)
-    return text.removeprefix("aten.")
 
 
 class _Walk:
@@ -113,6 +109,9 @@ class _Walk:
             self.first_names.setdefault(identity(tensor), key)
         self.spans = Spans()
         self.made: dict[Any, Any] = {}
+        self.apart = Apart()
+        # The op that is taken apart just now.
+        self.inside: torch.fx.Node | None = None
 
     def run(self) -> Imported:
         self._inputs()
@@ -208,18 +207,19 @@ class _Walk:
 
     def _node(self, node: torch.fx.Node) -> None:
         builder = self.importing.builder
-        builder.span = self.spans.of(node)
-        builder.scope = scope(node)
+        if self.inside is None:
+            builder.span = self.spans.of(node)
+            builder.scope = scope(node)
         try:
             before = builder.graph._last
             self.env[node] = result = self._call(node)
         except Unsupported as error:
-            self.refusals.add(f"`{node.target}` ({error})", builder.span)
+            self.refusals.add(f"`{(self.inside or node).target}` ({error})", builder.span)
             self.env[node] = _MISSING
             return
         except Diagnostic as error:
             error.span = error.span or builder.span
-            error.notes.append(Note(f"while importing `{node.target}`", builder.span))
+            error.notes.append(Note(f"while importing `{(self.inside or node).target}`", builder.span))
             raise
         if result is _MISSING:
             return
@@ -238,18 +238,17 @@ class _Walk:
             found = args[0][args[1]]
             if found is None:
                 raise Unsupported("a result that only training needs")
-            return found
+            return found() if callable(found) else found
         if target in _SIZE_OPS:
             return _integer(
                 _SIZE_OPS[target](*map(as_dim, args[:-1]), args[-1] if target is operator.pow else as_dim(args[-1]))
             )
         if isinstance(target, torch._ops.OpOverload):
-            if target.namespace == "aten" and _aten_name(target) == "sym_size.int":
+            if target.namespace == "aten" and aten_name(target) == "sym_size.int":
                 return _integer(args[0].type.shape[args[1]])
-            importer = ATEN.get(_aten_name(target))
+            importer = ATEN.get(aten_name(target))
             if importer is None:
-                self.refusals.add(f"`{target}`", self.importing.builder.span)
-                return _MISSING
+                return self._taken_apart(node)
             operands = tuple(self._complete(node, target))
             if any(map(_holds_missing, operands)):
                 return _MISSING
@@ -268,17 +267,37 @@ class _Walk:
         self.refusals.add(f"`{getattr(target, '__name__', target)}`", self.importing.builder.span)
         return _MISSING
 
-    def _region(self, node: torch.fx.Node) -> tuple[Any, ...]:
+    def _region(self, node: torch.fx.Node) -> Any:
         """The results of a part of the program."""
-        given = iter(node.args[2:])
-        for inner in _body(node).graph.nodes:
+        return self._graph(_body(node).graph, [self._operand(v) for v in node.args[2:]])
+
+    def _graph(self, graph: torch.fx.Graph, operands: Iterable[Any]) -> Any:
+        given = iter(operands)
+        live = _live(graph)
+        for inner in graph.nodes:
             if inner.op == "placeholder":
-                self.env[inner] = self._operand(next(given))
+                self.env[inner] = next(given)
             elif inner.op == "output":
-                return tuple(self._operand(v) for v in inner.args[0])
-            else:
+                return self._operand(inner.args[0])
+            elif inner in live:
                 self._node(inner)
         raise AssertionError("a graph ends with its output")
+
+    def _taken_apart(self, node: torch.fx.Node) -> Any:
+        """The results of an op that has no importer, by the ops that torch makes of it."""
+        found = self.apart.graph(node)
+        inside = self.inside
+        if found is None or inside is not None:
+            self.refusals.add(f"`{(inside or node).target}`", self.importing.builder.span)
+            return _MISSING
+        operands = [self.env[n] for n in found[1]]
+        if any(map(_holds_missing, operands)):
+            return _MISSING
+        self.inside = node
+        try:
+            return self._graph(found[0].graph, operands)
+        finally:
+            self.inside = None
 
     def _complete(self, node: torch.fx.Node, target: Any) -> Iterator[Any]:
         """The operands in the order of the schema, defaults filled in."""
@@ -313,9 +332,9 @@ class _Walk:
         inline = lift_inline(value)
         if inline is not None:
             return self.importing.op("constant", value=inline, dtype=dtype_of_tensor(value, node.name))
-        self.weights[node.name] = lazy(node.name, value)
-        type = self._type(value, f"`{node.name}`")
-        return self.importing.builder.param(node.name, type, Initializer("zeros"), False)
+        name = unique(node.name, set(self.graph.params))
+        self.weights[name] = lazy(name, value)
+        return self.importing.builder.param(name, self._type(value, f"`{name}`"), Initializer("zeros"), False)
 
     # Outputs -----------------------------------------------------------------------------------------------------
 

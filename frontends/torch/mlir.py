@@ -254,7 +254,7 @@ class _Walk:
         made = importer(self.importing, *operands)
         if len(op.results) == 1:
             return [tuple(made) if isinstance(made, list) and "list" in str(op.results[0].type) else _first(made)]
-        return [_MISSING if v is None else v for v in made or ()]
+        return [_MISSING if v is None else v() if callable(v) else v for v in made or ()]
 
     # Constants and weights ---------------------------------------------------------------------------------------
 

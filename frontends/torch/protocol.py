@@ -14,10 +14,10 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Value
-from ...ir.library import composite
+from ...ir.library import composite, function
 from ...ir.op import Trait, has
 from ...ir.signature import broadcast_shapes
-from ...ir.types import DTYPES, DType, TensorType, boolean, f32, i64
+from ...ir.types import DTYPES, DType, TensorType, boolean, f32, i32, i64
 from ..foreign import elementwise, inline
 
 Importer = Callable[..., Any]
@@ -34,6 +34,33 @@ def aten(*names: str) -> Callable[[Importer], Importer]:
         return importer
 
     return register
+
+
+def on_rows(*, booleans: bool = False) -> Callable[[Importer], Importer]:
+    """For importers of ops along axes: a tensor without axes is a row of one element, which the results then are again.
+
+    Args:
+        booleans: compute with them as integers; results of their kind are booleans again.
+    """
+
+    def wrap(importer: Importer) -> Importer:
+        def wrapped(i: Import, x: Value, *rest: Any) -> Any:
+            if x.type.rank and not (booleans and x.type.dtype == boolean):
+                return importer(i, x, *rest)
+            row = x if x.type.rank else i.reshape(x, [1])
+            made = importer(i, i.cast(row, i32) if booleans and x.type.dtype == boolean else row, *rest)
+            results = [_as_operand(i, x, y) for y in (made if isinstance(made, list) else [made])]
+            return results if isinstance(made, list) else results[0]
+
+        return wrapped
+
+    return wrap
+
+
+def _as_operand(i: Import, x: Value, y: Value) -> Value:
+    if x.type.dtype == boolean and y.type.dtype == i32:
+        y = i.cast(y, boolean)
+    return y if x.type.rank else i.reshape(y, [])
 
 
 class Unsupported(Exception):
@@ -57,9 +84,10 @@ class Import:
         """One composite of the library with one result: ``call("std.nn.gelu", x)``."""
         return self.builder.op(composite(name), *inputs, **attrs)
 
-    def foreign(self, name: str, *inputs: Value, **statics: float) -> Value:
-        """A function of ``specs/foreign``, inlined: ``foreign("log1p", x)``."""
-        return inline(self.builder, elementwise(name), inputs, statics)
+    def foreign(self, name: str, *inputs: Value, **statics: Any) -> Value:
+        """A function of ``specs/foreign``, inlined: ``foreign("log1p", x)``, ``foreign("running.logcumsumexp", x, axis=0)``."""
+        called = function(f"foreign.{name}") if "." in name else elementwise(name)
+        return inline(self.builder, called, inputs, statics)
 
     # Dtypes and scalars ------------------------------------------------------------------------------------------
 
@@ -71,6 +99,8 @@ class Import:
         if isinstance(value, Dim) and value.value is None:
             return self.cast(self.builder.dim_value(value), dtype)
         number = int(value) if isinstance(value, Dim) else value
+        if dtype == boolean:
+            number = bool(number)
         if dtype.kind == "int" and isinstance(number, float):
             number = int(number)
         return self.builder.constant(number, dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Value
-from ....ir.types import i64
+from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten
 from .shape import pad
 
@@ -31,7 +31,7 @@ def matmul(i: Import, a: Value, b: Value) -> Value:
     return i.op("matmul", a, b)
 
 
-@aten("mv", "dot")
+@aten("mv", "dot", "vdot")
 def _mv(i: Import, a: Value, b: Value) -> Value:
     return matmul(i, a, b)
 
@@ -41,9 +41,27 @@ def _outer(i: Import, a: Value, b: Value) -> Value:
     return i.op("mul", i.op("unsqueeze", a, axis=1), i.op("unsqueeze", b, axis=0))
 
 
-@aten("addmm", "baddbmm", "addbmm")
+@aten("addmm", "baddbmm", "addmv")
 def _addmm(i: Import, bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
-    y = i.op("matmul", a, b)
+    return _added(i, bias, matmul(i, a, b), beta, alpha)
+
+
+@aten("addbmm")
+def _addbmm(i: Import, bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
+    return _added(i, bias, i.op("sum", i.op("matmul", a, b), axis=0), beta, alpha)
+
+
+@aten("addr")
+def _addr(i: Import, bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
+    bias, a, b = i.together(bias, a, b)
+    if a.type.dtype == boolean:
+        product = i.op("logical_and", i.op("unsqueeze", a, axis=1), i.op("unsqueeze", b, axis=0))
+        product = product if alpha else i.op("logical_and", product, i.scalar(False, boolean))
+        return i.op("logical_or", bias, product) if beta else product
+    return _added(i, bias, _outer(i, a, b), beta, alpha)
+
+
+def _added(i: Import, bias: Value, y: Value, beta: Any, alpha: Any) -> Value:
     if alpha != 1:
         y = i.op("mul", y, i.scalar(alpha, y.type.dtype))
     if beta == 0:
@@ -121,7 +139,7 @@ def _conv_padding(
         widths: list[Any] = []
         for axis in reversed(range(spatial)):
             total = (weight.type.shape[2 + axis] - 1) * gaps[axis]
-            widths += [(total // 2).value, (total - total // 2).value]
+            widths += [total // 2, total - total // 2]
         x = pad(i, x, widths, 0.0)
     return _conv(i, x, weight, bias, stride, 0, dilation, groups)
 

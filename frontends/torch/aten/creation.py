@@ -16,15 +16,16 @@ from .elementwise import dtype_of
 
 def _range(i: Import, start: Any, end: Any, step: Any, dtype: DType | None) -> Value:
     if all(isinstance(v, (int, Dim)) for v in (start, end, step)):
-        rows = as_dim(end) - start
-        count = ceildiv(rows, step) if step != 1 else rows
-        return _steps(i, count, start, step, dtype or i64)
+        up = as_dim(step).value is None or step > 0
+        rows = as_dim(end) - start if up else as_dim(start) - end
+        count = ceildiv(rows, step if up else -step)
+        return stepped(i, count, start, step, dtype or i64)
     if any(isinstance(v, Dim) for v in (start, end, step)):
         raise Unsupported("a range of reals up to a size that is not known")
-    return _steps(i, math.ceil((end - start) / step), start, step, dtype or f32)
+    return stepped(i, math.ceil((end - start) / step), start, step, dtype or f32)
 
 
-def _steps(i: Import, count: Any, start: Any, step: Any, dtype: DType) -> Value:
+def stepped(i: Import, count: Any, start: Any, step: Any, dtype: DType) -> Value:
     """``start + step * (0 … count - 1)``."""
     result = i.op("iota", n=count, dtype=dtype)
     if step != 1:
@@ -57,7 +58,7 @@ def _linspace(i: Import, start: Any, end: Any, steps: Any, dtype: Any = None, *r
     if not isinstance(count, int):
         raise Unsupported("linspace of a number of steps that is not known")
     width = 0.0 if count < 2 else (end - start) / (count - 1)
-    return i.cast(_steps(i, count, float(start), width, f32), dtype_of(dtype) or f32)
+    return i.cast(stepped(i, count, float(start), width, f32), dtype_of(dtype) or f32)
 
 
 def _full(i: Import, shape: Sequence[Any], value: Any, dtype: DType) -> Value:

@@ -85,6 +85,16 @@ def _unary(name: str, op: str, *, floating: bool = True) -> None:
 for _name in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "atan", "tanh", "sigmoid", "erf"):
     _unary(_name, _name)
 _unary("isnan", "is_nan")
+
+
+def _of_the_library(name: str) -> None:
+    @aten(name)
+    def importer(i: Import, *operands: Any) -> Value:
+        return i.call(f"std.math.{name}", *i.broadcast(*i.together(*operands, floating=True)))
+
+
+for _name in ("acos", "asin", "atan2", "erfc"):
+    _of_the_library(_name)
 for _name in ("neg", "abs"):
     _unary(_name, _name, floating=False)
 
@@ -109,16 +119,16 @@ def _sign(i: Import, x: Value) -> Value:
     return i.op("sign", x)
 
 
-@aten("bitwise_not")
-def _bitwise_not(i: Import, x: Value) -> Value:
-    return i.op("logical_not" if x.type.dtype == boolean else "bitwise_not", x)
-
-
 @aten("logical_not")
 def _not(i: Import, x: Value) -> Value:
     if x.type.dtype != boolean:
         return i.op("eq", x, i.scalar(0, x.type.dtype))
     return i.op("logical_not", x)
+
+
+@aten("bitwise_not")
+def _bitwise_not(i: Import, x: Value) -> Value:
+    return i.op("logical_not" if x.type.dtype == boolean else "bitwise_not", x)
 
 
 # Two operands --------------------------------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ def _add(i: Import, x: Any, y: Any, alpha: Any = 1) -> Value:
         return y
     x, y = i.together(x, y)
     if x.type.dtype == boolean:
-        return i.op("logical_or", x, y)
+        return i.op("logical_or", x, y) if alpha else i.broadcast(x, y)[0]
     return i.op("add", x, _scaled(i, y, alpha))
 
 
@@ -225,10 +235,17 @@ def _pow(i: Import, x: Any, y: Any) -> Value:
     return i.op("pow", x, y) if x.type.dtype.kind == "float" else i.foreign("whole_power", x, y)
 
 
+_OF_BOOLEANS = {"minimum": "logical_and", "maximum": "logical_or"}
+
+
+def _extreme(i: Import, op: str, x: Value, y: Value) -> Value:
+    return i.op(_OF_BOOLEANS[op] if x.type.dtype == boolean else op, x, y)
+
+
 def _binary(op: str, *names: str) -> None:
     @aten(*names)
     def importer(i: Import, x: Any, y: Any) -> Value:
-        return i.op(op, *i.together(x, y))
+        return _extreme(i, op, *i.together(x, y))
 
 
 _binary("minimum", "minimum", "min.other")
@@ -239,7 +256,7 @@ def _without_nan(name: str, op: str) -> None:
     @aten(name)
     def importer(i: Import, x: Any, y: Any) -> Value:
         x, y = i.together(x, y)
-        return i.foreign(name, x, y) if x.type.dtype.kind == "float" else i.op(op, x, y)
+        return i.foreign(name, x, y) if x.type.dtype.kind == "float" else _extreme(i, op, x, y)
 
 
 _without_nan("fmin", "minimum")
@@ -262,29 +279,35 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     _compare(_name)
 
 
-_binary("left_shift", "bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar", "__lshift__.Tensor", "__lshift__.Scalar")
-_binary("right_shift", "bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar", "__rshift__.Tensor", "__rshift__.Scalar")
+def _logic(i: Import, op: str, x: Value, y: Value, identity: bool) -> Value:
+    for a, b in ((x, y), (y, x)):
+        if literal_of(a) is identity:
+            return i.broadcast(b, a)[0]
+    return i.op(op, x, y)
 
 
-def _logic(op: str, identity: bool, bits: str | None = None) -> Callable[..., Value]:
+for _name in ("left", "right"):
+    _shifts = [f"bitwise_{_name}_shift.{form}" for form in ("Tensor", "Tensor_Scalar", "Scalar_Tensor")]
+    _binary(f"{_name}_shift", *_shifts, *(f"__{_name[0]}shift__.{form}" for form in ("Tensor", "Scalar")))
+
+_LOGIC = {"and": ("logical_and", True), "or": ("logical_or", False), "xor": ("ne", False)}
+
+
+def _logical(name: str) -> None:
+    @aten(f"logical_{name}")
     def importer(i: Import, x: Any, y: Any) -> Value:
+        return _logic(i, _LOGIC[name][0], i.tensor(x, boolean), i.tensor(y, boolean), _LOGIC[name][1])
+
+    @aten(*(f"{op}.{form}" for op in (f"bitwise_{name}", f"__{name}__") for form in ("Tensor", "Scalar", "Scalar_Tensor")))
+    def bits(i: Import, x: Any, y: Any) -> Value:
         x, y = i.together(x, y)
         if x.type.dtype != boolean:
-            if bits is None:
-                raise Unsupported(f"truths of {x.type.dtype}")
-            return i.op(bits, x, y)
-        for a, b in ((x, y), (y, x)):
-            if literal_of(a) is identity:
-                return i.broadcast(b, a)[0]
-        return i.op(op, x, y)
-
-    return importer
+            return i.op(f"bitwise_{name}", x, y)
+        return _logic(i, _LOGIC[name][0], x, y, _LOGIC[name][1])
 
 
-for _word, _op, _identity in (("and", "logical_and", True), ("or", "logical_or", False), ("xor", "ne", False)):
-    aten(f"logical_{_word}")(_logic(_op, _identity))
-    _names = [f"{name}.{form}" for name in (f"bitwise_{_word}", f"__{_word}__") for form in ("Tensor", "Scalar")]
-    aten(*_names)(_logic(_op, _identity, f"bitwise_{_word}"))
+for _name in _LOGIC:
+    _logical(_name)
 
 
 # Selection and bounds ------------------------------------------------------------------------------------------------
@@ -298,8 +321,7 @@ def _where(i: Import, condition: Value, x: Any, y: Any) -> Value:
 
 @aten("masked_fill.Scalar", "masked_fill.Tensor")
 def _masked_fill(i: Import, x: Value, mask: Value, value: Any) -> Value:
-    filled = i.op("where", i.cast(mask, boolean), i.tensor(value, x.type.dtype), x)
-    return i.expand(filled, x.type.shape)
+    return i.op("where", i.cast(mask, boolean), i.tensor(value, x.type.dtype), x)
 
 
 @aten("clamp", "clamp.Tensor", "clip", "hardtanh")
@@ -307,9 +329,9 @@ def _clamp(i: Import, x: Value, low: Any = None, high: Any = None) -> Value:
     bounds = [b for b in (low, high) if b is not None]
     x = i.together(x, *bounds)[0]
     if low is not None:
-        x = i.op("maximum", x, i.tensor(low, x.type.dtype))
+        x = _extreme(i, "maximum", x, i.tensor(low, x.type.dtype))
     if high is not None:
-        x = i.op("minimum", x, i.tensor(high, x.type.dtype))
+        x = _extreme(i, "minimum", x, i.tensor(high, x.type.dtype))
     return x
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir.dims.dim import Dim, as_dim, product
+from ....ir.dims.dim import Dim, as_dim, const, product
 from ....ir.graph import Node, Value
 from ....ir.op import Trait, has
 from ....ir.types import boolean, i64
@@ -35,12 +35,20 @@ def _embedding(i: Import, weight: Value, index: Value, *rest: Any) -> Value:
 
 @aten("index_select")
 def _index_select(i: Import, x: Value, axis: int, index: Value) -> Value:
+    if not x.type.rank:
+        return i.expand(x, index.type.shape)
+    if not index.type.rank:
+        index = i.reshape(index, [1])
     return i.op("take", x, index, axis=axis)
 
 
 @aten("gather")
 def _gather(i: Import, x: Value, axis: int, index: Value, *rest: Any) -> Value:
+    if not x.type.rank:
+        return i.expand(x, index.type.shape)
     at = axis_of(axis, x.type.rank)
+    if not index.type.rank:
+        return i.reshape(_gather(i, x, at, i.reshape(index, [1])), [])
     known = literal_of(x)
     if known is not None:
         return i.expand(i.scalar(known, x.type.dtype), index.type.shape)
@@ -77,20 +85,31 @@ def _linear(i: Import, x: Value, indices: Sequence[Value], first: int) -> tuple[
     return i.reshape(x, shape), total
 
 
-def _listed(indices: Sequence[Any]) -> tuple[int, list[Value]]:
-    """The first indexed axis, and the indices, which must stand at neighbouring axes."""
+def _listed(indices: Sequence[Any]) -> tuple[list[int], list[Value]]:
+    """The indexed axes, and their indices."""
     given = [(a, v) for a, v in enumerate(indices) if v is not None]
     if any(v.type.dtype == boolean for _, v in given):
         raise Unsupported("selecting by a mask, which makes a tensor of a size that depends on the values")
-    axes = [a for a, _ in given]
-    if axes != list(range(axes[0], axes[0] + len(axes))):
-        raise Unsupported("indices at axes that are no neighbours")
-    return axes[0], [v for _, v in given]
+    return [a for a, _ in given], [v for _, v in given]
+
+
+def _neighbours(axes: Sequence[int]) -> bool:
+    return list(axes) == list(range(axes[0], axes[0] + len(axes)))
+
+
+def _in_front(i: Import, x: Value, axes: Sequence[int]) -> tuple[Value, list[int]]:
+    """x with these axes first, and the order of axes that leads back."""
+    order = [*axes, *(a for a in range(x.type.rank) if a not in axes)]
+    return i.transpose(x, order), [order.index(a) for a in range(x.type.rank)]
 
 
 @aten("index.Tensor", "index.Tensor_hacked_twin", "_unsafe_index.Tensor", "_unsafe_index.Tensor_hacked_twin")
 def _index(i: Import, x: Value, indices: Sequence[Any]) -> Value:
-    first, given = _listed(indices)
+    axes, given = _listed(indices)
+    if not _neighbours(axes):
+        # What is picked then comes first.
+        x, axes = _in_front(i, x, axes)[0], list(range(len(axes)))
+    first = axes[0]
     if len(given) == 1:
         return i.op("take", x, _from_front(i, given[0], x.type.shape[first]), axis=first)
     whole = [whole_axis(v, d) for v, d in zip(given, x.type.shape[first:], strict=False)]
@@ -116,31 +135,69 @@ def _index_put(
         mask = given[0]
         spread = i.reshape(mask, [*mask.type.shape, *[1] * (x.type.rank - mask.type.rank)])
         return i.op("where", spread, i.reshape(i.cast(values, x.type.dtype), []), x)
-    first, given = _listed(indices)
-    if first != 0:
-        raise Unsupported("writing at indices behind whole axes")
-    joined, index = _linear(i, x, i.broadcast(*given), 0)
+    axes, given = _listed(indices)
+    front, back = _in_front(i, x, axes)
+    joined, index = _linear(i, front, i.broadcast(*given), 0)
     rest_of = joined.type.shape[1:]
-    updates = i.expand(i.cast(values, x.type.dtype), [*index.type.shape, *rest_of])
+    # The values stand where indexing would put what it picks: in front unless the axes are neighbours.
+    before = axes[0] if _neighbours(axes) else 0
+    wide = i.expand(i.cast(values, x.type.dtype), [*rest_of[:before], *index.type.shape, *rest_of[before:]])
+    updates = _in_front(i, wide, range(before, before + index.type.rank))[0]
     flat = i.reshape(index, [index.type.numel])
     updates = i.reshape(updates, [index.type.numel, *rest_of])
     written = i.op("scatter_add" if accumulate else "scatter_set", joined, flat, updates, batch=0)
-    return i.reshape(written, x.type.shape)
+    return i.transpose(i.reshape(written, front.type.shape), back)
+
+
+@aten("_unsafe_masked_index")
+def _masked_index(i: Import, x: Value, mask: Value, indices: Sequence[Any], fill: Any) -> Value:
+    clamped = [
+        None if v is None else i.op("minimum", i.op("maximum", v, i.scalar(0, v.type.dtype)), i.scalar(d - 1, v.type.dtype))
+        for v, d in zip(indices, x.type.shape, strict=False)
+    ]
+    picked = _index(i, x, clamped)
+    spread = i.reshape(mask, [*mask.type.shape, *[1] * (picked.type.rank - mask.type.rank)])
+    return i.op("where", spread, picked, i.scalar(fill, x.type.dtype))
 
 
 # Scattering along one axis -------------------------------------------------------------------------------------------
 
 
 def _scatter(i: Import, op: str, x: Value, axis: int, index: Value, source: Any) -> Value:
+    if not x.type.rank:
+        return i.reshape(_scatter(i, op, i.reshape(x, [1]), 0, i.reshape(index, [index.type.numel]), source), [])
+    updates = _updates(i, x, index, source)
     at, last = axis_of(axis, x.type.rank), x.type.rank - 1
-    for a, (size, wanted) in enumerate(zip(x.type.shape, index.type.shape, strict=True)):
-        if a != at and size != wanted:
-            raise Unsupported("a scatter whose index is smaller than the tensor")
-    updates = i.expand(i.tensor(source, x.type.dtype), index.type.shape)
+    if any(a != at and d != n for a, (d, n) in enumerate(zip(x.type.shape, index.type.shape, strict=True))):
+        return _scatter_corner(i, op, x, at, index, updates)
     order = list(range(x.type.rank))
     order[at], order[last] = order[last], order[at]
     moved = [i.transpose(v, order) for v in (x, index, updates)]
     return i.transpose(i.op(op, *moved, batch=last), order)
+
+
+def _updates(i: Import, x: Value, index: Value, source: Any) -> Value:
+    """A number everywhere, or the first elements of a tensor that has more than the index."""
+    updates = i.tensor(source, x.type.dtype)
+    if updates.type.rank and updates.type.rank == index.type.rank:
+        for a, dim in enumerate(index.type.shape):
+            if updates.type.shape[a] != dim:
+                updates = i.slice(updates, a, 0, dim)
+    elif updates.type.rank != index.type.rank:
+        updates = i.reshape(updates, [])
+    return i.expand(updates, index.type.shape)
+
+
+def _scatter_corner(i: Import, op: str, x: Value, axis: int, index: Value, updates: Value) -> Value:
+    """Where the index has fewer rows than x: only the first ones are written. Every element is written by its place in all of x."""
+    place: Value | None = None
+    for a, dim in enumerate(x.type.shape):
+        shape = [d if b == a else const(1) for b, d in enumerate(index.type.shape)]
+        at = i.cast(index, i64) if a == axis else i.reshape(i.op("iota", n=index.type.shape[a], dtype=i64), shape)
+        place = at if place is None else i.op("add", i.op("mul", place, i.scalar(dim, i64)), at)
+    assert place is not None
+    flat = [i.reshape(v, [v.type.numel]) for v in (x, i.expand(place, index.type.shape), updates)]
+    return i.reshape(i.op(op, *flat, batch=0), x.type.shape)
 
 
 @aten("scatter.src", "scatter.value")
@@ -191,12 +248,64 @@ def _index_copy(i: Import, x: Value, axis: int, index: Value, source: Value) -> 
     return _rows(i, "scatter_set", x, axis, index, source)
 
 
+@aten("index_fill.int_Scalar", "index_fill.int_Tensor")
+def _index_fill(i: Import, x: Value, axis: int, index: Value, value: Any) -> Value:
+    row = i.reshape(index, [index.type.numel])
+    shape = list(x.type.shape)
+    if shape:
+        shape[axis_of(axis, len(shape))] = row.type.numel
+    return _rows(i, "scatter_set", x, axis, row, i.expand(i.tensor(value, x.type.dtype), shape))
+
+
 def _rows(i: Import, op: str, x: Value, axis: int, index: Value, source: Value) -> Value:
+    if not x.type.rank:
+        lone = [i.reshape(v, [v.type.numel]) for v in (x, index, source)]
+        return i.reshape(_rows(i, op, lone[0], 0, lone[1], lone[2]), [])
+    if not index.type.rank:
+        index = i.reshape(index, [1])
+    if source.type.rank < x.type.rank:
+        source = i.op("unsqueeze", source, axis=axis_of(axis, x.type.rank))
     order = list(range(x.type.rank))
     at = axis_of(axis, x.type.rank)
     order[0], order[at] = order[at], order[0]
+    index = _from_front(i, index, x.type.shape[at])
     moved = i.op(op, i.transpose(x, order), index, i.transpose(source, order), batch=0)
     return i.transpose(moved, order)
+
+
+@aten("take")
+def _take(i: Import, x: Value, index: Value) -> Value:
+    return i.op("take", i.reshape(x, [x.type.numel]), _from_front(i, index, x.type.numel))
+
+
+@aten("put")
+def _put(i: Import, x: Value, index: Value, source: Value, accumulate: bool = False) -> Value:
+    flat = [i.reshape(v, [v.type.numel]) for v in (x, _from_front(i, index, x.type.numel), source)]
+    return i.reshape(i.op("scatter_add" if accumulate else "scatter_set", *flat, batch=0), x.type.shape)
+
+
+@aten("masked_scatter")
+def _masked_scatter(i: Import, x: Value, mask: Value, source: Value) -> Value:
+    """The elements of ``source`` in their order wherever the mask is true (LLaVA's image tokens)."""
+    x, mask = i.broadcast(x, mask)
+    true = i.reshape(mask, [mask.type.numel])
+    place = i.op("maximum", i.op("sub", i.op("cumsum", i.cast(true, i64), axis=0), i.scalar(1, i64)), i.scalar(0, i64))
+    last = i.scalar(source.type.numel - 1, i64)
+    picked = i.op("take", i.reshape(source, [source.type.numel]), i.op("minimum", place, last))
+    return i.op("where", mask, i.reshape(picked, x.type.shape), x)
+
+
+@aten("unfold")
+def _unfold(i: Import, x: Value, axis: int, size: int, step: int) -> Value:
+    """Windows along an axis: the axis becomes their number, and a last one their elements."""
+    if not x.type.rank:
+        return i.reshape(x, [1]) if size else i.op("full", shape=(0,), value=0, dtype=x.type.dtype)
+    at = axis_of(axis, x.type.rank)
+    count = (x.type.shape[at] - size) // step + 1
+    starts = i.op("mul", i.op("iota", n=count, dtype=i64), i.scalar(step, i64))
+    place = i.op("add", i.op("unsqueeze", starts, axis=1), i.op("iota", n=size, dtype=i64))
+    picked = i.op("take", x, place, axis=at)
+    return i.transpose(picked, [a for a in range(picked.type.rank) if a != at + 1] + [at + 1])
 
 
 @aten("one_hot")

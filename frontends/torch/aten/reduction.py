@@ -1,4 +1,4 @@
-"""Reductions, orders and running sums."""
+"""Reductions, and softmax."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from ....ir.dims.dim import product
 from ....ir.graph import Value
-from ....ir.types import boolean, f32, i32, i64
-from ..protocol import Import, Unsupported, aten, axes_of
+from ....ir.types import boolean, f32, i64
+from ..protocol import Import, aten, axes_of, on_rows
 from .elementwise import dtype_of
 
 
-def _summed(i: Import, x: Value, dtype: Any) -> Value:
+def summed(i: Import, x: Value, dtype: Any) -> Value:
     """What ``sum`` and ``mean`` add up: integers and booleans as i64."""
     wanted = dtype_of(dtype)
     if wanted is not None:
@@ -21,33 +21,39 @@ def _summed(i: Import, x: Value, dtype: Any) -> Value:
 
 
 @aten("sum.dim_IntList")
+@on_rows()
 def _sum(i: Import, x: Value, axes: Any = None, keepdims: bool = False, dtype: Any = None) -> Value:
-    return i.op("sum", _summed(i, x, dtype), axis=axes_of(axes, x.type.rank), keepdims=keepdims)
+    return i.op("sum", summed(i, x, dtype), axis=axes_of(axes, x.type.rank), keepdims=keepdims)
 
 
 @aten("sum")
+@on_rows()
 def _sum_all(i: Import, x: Value, dtype: Any = None) -> Value:
-    return i.op("sum", _summed(i, x, dtype))
+    return i.op("sum", summed(i, x, dtype))
 
 
 @aten("mean")
+@on_rows()
 def _mean_all(i: Import, x: Value, dtype: Any = None) -> Value:
     return i.op("mean", i.cast(x, dtype_of(dtype) or x.type.dtype))
 
 
 @aten("mean.dim")
+@on_rows()
 def _mean(i: Import, x: Value, axes: Any, keepdims: bool = False, dtype: Any = None) -> Value:
     x = i.cast(x, dtype_of(dtype) or x.type.dtype)
     return i.op("mean", x, axis=axes_of(axes, x.type.rank), keepdims=keepdims)
 
 
 @aten("prod.dim_int")
+@on_rows()
 def _prod(i: Import, x: Value, axis: int, keepdims: bool = False, dtype: Any = None) -> Value:
-    return i.op("prod", _summed(i, x, dtype), axis=axis, keepdims=keepdims)
+    return i.op("prod", summed(i, x, dtype), axis=axis, keepdims=keepdims)
 
 
 def _extreme(name: str, op: str) -> None:
     @aten(name)
+    @on_rows(booleans=True)
     def importer(i: Import, x: Value, axes: Any = (), keepdims: bool = False) -> Value:
         return i.op(op, x, axis=axes_of(axes, x.type.rank), keepdims=keepdims)
 
@@ -60,11 +66,13 @@ _extreme("min", "min")
 
 def _with_index(name: str) -> None:
     @aten(f"{name}.dim")
+    @on_rows(booleans=True)
     def importer(i: Import, x: Value, axis: int, keepdims: bool = False) -> list[Value]:
         values = i.op(name, x, axis=axis, keepdims=keepdims)
         return [values, i.op(f"arg{name}", x, axis=axis, keepdims=keepdims)]
 
     @aten(f"arg{name}")
+    @on_rows(booleans=True)
     def index(i: Import, x: Value, axis: Any = None, keepdims: bool = False) -> Value:
         if axis is None:
             return i.op(f"arg{name}", i.reshape(x, [x.type.numel]), axis=0)
@@ -76,6 +84,7 @@ _with_index("min")
 
 
 def _logical(name: str) -> None:
+    @on_rows()
     def importer(i: Import, x: Value, axes: Any = None, keepdims: bool = False) -> Value:
         if x.type.dtype != boolean:
             x = i.op("ne", x, i.scalar(0, x.type.dtype))
@@ -101,33 +110,47 @@ def _variance(i: Import, x: Value, axes: Any, correction: Any, keepdims: bool) -
 
 
 @aten("var.correction")
+@on_rows()
 def _var(i: Import, x: Value, axes: Any = None, correction: Any = None, keepdims: bool = False) -> Value:
     return _variance(i, x, axes, correction, keepdims)
 
 
 @aten("var.dim")
+@on_rows()
 def _var_dim(i: Import, x: Value, axes: Any, unbiased: bool = True, keepdims: bool = False) -> Value:
     return _variance(i, x, axes, int(unbiased), keepdims)
 
 
 @aten("std.correction")
+@on_rows()
 def _std(i: Import, x: Value, axes: Any = None, correction: Any = None, keepdims: bool = False) -> Value:
     return i.op("sqrt", _variance(i, x, axes, correction, keepdims))
 
 
 @aten("std.dim")
+@on_rows()
 def _std_dim(i: Import, x: Value, axes: Any, unbiased: bool = True, keepdims: bool = False) -> Value:
     return i.op("sqrt", _variance(i, x, axes, int(unbiased), keepdims))
 
 
 @aten("var_mean.correction")
+@on_rows()
 def _var_mean(i: Import, x: Value, axes: Any = None, correction: Any = None, keepdims: bool = False) -> list[Value]:
     mean = i.op("mean", x, axis=axes_of(axes, x.type.rank), keepdims=keepdims)
     return [_variance(i, x, axes, correction, keepdims), mean]
 
 
+@aten("std_mean.correction")
+@on_rows()
+def _std_mean(i: Import, x: Value, axes: Any = None, correction: Any = None, keepdims: bool = False) -> list[Value]:
+    variance, mean = _var_mean(i, x, axes, correction, keepdims)
+    return [i.op("sqrt", variance), mean]
+
+
 @aten("logsumexp")
+@on_rows()
 def _logsumexp(i: Import, x: Value, axes: Any, keepdims: bool = False) -> Value:
+    (x,) = i.together(x, floating=True)
     along = axes_of(axes, x.type.rank)
     highest = i.foreign("offset", i.op("max", x, axis=along, keepdims=True))
     total = i.op("log", i.op("sum", i.op("exp", i.op("sub", x, highest)), axis=along, keepdims=True))
@@ -136,71 +159,43 @@ def _logsumexp(i: Import, x: Value, axes: Any, keepdims: bool = False) -> Value:
 
 
 @aten("linalg_vector_norm")
-def _norm(i: Import, x: Value, order: Any = 2, axes: Any = None, keepdims: bool = False, dtype: Any = None) -> Value:
+@on_rows()
+def norm(i: Import, x: Value, order: Any = 2, axes: Any = None, keepdims: bool = False, dtype: Any = None) -> Value:
     x = i.cast(x, dtype_of(dtype) or x.type.dtype)
     along = axes_of(axes, x.type.rank)
     if order == 2:
         return i.op("sqrt", i.op("sum", i.op("mul", x, x), axis=along, keepdims=keepdims))
     if order == 1:
         return i.op("sum", i.op("abs", x), axis=along, keepdims=keepdims)
-    if order == math.inf:
-        return i.op("max", i.op("abs", x), axis=along, keepdims=keepdims)
-    raise Unsupported(f"the norm of order {order}")
+    if order in (math.inf, -math.inf):
+        return i.op("max" if order > 0 else "min", i.op("abs", x), axis=along, keepdims=keepdims)
+    if order == 0:
+        return i.op("sum", i.cast(i.op("ne", x, i.scalar(0, x.type.dtype)), x.type.dtype), axis=along, keepdims=keepdims)
+    powers = i.op("pow", i.op("abs", x), i.scalar(float(order), x.type.dtype))
+    return i.op("pow", i.op("sum", powers, axis=along, keepdims=keepdims), i.scalar(1.0 / order, x.type.dtype))
 
 
 @aten("norm.ScalarOpt_dim")
 def _norm_scalar(i: Import, x: Value, order: Any, axes: Any, keepdims: bool = False) -> Value:
-    return _norm(i, x, 2 if order is None else order, axes, keepdims)
+    return norm(i, x, 2 if order is None else order, axes, keepdims)
 
 
-# Orders --------------------------------------------------------------------------------------------------------------
-
-
-@aten("sort", "sort.stable")
-def _sort(i: Import, x: Value, *rest: Any) -> list[Value]:
-    *_, axis, descending = rest if len(rest) > 1 else (-1, False)
-    return i.builder.multi("sort", x, axis=axis, descending=bool(descending))
-
-
-@aten("argsort", "argsort.stable")
-def _argsort(i: Import, x: Value, *rest: Any) -> Value:
-    return _sort(i, x, *rest)[1]
-
-
-@aten("topk")
-def _topk(i: Import, x: Value, k: Any, axis: int = -1, largest: bool = True, ordered: bool = True) -> list[Value]:
-    return i.builder.multi("topk", x, k=k, axis=axis, largest=largest)
-
-
-@aten("searchsorted.Tensor")
-def _searchsorted(
-    i: Import, row: Value, values: Value, out_int32: bool = False, right: bool = False, *rest: Any
-) -> Value:
-    if row.type.rank != 1 or any(r is not None for r in rest):
-        raise Unsupported("a search in several rows, or in an order of its own")
-    row, values = i.together(row, values)
-    return i.cast(i.op("searchsorted", row, values, right=right), i32 if out_int32 else i64)
-
-
-@aten("bucketize.Tensor")
-def _bucketize(i: Import, values: Value, row: Value, out_int32: bool = False, right: bool = False) -> Value:
-    return _searchsorted(i, row, values, out_int32, right)
-
-
-@aten("cumsum")
-def _cumsum(i: Import, x: Value, axis: int, dtype: Any = None) -> Value:
-    return i.op("cumsum", _summed(i, x, dtype), axis=axis)
+# Softmax -------------------------------------------------------------------------------------------------------------
 
 
 @aten("softmax.int", "_softmax")
+@on_rows()
 def softmax(i: Import, x: Value, axis: int, dtype: Any = None) -> Value:
+    return i.call("std.nn.softmax", _floating(i, x, dtype), axis=axis)
+
+
+def _floating(i: Import, x: Value, dtype: Any) -> Value:
     wanted = None if isinstance(dtype, bool) else dtype_of(dtype)  # _softmax has half_to_float there
-    return i.call(
-        "std.nn.softmax", i.cast(x, wanted or (x.type.dtype if x.type.dtype.kind == "float" else f32)), axis=axis
-    )
+    return i.cast(x, wanted or (x.type.dtype if x.type.dtype.kind == "float" else f32))
 
 
 @aten("_safe_softmax")
+@on_rows()
 def _safe_softmax(i: Import, x: Value, axis: int, dtype: Any = None) -> Value:
     p = softmax(i, x, axis, dtype)
     hopeless = i.op("all", i.op("eq", x, i.scalar(-math.inf, x.type.dtype)), axis=axis, keepdims=True)
@@ -208,6 +203,6 @@ def _safe_softmax(i: Import, x: Value, axis: int, dtype: Any = None) -> Value:
 
 
 @aten("log_softmax.int", "_log_softmax")
+@on_rows()
 def _log_softmax(i: Import, x: Value, axis: int, dtype: Any = None) -> Value:
-    wanted = None if isinstance(dtype, bool) else dtype_of(dtype)
-    return i.call("std.nn.log_softmax", i.cast(x, wanted or x.type.dtype), axis=axis)
+    return i.call("std.nn.log_softmax", _floating(i, x, dtype), axis=axis)

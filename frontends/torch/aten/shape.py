@@ -224,6 +224,8 @@ def _roll(i: Import, x: Value, shifts: Any, axes: Any = ()) -> Value:
         return i.reshape(flat, x.type.shape)
     for shift, axis in zip(shift_list, axis_list, strict=True):
         at = axis_of(axis, x.type.rank)
+        if x.type.shape[at] == 0:
+            return x
         moved = as_dim(shift) % x.type.shape[at]
         if moved != 0:
             cut = x.type.shape[at] - moved
@@ -288,13 +290,6 @@ def pad(i: Import, x: Value, widths: Sequence[Any], value: Any = 0) -> Value:
             else:
                 x = i.op("pad", x, axis=axis, before=before, after=after, value=value)
     return x
-
-
-@aten("pad")
-def _pad_mode(i: Import, x: Value, widths: Sequence[Any], mode: str = "constant", value: Any = None) -> Value:
-    if mode != "constant":
-        raise Unsupported(f"padding by `{mode}`")
-    return pad(i, x, widths, value or 0)
 
 
 @aten("slice_scatter")
