@@ -1,7 +1,7 @@
 """Ops that the importer does not know, one at a time: taken apart by torch's own decompositions. Imports torch.
 
-Tracing a whole program once more to take it apart costs more than everything else; one op costs milliseconds, and an op that nothing
-takes apart costs none.
+Tracing a whole program once more to take it apart costs more than everything else; one op costs milliseconds, and an op that
+nothing takes apart costs none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from .aten import ATEN
 def aten_name(op: Any) -> str:
     """``add.Tensor`` for aten's; the whole name for others."""
     return str(op).removeprefix("aten.")
+
+
+def writes(module: torch.fx.GraphModule) -> bool:
+    """Whether an op of the graph writes to a tensor."""
+    targets = [node.target for node in module.graph.nodes]
+    return any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets)
 
 
 @cache
@@ -66,7 +72,12 @@ def _traced(target: Any, leaves: list[Any], form: Any, places: list[int]) -> tor
     examples = [leaves[at].meta.get("val") for at in places]
     try:
         with torch.no_grad():
-            return make_fx(torch.func.functionalize(call), decomposition_table=dict(decompositions()))(*examples)
+            rules = dict(decompositions())
+            graph = make_fx(torch.func.functionalize(call), decomposition_table=rules)(*examples)
+            if writes(graph):
+                # Rules in C++ are unfolded below what writes them without assignments: once more does it.
+                graph = make_fx(torch.func.functionalize(graph), decomposition_table=rules)(*examples)
+            return graph
     except Exception:  # whatever torch's rules raise for sizes that are free, or dtypes they do not expect
         return None
 

@@ -20,7 +20,7 @@ from ...ir.imported import Imported
 from ...ir.naming import unique
 from ...ir.types import TensorType
 from ..positions import write_positions
-from .apart import Apart, aten_name
+from .apart import Apart, aten_name, writes
 from .aten import ATEN
 from .finish import input_names, lift_inline, output_names, prune
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
@@ -72,13 +72,7 @@ def import_program(
 def _writes(module: torch.fx.GraphModule) -> bool:
     """Whether an op writes to a tensor: then torch must trace the program once more to write it without, which costs more
     than everything else."""
-    for node in module.graph.nodes:
-        target: Any = node.target
-        if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
-            return True
-        if _is_region(node) and _writes(_body(node)):
-            return True
-    return False
+    return writes(module) or any(_is_region(node) and _writes(_body(node)) for node in module.graph.nodes)
 
 
 def _is_region(node: torch.fx.Node) -> bool:
@@ -288,7 +282,8 @@ class _Walk:
         found = self.apart.graph(node)
         inside = self.inside
         if found is None or inside is not None:
-            self.refusals.add(f"`{(inside or node).target}`", self.importing.builder.span)
+            what = f"`{node.target}`" if inside is None else f"`{inside.target}` (of which `{node.target}` is a part)"
+            self.refusals.add(what, self.importing.builder.span)
             return _MISSING
         operands = [self.env[n] for n in found[1]]
         if any(map(_holds_missing, operands)):
@@ -316,6 +311,8 @@ class _Walk:
         if isinstance(value, (list, tuple)):
             return tuple(self._operand(v) for v in value)
         if isinstance(value, torch.dtype):
+            if value.is_complex:
+                raise Unsupported("complex numbers")
             return dtype_of(value, "an operand")
         if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
             return None

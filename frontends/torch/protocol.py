@@ -132,6 +132,8 @@ class Import:
 
     def expand(self, x: Value, shape: Sequence[Dim | int]) -> Value:
         dims = tuple(as_dim(d) for d in shape)
+        if any(d == 0 for d in dims) and x.type.shape != dims:
+            return self.op("full", shape=dims, value=False if x.type.dtype == boolean else 0, dtype=x.type.dtype)
         return x if x.type.shape == dims else self.op("expand", x, shape=dims)
 
     def reshape(self, x: Value, shape: Sequence[Dim | int]) -> Value:

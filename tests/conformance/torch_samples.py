@@ -174,7 +174,7 @@ def _compared(program: Any, tensors: tuple[torch.Tensor, ...], wanted: list[torc
         return Outcome("wrong", f"does not read back: {difference}")
     feeds = dict(zip((v.name for v in again.graph.inputs), tensors, strict=True))
     found = build(again, imported.weights)(**feeds)
-    wrong = _difference([v.numpy() for v in found.values()], wanted)
+    wrong = _difference([(v.float() if v.dtype == torch.bfloat16 else v).numpy() for v in found.values()], wanted)
     if wrong is not None:
         return Outcome("wrong", f"torch backend: {wrong}")
     session = Session(serialize(build_onnx(again, imported.weights)))
@@ -187,6 +187,8 @@ def _difference(found: list[np.ndarray], wanted: list[torch.Tensor]) -> str | No
     if len(found) < len(wanted):
         return f"{len(found)} outputs for {len(wanted)}"
     for number, (array, tensor) in enumerate(zip(found, wanted, strict=False)):
+        if tensor.dtype == torch.bfloat16:  # NumPy has none
+            tensor, array = tensor.float(), array.astype(np.float32)
         expected = tensor.resolve_conj().numpy()
         if array.shape != expected.shape or array.dtype != expected.dtype:
             return f"output {number} is {array.dtype}{list(array.shape)}, not {expected.dtype}{list(expected.shape)}"

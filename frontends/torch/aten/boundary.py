@@ -30,6 +30,10 @@ def _beyond(i: Import, x: Value, widths: Sequence[Any], mode: str) -> Value:
     """Pairs of widths from the last axis on; a negative one cuts."""
     for pair in range(len(widths) // 2):
         axis, (before, after) = x.type.rank - 1 - pair, widths[2 * pair : 2 * pair + 2]
+        cut = [as_dim(w).value or 0 for w in (before, after)]
+        if mode == "circular" and min(cut) < 0:  # what is cut off does not come round again
+            x = i.slice(x, axis, max(0, -cut[0]), x.type.shape[axis] + min(0, cut[1]))
+            before, after = max(before, 0), max(after, 0)
         if (before, after) != (0, 0):
             x = i.op("take", x, _places(i, x, axis, as_dim(before), as_dim(after), mode), axis=axis)
     return x

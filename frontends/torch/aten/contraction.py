@@ -9,6 +9,7 @@ from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Value
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten
+from .reduction import norm
 from .shape import pad
 
 
@@ -17,7 +18,30 @@ def _linear(i: Import, x: Value, weight: Value, bias: Value | None = None) -> Va
     if weight.type.rank == 1:
         y = i.op("sum", i.op("mul", x, weight), axis=-1)
         return y if bias is None else i.op("add", y, bias)
+    if x.type.dtype.kind != "float":
+        return _added(i, bias or i.scalar(0, x.type.dtype), matmul(i, x, i.transpose(weight, [1, 0])), 1, 1)
+    if x.type.rank == 1:
+        return i.op("squeeze", i.call("std.nn.affine", i.op("unsqueeze", x, axis=0), weight, bias), axis=0)
     return i.call("std.nn.affine", x, weight, bias)
+
+
+@aten("_trilinear")
+def _trilinear(
+    i: Import, a: Value, b: Value, c: Value, wide_a: Any, wide_b: Any, wide_c: Any, summed: Any, *rest: Any
+) -> Value:
+    """The product of three tensors that broadcast once axes of size 1 are put in, summed over axes of the result."""
+    widened = [
+        i.op("unsqueeze", x, axis=tuple(axes)) if axes else x for x, axes in zip((a, b, c), (wide_a, wide_b, wide_c), strict=True)
+    ]
+    product = i.op("mul", i.op("mul", widened[0], widened[1]), widened[2])
+    return i.op("sum", product, axis=tuple(summed))
+
+
+@aten("_cdist_forward")
+def _distances(i: Import, a: Value, b: Value, order: float, *rest: Any) -> Value:
+    """Between all rows of a [..., P, D] and all of b [..., R, D]."""
+    apart = i.op("sub", i.op("unsqueeze", a, axis=-2), i.op("unsqueeze", b, axis=-3))
+    return norm(i, apart, order, -1)
 
 
 @aten("matmul", "mm", "bmm")
@@ -154,28 +178,66 @@ def _convolution(
     return _conv(i, x, weight, bias, stride, padding, dilation, groups)
 
 
+def _dilated(i: Import, x: Value, steps: Sequence[int]) -> Value:
+    """x with step - 1 zeros between the elements of each spatial axis."""
+    for axis, step in enumerate(steps, 2):
+        if step > 1:
+            shape = x.type.shape
+            wide = i.op("pad", i.op("unsqueeze", x, axis=axis + 1), axis=axis + 1, before=0, after=step - 1, value=0.0)
+            joined = i.reshape(wide, [*shape[:axis], shape[axis] * step, *shape[axis + 1 :]])
+            x = i.slice(joined, axis, 0, (shape[axis] - 1) * step + 1)
+    return x
+
+
+def _overlapping(
+    i: Import, x: Value, weight: Value, bias: Value | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], output_padding: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    """A convolution of the spread-out elements with the kernel turned round."""
+    axes = weight.type.rank - 2
+    inputs, outputs, *kernel = weight.type.shape
+    for axis in range(2, axes + 2):
+        weight = i.op("flip", weight, axis=axis)
+    weight = i.reshape(weight, [groups, inputs // groups, outputs, *kernel])
+    weight = i.transpose(weight, [0, 2, 1, *range(3, axes + 3)])
+    weight = i.reshape(weight, [groups * outputs, inputs // groups, *kernel])
+    widths: list[Any] = []
+    for axis in reversed(range(axes)):
+        before = dilation[axis] * (kernel[axis] - 1) - padding[axis]
+        widths += [_number(before), _number(before + output_padding[axis])]
+    return _conv(i, pad(i, _dilated(i, x, stride), widths, 0.0), weight, bias, 1, 0, tuple(dilation), groups)
+
+
+def _number(dim: Dim) -> Any:
+    return dim if dim.value is None else dim.value
+
+
 def _spread(
     i: Import, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, output_padding: Any,
     groups: int,
 ) -> Value:  # fmt: skip
     """A transposed convolution whose patches do not overlap: every element becomes a patch of its own."""
     kernel = tuple(weight.type.shape[2:])
+    if x.type.rank == weight.type.rank - 1:
+        one = i.op("unsqueeze", x, axis=0)
+        options = (stride, padding, dilation, output_padding, groups)
+        return i.op("squeeze", _spread(i, one, weight, bias, *options), axis=0)
     plain = all(p == 0 for p in (*padding, *output_padding)) and all(d == 1 for d in dilation) and groups == 1
     if not plain or kernel != tuple(map(as_dim, stride)) or len(kernel) != 2:
-        raise Unsupported("a transposed convolution with patches that overlap")
+        return _overlapping(i, x, weight, bias, stride, padding, dilation, output_padding, groups)
     y = i.op("einsum", x, weight, equation="b c h w, c o i j -> b o h i w j")
     b, o, h, p, w, q = y.type.shape
     y = i.reshape(y, [b, o, h * p, w * q])
     return y if bias is None else i.op("add", y, i.op("unsqueeze", bias, axis=(1, 2)))
 
 
-@aten("conv_transpose2d.input")
+@aten("conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input")
 def _conv_transpose(
-    i: Import, x: Value, weight: Value, bias: Value | None = None, stride: Any = (1, 1), padding: Any = (0, 0),
-    output_padding: Any = (0, 0), groups: int = 1, dilation: Any = (1, 1),
+    i: Import, x: Value, weight: Value, bias: Value | None = None, stride: Any = (1,), padding: Any = (0,),
+    output_padding: Any = (0,), groups: int = 1, dilation: Any = (1,),
 ) -> Value:  # fmt: skip
     stride, padding, dilation, output_padding = (
-        tuple(v) * 2 if len(v) == 1 else v for v in (stride, padding, dilation, output_padding)
+        tuple(v) * (weight.type.rank - 2) if len(v) == 1 else v for v in (stride, padding, dilation, output_padding)
     )
     return _spread(i, x, weight, bias, stride, padding, dilation, output_padding, groups)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ....ir.graph import Value
@@ -324,7 +323,25 @@ def _masked_fill(i: Import, x: Value, mask: Value, value: Any) -> Value:
     return i.op("where", i.cast(mask, boolean), i.tensor(value, x.type.dtype), x)
 
 
-@aten("clamp", "clamp.Tensor", "clip", "hardtanh")
+@aten("hardtanh")
+def _hardtanh(i: Import, x: Value, low: Any = -1, high: Any = 1) -> Value:
+    """The bounds are numbers of x's own kind."""
+    return _clamp(i, x, i.scalar(low, x.type.dtype), i.scalar(high, x.type.dtype))
+
+
+@aten("relu6")
+def _relu6(i: Import, x: Value) -> Value:
+    return i.foreign("relu6", x) if x.type.dtype.kind == "float" else _hardtanh(i, x, 0, 6)
+
+
+@aten("threshold")
+def _threshold(i: Import, x: Value, threshold: Any, value: Any) -> Value:
+    if x.type.dtype.kind == "float":
+        return i.foreign("threshold", x, threshold=float(threshold), value=float(value))
+    return i.op("where", i.op("le", x, i.scalar(threshold, x.type.dtype)), i.scalar(value, x.type.dtype), x)
+
+
+@aten("clamp", "clamp.Tensor", "clip")
 def _clamp(i: Import, x: Value, low: Any = None, high: Any = None) -> Value:
     bounds = [b for b in (low, high) if b is not None]
     x = i.together(x, *bounds)[0]

@@ -10,8 +10,8 @@ from ..protocol import Import, aten
 
 _SAME_NAMES = """
     acosh asinh atanh celu copysign.Scalar copysign.Tensor cosh elu exp2 expm1 frac hardshrink
-    hardsigmoid hardswish hypot isfinite isinf isneginf isposinf leaky_relu log10 log1p log2 logaddexp mish reciprocal relu6
-    selu signbit sinh softplus softshrink square tan threshold
+    hardsigmoid hardswish hypot isfinite isinf isneginf isposinf leaky_relu log10 log1p log2 logaddexp mish reciprocal
+    selu signbit sinh softplus softshrink square tan
 """
 
 

@@ -36,10 +36,14 @@ def _embedding(i: Import, weight: Value, index: Value, *rest: Any) -> Value:
 @aten("index_select")
 def _index_select(i: Import, x: Value, axis: int, index: Value) -> Value:
     if not x.type.rank:
-        return i.expand(x, index.type.shape)
+        return x
     if not index.type.rank:
         index = i.reshape(index, [1])
     return i.op("take", x, index, axis=axis)
+
+
+def _empty(i: Import, x: Value, shape: Sequence[Dim]) -> Value:
+    return i.op("full", shape=tuple(shape), value=False if x.type.dtype == boolean else 0, dtype=x.type.dtype)
 
 
 @aten("gather")
@@ -47,6 +51,8 @@ def _gather(i: Import, x: Value, axis: int, index: Value, *rest: Any) -> Value:
     if not x.type.rank:
         return i.expand(x, index.type.shape)
     at = axis_of(axis, x.type.rank)
+    if index.type.numel == 0:
+        return _empty(i, x, index.type.shape)
     if not index.type.rank:
         return i.reshape(_gather(i, x, at, i.reshape(index, [1])), [])
     known = literal_of(x)

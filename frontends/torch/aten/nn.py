@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ....ir.dims.dim import Dim, as_dim, const, product
@@ -57,8 +57,18 @@ def _layer_norm(
 @aten("native_layer_norm")
 def _native_layer_norm(
     i: Import, x: Value, shape: Sequence[Any], weight: Value | None, bias: Value | None, eps: float
-) -> list[Value | None]:
-    return [_layer_norm(i, x, shape, weight, bias, eps), None, None]
+) -> list[Value | Callable[[], Value]]:
+    axes = tuple(range(x.type.rank - len(shape), x.type.rank))
+
+    def mean() -> Value:
+        return i.op("mean", x, axis=axes, keepdims=True)
+
+    def scale() -> Value:
+        centred = i.op("sub", x, mean())
+        variance = i.op("mean", i.op("mul", centred, centred), axis=axes, keepdims=True)
+        return i.op("rsqrt", i.op("add", variance, i.scalar(eps, x.type.dtype)))
+
+    return [_layer_norm(i, x, shape, weight, bias, eps), mean, scale]
 
 
 _EPSILON = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7}

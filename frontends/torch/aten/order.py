@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ....ir.graph import Value
-from ....ir.types import boolean, f32, i32, i64
+from ....ir.types import i32, i64
 from ..protocol import Import, Unsupported, aten, axis_of, on_rows
 from .reduction import summed
+
 
 @aten("sort", "sort.stable")
 @on_rows(booleans=True)

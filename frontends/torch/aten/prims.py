@@ -8,7 +8,7 @@ from typing import Any
 from ....ir.dims.dim import const
 from ....ir.graph import Value
 from ..protocol import ATEN, Import, aten
-from . import contraction, creation, elementwise, foreign, indexing, nn, reduction, shape  # noqa: F401  (fill the table)
+from . import creation, reduction, resize  # noqa: F401  (they fill the table)
 
 _SAME = {
     "default": """
@@ -40,7 +40,7 @@ def _broadcast_in_dim(i: Import, x: Value, shape: Sequence[Any], axes: Sequence[
     return i.expand(i.reshape(x, wide), shape)
 
 
-@aten("prims.sum.default", "prims.prod.default")
+@aten("prims.sum.default")
 def _sum(i: Import, x: Value, axes: Any = None, dtype: Any = None) -> Value:
     return ATEN["sum.dim_IntList"](i, x, axes, False, dtype)
 
@@ -50,7 +50,17 @@ def _transpose(i: Import, x: Value, order: Sequence[int]) -> Value:
     return i.transpose(x, order)
 
 
-@aten("prims.reshape.default", "prims.view_of.default", "prims.collapse_view.default")
+@aten("prims.view_of.default")
+def _view_of(i: Import, x: Value) -> Value:
+    return x
+
+
+@aten("prims.collapse_view.default")
+def _collapse(i: Import, x: Value, start: int, end: int) -> Value:
+    return ATEN["flatten.using_ints"](i, x, start, end)
+
+
+@aten("prims.reshape.default")
 def _reshape(i: Import, x: Value, shape: Sequence[Any]) -> Value:
     return i.reshape(x, shape)
 

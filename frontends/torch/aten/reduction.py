@@ -35,14 +35,32 @@ def _sum_all(i: Import, x: Value, dtype: Any = None) -> Value:
 @aten("mean")
 @on_rows()
 def _mean_all(i: Import, x: Value, dtype: Any = None) -> Value:
-    return i.op("mean", i.cast(x, dtype_of(dtype) or x.type.dtype))
+    return _average(i, i.cast(x, dtype_of(dtype) or x.type.dtype), None, False)
+
+
+def _nothing(x: Value, along: tuple[int, ...] | None) -> bool:
+    """Whether a reduction along these axes has no element."""
+    return any(x.type.shape[a] == 0 for a in (range(x.type.rank) if along is None else along))
+
+
+def _average(i: Import, x: Value, along: tuple[int, ...] | None, keepdims: bool) -> Value:
+    """The mean, which of nothing is no number."""
+    if not _nothing(x, along):
+        return i.op("mean", x, axis=along, keepdims=keepdims)
+    return i.op("mul", i.op("sum", x, axis=along, keepdims=keepdims), i.scalar(math.nan, x.type.dtype))
 
 
 @aten("mean.dim")
 @on_rows()
 def _mean(i: Import, x: Value, axes: Any, keepdims: bool = False, dtype: Any = None) -> Value:
     x = i.cast(x, dtype_of(dtype) or x.type.dtype)
-    return i.op("mean", x, axis=axes_of(axes, x.type.rank), keepdims=keepdims)
+    return _average(i, x, axes_of(axes, x.type.rank), keepdims)
+
+
+@aten("prod")
+@on_rows()
+def _prod_of_all(i: Import, x: Value, dtype: Any = None) -> Value:
+    return i.op("prod", summed(i, x, dtype))
 
 
 @aten("prod.dim_int")
@@ -99,6 +117,8 @@ _logical("all")
 
 def _variance(i: Import, x: Value, axes: Any, correction: Any, keepdims: bool) -> Value:
     along = axes_of(axes, x.type.rank) or tuple(range(x.type.rank))
+    if _nothing(x, along):
+        return _average(i, x, along, keepdims)
     centred = i.op("sub", x, i.op("mean", x, axis=along, keepdims=True))
     squares = i.op("mul", centred, centred)
     correction = 1 if correction is None else correction
@@ -136,7 +156,7 @@ def _std_dim(i: Import, x: Value, axes: Any, unbiased: bool = True, keepdims: bo
 @aten("var_mean.correction")
 @on_rows()
 def _var_mean(i: Import, x: Value, axes: Any = None, correction: Any = None, keepdims: bool = False) -> list[Value]:
-    mean = i.op("mean", x, axis=axes_of(axes, x.type.rank), keepdims=keepdims)
+    mean = _average(i, x, axes_of(axes, x.type.rank), keepdims)
     return [_variance(i, x, axes, correction, keepdims), mean]
 
 

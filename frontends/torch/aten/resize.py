@@ -70,7 +70,7 @@ def _between_corners(i: Import, source: Dim, target: Dim) -> Value:
 
 
 def _steps(x: Value, wanted: tuple[Dim, ...], scales: Any) -> list[float]:
-    """How far neighbouring results lie apart along each axis where a given scale says so; 0 where that is the ratio of the sizes."""
+    """How far neighbouring results lie apart along each axis where a given scale says so; 0 for the ratio of the sizes."""
     steps = []
     for dim, target, scale in zip(x.type.shape[2:], wanted, scales or [None] * len(wanted), strict=True):
         if scale is None:

@@ -256,6 +256,8 @@ def _repeat(i: Import, x: Value, counts: Sequence[Any]) -> Value:
     times = [const(1)] * (len(shape) - len(counts)) + [as_dim(c) for c in counts]
     x = i.reshape(x, shape)
     moved = [(a, t) for a, t in enumerate(times) if t != 1]
+    if any(t == 0 for _, t in moved):
+        return i.expand(i.scalar(0, x.type.dtype), [t * d for t, d in zip(times, shape, strict=True)])
     if all(shape[a] == 1 for a, _ in moved):
         return i.expand(x, [t * d for t, d in zip(times, shape, strict=True)])
     for axis, count in moved:
