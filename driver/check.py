@@ -58,11 +58,11 @@ def _examine(path: str, text: str | None) -> Examined:
     modules, errors = source.examine(path, text)
     for module in modules:
         if module.compile is not None:
-            errors += _block(module, module.compile)
+            errors += check_block(module, module.compile)
     return Examined(modules, by_place(errors, path))
 
 
-def _block(module: Module, block: CompileSpec) -> list[Diagnostic]:
+def check_block(module: Module, block: CompileSpec) -> list[Diagnostic]:
     """What is wrong with the passes and the target of a ``compile`` block. None is imported that the block does not need."""
     errors = []
     if block.passes:

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Folders that are part of the repository but not of the package.
-OUTSIDE = {"tests", "benchmarks", "docs", "build", "dist", "out"}
+OUTSIDE = {"tests", "benchmarks", "docs", "editors", "build", "dist", "out"}
 
 
 def project() -> dict[str, Any]:
@@ -28,7 +28,8 @@ def files() -> list[Path]:
     """The files of the checkout, relative to its root, without what tools leave behind."""
     found: list[Path] = []
     for folder, names, here in os.walk(ROOT):
-        names[:] = [n for n in names if not n.startswith(".") and n != "__pycache__" and not n.endswith(".egg-info")]
+        names[:] = [n for n in names if not n.startswith(".") and not n.endswith(".egg-info")]
+        names[:] = [n for n in names if n not in {"__pycache__", "node_modules"}]
         if Path(folder) == ROOT:
             names[:] = [n for n in names if n not in {"build", "dist", "out"}]
         # In a second work tree `.git` is a file.
@@ -53,7 +54,7 @@ def test_every_package_has_an_init() -> None:
 def test_supported_pythons_and_extras() -> None:
     meta = project()["project"]
     assert meta["requires-python"] == ">=3.11,<3.14"
-    assert set(meta["optional-dependencies"]) == {"mlir", "iree", "triton", "real", "dev"}
+    assert set(meta["optional-dependencies"]) == {"mlir", "iree", "triton", "lsp", "real", "dev"}
     bounded = [*meta["dependencies"], *meta["optional-dependencies"]["dev"]]
     assert all(">=" in requirement for requirement in bounded)
 
@@ -78,7 +79,7 @@ def imported() -> set[str]:
 
 
 def test_everything_imported_by_the_package_is_required() -> None:
-    assert imported() - required("mlir", "triton", "real") == set()
+    assert imported() - required("mlir", "triton", "lsp", "real") == set()
 
 
 def test_everything_required_is_imported() -> None:

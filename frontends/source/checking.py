@@ -50,7 +50,7 @@ def _load(library: Library, unit_of: UnitOf, model: str | None, outside: dict[st
     given = {**statics, **outside}
     module = elaborator.model(unit, name, given, places)
     module.compile = spec
-    module.recipes = _recipes(elaborator, unit, module, block, given)
+    module.recipes = block_recipes(elaborator, unit, module, block, given)
     module.rules = rules(elaborator, unit)
     return module
 
@@ -70,9 +70,10 @@ def rewrites(unit: Unit) -> dict[str, Declared]:
     return {n: d for n, d in unit.names.items() if isinstance(d.node, ast.Rewrite)}
 
 
-def _recipes(
+def block_recipes(
     elaborator: Elaborator, unit: Unit, module: Module, block: ast.Compile | None, params: dict[str, Any]
 ) -> dict[str, Recipe]:
+    """What the parameters of a module are made of, as the `weights` of its ``compile`` block say."""
     clauses = [c for c in block.clauses if isinstance(c, ast.WeightsClause)] if block is not None else []
     rows = [row for clause in clauses for row in clause.rows if isinstance(row, ast.Recipe)]
     if not rows:
@@ -131,5 +132,5 @@ class _Check:
             return
         module = elaborator.model(unit, node.name, statics, spans(block))
         module.compile = spec
-        module.recipes = _recipes(elaborator, unit, module, block, statics)
+        module.recipes = block_recipes(elaborator, unit, module, block, statics)
         self.found.modules.append(module)

@@ -43,8 +43,10 @@ CODES = {
     ),
     "E0015": Code(
         "an optional package is not installed",
-        "Some commands need a package that Tessera itself does not: tokenizers, to turn text into token ids.\n\n"
-        "  right:  pip install 'tessera[real]'",
+        "Some commands need a package that Tessera itself does not: tokenizers, to turn text into token ids; pygls, to serve "
+        "editors.\n\n"
+        "  right:  pip install 'tessera[real]'\n"
+        "  right:  pip install 'tessera[lsp]'",
     ),
     "E0016": Code(
         "the values given in Python do not fit together",
@@ -53,5 +55,12 @@ CODES = {
         '  wrong:  with ts.model("a") as a: x = a.input("x", "float[B]")\n'
         '          with ts.model("b") as b: b.output(x)\n'
         "  right:  declare the inputs of a model in the model itself",
+    ),
+    "E0017": Code(
+        "an editor cannot give this name another one",
+        "Names of the text and of files beside it can change; those that are built in, shipped, or fields of a record cannot, and "
+        "none can become a word that means something else already.\n\n"
+        "  wrong:  linear -> fully_connected, where `linear` comes from std.nn\n"
+        "  right:  use std.nn (linear as fully_connected)",
     ),
 }

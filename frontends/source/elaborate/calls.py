@@ -358,8 +358,8 @@ class Calls:
         node = declared.node
         assert isinstance(node, ast.Function)
         env = self.body_environment(signature, bound, operands)
-        inner = Frame(self.elaborator, declared.unit, env, builder=frame.builder, region=frame.region, scope=scope,
-                      dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)  # fmt: skip
+        inner = self.elaborator.frames(self.elaborator, declared.unit, env, builder=frame.builder, region=frame.region,
+                                       scope=scope, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound)  # fmt: skip
         inner.instances = frame.instances
         if declared.unit.module != LOCAL:
             inner.caller = frame.caller if frame.unit.module != LOCAL else span

@@ -35,6 +35,8 @@ from .values import BuiltinValue, Bundle, DeclValue, OpValue, Partial
 class Elaborator:
     """Elaborates what one :class:`Library` holds. ``dtype`` is what ``float`` means in a model's signature."""
 
+    frames: type[Frame] = Frame
+
     def __init__(self, library: Library, dtype: DType = DTYPES["f32"]) -> None:
         self.library = library
         self.dtype = dtype
@@ -69,7 +71,7 @@ class Elaborator:
 
     def static(self, unit: Unit, expr: ast.Expr, env: dict[str, Any]) -> Any:
         """Evaluate a static expression."""
-        return Frame(self, unit, env).eval(expr)
+        return self.frames(self, unit, env).eval(expr)
 
     def attribute(self, value: Any) -> Any:
         """A static value as a node's attribute: functions become references."""
@@ -162,7 +164,7 @@ class Elaborator:
         for (name, _, _), type in zip(signature.leaves(), types, strict=True):
             operands.append(None if type is None else builder.input(name.replace(".", "_"), type))
         env = self.calls.body_environment(signature, bound, operands)
-        frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="op", bound=bound)
+        frame = self.frames(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="op", bound=bound)
         frame.block(node.body)
         if graph.params:
             owned = next(iter(graph.params.values()))
@@ -228,7 +230,9 @@ class Elaborator:
         bound = self.given_statics(declared.unit, node, signature, params, spans)
         operands = self._model_inputs(node, signature, bound, builder)
         env = self.calls.body_environment(signature, bound, operands)
-        frame = Frame(self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound)
+        frame = self.frames(
+            self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound
+        )
         frame.block(node.body)
         finish_states(frame)
         try:

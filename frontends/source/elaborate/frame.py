@@ -246,8 +246,8 @@ class Frame(Evaluator):
 
     def nested(self, region: Region) -> Frame:
         """A frame for a region, which sees the names of this one."""
-        frame = Frame(self.elaborator, self.unit, dict(self.env), builder=region.builder, region=region,
-                      scope=self.scope, dtypes=self.dtypes, kind=self.kind, bound=self.bound)  # fmt: skip
+        frame = type(self)(self.elaborator, self.unit, dict(self.env), builder=region.builder, region=region,
+                           scope=self.scope, dtypes=self.dtypes, kind=self.kind, bound=self.bound)  # fmt: skip
         frame.caller = self.caller
         frame.instances = self.instances
         frame.states = self.states

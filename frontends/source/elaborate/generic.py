@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ....ir.builder import Builder
@@ -12,13 +13,13 @@ from ....ir.signature import REQUIRED, Bindings, RecordPattern
 from ....ir.types import DTYPES, KINDS, DType, TensorType
 from ..syntax import ast
 from .elaborate import Elaborator
-from .frame import Frame
 from .library import Declared, Unit
 from .results import check_results
 
 # What a check without a caller cannot know: a condition or number that depends on a static parameter or a free
 # dimension, a size that only some callers make fit.
 UNDECIDED = frozenset({"E0402", "E0407", "E0305", "E0306", "E0307", "E0501", "E0304", "E0302", "E0301", "E0208"})
+NONE: Mapping[str, Any] = {}
 
 
 def check_declarations(elaborator: Elaborator, unit: Unit) -> list[Diagnostic]:
@@ -43,15 +44,26 @@ def _check_declaration(elaborator: Elaborator, declared: Declared) -> None:
         elaborator.check_cycles(declared)
         elaborator.signatures.of(declared)
         if node.kind != "model" and id(node) not in elaborator.called:
-            _check_function(elaborator, declared, node)
+            check_function(elaborator, declared, node)
 
 
-def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Function) -> None:
+def check_function(
+    elaborator: Elaborator, declared: Declared, node: ast.Function, assumed_values: Mapping[str, Any] = NONE
+) -> None:
+    """Elaborate a function by itself. Raises Diagnostic for mistakes that no caller could make good.
+
+    Args:
+        assumed_values: what required static parameters are, by kind, of which no type hangs on the value; where another one is
+            needed, nothing is looked at.
+    """
     signature = elaborator.signatures.of(declared)
     bound = Bindings(dtypes={kind: DTYPES["i64" if kind == "int" else "f32"] for kind in KINDS}, pack=(sym("N_"),))
     assumed = False
     for static in signature.statics:
         if static.default is REQUIRED:
+            if static.kind in assumed_values:
+                bound.statics[static.name] = assumed_values[static.kind]
+                continue
             if static.kind != "int":
                 return
             bound.dims[static.name] = bound.statics[static.name] = sym(static.name)
@@ -86,7 +98,7 @@ def _check_function(elaborator: Elaborator, declared: Declared, node: ast.Functi
         return
     bound.given = frozenset(o.name for o in signature.operands if not o.optional)
     env = elaborator.calls.body_environment(signature, bound, operands)
-    frame = Frame(
+    frame = elaborator.frames(
         elaborator, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound
     )
     try:

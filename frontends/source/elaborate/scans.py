@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span
+from ....ir.dims.dim import Dim
 from ....ir.ops import OPS
 from ....ir.types import TensorType
 from .regions import Region
@@ -34,6 +35,8 @@ def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | Non
         )  # fmt: skip
     function, tensors = plain[0], [frame.local(v) for v in plain[1:]]
     axis = statics["axis"]
+    if isinstance(axis, Dim):
+        raise Diagnostic("E0402", f"the axis of `scan` is known when compiling, not `{axis}`", span)
     if not tensors or isinstance(axis, bool) or not isinstance(axis, int):
         raise Diagnostic("E0405", "`scan` takes at least one tensor, and an integer axis", span)
     assert frame.builder is not None

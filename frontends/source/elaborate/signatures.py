@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
@@ -36,6 +36,11 @@ class Signatures:
         self.elaborator = elaborator
         self._functions: dict[int, Signature] = {}
         self._records: dict[int, RecordDef] = {}
+
+    def keep(self, nodes: Collection[int]) -> None:
+        """Forget the signatures of all declarations but these, given by the identity of their trees."""
+        self._functions = {key: value for key, value in self._functions.items() if key in nodes}
+        self._records = {key: value for key, value in self._records.items() if key in nodes}
 
     def of(self, declared: Declared) -> Signature:
         """The signature of a function. Raises Diagnostic when one of its types is not understood."""

@@ -69,7 +69,11 @@ def _settle(builder: AstBuilder, stack: Stack) -> None:
         size, symbol, method = action
         first = stack.firsts[-size] if size else stack.at
         operands = stack.values[len(stack.values) - size :]
-        value = method(builder, first, stack.at - 1, *operands) if method else operands[0]
+        try:
+            value = method(builder, first, stack.at - 1, *operands) if method else operands[0]
+        except Diagnostic:
+            # It is this that is wrong with it.
+            return
         _cut(stack, len(stack.values) - size, stack.at)
         stack.values.append(value)
         stack.firsts.append(first)
