@@ -97,6 +97,7 @@ def optimize(
     tell = progress or (lambda stage, done, total: None)
     if not isinstance(source, Source):
         source = read_model(source)
+    _check_floats(source)
     module = source.module
     steps = list(passes if passes is not None else module.compile.passes if module.compile else [])
     raising = _raising(source)
@@ -147,6 +148,21 @@ class Candidate:
 def int8_path(output: str | os.PathLike[str]) -> Path:
     """Where the quantized form of an output goes."""
     return Path(output).with_suffix(".int8.onnx")
+
+
+def _check_floats(source: Source) -> None:
+    """Raises E0940 for a file whose products are integer products: what is made here would compute them in floats."""
+    from .report.quantize import integer_products
+
+    if source.file is None:
+        return
+    count = integer_products(source.file)
+    if count:
+        products = f"{count} of its products are" if count > 1 else "one of its products is"
+        raise Diagnostic(
+            "E0940", f"`{source.file.name}` is quantized: {products} computed in integers, and would be in floats here",
+            help="optimize the model that it was made from, with `--int8`: fewer tokens and int8 stack",
+        )  # fmt: skip
 
 
 @contextmanager

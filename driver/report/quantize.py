@@ -1,4 +1,5 @@
-"""int8 by ONNX Runtime's own quantizer, so that its savings and those of fewer tokens can be compared, and stacked."""
+"""int8 by ONNX Runtime's own quantizer, so that its savings and those of fewer tokens can be compared, and stacked; and files that
+were quantized before."""
 
 from __future__ import annotations
 
@@ -45,3 +46,23 @@ def quantize(model: Path, output: Path) -> Path:
     finally:
         logger.setLevel(level)
     return output
+
+
+def integer_products(model: Path) -> int:
+    """How many products an ONNX file computes in integers: as MatMulInteger or ConvInteger, or as a product of dequantized
+    activations (QDQ), which ONNX Runtime computes in int8. Weights alone that are stored in int8 are no such product."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    made = {name: node for node in graph.node for name in node.output}
+
+    def quantized(name: str) -> bool:
+        last = made.get(name)
+        first = made.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
+        return first is not None and first.op_type == "QuantizeLinear"
+
+    return sum(
+        node.op_type in ("MatMulInteger", "ConvInteger")
+        or (node.op_type in ("MatMul", "Gemm", "Conv") and any(map(quantized, node.input[:2])))
+        for node in graph.node
+    )

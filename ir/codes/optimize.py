@@ -64,4 +64,11 @@ CODES = {
         "written.\n\n"
         "  right:  report it with the file; until then, an export with another opset or exporter may be read rightly",
     ),
+    "E0940": Code(
+        "the model is quantized already",
+        "Its products are integer products (MatMulInteger, ConvInteger, or QDQ around a product). A program computes in floats:\n"
+        "the file that `optimize` writes of it would be several times slower. Weights alone in int8 are read as they are.\n\n"
+        "  wrong:  tessera optimize model.int8.onnx\n"
+        "  right:  tessera optimize model.onnx --int8",
+    ),
 }  # fmt: skip

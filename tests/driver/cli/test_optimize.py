@@ -427,3 +427,24 @@ def test_no_file_is_kept_in_dev_null(cli: Cli, vit_onnx: Path, tmp_path: Path) -
     assert (result.code, result.err) == (0, "")
     assert "wrote" not in result.out
     assert [p.name for p in tmp_path.iterdir()] == ["vit.onnx"]
+
+
+def test_quantized_files_are_refused(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+
+    class Data(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter([{"image": np.ones((1, 3, 64, 64), np.float32)}])
+
+        def get_next(self) -> Any:
+            return next(self.left, None)
+
+    quantize_dynamic(
+        vit_onnx, tmp_path / "dynamic.onnx", weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul"]
+    )
+    quantize_static(vit_onnx, tmp_path / "qdq.onnx", Data())
+    for name in ("dynamic", "qdq"):
+        result = cli("optimize", tmp_path / f"{name}.onnx", "-o", tmp_path / "fast.onnx")
+        assert (result.code, f"error[E0940]: `{name}.onnx` is quantized" in result.err) == (1, True), result.err
+        assert "with `--int8`" in result.err
+    assert not (tmp_path / "fast.onnx").exists()
