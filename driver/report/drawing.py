@@ -10,7 +10,7 @@ from ...ir.analysis.cost import working_bytes
 from ...ir.analysis.sizes import BATCH, TOKENS, default_sizes
 from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.types import DTYPES
-from .memory import available
+from ...runtime.memory import available
 
 if TYPE_CHECKING:
     import numpy as np

@@ -60,12 +60,3 @@ def peak_memory(target: Target, feeds: Mapping[str, np.ndarray], threads: int | 
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise Diagnostic("E0938", f"measuring the memory of `{target.name}` failed: {reason[:200]}") from None
     return Memory(row["peak"], row["private"])
-
-
-def available() -> int | None:
-    """Bytes that this machine can give to new data; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None

@@ -49,4 +49,12 @@ CODES = {
         "    if x > 0 { y = x } else { y = 0.0 * x }    # wrong, when x is a tensor\n"
         "    y = where(x > 0, x, 0.0)                   # right",
     ),
+    "E0408": Code(
+        "a program would be too large",
+        "`repeat` builds what is in it anew for every step. So many steps, or all of them together, make more nodes than any\n"
+        "model has: 100,000 steps of one `repeat`, 4,000,000 nodes. Most often a number is mistyped. A loop whose steps share\n"
+        "what they do is a `fold` or a `scan`, which are built once.\n"
+        "    repeat i in 100000000 as blocks { … }      # wrong\n"
+        "    y = fold i in n from (x) { … }             # right, of any number of steps",
+    ),
 }

@@ -116,4 +116,11 @@ CODES = {
         "  wrong:  \"blocks.*.experts.w\" = \"layers.*.experts.{0..7}.w\"\n"
         "  right:  \"blocks.*.experts.w\" = stack(\"layers.*.experts.{0..7}.w\", axis=0)",
     ),
+    "E0618": Code(
+        "the memory of this machine does not hold that",
+        "A parameter, a state or a random input that is to be filled takes more bytes than are free. Most often a size is\n"
+        "mistyped. Parameters of a checkpoint are read one by one, and are not asked.\n\n"
+        "  wrong:  tessera compile vit_classifier -p classes=4000000000\n"
+        "  right:  tessera compile vit_classifier -p classes=4000",
+    ),
 }  # fmt: skip

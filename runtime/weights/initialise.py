@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from ...ir.graph import Initializer
 from ...ir.types import DType
+from ..memory import available
 
 if TYPE_CHECKING:
     import numpy as np
 
 Shape = Sequence[int]
+
+# Bytes from which it is asked whether they are there.
+_LARGE = 1 << 28
 
 
 def fill(
@@ -31,9 +35,15 @@ def fill(
         seed, name: the same pair gives the same numbers.
 
     Raises:
-        Diagnostic: E0611 for an initialiser that is not known, or not with these arguments.
+        Diagnostic: E0611 for an initialiser that is not known, or not with these arguments, E0618 for more than fits into memory.
     """
     import numpy as np
+
+    size = prod(shape) * dtype.size
+    free = available() if size > _LARGE else None
+    if free is not None and size > free:
+        takes = f"{size / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
+        raise Diagnostic("E0618", f"`{name}`, {dtype}{list(shape)}, takes {takes}", span, help="is one of its sizes mistyped?")
 
     make = INITIALIZERS.get(init.name)
     if make is None:

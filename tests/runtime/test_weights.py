@@ -403,3 +403,9 @@ def test_every_initialiser_fills_every_rank() -> None:
 )
 def test_bad_initialisers(init: Initializer) -> None:
     assert refused(lambda: fill(init, (3,), f32)).code == "E0611"
+
+
+def test_more_than_memory_holds() -> None:
+    error = refused(lambda: fill(Initializer("normal"), (1 << 40, 1 << 10), f32, name="head.weight"))
+    assert error.code == "E0618"
+    assert error.message.startswith("`head.weight`, f32[1099511627776, 1024], takes 4194304 GiB, and ")

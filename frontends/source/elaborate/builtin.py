@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ....ir.diagnostics import Diagnostic, Span
 from ....ir.dims import dim as dims
 from ....ir.dims.dim import Dim, as_dim
 from ....ir.ops import OPS
 from ....ir.types import DTYPES, KINDS
 
 Static = Any
+
+# Steps that can be built one by one.
+LONGEST = 100_000
 
 
 def known(value: Dim) -> int | Dim:
@@ -38,6 +42,20 @@ def _to_int(value: Any) -> Any:
     return value if isinstance(value, Dim) else int(value)
 
 
+def _range(*args: Any) -> tuple[int, ...]:
+    steps = range(*(int(a) for a in args))
+    short(len(steps))
+    return tuple(steps)
+
+
+def short(count: int, span: Span | None = None) -> int:
+    """A number of steps that can be built one by one. Raises E0408."""
+    if count > LONGEST:
+        message = f"{count:,} steps are more than the {LONGEST:,} that can be built one by one"
+        raise Diagnostic("E0408", message, span, help="is a number mistyped? steps that share what they do: `fold`")
+    return count
+
+
 # Applied when every argument is static. Where the name is also a core op (`max`), a tensor argument means the op.
 STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": _extremum(dims.dim_min, min),
@@ -46,7 +64,7 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "broadcasts": _broadcasts,
     "known": lambda value: not isinstance(value, Dim),
     "len": len,
-    "range": lambda *args: tuple(range(*(int(a) for a in args))),
+    "range": _range,
     "int": _to_int,
     "real": lambda value: float(value),
     "str": str,

@@ -132,6 +132,9 @@ class Calls:
             raise Diagnostic("E0506", f"`{name}` needs a tensor", span)
         try:
             return function(*(v for _, v, _ in arguments))
+        except Diagnostic as error:
+            error.span = span
+            raise
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             shown = ", ".join(describe(v) for _, v, _ in arguments)
             raise Diagnostic("E0402", f"`{name}` cannot be applied to {shown or 'nothing'}", span) from None

@@ -14,13 +14,17 @@ from ....ir.graph import Require, Value
 from ....ir.signature import RecordPattern
 from ..syntax import ast
 from . import control, inputs
-from .builtin import BUILTIN, known
+from .builtin import BUILTIN, known, short
 from .deciding import decide
 from .evaluate import COMPARISONS, Evaluator, join
 from .mistaken import mentioned, rebound, returns
 from .partial import shared_weight
 from .regions import Region
 from .values import POISON, Bundle, Multi, describe, is_tensor
+
+
+# Nodes of the largest program that anybody has.
+_NODES = 4_000_000
 
 
 class Frame(Evaluator):
@@ -201,7 +205,7 @@ class Frame(Evaluator):
     def _repeat(self, s: ast.RepeatStmt) -> bool:
         iterable = self.eval(s.iterable)
         if isinstance(iterable, int) and not isinstance(iterable, bool) and iterable >= 0:
-            iterable = tuple(range(iterable))
+            iterable = tuple(range(short(iterable, s.iterable.span)))
         if not isinstance(iterable, tuple):
             raise Diagnostic(
                 "E0402", f"`repeat` takes a count or a list known when compiling, not {describe(iterable)}",
@@ -214,6 +218,9 @@ class Frame(Evaluator):
             self.scope = join(outer, f"{s.scope}.{i}") if s.scope else outer
             if self.block(s.body):
                 return True
+            if self.builder is not None and len(self.builder.graph) > _NODES:
+                message = f"step {i} of {len(iterable)}: the program has more than {_NODES:,} nodes"
+                raise Diagnostic("E0408", message, s.span, help="is a number mistyped? steps that share what they do: `fold`")
         self.scope = outer
         return False
 
