@@ -22,7 +22,6 @@ from .partial import shared_weight
 from .regions import Region
 from .values import POISON, Bundle, Multi, describe, is_tensor
 
-
 # Nodes of the largest program that anybody has.
 _NODES = 4_000_000
 
