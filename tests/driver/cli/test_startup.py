@@ -16,7 +16,7 @@ OURS = {
     "--version": ("ir.diagnostics", "ir.library", "driver.cli"),
     "help E0001": ("ir.diagnostics", "ir.library", "ir.codes", "driver.cli"),
     "check zoo/vit": (
-        "ir.", "specs.catalog", "frontends.source.syntax", "frontends.source.elaborate", "driver.cli", "driver.compile",
+        "ir.", "specs.catalog", "frontends.source", "driver.cli", "driver.check",
         "driver.targets", "backends.target", "backends.onnx.target", "backends.torch.target", "backends.mlir.target",
     ),
 }  # fmt: skip
