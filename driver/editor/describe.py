@@ -62,18 +62,24 @@ def markdown(code: str, *texts: str) -> str:
     return "\n\n".join([f"```tess\n{code}\n```", *(text for text in texts if text)])
 
 
+def prose(text: str) -> str:
+    """Documentation as markdown: `[B, T]` in it is no link."""
+    parts = text.split("`")
+    return "`".join(p if i % 2 else p.replace("[", "\\[").replace("]", "\\]") for i, p in enumerate(parts))
+
+
 def of_declared(declared: Declared) -> str:
     """A declaration for a hover: head, module, documentation."""
     node = declared.node
     where = "" if declared.unit.module == "local" else f"*{declared.unit.module}*"
-    return markdown(head(node), where, getattr(node, "doc", None) or "")
+    return markdown(head(node), where, prose(getattr(node, "doc", None) or ""))
 
 
 def of_builtin(name: str) -> str | None:
     """A name that exists everywhere, for a hover; None for another one."""
     if name in OPS:
         op = OPS[name]
-        return markdown(show_signature(op.signature), f"*core op, {op.family}*", op.doc)
+        return markdown(show_signature(op.signature), f"*core op, {op.family}*", prose(op.doc))
     if name in _SPECIAL:
         code, text = _SPECIAL[name].split("\n\n")
         return markdown(code, text)
@@ -93,14 +99,14 @@ def of_pass(name: str) -> str | None:
     found = known.get(name) or next((p for p in known.values() if name in p.aliases), None)
     if found is None:
         return None
-    rows = [f"- `{o.name}: {o.kind} = {show_value(o.default)}` {o.doc}" for o in options_of(found).values()]
-    return markdown(f"pass {found.name}", f"*{found.contract}*", inspect.getdoc(found) or "", "\n".join(rows))
+    rows = [f"- `{o.name}: {o.kind} = {show_value(o.default)}` {prose(o.doc)}" for o in options_of(found).values()]
+    return markdown(f"pass {found.name}", f"*{found.contract}*", prose(inspect.getdoc(found) or ""), "\n".join(rows))
 
 
 def of_option(clause: str, name: str) -> str | None:
     """An option of a pass or a target, as in ``pass merge_tokens``, for a hover; None where there is none."""
     found = options(clause).get(name)
-    return None if found is None else markdown(f"{found.name}: {found.kind} = {show_value(found.default)}", found.doc)
+    return None if found is None else markdown(f"{found.name}: {found.kind} = {show_value(found.default)}", prose(found.doc))
 
 
 def options(clause: str) -> dict[str, Any]:

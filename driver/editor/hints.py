@@ -18,6 +18,8 @@ from .text import Place, Range, range_of, to_units
 from .watch import Record, shown
 
 LONGEST = 80
+# Keywords where no name of the text can stand, which the lexer does not tell from names.
+CONTEXTUAL = frozenset({"entry", "host", "flow", "weights", "pass", "target", "where", "limit", "stack"})
 # The kinds of words, in the order in which an editor is told of them.
 KINDS_OF_WORDS = (
     "keyword", "function", "type", "parameter", "variable", "typeParameter", "property", "namespace", "enumMember",
@@ -155,7 +157,7 @@ def _kind(kind: str, text: str) -> str | None:
     if kind in ("INT", "REAL") and text[0].isdigit():
         return "number"
     if text.isidentifier():
-        return "variable" if kind == "NAME" else "keyword"
+        return "keyword" if kind != "NAME" or text in CONTEXTUAL else "variable"
     return "operator" if kind in ("BINARY", "MINUS", "STAR", "EQUAL", "ALIEN") or text in ("->", "=>", "=") else None
 
 

@@ -50,7 +50,7 @@ def _name(document: Document, found: Found) -> str | None:
         return known or None
     if name.space == "module":
         doc = describe.modules().get(name.text)
-        return None if doc is None else describe.markdown(f"use {name.text}", doc)
+        return None if doc is None else describe.markdown(f"use {name.text}", describe.prose(doc))
     if name.space == "field":
         fields = (n for n in walk(found.piece.items) if isinstance(n, ast.Attribute) and n.span is not None)
         whole = next((n.span for n in fields if n.span and n.span[3:5] == span[3:5]), span)
@@ -122,7 +122,7 @@ def _parameter(document: Document, found: Found) -> str | None:
     if not isinstance(node, ast.Function):
         return describe.of_builtin(found.occurrence.name.owner)
     param = next((p for p in (*node.params, *node.statics) if p.name == found.occurrence.name.text), None)
-    return None if param is None else describe.markdown(_param(param), f"*parameter of `{node.name}`*", node.doc or "")
+    return None if param is None else describe.markdown(_param(param), f"*parameter of `{node.name}`*", describe.prose(node.doc or ""))
 
 
 def _typed(document: Document, call: Span) -> str:
@@ -176,7 +176,7 @@ def signature_help(document: Document, place: Place) -> SignatureHelp | None:
     else:
         return None
     active = named.index(keyword) if keyword in named else given
-    return SignatureHelp(label, doc, named, active if active < len(named) else None)
+    return SignatureHelp(label, describe.prose(doc), named, active if active < len(named) else None)
 
 
 def open_call(document: Document, place: Place) -> tuple[str, int, str] | None:

@@ -54,7 +54,7 @@ def at(text: str, near: str, offset: int = 0) -> tuple[Document, tuple[int, int]
     [
         ("h = linear", 0, ["h: f32[B, T, hidden]"]),
         ("layer_norm(x)", 0, ["layer layer_norm(", "std.nn", "here `f32[B, T, D]`"]),
-        ("linear(h", 0, ["`torch.nn.Linear`: weight [out, I], bias [out].", "where `out = D`", "`I = hidden`"]),
+        ("linear(h", 0, ["`torch.nn.Linear`: weight \\[out, I\\], bias \\[out\\].", "where `out = D`", "`I = hidden`"]),
         ("x: float[B, T, D]", 0, ["x: f32[B, T, D]", "input of `block`"]),
         ("hidden: int", 0, ["static parameter of `block`"]),
         ("T, D], *", 0, ["dimension of `block`"]),
@@ -286,7 +286,7 @@ def test_words_cover_the_names_and_say_what_they_are() -> None:
     kinds = {document.lines[w.range.start[0]][w.range.start[1] : w.range.end[1]]: w.kind for w in hints.words(document)}
     wanted = {
         "use": "keyword", "std.nn": "namespace", "linear": "function", "TokenMap": "type", "D": "typeParameter", "16": "number",
-        "blocks": "", "size": "property", "merge_tokens": "macro", "float": "type", "# A": "", "h": "variable", "x": "parameter",
+        "blocks": "", "size": "property", "merge_tokens": "macro", "pass": "keyword", "float": "type", "# A": "", "h": "variable", "x": "parameter",
     }  # fmt: skip
     assert {word: kinds.get(word, "") for word in wanted} == wanted
     data = hints.encoded(document)
