@@ -122,7 +122,9 @@ def _parameter(document: Document, found: Found) -> str | None:
     if not isinstance(node, ast.Function):
         return describe.of_builtin(found.occurrence.name.owner)
     param = next((p for p in (*node.params, *node.statics) if p.name == found.occurrence.name.text), None)
-    return None if param is None else describe.markdown(_param(param), f"*parameter of `{node.name}`*", describe.prose(node.doc or ""))
+    if param is None:
+        return None
+    return describe.markdown(_param(param), f"*parameter of `{node.name}`*", describe.prose(node.doc or ""))
 
 
 def _typed(document: Document, call: Span) -> str:

@@ -286,7 +286,8 @@ def test_words_cover_the_names_and_say_what_they_are() -> None:
     kinds = {document.lines[w.range.start[0]][w.range.start[1] : w.range.end[1]]: w.kind for w in hints.words(document)}
     wanted = {
         "use": "keyword", "std.nn": "namespace", "linear": "function", "TokenMap": "type", "D": "typeParameter", "16": "number",
-        "blocks": "", "size": "property", "merge_tokens": "macro", "pass": "keyword", "float": "type", "# A": "", "h": "variable", "x": "parameter",
+        "blocks": "", "size": "property", "merge_tokens": "macro", "pass": "keyword",
+        "float": "type", "# A": "", "h": "variable", "x": "parameter",
     }  # fmt: skip
     assert {word: kinds.get(word, "") for word in wanted} == wanted
     data = hints.encoded(document)
