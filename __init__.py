@@ -69,8 +69,9 @@ def loads(
         Diagnostic: whatever is wrong with the program.
     """
     from .frontends import source as frontend
+    from .runtime.states import named
 
-    return frontend.loads(text, path, model, dict(params or {}), dtype)
+    return frontend.loads(text, path, model, named(params, "params", "E0402"), dtype)
 
 
 def models(name: str | os.PathLike[str]) -> list[str]:

@@ -132,10 +132,14 @@ class Target:
 
     def check(self, path: Path, module: Module, weights: Bound, readers: Readers, compare: Compare) -> Checked:
         """Open what was written and compare it with the reference, before anybody relies on it. Raises E0809."""
+        return self.judge(lambda: self.open(path, readers), module, weights, compare)
+
+    def judge(self, opened: Callable[[], Runner], module: Module, weights: Bound, compare: Compare) -> Checked:
+        """Compare what was opened with the reference: a file, or one entry point of a program's folder. Raises E0809."""
         reason = self.unrunnable(module)
         if reason is not None:
             return Checked(notes=[f"not compared with the reference: {reason}"])
-        return compare(self.open(path, readers))
+        return compare(opened())
 
     def facts(self, path: Path) -> dict[str, Any] | None:
         """What a file says of itself: ``kind``, ``size``, ``metadata`` and more. None: it is explained as a model.

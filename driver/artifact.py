@@ -132,7 +132,7 @@ class Artifact:
         Raises:
             Diagnostic: E09xx for what does not fit.
         """
-        return self.runner(by_name(self.runner.inputs, args, inputs), seed=seed, sizes=sizes)
+        return self.runner(by_name(self.runner, args, inputs), seed=seed, sizes=sizes)
 
     def session(
         self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0

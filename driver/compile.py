@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -55,10 +55,11 @@ def load(
         Diagnostic: whatever is wrong with the program; E0001 when there is none.
     """
     from ..frontends import source
+    from ..runtime.states import named
     from ..specs.catalog import find
 
     path, found = find(name)
-    if path.suffix in (".onnx", ".mlir"):
+    if _brings_weights(path):
         raise Diagnostic(
             "E0930",
             f"`{path.name}` is no spec, and a program without its weights would be of little use",
@@ -68,7 +69,16 @@ def load(
         from ..frontends import huggingface
 
         return huggingface.load(path, model, params, dtype).module
-    return source.load(path, model or found, dict(params or {}), dtype)
+    return source.load(path, model or found, named(params, "params", "E0402"), dtype)
+
+
+def _brings_weights(path: Path) -> bool:
+    """Whether a file is imported with its weights; a spec is not looked at."""
+    if path.suffix in ("", ".tess"):
+        return False
+    from .read import IMPORTED
+
+    return path.suffix.lower() in IMPORTED
 
 
 def parse_pass(text: str, shown: str = "<pass>") -> PassSpec:
@@ -103,8 +113,23 @@ def apply_passes(
     """
     from ..passes.engine import run_pipeline
 
-    steps = [parse_pass(p) if isinstance(p, str) else p for p in passes]
+    steps = [parse_pass(p) if isinstance(p, str) else p for p in _listed(passes)]
     return run_pipeline(module, steps, verify_each=verify_each, after=after)
+
+
+def _listed(passes: Any) -> Sequence[str | PassSpec | Pass]:
+    """Raises E0701 for what is no list of passes."""
+    from ..ir.compiling import PassSpec
+    from ..passes.engine import Pass
+
+    odd = passes if isinstance(passes, str) or not isinstance(passes, Iterable) else None
+    listed = [] if odd is not None else list(passes)
+    odd = next((p for p in listed if not isinstance(p, (str, PassSpec, Pass))), odd)
+    if odd is not None:
+        raise Diagnostic(
+            "E0701", f"`passes` is a list of passes, and {odd!r} is neither", help='write `passes=["merge_tokens(r=8)"]`'
+        )
+    return listed
 
 
 # Compiling -------------------------------------------------------------------------------------------------------------
@@ -163,14 +188,12 @@ def compile(
     read = module
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
-        module, report.passes = apply_passes(module, list(steps), verify_each=verify_each, after=after)
+        module, report.passes = apply_passes(module, steps, verify_each=verify_each, after=after)
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
     with clock("reading the weights"):
-        bound, origin = _weights(reference, read, weights, renames, seed)
-        report.notes += bound.notes()
-        if origin.startswith("initialised") and any(True for r in read.recipes.values() for _ in r.takes()):
-            report.notes.append(f"no weights are given, though recipes read a checkpoint: parameters are {origin}")
+        bound, origin, notes = _weights(reference, read, weights, renames, seed)
+        report.notes += bound.notes() + notes
     facts = {**_metadata(module, goal, report.passes, origin, seed), **(metadata or {})}
     with clock(f"building for {goal.name}"):
         if module.several:
@@ -251,19 +274,15 @@ def _compare(
     """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from ..backends.target import Checked
     from .targets import READERS
 
     def compare(runner: Runner) -> Checked:
         importing.result()
-        from ..backends import torch
         from .mapped import mapped
-        from .verify import verify
+        from .verify import compared
 
         with mapped(bound, path.parent) as values:
-            judge = torch.build(reference, values, claims=False)
-            found = verify(artifact.module, runner, judge, given=sizes, seed=seed)
-        return Checked([row.to_dict() for row in found.rows], runner=runner)
+            return compared(artifact.module, runner, reference, values, seed, sizes)
 
     # torch takes about as long to import as ONNX Runtime to open the file, which does not hold the interpreter.
     with ThreadPoolExecutor(1) as pool:
@@ -301,8 +320,9 @@ class _Clock:
 
 def _weights(
     module: Module, read: Module, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int
-) -> tuple[Bound, str]:
-    """The bound parameters, and in a word where they come from; ``read`` is the module before any pass."""
+) -> tuple[Bound, str, list[str]]:
+    """The bound parameters, in a word where they come from, and what is to be said of that; ``read`` is the module before any
+    pass."""
     from ..ir.recipe import relative
     from ..runtime.weights.bind import bind, initialise
     from ..runtime.weights.open import open_weights
@@ -316,16 +336,17 @@ def _weights(
         renames = spec.renames if spec is not None else ()
     if weights is None:
         # Passes make their parameters of those first values, so that they do not change what the model computes.
-        values = initialise(read.everything(), seed)
-        return bind(
-            module.everything(), values, recipes=relative(module, read), seed=seed
-        ), f"initialised with seed {seed}"
+        bound = bind(module.everything(), initialise(read.everything(), seed), recipes=relative(module, read), seed=seed)
+        origin = f"initialised with seed {seed}"
+        reading = any(True for recipe in read.recipes.values() for _ in recipe.takes())
+        note = f"no weights are given, though recipes read a checkpoint: parameters are {origin}"
+        return bound, origin, [note] if reading else []
     if isinstance(weights, Mapping):
-        return bind(module.everything(), weights, recipes=module.recipes, seed=seed), "arrays"
+        return bind(module.everything(), weights, recipes=module.recipes, seed=seed), "arrays", []
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
     opened = open_weights([Path(p) for p in paths], renames, span=span)
     bound = bind(module.everything(), opened, recipes=module.recipes, seed=seed, span=span)
-    return bound, ", ".join(Path(p).name for p in paths)
+    return bound, ", ".join(Path(p).name for p in paths), []
 
 
 def _metadata(module: Module, target: Target, reports: Sequence[Report], origin: str, seed: int) -> dict[str, str]:

@@ -120,7 +120,7 @@ def optimize(
 
             tell("quantizing", None, None)
             whole = files[ORIGINAL]
-            files[INT8] = Candidate(quantize(whole.file, folder / "int8.onnx"), whole.module)
+            files[INT8] = Candidate(quantize(whole.file, folder / f"int8{Onnx.suffix}"), whole.module)
             files[BOTH] = Candidate(quantize(aside, int8_path(aside)), artifact.module)
         before, _ = apply_passes(before, CLEANUP)
         after, done = artifact.module, artifact.report
@@ -147,7 +147,7 @@ class Candidate:
 
 def int8_path(output: str | os.PathLike[str]) -> Path:
     """Where the quantized form of an output goes."""
-    return Path(output).with_suffix(".int8.onnx")
+    return Path(output).with_suffix(f".int8{Onnx.suffix}")
 
 
 def _check_floats(source: Source) -> None:
@@ -170,7 +170,7 @@ def _place(output: str | os.PathLike[str], int8: bool) -> Iterator[Path]:
     """Where to write what becomes ``output`` in the end, with all that lies beside it; nowhere for ``/dev/null``."""
     if os.fspath(output) == os.devnull:
         with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
-            yield Path(folder, "model.onnx")
+            yield Path(folder, f"model{Onnx.suffix}")
         return
     if int8:
         check_writable(int8_path(output))
@@ -202,7 +202,7 @@ def _others(
     files = {ORIGINAL: Candidate(source.file, None)} if source.file else {}
     for what, module in wanted.items():
         tell(f"building for comparison: {what}", None, None)
-        file = folder / f"{what.replace(' ', '_')}.onnx"
+        file = folder / f"{what.replace(' ', '_')}{Onnx.suffix}"
         made = drive(
             module, target=Onnx.name, weights=source.weights, passes=[], opset=options.opset, seed=options.seed,
             verify=False, output=file,

@@ -6,10 +6,11 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backends.target import make
+from ..backends.target import find, registry
 from ..ir.diagnostics import Diagnostic
 from ..runtime.files.aside import folder_aside
 from ..runtime.program import Entry, Host, ProgramRunner
@@ -50,13 +51,37 @@ def open_program(path: str | os.PathLike[str], *, threads: int | None = None) ->
     try:
         metadata = json.loads(folder.joinpath(MANIFEST).read_text(encoding="utf-8"))
         source, name = str(metadata["tessera.source"]), str(metadata["tessera.target"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: {error}") from None
-    target = make(name, {})
-    if not target.programs:
+    except OSError as error:
+        raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: {error.strerror}") from None
+    except KeyError as error:
+        raise Diagnostic(
+            "E0014", f"`{folder / MANIFEST}` does not say `{error.args[0]}`, so that it is none of Tessera's"
+        ) from None
+    except (ValueError, TypeError, RecursionError):
+        raise Diagnostic("E0014", f"`{folder / MANIFEST}` is no JSON object of Tessera's") from None
+    if not find(name).programs:
         raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: the target {name} writes none")
+    target = find(name)()
     program = READERS.source(source, f"{folder.name}:source")
-    return ProgramRunner(program, target.open_program(program, folder, READERS, threads=threads), metadata)
+    runners = target.open_program(program, folder, READERS, threads=threads)
+    for entry, runner in runners.items():
+        _check_entry(program.only(entry), runner, folder, entry)
+    return ProgramRunner(program, runners, metadata)
+
+
+def _check_entry(alone: Program, runner: Runner, folder: Path, entry: str) -> None:
+    """Raises E0014 where the file of an entry point, if it carries its source, is of another one."""
+    from ..frontends.source import print_module
+
+    source = runner.metadata.get("tessera.source")
+    if source is None or source == print_module(alone):
+        return
+    difference = alone.difference(READERS.source(source, f"{folder.name}/{entry}:source"))
+    if difference:
+        raise Diagnostic(
+            "E0014", f"the file of the entry point `{entry}` in `{folder}` is that of another program: {difference}",
+            help="compile the program again: the files of a folder belong together",
+        )  # fmt: skip
 
 
 def open_part(
@@ -85,12 +110,17 @@ def open_part(
     return program[entry or names[0]].runner
 
 
+def _writing_several() -> list[str]:
+    return [f"`--target {name}`" for name, cls in registry().items() if cls.programs]
+
+
 def refuse(program: Program, target: Target) -> None:
     """Raise E0527 for a target that writes one entry point, E08xx for an entry point that it cannot express."""
     if not target.programs:
         raise Diagnostic(
             "E0527", f"the target {target.name} writes one entry point, and `{program.name}` has {', '.join(program.functions)}",
-            help="compile one at a time: `ts.compile(program.only(\"NAME\"))`",
+            help=f"a target that writes several: {', '.join(_writing_several())}; or, in Python, one entry point:"
+            " `ts.compile(program.only(\"NAME\"))`",
         )  # fmt: skip
     for entry in program.functions:
         problem = target.refuses(program.only(entry))
@@ -167,9 +197,8 @@ class ProgramArtifact(Artifact):
 
     def verify(self, folder: Path, reference: Program, bound: Bound, seed: int) -> None:
         """Compare every entry point of what was written with the torch reference. Raises E0809."""
-        from ..backends import torch
         from .mapped import mapped
-        from .verify import verify
+        from .verify import compared
 
         opened = open_program(folder)
         difference = self.module.difference(opened.program)
@@ -177,11 +206,8 @@ class ProgramArtifact(Artifact):
             raise Diagnostic("E0809", f"the folder does not read back as the same program: {difference}")
         with mapped(bound, folder) as values:
             for entry in self.entries:
-                alone = self.module.only(entry)
-                reason = self._target.unrunnable(alone)
-                if reason is None:
-                    network = torch.build(reference.only(entry), values, claims=False)
-                    found = verify(alone, opened[entry].runner, network, seed=seed)
-                    self.report.verified += [{"entry": entry, **row.to_dict()} for row in found.rows]
-                else:
-                    self.report.notes.append(f"`{entry}` is not compared with the reference: {reason}")
+                alone, part, runner = self.module.only(entry), reference.only(entry), opened[entry].runner
+                compare = partial(compared, alone, reference=part, values=values, seed=seed)
+                found = self._target.judge(lambda runner=runner: runner, alone, bound, compare)  # type: ignore[misc]
+                self.report.verified += [{"entry": entry, **row} for row in found.rows]
+                self.report.notes += [f"`{entry}`: {note}" for note in found.notes]

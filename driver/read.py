@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backends.mlir.target import Mlir
+from ..backends.onnx.target import Onnx
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from .compile import load
 
+# Files that hold a program and its weights.
+IMPORTED = frozenset({Onnx.suffix, Mlir.suffix})
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".pt2", ".pkl", ".ckpt", ".jit"})
 
 
@@ -64,14 +68,14 @@ def read_model(
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise _pickle(path)
-    if suffix in (".onnx", ".mlir"):
+    if suffix in IMPORTED:
         if not os.path.isfile(path):
             raise Diagnostic("E0001", f"there is no file `{path}`")
-        if model is not None or params or (weights and suffix == ".onnx"):
+        if model is not None or params or (weights and suffix == Onnx.suffix):
             raise Diagnostic("E0011", f"`{path.name}` has no static parameters, and brings its own weights")
         if dtype != "f32":
             raise Diagnostic("E0011", f"`{path.name}` has its own dtypes; what `float` is can be chosen for specs only")
-        return _onnx(path) if suffix == ".onnx" else _mlir(path, weights)
+        return _onnx(path) if suffix == Onnx.suffix else _mlir(path, weights)
     if os.path.isdir(path):
         from ..frontends import huggingface
 

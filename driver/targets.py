@@ -77,7 +77,8 @@ def open_artifact(path: str | os.PathLike[str], *, threads: int | None = None, m
     if os.path.isfile(Path(path, MANIFEST)):
         raise Diagnostic(
             "E0520", f"`{path}` holds a program of several entry points, and one is needed here",
-            help="on the command line choose with `--entry`, in Python `ts.open(path)[\"name\"]`; or name one of its files",
+            help="name a file of the folder, where each entry point has its own; `tessera run` takes `--entry NAME`, and Python"
+            " `ts.open(path)[\"NAME\"]`",
         )  # fmt: skip
     return artifact_target(path).open(Path(path), READERS, threads=threads, measured=measured)
 

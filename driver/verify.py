@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..ir.analysis.bounds import Bound, index_bounds
+from ..ir.analysis.bounds import Bound as IndexBound
+from ..ir.analysis.bounds import index_bounds
 from ..ir.analysis.cost import working_bytes
 from ..ir.analysis.sizes import GROUPS, TOKENS, Role, roles
 from ..ir.diagnostics import Diagnostic, Note, did_you_mean
@@ -16,7 +17,9 @@ from ..ir.types import DType
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..backends.target import Checked
     from ..runtime.runner import Runner
+    from ..runtime.weights.bind import Bound
 
 # The largest difference allowed, relative to the largest magnitude in the output (or to 1 where that is smaller).
 TOLERANCE = {"f64": 1e-8, "f32": 2e-4, "f16": 2e-2, "bf16": 1e-1}
@@ -105,6 +108,17 @@ def verify(
     return report
 
 
+def compared(
+    module: Module, runner: Runner, reference: Module, values: Bound, seed: int, sizes: Mapping[str, int] | None = None
+) -> Checked:
+    """As :func:`verify`, with the torch reference of the program ``reference`` and these weights."""
+    from ..backends import torch
+    from ..backends.target import Checked
+
+    found = verify(module, runner, torch.build(reference, values, claims=False), given=sizes, seed=seed)
+    return Checked([row.to_dict() for row in found.rows], runner=runner)
+
+
 class _NotTaken(Exception):
     """The reference itself does not run at a choice of sizes; ``reason`` is what it says."""
 
@@ -114,7 +128,7 @@ class _NotTaken(Exception):
 
 def _compare(
     graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
-    bounds: Mapping[Input, Bound | None], rng: np.random.Generator, seed: int, finite: bool,
+    bounds: Mapping[Input, IndexBound | None], rng: np.random.Generator, seed: int, finite: bool,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     import numpy as np
     import torch
@@ -294,7 +308,7 @@ def _fits(graph: Graph, runner: Runner, choice: dict[str, int]) -> bool:
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def _draw(value: Input, sizes: Mapping[str, int], bound: Bound | None, rng: np.random.Generator) -> np.ndarray:
+def _draw(value: Input, sizes: Mapping[str, int], bound: IndexBound | None, rng: np.random.Generator) -> np.ndarray:
     """Random contents of an input.
 
     Floats are normal. Integers that index a table are below its length, and borders ascend. Other integers, and booleans, are

@@ -32,8 +32,8 @@ from ..ir.graph import Module
 from ..ir.recipe import Take, relative
 from ..ir.recipe_functions import Typed
 from ..ir.types import TensorType
-from ..ir.verifier import verify
-from ..ir.wiring import check_shared
+from ..ir.verifier import verify, verify_program
+from ..ir.wiring import check, check_shared
 from .options import Option, check_options
 from .report import Report
 
@@ -214,6 +214,9 @@ def run_pipeline(
         (p, None, _entries(p, module)) if isinstance(p, Pass) else (make(p), p.span, _entries(p, module))
         for p in passes
     ]
+    if verify_each:
+        # What was broken before is no pass's fault.
+        verify_program(module)
     reports: list[Report] = []
     for step, span, entries in steps:
         ran = list(dict.fromkeys(r.name for r in reports))
@@ -222,7 +225,7 @@ def run_pipeline(
         try:
             for entry in entries:
                 made.append(_run(step, before, module, entry, verify_each))
-            _check_shared(step, module)
+            _check_program(step, module)
             _check_weights(before, module)
         except Diagnostic as error:
             before_it = f", after {', '.join(ran)}" if ran else ""
@@ -257,14 +260,21 @@ def _run(step: Pass, before: Module, program: Module, entry: str, verify_each: b
     return report
 
 
-def _check_shared(step: Pass, program: Module) -> None:
-    """Raises E0526 when a pass changed a shared parameter or state in some entry points only."""
+def _check_program(step: Pass, program: Module) -> None:
+    """Raises E0526 when a pass changed a shared parameter or state in some entry points only, or a result that a flow hands on."""
     try:
         check_shared(program)
     except Diagnostic as error:
         raise Diagnostic(
             "E0526", f"`{step.name}` changed what entry points share: {error.message}", notes=error.notes,
             help="run it on all of them: leave out `entry=`",
+        ) from error  # fmt: skip
+    try:
+        check(program)
+    except Diagnostic as error:
+        raise Diagnostic(
+            "E0526", f"after `{step.name}` the program no longer fits together: {error.message}", error.span, notes=error.notes,
+            help="leave the entry point out that hands this on: `entry=` names those that the pass runs on",
         ) from error  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..ir.diagnostics import Diagnostic
+from ..ir.analysis.bounds import index_bounds
+from ..ir.diagnostics import Diagnostic, did_you_mean
+from ..ir.dims.dim import as_dim
 from ..ir.program import Flow, Program, Stage, Step
 from ..ir.signature import Operand, Signature
 from ..ir.types import DType, TensorType
@@ -18,6 +20,7 @@ from .distributions import advanced
 from .inputs import fit_array
 from .ports import Demands, Port, Ports
 from .runner import Runner, by_name
+from .states import named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +46,9 @@ class Entry:
     def __call__(
         self, *args: Any, seed: int = 0, sizes: Mapping[str, int] | None = None, **inputs: Any
     ) -> dict[str, np.ndarray]:
-        """All outputs, taps and states by name. States are inputs that start from their initial values, at ``sizes`` where no
-        input tells. Raises E09xx."""
-        arrays = by_name([*self.runner.inputs, *self.runner.optional], args, inputs)
-        return self.runner(arrays, seed=seed, sizes=sizes)
+        """All outputs, taps and states by name. States and random inputs may be given by name; states start from their initial
+        values, at ``sizes`` where no input tells. Raises E09xx."""
+        return self.runner(by_name(self.runner, args, inputs), seed=seed, sizes=sizes)
 
     def session(
         self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0
@@ -75,11 +77,20 @@ class ProgramRunner:
         self.program = program
         self.runners = dict(runners)
         self.metadata = metadata
+        self._limits: dict[str, dict[str, int]] = {}
 
     @property
     def entries(self) -> list[str]:
         """The names of the entry points."""
         return list(self.runners)
+
+    def limits(self, entry: str) -> dict[str, int]:
+        """The length of the table that each input of an entry point indexes, as far as it is known before any run."""
+        if entry not in self._limits:
+            bounds = index_bounds(self.program.functions[entry])
+            known = {v.name: b.limit for v, b in bounds.items() if b is not None and not b.ascending and b.limit is not None}
+            self._limits[entry] = {name: int(limit) for name, limit in known.items() if as_dim(limit).value is not None}
+        return self._limits[entry]
 
     def __getitem__(self, name: str) -> Entry:
         """An entry point by name. Raises E0521 when there is none."""
@@ -122,8 +133,30 @@ class ProgramRunner:
                 other tensors than it declares, E0901 to E0904 for inputs that do not fit.
         """
         chosen = self._flow(flow)
-        functions = self._functions(flow, host or {}, allow_host)
-        return _Run(self, functions, seed, sizes or {}).flow(chosen, arrays)
+        given, wanted = named(host, "host", "E0913"), named(sizes, "sizes", "E0902")
+        self._check_given(flow, given, wanted)
+        functions = self._functions(flow, given, allow_host)
+        return _Run(self, functions, seed, wanted).flow(chosen, named(arrays, "arrays", "E0901"))
+
+    def _check_given(self, flow: str, host: Mapping[str, Host], sizes: Mapping[str, int]) -> None:
+        """Raises E0913 for a function of no stage that the flow calls, E0902 for a size of no entry point that it calls."""
+        called = _called(self.program, flow)
+        stages = [name for name in called if name in self.program.stages]
+        for name, function in host.items():
+            if name not in stages:
+                raise Diagnostic(
+                    "E0913", f"the flow `{flow}` calls no host stage `{name}`",
+                    help=did_you_mean(name, stages) or f"its host stages are {', '.join(stages) or 'none'}",
+                )  # fmt: skip
+            if not callable(function):
+                raise Diagnostic("E0913", f"what `host` has for the stage `{name}` is no function: {function!r}")
+        symbols = {s for name in called if name in self.program.functions for s in self.program.functions[name].symbols()}
+        for name in sizes:
+            if name not in symbols:
+                raise Diagnostic(
+                    "E0902", f"nothing that the flow `{flow}` calls has a size `{name}`",
+                    help=did_you_mean(name, symbols) or f"the sizes are {', '.join(sorted(symbols)) or 'all known'}",
+                )  # fmt: skip
 
     def _functions(self, flow: str, given: Mapping[str, Host], allow: bool) -> dict[str, Host]:
         """The function of every stage that a flow comes to, found before anything runs."""
@@ -132,7 +165,8 @@ class ProgramRunner:
             if step.callee in self.program.flows:
                 found.update(self._functions(step.callee, given, allow))
             elif step.callee in self.program.stages:
-                found[step.callee] = given.get(step.callee) or _imported(self.program.stages[step.callee], allow)
+                stage = self.program.stages[step.callee]
+                found[stage.name] = given[stage.name] if stage.name in given else _imported(stage, allow)
         return found
 
     def __repr__(self) -> str:
@@ -172,6 +206,12 @@ class FlowRunner:
         )  # fmt: skip
 
 
+def _called(program: Program, flow: str) -> list[str]:
+    """What a flow calls, and what the flows do that it calls."""
+    steps = [step.callee for step in program.flows[flow].steps]
+    return [name for callee in steps for name in (_called(program, callee) if callee in program.flows else [callee])]
+
+
 def ports_of(flow: Flow) -> Ports:
     """The inputs of a flow, which are checked as those of a model are."""
     ports = (Port(p.name, p.type.dtype, p.type.shape, span=p.span) for p in flow.inputs)
@@ -189,7 +229,7 @@ def _imported(stage: Stage, allowed: bool) -> Host:
         value: Any = import_module(module)
         for part in path.split("."):
             value = getattr(value, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Diagnostic(
             "E0914", f"the host stage `{stage.name}` cannot be imported from `{stage.reference}`: {error}", stage.span,
             help="is its folder on the path? PYTHONPATH=. says so for the current one",
@@ -210,6 +250,7 @@ class _Run:
         self.sizes = sizes
         self.states: dict[str, Any] = {}
         self.calls = 0
+        self.made: list[tuple[Stage, Any]] = []
 
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
         ports = ports_of(flow)
@@ -235,10 +276,25 @@ class _Run:
             kept = {spec.name: self.states[spec.name] for spec in entry.optional if spec.name in self.states}
             graph = program.functions[step.callee]
             sizes = {name: size for name, size in self.sizes.items() if name in graph.symbols()}
+            self._check_places(step, arrays)
             outputs = entry({**kept, **arrays}, seed=advanced(self.seed, self.calls), sizes=sizes)
             self.calls += 1
             self.states.update((i.name, outputs[i.name]) for i in graph.output_info if i.role == "state")
         return [outputs[str(result.name)] for result in signature.results]
+
+    def _check_places(self, step: Step, arrays: Mapping[str, Any]) -> None:
+        """Raises E0905 for an integer that is no place of the table that it indexes: backends take it in different ways."""
+        for value, limit in self.runner.limits(step.callee).items():
+            array = arrays.get(value)
+            if array is None or not array.size or (array.min() >= 0 and array.max() < limit):
+                continue
+            odd = int(array.min() if array.min() < 0 else array.max())
+            stage = next((stage for stage, made in self.made if made is array), None)
+            whose = f"what the host stage `{stage.name}` gave" if stage is not None else f"`{value}` of `{step.callee}`"
+            raise Diagnostic(
+                "E0905", f"{whose} has the element {odd}, but the places of the table that it indexes are 0 to {limit - 1}",
+                stage.span if stage is not None else step.span,
+            )  # fmt: skip
 
     def _stage(self, stage: Stage, operands: list[Any]) -> list[Any]:
         import numpy as np
@@ -246,7 +302,7 @@ class _Run:
         signature = stage.signature
         try:
             found = self.functions[stage.name](*operands)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Diagnostic(
                 "E0914", f"the host stage `{stage.name}` failed: {type(error).__name__}: {error}", stage.span
             ) from error
@@ -265,6 +321,7 @@ class _Run:
             raise Diagnostic(
                 "E0914", f"the host stage `{stage.name}` does not keep to its types: {error.message}", stage.span
             ) from error
+        self.made += [(stage, result) for result in results]
         return results
 
 

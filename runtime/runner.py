@@ -55,10 +55,19 @@ class Runner(Protocol):
         """A run that carries the states from call to call."""
 
 
-def by_name(specs: Sequence[InputSpec], args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Positional and named arrays as one mapping. Raises E0901 for too many, or one given twice."""
+def by_name(runner: Runner, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays in the order of a runner's inputs, and named ones, as one mapping. States and random inputs are given by name.
+
+    Raises:
+        Diagnostic: E0901 for too many, or one given twice.
+    """
+    specs = runner.inputs
     if len(args) > len(specs):
-        raise Diagnostic("E0901", f"the model takes {len(specs)} input(s), but {len(args)} are given")
+        named_only = ", ".join(f"{spec.name}=" for spec in runner.optional)
+        raise Diagnostic(
+            "E0901", f"the model takes {len(specs)} input(s), but {len(args)} are given",
+            help=f"states and random inputs are given by name: {named_only}" if named_only else None,
+        )  # fmt: skip
     arrays = dict(named)
     for spec, value in zip(specs, args, strict=False):
         if spec.name in arrays:

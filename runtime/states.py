@@ -33,10 +33,10 @@ class Carrying(ABC):
 
     def __init__(self, names: Iterable[str], start: Mapping[str, Any] | None, sizes: Mapping[str, int] | None, seed: int) -> None:
         self.names = list(names)
-        self.sizes = dict(sizes or {})
+        self.sizes = named(sizes, "sizes", "E0902")
         self.seed = seed
         self.calls = 0
-        self._start = dict(start or {})
+        self._start = named(start, "states", "E0901")
         for name in self._start:
             if name not in self.names:
                 raise Diagnostic(
@@ -71,11 +71,20 @@ class Carrying(ABC):
     def _clear(self) -> None: ...
 
 
+def named(given: Any, what: str, code: str) -> dict[str, Any]:
+    """What is given by name, in a mapping of its own. Raises Diagnostic of that code for what is no mapping from names."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise Diagnostic(code, f"`{what}` is given by name, `{what}={{\"name\": …}}`, not as {type(given).__name__}")
+    return dict(given)
+
+
 def chosen_sizes(
     model: str, symbols: Iterable[str], told: Mapping[str, int], chosen: Mapping[str, int]
 ) -> dict[str, int]:
     """The sizes that inputs tell and those that the caller chose. Raises E0902 where they differ, or for an odd one."""
-    symbols = list(symbols)
+    symbols, chosen = list(symbols), named(chosen, "sizes", "E0902")
     for name, size in chosen.items():
         if name not in symbols:
             help = did_you_mean(name, symbols) or f"its sizes are {', '.join(symbols) or 'all known'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,23 @@ def test_wrong_targets_and_options() -> None:
         ts.compile(ts.loads(text))
     with pytest.raises(ts.Diagnostic, match="E0012"):
         ts.compile(ts.loads(SOURCE + 'compile tiny { target onnx(opset="new") }'))
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (lambda m: ts.loads(SOURCE, params=[3]), "E0402"),
+        (lambda m: ts.load("vit_s16", params=[3]), "E0402"),
+        (lambda m: ts.compile(m, passes="dce"), "E0701"),
+        (lambda m: ts.compile(m, passes=3), "E0701"),
+        (lambda m: ts.compile(m, passes=[3]), "E0701"),  # type: ignore[list-item]
+        (lambda m: ts.compile(m, verify=False)(x=np.zeros((1, 2, 8), "f4"), sizes=[3]), "E0902"),
+        (lambda m: ts.compile(m, target="torch", verify=False)(x=np.zeros((1, 2, 8), "f4"), sizes=[3]), "E0902"),
+        (lambda m: ts.compile(m, verify=False).session(sizes=[3]), "E0902"),
+        (lambda m: ts.compile(m, verify=False).session(states=[3]), "E0901"),
+    ],
+)
+def test_what_is_given_by_name_is_a_mapping(call: Callable[[ts.Module], Any], code: str) -> None:
+    with pytest.raises(ts.Diagnostic) as caught:
+        call(ts.loads(SOURCE))
+    assert caught.value.code == code

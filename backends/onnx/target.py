@@ -66,10 +66,8 @@ class Onnx(Target):
     def check(self, path: Path, module: Module, weights: Bound, readers: Readers, compare: Compare) -> Checked:
         from .session import Session
 
-        if self.unrunnable(module) is not None:
-            return super().check(path, module, weights, readers, compare)
         # Mapped, which is opened sooner; what runs it later on is opened anew.
-        found = compare(Session(path, mapped=True))
+        found = self.judge(lambda: Session(path, mapped=True), module, weights, compare)
         return Checked(found.rows, found.notes)
 
     def facts(self, path: Path) -> dict[str, Any]:

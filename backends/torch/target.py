@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from ..target import Checked, Compare, Readers, Target
 
 if TYPE_CHECKING:
     from ...ir.graph import Module
+    from ...runtime.runner import Runner
     from ...runtime.weights.bind import Bound
     from .runner import TorchRunner
 
@@ -65,9 +66,12 @@ class Torch(Target):
         networks = build_program(program, bind(program.everything(), open_weights(folder / WEIGHTS)))
         return {e: TorchRunner(program.only(e), networks[e], {}, threads) for e in program.functions}
 
-    def check(self, path: Path, module: Module, weights: Bound, readers: Readers, compare: Compare) -> Checked:
-        """It is the reference itself: its file must read back as the same program and weights."""
-        runner = self.open(path, readers)
+    def judge(self, opened: Callable[[], Runner], module: Module, weights: Bound, compare: Compare) -> Checked:
+        """It is the reference itself: what was written must read back as the same program and weights."""
+        from .runner import TorchRunner
+
+        runner = opened()
+        assert isinstance(runner, TorchRunner)
         difference = module.difference(runner.module) or runner.different_weight(weights)
         if difference:
             raise Diagnostic("E0809", f"the file does not read back as the same program: {difference}")

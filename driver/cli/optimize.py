@@ -65,16 +65,17 @@ def optimize(
     Writes an ONNX file that was compared with the torch reference (and with MODEL itself, where that is an .onnx file), and
     reports tokens, FLOPs, time, memory and fidelity next to the original's and to dropping as many tokens at random.
     """
+    from ...backends.onnx.target import Onnx
     from ...runtime.files.aside import check_writable
     from ..optimize import Options
     from ..optimize import optimize as drive
     from ..read import read_model
 
     steps = parse_passes(passes)
-    out = output or f"{Path(model_file).stem}.fast.onnx"
+    out = output or f"{Path(model_file).stem}.fast{Onnx.suffix}"
     kept = out != os.devnull
-    if kept and Path(out).suffix != ".onnx":
-        raise Diagnostic("E0012", f"`optimize` writes `.onnx` files, but the output is `{out}`")
+    if kept and Path(out).suffix != Onnx.suffix:
+        raise Diagnostic("E0012", f"`optimize` writes `{Onnx.suffix}` files, but the output is `{out}`")
     for file in (out if kept else None, html):
         if file is not None:
             check_writable(file)

@@ -49,9 +49,10 @@ CODES = {
         "  right:  host sample = \"mine.sampling:greedy\"(…) -> …",
     ),
     "E0526": Code(
-        "a pass changed what entry points share in some of them only",
+        "a pass changed what entry points share, or hand on to each other",
         "The entry points of a program share what has one name: a parameter or state that a pass gives another type or initial\n"
-        "value has to change in all of them. A pass that does so on purpose runs without `entry`, on every entry point.",
+        "value has to change in all of them. A pass that does so on purpose runs without `entry`, on every entry point. What an\n"
+        "entry point hands on in a flow must still be what the next step takes: fewer tokens may not be.",
     ),
     "E0527": Code(
         "the target writes one entry point",

@@ -30,6 +30,11 @@ CODES = {
         "  wrong:  merging 16 tokens of an image of 4 patches\n"
         "  right:  a smaller `r`, or a larger input",
     ),
+    "E0905": Code(
+        "an integer is no place of the table that it indexes",
+        "Token ids and other indices count from 0, up to the length of the table but not including it. A host stage that gives -1\n"
+        "for *nothing* would pick the last row on one backend, and fail on another.",
+    ),
     "E0907": Code(
         "a size cannot be told from the inputs",
         "Each size is read off an axis of an input. Here a size occurs only inside expressions from\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,22 +14,32 @@ from ..types import TensorType
 from . import define
 
 if TYPE_CHECKING:
-    from ..graph import Graph
+    from ..graph import Graph, Input
+
+
+def _takes(op: str, what: str, inputs: Sequence[Input], given: list[TensorType], span: Span | None) -> None:
+    """Raises E0308 for a region that does not take what it is given."""
+    if [v.type for v in inputs] != given:
+        raise fail("E0308", f"{op}: {what} takes {_shown(v.type for v in inputs)}, but is given {_shown(given)}", span)
+
+
+def _keeps(op: str, body: Graph, inputs: Sequence[Input], carried: list[TensorType], span: Span | None) -> None:
+    """Raises E0308 for a carried value, one of the first ``inputs``, that another type becomes of."""
+    for i, (value, type) in enumerate(zip(body.outputs, carried, strict=False)):
+        if value.type != type:
+            raise fail("E0308", f"{op}: the carried value `{inputs[i].name}` starts as {type} but becomes {value.type}", span,
+                       "a carried value keeps its type; `repeat` is for counts that shrink")  # fmt: skip
+
+
+def _shown(types: Iterable[TensorType]) -> str:
+    return f"({', '.join(map(str, types))})"
 
 
 def _fold_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     body: Graph = attrs["body"]
     carried = types[: attrs["carried"]]
-    if [v.type for v in body.inputs[1:]] != types:
-        raise fail(
-            "E0308",
-            f"fold: the body takes {_shown(v.type for v in body.inputs[1:])}, but is given {_shown(types)}",
-            span,
-        )
-    for i, (value, type) in enumerate(zip(body.outputs, carried, strict=False)):
-        if value.type != type:
-            raise fail("E0308", f"fold: the carried value `{body.inputs[1 + i].name}` starts as {type} but becomes {value.type}", span,
-                       "a carried value keeps its type; `repeat` is for counts that shrink")  # fmt: skip
+    _takes("fold", "the body", body.inputs[1:], types, span)
+    _keeps("fold", body, body.inputs[1:], carried, span)
     steps = as_dim(attrs["n"])
     stacked = [v.type for v in body.outputs[len(carried) :]]
     return [*carried, *(TensorType(type.dtype, (steps, *type.shape)) for type in stacked)]
@@ -70,12 +80,7 @@ def _scan_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
             )
         slices.append(TensorType(type.dtype, type.shape[:axis] + type.shape[axis + 1 :]))
     wanted = [*slices, *slices, *types[len(scanned) :]]
-    if [v.type for v in body.inputs] != wanted:
-        raise fail(
-            "E0308",
-            f"scan: the function takes {_shown(v.type for v in body.inputs)}, but is given {_shown(wanted)}",
-            span,
-        )
+    _takes("scan", "the function", body.inputs, wanted, span)
     if [v.type for v in body.outputs] != slices:
         raise fail(
             "E0308",
@@ -83,10 +88,6 @@ def _scan_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
             span,
         )
     return list(scanned)
-
-
-def _shown(types: Iterable[TensorType]) -> str:
-    return f"({', '.join(map(str, types))})"
 
 
 def _scan(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
@@ -113,12 +114,7 @@ def _cond_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     results = []
     for word, name in (("then", "first"), ("orelse", "second")):
         branch: Graph = attrs[word]
-        if [v.type for v in branch.inputs] != values:
-            raise fail(
-                "E0308",
-                f"cond: the {name} branch takes {_shown(v.type for v in branch.inputs)}, but is given {_shown(values)}",
-                span,
-            )
+        _takes("cond", f"the {name} branch", branch.inputs, values, span)
         results.append([v.type for v in branch.outputs])
     names = [info.name for info in attrs["then"].output_info]
     for value, a, b in zip(names, *results, strict=True):
@@ -141,19 +137,10 @@ define("cond(p: any[...], values: any[...]*, *, carried: int, then: any, orelse:
 def _while_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
     carried = types[: attrs["carried"]]
     for word in ("test", "body"):
-        region: Graph = attrs[word]
-        if [v.type for v in region.inputs] != types:
-            raise fail(
-                "E0308",
-                f"while: the {word} takes {_shown(v.type for v in region.inputs)}, but is given {_shown(types)}",
-                span,
-            )
+        _takes("while", f"the {word}", attrs[word].inputs, types, span)
     _predicate("while", attrs["test"].outputs[0].type, span)
     body: Graph = attrs["body"]
-    for i, (value, type) in enumerate(zip(body.outputs, carried, strict=True)):
-        if value.type != type:
-            raise fail("E0308", f"while: the carried value `{body.inputs[i].name}` starts as {type} but becomes {value.type}", span,
-                       "a carried value keeps its type; `repeat` is for counts that shrink")  # fmt: skip
+    _keeps("while", body, body.inputs, carried, span)
     return list(carried)
 
 

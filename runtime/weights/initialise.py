@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from math import prod, sqrt
-from typing import TYPE_CHECKING, Any
+from math import isfinite, prod, sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from ...ir.graph import Initializer
 from ...ir.types import DType
-from ..memory import available
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +22,32 @@ Shape = Sequence[int]
 
 # Bytes from which it is asked whether they are there.
 _LARGE = 1 << 28
+
+
+class Initialiser(NamedTuple):
+    """How a parameter or a state is filled.
+
+    Args:
+        make: ``make(generator, shape, *numbers)``.
+        numbers: the names of the numbers that it takes in source, all of them.
+    """
+
+    make: Callable[..., np.ndarray]
+    numbers: tuple[str, ...] = ()
+
+    def wrong(self, given: Sequence[float]) -> str | None:
+        """What is wrong with these numbers; None when nothing is."""
+        if len(given) != len(self.numbers):
+            return f"takes {len(self.numbers)} number(s){': ' if self.numbers else ''}{', '.join(self.numbers)}"
+        values = dict(zip(self.numbers, given, strict=True))
+        odd = next((n for n, value in values.items() if n != "value" and not isfinite(value)), None)
+        if odd is not None:
+            return f"takes a finite {odd}, not {values[odd]}"
+        if values.get("std", 0) < 0:
+            return f"takes a std of at least 0, not {values['std']}"
+        if "low" in values and values["low"] > values["high"]:
+            return f"takes a low that is not above its high, not {values['low']} and {values['high']}"
+        return None
 
 
 def fill(
@@ -39,20 +64,22 @@ def fill(
     """
     import numpy as np
 
+    from ..memory import available
+
     size = prod(shape) * dtype.size
     free = available() if size > _LARGE else None
     if free is not None and size > free:
         takes = f"{size / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
         raise Diagnostic("E0618", f"`{name}`, {dtype}{list(shape)}, takes {takes}", span, help="is one of its sizes mistyped?")
 
-    make = INITIALIZERS.get(init.name)
-    if make is None:
-        close = did_you_mean(init.name, INITIALIZERS)
+    known = INITIALISERS.get(init.name)
+    if known is None:
+        close = did_you_mean(init.name, INITIALISERS)
         raise Diagnostic("E0611", f"there is no initialiser `{init.name}`", span, help=close)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
     try:
-        values = make(rng, tuple(shape), *init.args)
+        values = known.make(rng, tuple(shape), *init.args)
     except (TypeError, ValueError) as error:
         raise Diagnostic("E0611", f"`{init}` cannot fill {dtype}{list(shape)}: {error}", span) from error
     return np.asarray(values).astype(dtype.numpy, copy=False)
@@ -108,13 +135,13 @@ def _f32(value: float) -> Any:
     return np.float32(value)
 
 
-INITIALIZERS: dict[str, Callable[..., np.ndarray]] = {
-    "zeros": lambda rng, shape: _constant(rng, shape, 0),
-    "ones": lambda rng, shape: _constant(rng, shape, 1),
-    "constant": _constant,
-    "normal": _normal,
-    "trunc_normal": _trunc_normal,
-    "uniform": _uniform,
-    "xavier_uniform": _xavier_uniform,  # Glorot and Bengio 2010
-    "kaiming_uniform": _kaiming_uniform,  # He et al. 2015; slope sqrt(5) is PyTorch's default for linear layers
+INITIALISERS: dict[str, Initialiser] = {
+    "zeros": Initialiser(lambda rng, shape: _constant(rng, shape, 0)),
+    "ones": Initialiser(lambda rng, shape: _constant(rng, shape, 1)),
+    "normal": Initialiser(_normal, ("std",)),
+    "trunc_normal": Initialiser(_trunc_normal, ("std",)),
+    "uniform": Initialiser(_uniform, ("low", "high")),
+    "constant": Initialiser(_constant, ("value",)),
+    "xavier_uniform": Initialiser(_xavier_uniform),  # Glorot and Bengio 2010
+    "kaiming_uniform": Initialiser(_kaiming_uniform),  # He et al. 2015; slope sqrt(5) is PyTorch's default for linear layers
 }

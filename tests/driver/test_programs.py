@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from math import prod
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 import tessera as ts
+from tessera.backends.torch.target import Torch
+from tessera.driver.cli import main
 from tessera.ir.diagnostics import Diagnostic
 
 FILE = Path(__file__).parents[1] / "frontends" / "programs" / "chat.tess"
@@ -44,6 +47,11 @@ def test_entries_compute_the_same_as_each_model_alone(folder: Path) -> None:
     alone = ts.compile(ts.load(FILE, "decoder", {"layers": 1}), target="torch", passes=[])
     assert np.allclose(chat.prefill(ids=IDS)["output"], alone(IDS)["output"], atol=1e-5)
     assert np.allclose(chat["prefill"](IDS)["output"], alone(IDS)["output"], atol=1e-5)
+    # What is filled when it is not given is given by name, as to an artifact of one model.
+    length = chat.prefill(ids=IDS)["length"]
+    assert chat.step(IDS[:, :1], length=length)["length"].tolist() == [4, 4]
+    with pytest.raises(Diagnostic, match=r"E0901.*takes 1 input\(s\), but 2 are given(.|\n)*by name: length="):
+        chat.step(IDS[:, :1], length)
     with pytest.raises(Diagnostic, match=r"E0521.*no entry point `prefil`(.|\n)*did you mean `prefill`"):
         chat["prefil"]
     with pytest.raises(AttributeError):
@@ -108,6 +116,72 @@ def test_a_flow_says_what_it_takes(folder: Path) -> None:
         chat.run("anser", {"ids": IDS})
 
 
+def leaving(logits: np.ndarray) -> np.ndarray:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"host": {"sampl": greedy}, "allow_host": True}, r"E0913.*no host stage `sampl`(.|\n)*did you mean `sample`"),
+        ({"host": {"sample": greedy, "other": greedy}}, r"E0913.*no host stage `other`(.|\n)*its host stages are sample"),
+        ({"host": {"sample": 0}}, r"E0913.*is no function: 0"),
+        ({"host": [greedy]}, r"E0913.*by name"),
+        ({"host": {"sample": leaving}}, r"E0914.*`sample` failed: SystemExit: 3"),
+        ({"host": {"sample": greedy}, "sizes": {"Q": 3}}, r"E0902.*has a size `Q`"),
+        ({"host": {"sample": greedy}, "sizes": [3]}, r"E0902.*by name"),
+        ({"host": {"sample": lambda x: np.full((2, 1), -1)}}, r"E0905.*stage `sample` gave has the element -1.* 0 to 15"),
+        ({"host": {"sample": lambda x: np.full((2, 1), 16)}}, r"E0905.*stage `sample` gave has the element 16"),
+    ],
+)
+def test_what_a_flow_is_given_means_something(folder: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(Diagnostic, match=message):
+        ts.open(folder).run("answer", {"ids": IDS}, **given)
+
+
+def test_ids_are_places_of_their_table(folder: Path) -> None:
+    chat: Any = ts.open(folder)
+    with pytest.raises(Diagnostic, match=r"E0905.*`ids` of `prefill` has the element -5"):
+        chat.run("answer", {"ids": -IDS}, host={"sample": greedy})
+    with pytest.raises(Diagnostic, match=r"E0901.*by name"):
+        chat.run("answer", [IDS], host={"sample": greedy})
+
+
+def test_a_module_that_leaves_does_not_end_the_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chat_sampling.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "chat_sampling", raising=False)
+    with pytest.raises(Diagnostic, match=r"E0914.*cannot be imported from `chat_sampling:greedy`"):
+        ts.open(folder).run("first", {"ids": IDS}, allow_host=True)
+
+
+def test_a_file_of_another_entry_point_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ts.compile(ts.load(FILE), target="onnx", verify=False).save(tmp_path / "chat")
+    shutil.copy(tmp_path / "chat" / "prefill.onnx", tmp_path / "chat" / "step.onnx")
+    with pytest.raises(Diagnostic, match=r"E0014.*entry point `step`.*is that of another program"):
+        ts.open(tmp_path / "chat")
+    assert main(["explain", str(tmp_path / "chat")]) == 1
+    assert "E0014" in capsys.readouterr().err
+
+
+def test_the_files_of_a_program_are_checked_by_their_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Torch.write_program
+
+    def other_weights(self: Torch, built: Any, path: Path) -> None:
+        real(self, built, path)
+        file = path / "weights.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+
+    monkeypatch.setattr(Torch, "write_program", other_weights)
+    with pytest.raises(Diagnostic, match=r"E0809.*does not read back as the same program: the weight"):
+        ts.compile(ts.load(FILE), target="torch", output=tmp_path / "chat")
+    assert not (tmp_path / "chat").exists()
+
+
 def test_a_missing_module_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chat_sampling", None)
     chat: Any = ts.open(folder)
@@ -131,7 +205,7 @@ def test_an_artifact_runs_before_it_is_saved(tmp_path: Path) -> None:
 
 
 def test_a_target_of_one_entry_refuses() -> None:
-    with pytest.raises(Diagnostic, match=r"E0527.*the target mlir writes one entry point"):
+    with pytest.raises(Diagnostic, match=r"E0527.*the target mlir writes one entry point(.|\n)*`--target onnx`, `--target torch`"):
         ts.compile(ts.load(FILE), target="mlir")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import tessera as ts
 from tessera.frontends.source import loads, print_module
-from tessera.ir.builder import reinfer
+from tessera.ir.builder import Builder, reinfer
+from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Initializer, Module, Parameter
 from tessera.ir.recipe import Fill, Take, apply
 from tessera.ir.types import TensorType, f32
@@ -178,3 +179,26 @@ def test_a_parameter_without_a_recipe_that_fits_is_refused(edit: Any, said: str)
     with pytest.raises(PassFailed, match="BrokenContract") as caught:
         run_pipeline(program(), [Edit(edit)])
     assert said in caught.value.message
+
+
+HANDED_ON = """
+model encode(x: f32[B, 8, 4]) -> (y: f32[B, 8, 4]) { return x + 1.0 }
+model decode(y: f32[B, 8, 4]) -> (z: f32[B, 8, 4]) { return y * 2.0 }
+program both {
+    entry encode = encode
+    entry decode = decode
+    flow all(x: f32[B, 8, 4]) -> (z: f32[B, 8, 4]) { return decode(encode(x)) }
+}
+"""
+
+
+def halve(module: Module) -> None:
+    """Half of the rows of the first output."""
+    graph = module.graph
+    graph.set_outputs([Builder(graph).op("slice", graph.outputs[0], axis=1, stop=4)], graph.output_info)
+
+
+def test_what_one_entry_point_hands_on_is_what_the_next_takes() -> None:
+    program = loads(HANDED_ON)
+    with pytest.raises(Diagnostic, match=r"E0526.*after `edit` the program no longer fits together"):
+        run_pipeline(program, [Edit(halve)])

@@ -211,6 +211,13 @@ def test_a_recipe_of_another_shape() -> None:
     assert error.notes[0].message == "of another shape: w is f32[3, 4] by its recipe, but the model has f32[4, 3]"
 
 
+@pytest.mark.parametrize("text", ['"v"[:2, :, :]', '"v"[:2][:, :, :]', '"v"[:, :, :]', '"v"[0, 0, :]'])
+def test_an_axis_that_is_not_there_is_none_to_take_all_of(text: str) -> None:
+    error = refused("w: f32[2, 4]", f'"w" = {text}', {"v": draw(3, 4)})
+    assert error.code == "E0615"
+    assert refused("w: f32[9]", '"w" = "v"[:2, :]', {"v": draw(3, 4)}).code == "E0606"
+
+
 def test_tensors_that_do_not_fit() -> None:
     error = refused("w: f32[4, 3]", '"w" = concat("u", "v")', {"u": draw(3, 4), "v": draw(3, 3)})
     assert error.code == "E0615"

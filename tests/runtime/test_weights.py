@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tessera.frontends.source import loads
 from tessera.ir.builder import Builder
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic, Span
 from tessera.ir.graph import Graph, Initializer
 from tessera.ir.types import TensorType, bf16, f16, f32, i64
 from tessera.runtime.weights.bind import bind, initialise
-from tessera.runtime.weights.initialise import INITIALIZERS, fill
+from tessera.runtime.weights.initialise import INITIALISERS, fill
 from tessera.runtime.weights.open import open_weights
 
 
@@ -391,11 +392,41 @@ def test_initialisers(init: Initializer, low: float, high: float, std: float) ->
 
 
 def test_every_initialiser_fills_every_rank() -> None:
-    for name in INITIALIZERS:
+    for name in INITIALISERS:
         args = (0.5,) if name == "constant" else ()
         for shape in ((), (5,), (4, 3, 2)):
             assert fill(Initializer(name, args), shape, f16).shape == shape
     assert fill(Initializer("constant", (((1, 2), (3, 4)),)), (2, 2), i64).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("normal(-1.0)", "`normal` takes a std of at least 0, not -1.0"),
+        ("trunc_normal(-0.02)", "at least 0"),
+        ("normal", "`normal` takes 1 number(s): std"),
+        ("zeros(1.0)", "`zeros` takes 0 number(s)"),
+        ("uniform(1.0, -1.0)", "a low that is not above its high"),
+        ("uniform(-inf, 0.0)", "a finite low"),
+        ("constant(true)", "`constant` takes numbers, not the bool true"),
+        ("gauss(1.0)", "`gauss` does not say how to fill a"),
+    ],
+)
+@pytest.mark.parametrize(
+    "program",
+    [
+        "model m(x: f32[4]) -> f32[4] {{ param w: f32[4] = {}\n return x + w }}",
+        "model m(x: f32[4]) -> f32[4] {{ state s: f32[4] = {}\n s = s + x\n return s }}",
+        'model m(x: f32[4]) -> f32[4] {{ param w: f32[4]\n return x + w }}\ncompile m {{ weights {{ "w" = {} }} }}',
+    ],
+    ids=["parameter", "state", "recipe"],
+)
+def test_what_an_initialiser_takes_is_checked_where_it_is_written(program: str, text: str, message: str) -> None:
+    error = refused(lambda: loads(program.format(text)))
+    assert error.code in ("E0405", "E0614")
+    assert error.span is not None
+    # A recipe knows no initialiser of that name, and says what it knows.
+    assert message in error.message or ("weights" in program and "gauss" in text)
 
 
 @pytest.mark.parametrize(

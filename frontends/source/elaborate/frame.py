@@ -51,7 +51,6 @@ class Frame(Evaluator):
 
         A statement that is wrong goes to ``errors``, and what it binds is poison: the next ones are looked at as well.
         """
-        self.body = self.body or body
         for statement, following in zip_longest(body, body[1:]):
             try:
                 done = self._DO[type(statement)](self, statement)
@@ -68,10 +67,7 @@ class Frame(Evaluator):
         if self.unit.module != LOCAL:
             raise error
         self.errors.append(error)
-        told = {one.span[:3] for one in (error, *error.others) if one.span is not None}
         for name in mentioned(statement):
-            if name.span is not None and name.span[:3] in told:
-                continue
             try:
                 self.eval(name)
             except Diagnostic as undefined:
@@ -136,7 +132,7 @@ class Frame(Evaluator):
         if isinstance(pattern, RecordPattern):
             raise Diagnostic("E0310", f"the {s.kind} `{s.name}` must be a tensor", s.span)
         type = self.type(pattern, s.type.span)
-        init = inputs.initializer(self, s.init, inputs.INITIALISERS, s.kind) if s.init is not None else inputs.ZEROS
+        init = inputs.initializer(self, s.init, s.kind) if s.init is not None else inputs.ZEROS
         full = join(self.scope, s.external or s.name)
         param = shared_weight(self, full, type, s.span)
         if param is None:
@@ -262,7 +258,6 @@ class Frame(Evaluator):
         frame.instances = self.instances
         frame.states = self.states
         frame.errors = self.errors
-        frame.body = self.body
         return frame
 
     def _return(self, s: ast.ReturnStmt) -> bool:

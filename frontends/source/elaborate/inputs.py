@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, FollowUp, Span, did_you_mean
@@ -11,6 +11,7 @@ from ....ir.graph import Graph, Initializer, Output, Part, Value
 from ....ir.signature import Pattern, RecordDef, RecordPattern
 from ....ir.types import DType, TensorType
 from ....runtime.distributions import parameters
+from ....runtime.weights.initialise import INITIALISERS, Initialiser
 from ..syntax import ast
 from .evaluate import join
 from .values import POISON, Bundle, describe, same_structure, tensors_of
@@ -18,10 +19,6 @@ from .values import POISON, Bundle, describe, same_structure, tensors_of
 if TYPE_CHECKING:
     from .frame import Frame
 
-INITIALISERS = {
-    "zeros": 0, "ones": 0, "normal": 1, "trunc_normal": 1, "uniform": 2, "constant": 1,
-    "xavier_uniform": 0, "kaiming_uniform": 0,
-}  # fmt: skip
 ZEROS = Initializer("zeros")
 
 
@@ -33,7 +30,7 @@ def state(frame: Frame, s: ast.StateStmt) -> None:
     _open_capacities(frame, pattern, s.type.span)
     name = _public(frame, s)
     if isinstance(pattern, Pattern):
-        init = initializer(frame, s.init, INITIALISERS, "state") if s.init is not None else ZEROS
+        init = initializer(frame, s.init, "state") if s.init is not None else ZEROS
         frame.bind(
             s.name, frame.root.input(name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span)), s.span
         )
@@ -179,7 +176,7 @@ def _record(frame: Frame, s: ast.StateStmt, pattern: RecordPattern, name: str) -
     part = Part(RecordPattern(record, dims), tuple(statics.items()))
     fields: dict[str, Value] = {}
     for field, of in pattern.fields():
-        init = initializer(frame, given[field], INITIALISERS, "state") if field in given else ZEROS
+        init = initializer(frame, given[field], "state") if field in given else ZEROS
         made = frame.root.input(f"{name}.{field}", frame.type(of, s.type.span), "state", init, frame.place(s.span))
         made.record = part
         fields[field] = made
@@ -211,29 +208,39 @@ def _field_values(frame: Frame, s: ast.StateStmt, record: RecordDef) -> dict[str
 def _distribution(frame: Frame, expr: ast.Expr, dtype: DType) -> Initializer:
     """``normal(0, 1)`` as it is written. Raises E0405 where it draws nothing of that dtype."""
     name = expr.function if isinstance(expr, ast.Call) else expr
-    init = Initializer(name.id if isinstance(name, ast.Name) else "this", _numbers(frame, expr) or ())
+    known = name.id if isinstance(name, ast.Name) else "this"
+    init = Initializer(known, _numbers(known, expr, frame.eval))
     parameters(init, dtype, expr.span)
     return init
 
 
-def _numbers(frame: Frame, expr: ast.Expr) -> tuple[float, ...] | None:
-    """The arguments of an initialiser; None where one is no number."""
-    args = [frame.eval(a.value) for a in expr.args] if isinstance(expr, ast.Call) else []
-    if any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
-        return None
-    return tuple(float(a) for a in args)
-
-
-def initializer(frame: Frame, expr: ast.Expr, table: Mapping[str, int], what: str) -> Initializer:
-    """``normal(0.02)`` as it is written. Raises E0405 for a name or a number of arguments that ``table`` does not have."""
+def initializer(frame: Frame, expr: ast.Expr, what: str) -> Initializer:
+    """``normal(0.02)`` as it is written. Raises E0405 for a name, or numbers, that fill no parameter and no state."""
     name = expr.function if isinstance(expr, ast.Call) else expr
-    if not isinstance(name, ast.Name) or name.id not in table:
+    if not isinstance(name, ast.Name) or name.id not in INITIALISERS:
         shown = name.id if isinstance(name, ast.Name) else "this"
         raise Diagnostic(
             "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
-            help=did_you_mean(shown, table) or f"one of: {', '.join(table)}",
+            help=did_you_mean(shown, INITIALISERS) or f"one of: {', '.join(INITIALISERS)}",
         )  # fmt: skip
-    args = _numbers(frame, expr)
-    if args is None or len(args) != table[name.id]:
-        raise Diagnostic("E0405", f"`{name.id}` takes {table[name.id]} number(s)", expr.span)
-    return Initializer(name.id, args)
+    return Initializer(name.id, numbers_of(INITIALISERS[name.id], name.id, expr, frame.eval))
+
+
+def numbers_of(
+    known: Initialiser, name: str, expr: ast.Expr, static: Callable[[ast.Expr], Any]
+) -> tuple[float, ...]:
+    """The numbers of an initialiser, those of ``expr`` that have no name. Raises E0405 for what are none, or do not fit."""
+    numbers = _numbers(name, expr, static)
+    wrong = known.wrong(numbers)
+    if wrong:
+        raise Diagnostic("E0405", f"`{name}` {wrong}", expr.span)
+    return numbers
+
+
+def _numbers(name: str, expr: ast.Expr, static: Callable[[ast.Expr], Any]) -> tuple[float, ...]:
+    """The arguments that have no name. Raises E0405 where one is no number."""
+    args = [static(a.value) for a in expr.args if a.name is None] if isinstance(expr, ast.Call) else []
+    odd = next((a for a in args if isinstance(a, bool) or not isinstance(a, (int, float))), None)
+    if odd is not None:
+        raise Diagnostic("E0405", f"`{name}` takes numbers, not {describe(odd)}", expr.span)
+    return tuple(map(float, args))

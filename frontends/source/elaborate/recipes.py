@@ -15,9 +15,10 @@ from ....ir.recipe import Fill, Recipe, Take, apply
 from ....ir.recipe_functions import FUNCTIONS
 from ....ir.types import f32
 from ....runtime.weights.bind import param_shape
-from ....runtime.weights.initialise import INITIALIZERS
+from ....runtime.weights.initialise import INITIALISERS
 from ..syntax import ast
 from .elaborate import Elaborator
+from .inputs import numbers_of
 from .library import Unit
 
 Static = Callable[[ast.Expr], Any]  # the value of a static expression
@@ -97,7 +98,7 @@ class _Reader:
         if isinstance(expr, ast.Index):
             return self._index(expr)
         if isinstance(expr, ast.Call) and isinstance(expr.function, ast.Name):
-            return self._fill(expr) if expr.function.id in INITIALIZERS else self._call(expr, expr.function.id)
+            return self._fill(expr) if expr.function.id in INITIALISERS else self._call(expr, expr.function.id)
         raise Diagnostic(
             "E0614", "this is no tensor of the file, nor made of any", expr.span,
             help='names of tensors stand in quotes: `concat("q.weight", "k.weight")`',
@@ -154,9 +155,11 @@ class _Reader:
         picked = []
         for axis, item in enumerate(expr.items):
             if isinstance(item, ast.Slice):
+                # What takes all of the last axis still says that there is one.
+                last = axis == len(expr.items) - 1
                 bounds = [None if part is None else self.static(part) for part in (item.start, item.stop)]
                 step = 1 if item.step is None else self.static(item.step)
-                if bounds != [None, None] or step != 1:
+                if bounds != [None, None] or step != 1 or last:
                     made = apply("slice", made, axis=axis, start=bounds[0], stop=bounds[1], step=step, span=expr.span)
             else:
                 picked.append((axis, self.static(item)))
@@ -189,16 +192,11 @@ class _Reader:
     def _initialiser(self, expr: ast.Expr) -> tuple[Initializer | None, dict[str, Any]]:
         """``zeros`` or ``normal(0.02, shape=[8, 8])``: the initialiser, and its named arguments."""
         call = expr if isinstance(expr, ast.Call) else ast.Call(expr, [])
-        if not isinstance(call.function, ast.Name) or call.function.id not in INITIALIZERS:
+        if not isinstance(call.function, ast.Name) or call.function.id not in INITIALISERS:
             return None, {}
-        given = [(arg.name, self.static(arg.value)) for arg in call.args]
-        args = [value for name, value in given if name is None]
-        if any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in args):
-            raise Diagnostic(
-                "E0614", f"`{call.function.id}` takes numbers; a shape is given as `shape=[8, 8]`", expr.span
-            )
-        named = {name: value for name, value in given if name is not None}
-        return Initializer(call.function.id, tuple(map(float, args))), named
+        name = call.function.id
+        init = Initializer(name, numbers_of(INITIALISERS[name], name, expr, self.static))
+        return init, {arg.name: self.static(arg.value) for arg in call.args if arg.name is not None}
 
     def _fill(self, expr: ast.Call) -> Recipe:
         init, keywords = self._initialiser(expr)
@@ -222,5 +220,5 @@ def _is_tensor(expr: ast.Expr) -> bool:
     if isinstance(expr, ast.Index):
         return _is_tensor(expr.value)
     if isinstance(expr, ast.Call):
-        return isinstance(expr.function, ast.Name) and expr.function.id in {*FUNCTIONS, *INITIALIZERS}
+        return isinstance(expr.function, ast.Name) and expr.function.id in {*FUNCTIONS, *INITIALISERS}
     return isinstance(expr, ast.Str)
