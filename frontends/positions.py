@@ -88,7 +88,7 @@ def _write_seen(
         within = _within(builder, 2, seen.shape, *band[2:])
         within = within if band[0] else builder.op("logical_not", within)
     elif seen.size <= _TABLE:
-        within = builder.constant(to_value(seen), boolean)
+        within = builder.op("constant", value=to_value(seen), dtype=boolean)
     else:
         type = TensorType(boolean, tuple(map(as_dim, seen.shape)))
         within = graph.add_param(Parameter(type, f"{name}.seen", Initializer("zeros", ()), trainable=False))

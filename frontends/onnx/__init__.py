@@ -23,7 +23,7 @@ _MOST_ATTEMPTS, _MOST_WORK = 64, 200_000
 def load(
     path: str | os.PathLike[str], *, name: str | None = None, sizes: Mapping[str, int] | None = None
 ) -> Imported:
-    """Import an ONNX file of opset 13 to 28.
+    """Import an ONNX file of opset 7 to 28.
 
     Args:
         path: the file. External data must lie in its folder; it is mapped, and read when a weight is asked for.

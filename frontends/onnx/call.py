@@ -170,19 +170,23 @@ class Call:
 
     def std(self, name: str, *values: Value | None, **attrs: Any) -> Value:
         """A composite of the shipped library: ``c.std("nn.gelu", x)``."""
+        return self.std_many(name, *values, **attrs)[0]
+
+    def std_many(self, name: str, *values: Value | None, **attrs: Any) -> list[Value]:
+        """All results of a composite."""
         op = self.importer.composites.get(name)
         if op is None:
             op = self.importer.composites[name] = composite(f"std.{name}")
         absent = len(op.signature.leaves()) - len(values)
-        result = self.region.builder.emit(op, [*values, *[None] * absent], attrs)[0]
-        node = result.node
+        results = self.region.builder.emit(op, [*values, *[None] * absent], attrs)
+        node = results[0].node
         assert node is not None
         key = instance_key(node)
         if key not in self.importer.checked:
             # What the body requires of its operands is more than the signature says.
             op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
             self.importer.checked.add(key)
-        return result
+        return results
 
     def foreign(self, name: str, *values: Value, **statics: float) -> Value:
         """A function of ``specs/foreign`` of the values, or else of the node's operands, with the node's attributes."""

@@ -35,6 +35,11 @@ _DEEPEST = 128
 _MOST_SYMBOLS = 1000
 _DEEPEST_LOOPS = 8
 _OWN_CODES = frozenset(f"E{n:04}" for n in range(751, 780))
+# The opset from which on an op has the form that is read here; of those that opsets from 7 on have.
+_CHANGED = {
+    "BatchNormalization": 9, "Clip": 11, "Hardmax": 13, "LogSoftmax": 13, "Pad": 11, "Resize": 11, "Scan": 9, "Slice": 10,
+    "Softmax": 13, "Split": 13, "TopK": 10, "Upsample": 99,
+}  # fmt: skip
 # Ops that only move the elements of their first operand, or convert them without loss where they are equal.
 _MOVES = frozenset({"Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "Tile"})
 # What a node with nonsense for attributes or inputs makes its importer function raise.
@@ -140,6 +145,7 @@ class Importer:
 
     def _check_ops(self, nodes: Iterable[Any]) -> None:
         """Refuse all unknown ops at once."""
+        self._check_age(nodes)
         unknown: dict[str, tuple[int, str]] = {}
         seen: set[Any] = set()
         pending = list(nodes)[::-1]
@@ -165,6 +171,15 @@ class Importer:
             names = ", ".join(name[:100] for name in sorted(unknown))
             message = f"{total} node(s) have ops that are not imported: {names}"
             raise Diagnostic("E0752", message, notes=notes, help=_advice(unknown))
+
+    def _check_age(self, nodes: Iterable[Any]) -> None:
+        """Refuse what had another meaning in an opset as old as the file's."""
+        older = {n.op_type for n in nodes if domain(n.domain) == "" and self.file.opset < _CHANGED.get(n.op_type, 0)}
+        if older:
+            raise Diagnostic(
+                "E0753", f"in opset {self.file.opset}, {', '.join(sorted(older))} had another form than from opset 13 on",
+                help="convert it: `onnx.version_converter.convert_version(onnx.load(path), 17)`",
+            )  # fmt: skip
 
     def _clean(self) -> None:
         """Take out what turned out not to be needed."""

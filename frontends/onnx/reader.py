@@ -12,7 +12,7 @@ from ...runtime.files.wire import Extent, Malformed, strip
 from .order import subgraphs
 from .tensors import Store
 
-FIRST_OPSET, LAST_OPSET = 13, 28
+FIRST_OPSET, LAST_OPSET = 7, 28
 # ONNX's own domain has two names.
 OWN = ("", "ai.onnx")
 # A message of this size holds far more than structure.

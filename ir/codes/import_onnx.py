@@ -17,8 +17,8 @@ CODES = {
     ),
     "E0753": Code(
         "the opset is not one that the importer reads",
-        "Opsets 13 to 28 are read. Ops changed their meaning before and may do so again.\n\n"
-        "  wrong:  opset_import: \"\" version 9\n"
+        "Opsets 7 to 28 are read, but for ops that had another form before opset 13, such as Softmax. Ops may change again.\n\n"
+        "  wrong:  opset_import: \"\" version 6\n"
         "  right:  onnx.version_converter.convert_version(model, 17)",
     ),
     "E0754": Code(

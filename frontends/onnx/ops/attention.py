@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ....ir.dims.dim import Dim, const
 from ....ir.graph import Value
-from ....ir.types import boolean, i64
+from ....ir.types import boolean, i64, u8
 from ..call import Call
 from ..registry import imports
 
@@ -23,8 +24,6 @@ def join_heads(c: Call, x: Value) -> Value:
 @imports("Attention")
 def attention(c: Call) -> list[Value | None]:
     heads, kv_heads = c.attr("q_num_heads", 0), c.attr("kv_num_heads", 0)
-    if len(c.node.output) > 3 and c.node.output[3]:
-        c.refuse("the scores of Attention")
     q, k, v = c.x(0), c.x(1), c.x(2)
     flat = q.type.rank == 3
     if flat:
@@ -54,13 +53,61 @@ def attention(c: Call) -> list[Value | None]:
     if causal and keys != tokens + offset:
         mask = both(c, mask, not_after(c, keys, c.op("add", rows(c, tokens), c.number(offset))))
         causal = False
+    mask = _window(c, mask, tokens, keys, offset)
     attrs: dict[str, Any] = {"causal": causal}
     if c.attr("scale") is not None:
         attrs["scale"] = c.attr("scale")
     if softcap:
         attrs["softcap"] = softcap
     y = c.std("attention.attention", q, k, v, mask, bias, **attrs)
-    return [join_heads(c, y) if flat else y, k, v]
+    scores = None
+    if len(c.node.output) > 3 and c.node.output[3]:
+        if causal:
+            mask = both(c, mask, not_after(c, keys, rows(c, tokens)))
+        scores = _scores(c, q, k, mask, bias)
+    return [join_heads(c, y) if flat else y, k, v, scores]
+
+
+def _window(c: Call, mask: Value | None, tokens: Dim, keys: Dim, offset: Dim) -> Value | None:
+    """Keys that lie too far before or behind the query are left out. Where a row's own number of keys counts, its queries are
+    the last of these."""
+    for name, before in (("left_window_size", True), ("right_window_size", False)):
+        reach = c.attr(name, -1)
+        if reach < 0:
+            continue
+        first = c.number(offset)
+        if c.has(6):
+            length = c.op("reshape", c.cast(c.x(6), i64), shape=(c.shape(6)[0], 1, 1, 1))
+            first = c.op("sub", length, c.number(tokens))
+        ahead = c.op("sub", c.op("add", rows(c, tokens), first), c.op("unsqueeze", c.op("iota", n=keys), axis=0))
+        near = c.op("le", ahead if before else c.op("neg", ahead), c.scalar(reach, i64))
+        mask = both(c, mask, near if near.type.rank == 4 else c.op("unsqueeze", near, axis=(0, 1)))
+    return mask
+
+
+def _scores(c: Call, q: Value, k: Value, mask: Value | None, bias: Value | None) -> Value:
+    """What the fourth result is asked for: products (0), capped (1), with masks (2), or what softmax makes of them (3)."""
+    mode, softcap = c.attr("qk_matmul_output_mode", 0), c.attr("softcap", 0.0)
+    if c.opset < 24 and softcap and mode in (1, 2):
+        c.refuse("capped scores, whose order changed with opset 24,")
+    if k.type.shape[1] != q.type.shape[1]:
+        shape = (*k.type.shape[:2], q.type.shape[1] // k.type.shape[1], *k.type.shape[2:])
+        k = c.reshape(c.expand(c.op("unsqueeze", k, axis=2), shape), (*q.type.shape[:2], *k.type.shape[2:]))
+    width = q.type.shape[3].value
+    scale = c.attr("scale") or (None if width is None else width**-0.5)
+    if scale is None:
+        c.refuse(f"scores scaled by the free size {q.type.shape[3]}")
+    y = c.op("mul", c.op("einsum", q, k, equation="b h t k, b h s k -> b h t s"), c.like(scale, q))
+    if mode >= 1 and softcap:
+        y = c.op("mul", c.op("tanh", c.op("div", y, c.like(softcap, y))), c.like(softcap, y))
+    if mode >= 2 or (mode == 1 and c.opset < 24):
+        y = y if bias is None else c.op("add", y, bias)
+        y = y if mask is None else c.op("where", mask, y, c.like(-math.inf, y))
+    if mode != 3:
+        return y
+    # A row of which every key is hidden has no softmax; ONNX gives zeros.
+    hidden = c.op("eq", c.op("max", y, axis=3, keepdims=True), c.like(-math.inf, y))
+    return c.op("where", hidden, c.like(0, y), c.std("nn.softmax", y))
 
 
 def fitting(c: Call, q: Value, k: Value, v: Value) -> None:
@@ -105,6 +152,12 @@ def _mask(c: Call, mask: Value | None, q: Value, k: Value) -> tuple[Value | None
     keys = k.type.shape[2]
     if mask.type.shape[3] == 1 and keys != 1:
         mask = c.expand(mask, (*mask.type.shape[:3], keys))
+    missing = (keys - mask.type.shape[3]).value
+    if missing and missing > 0 and c.opset >= 24:  # keys behind the mask are hidden
+        if mask.type.dtype == boolean:
+            mask = c.cast(c.op("pad", c.cast(mask, u8), axis=3, after=missing), boolean)
+        else:
+            mask = c.op("pad", mask, axis=3, after=missing, value=-math.inf)
     for axis, size, what in ((0, q.type.shape[0], "batch"), (2, q.type.shape[2], "queries"), (3, keys, "keys")):
         if mask.type.shape[axis] != 1:
             c.equal(mask.type.shape[axis], size, f"the {what} of the mask {mask.type}")

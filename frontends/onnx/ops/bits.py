@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ....ir.dims.dim import Dim, const
 from ....ir.graph import Value
+from ....ir.types import u8
 from ..call import Call
 from ..registry import Result, imports
 from .elementwise import operands
@@ -27,7 +28,20 @@ def bit_shift(c: Call) -> Value:
     direction = c.attr("direction")
     if direction not in ("LEFT", "RIGHT"):
         c.misfit(f'direction="{direction}"')
-    return c.op("left_shift" if direction == "LEFT" else "right_shift", *operands(c, 0, 1))
+    a, places = operands(c, 0, 1)
+    name, width = "left_shift" if direction == "LEFT" else "right_shift", 8 * a.type.dtype.size
+    known = c.known(1)
+    if known is not None and known.dtype != object and ((known >= 0) & (known < width)).all():
+        return c.op(name, a, places)
+    # Beyond the width nothing is left but the sign.
+    fits = c.op("lt", places, c.like(width, places))
+    if places.type.dtype != u8:
+        fits = c.op("logical_and", c.op("ge", places, c.like(0, places)), fits)
+    shifted = c.op(name, a, c.op("where", fits, places, c.like(0, places)))
+    rest = c.like(0, a)
+    if direction == "RIGHT" and a.type.dtype != u8:
+        rest = c.op("where", c.op("lt", a, c.like(0, a)), c.like(-1, a), rest)
+    return c.op("where", fits, shifted, rest)
 
 
 @imports("Atan")

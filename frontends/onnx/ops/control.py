@@ -1,21 +1,19 @@
-"""`If` whose condition is known while importing, and `Loop` with a known number of turns."""
+"""`If`: a branch where the condition is known while importing, else a choice at run time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ....ir.diagnostics import Diagnostic
 from ....ir.dims.dim import Dim, as_dim
-from ....ir.graph import Graph, Value
+from ....ir.graph import Graph, Input, Value
 from ....ir.op import Trait, has
-from ....ir.types import TensorType, i64
+from ....ir.types import boolean
 from ..call import Call
 from ..registry import CONTROL
 from ..scope import Frame, Scope
-from ..values import Region, Tensor, dims_of, known_tensor
+from ..values import Region, Tensor
 
 
 def control(name: str) -> Callable[[Callable[[Call], Frame | None]], Callable[[Call], Frame | None]]:
@@ -26,7 +24,7 @@ def control(name: str) -> Callable[[Callable[[Call], Frame | None]], Callable[[C
     return register
 
 
-def _fail(c: Call, what: str) -> Diagnostic:
+def fail(c: Call, what: str) -> Diagnostic:
     return Diagnostic("E0760", f"{c.where}: {what}")
 
 
@@ -34,19 +32,25 @@ def _fail(c: Call, what: str) -> Diagnostic:
 def if_(c: Call) -> Frame | None:
     condition = c.known(0)
     if condition is not None and condition.dtype != object and condition.size == 1:
-        chosen = bool(condition.reshape(-1)[0])
+        chosen: bool | None = bool(condition.reshape(-1)[0])
     else:
         chosen = _assumed(c)
-    body = c.attr("then_branch" if chosen else "else_branch")
+    if chosen is None:
+        return _choice(c)
+    return c.importer.enter(_branch(c, "then_branch" if chosen else "else_branch"), Scope(c.region, c.scope), c.node, c.scope)
+
+
+def _branch(c: Call, word: str) -> Any:
+    body = c.attr(word)
     if body is None:
         raise Diagnostic("E0754", f"{c.where} lacks a branch")
-    return c.importer.enter(body, Scope(c.region, c.scope), c.node, c.scope)
+    return body
 
 
-def _assumed(c: Call) -> bool:
+def _assumed(c: Call) -> bool | None:
     """The answer to whether a free size is one number, as exporters ask before they squeeze it: no, and that is required.
 
-    Raises E0760 for every other question.
+    None for every other question.
     """
     value, answer = c.tensor(0).value, False
     while value is not None and value.node is not None and value.node.op.name in ("squeeze", "reshape", "logical_not", "cast"):
@@ -56,7 +60,7 @@ def _assumed(c: Call) -> bool:
     sides = [None, None] if node is None or node.op.name != "eq" else [_size(v) for v in node.inputs]
     left, right = sides
     if left is None or right is None or not (left.symbols or right.symbols):
-        raise _fail(c, "its condition depends on the values of tensors, or on sizes that are left free")
+        return None
     c.importer.differ(left, right, c.where)
     return answer
 
@@ -75,51 +79,51 @@ def _size(value: Value | None) -> Dim | None:
     return as_dim(number) if isinstance(number, (int, Dim)) and not isinstance(number, bool) else None
 
 
-@control("Loop")
-def loop(c: Call) -> Frame | None:
-    body = c.attr("body")
-    if body is None:
-        raise Diagnostic("E0754", f"{c.where} lacks its body")
-    carried = [c.tensor(i) for i in range(2, len(c.inputs))]
-    if len(body.input) != 2 + len(carried) or len(body.output) < 1 + len(carried):
-        raise Diagnostic("E0754", f"{c.where}: the body takes and gives another number of values than the loop")
-    if len(body.output) > 1 + len(carried):
-        raise _fail(c, "it collects a result of every turn")
-    count = c.known(0) if c.has(0) else None
-    if count is None:
-        raise _fail(c, "how often it runs depends on the values of tensors")
-    if c.has(1):
-        start = c.known(1)
-        if start is None or not bool(start.reshape(-1)[0]):
-            raise _fail(c, "whether it runs at all depends on the values of tensors")
-    graph = Graph("body")
-    region = Region(graph, c.importer.names, c.importer.weights, c.region)
-    scope = Scope(region, c.scope)
-    index = region.builder.input("i", TensorType(i64, ()))
-    scope.names[body.input[0].name] = Tensor(index.type, value=index, region=region, nonnegative=True)
-    scope.names[body.input[1].name] = known_tensor(np.array(True))
-    for given, tensor in zip(body.input[2:], carried, strict=True):
-        inner = region.builder.input(f"carry_{len(graph.inputs)}", tensor.type)
-        scope.names[given.name] = Tensor(inner.type, value=inner, region=region)
-    c.importer.nested(body, scope, c.node)
-    again = scope.find(body.output[0].name)
-    if again is None or again.known is None or not bool(again.known.reshape(-1)[0]):
-        raise _fail(c, "when it ends depends on the values of tensors")
-    results = [_found(c, scope, value.name) for value in body.output[1:]]
-    for result, tensor in zip(results, carried, strict=True):
-        if result.type.rank != tensor.type.rank or result.type.dtype != tensor.type.dtype:
-            raise _fail(c, f"a carried value starts as {tensor.type} but becomes {result.type}")
-        for axis, (a, b) in enumerate(zip(result.type.shape, tensor.type.shape, strict=True)):
-            c.equal(a, b, f"axis {axis} of a carried value")
-    for i, result in enumerate(results):
-        graph.add_output(region.value(result), f"carry_{i}")
-    operands = [c.region.value(t) for t in carried] + [c.region.value(outer) for outer, _ in region.captured.values()]
-    values = c.multi("fold", *operands, n=dims_of(count)[0], carried=len(carried), body=graph)
+def _choice(c: Call) -> None:
+    """Both branches as regions of a `cond`, which must give the same types."""
+    condition = c.reshape(c.cast(c.x(), boolean), ())
+    regions, found = [], []
+    for word in ("then_branch", "else_branch"):
+        body = _branch(c, word)
+        region = Region(Graph(word), c.importer.names, c.importer.weights, c.region)
+        scope = Scope(region, c.scope)
+        c.importer.nested(body, scope, c.node)
+        regions.append(region)
+        found.append([result(c, scope, value.name) for value in body.output])
+    if len(found[0]) != len(found[1]):
+        raise Diagnostic("E0754", f"{c.where}: its branches give {len(found[0])} and {len(found[1])} values")
+    for i, (a, b) in enumerate(zip(*found, strict=True)):
+        agree(c, a, b, f"result {i} is {a.type} in one branch, and {b.type} in the other")
+    # A `cond` rebinds names: here what both branches bind anew starts as zeros.
+    starts = [c.op("full", shape=t.type.shape, value=False if t.type.dtype == boolean else 0, dtype=t.type.dtype) for t in found[0]]
+    for region, results in zip(regions, found, strict=True):
+        for i, tensor in enumerate(results):
+            region.graph.add_output(region.value(tensor), f"chosen_{i}")
+    captured = list(dict.fromkeys(tensor for region in regions for tensor in region.captured))
+    outer = [c.region.value(tensor) for tensor in captured]
+    for region in regions:
+        region.graph.inputs[:] = [
+            *(Input(start.type, f"chosen_{i}") for i, start in enumerate(starts)),
+            *(
+                region.captured[tensor][1] if tensor in region.captured else Input(value.type, f"captured_{i}")
+                for i, (tensor, value) in enumerate(zip(captured, outer, strict=True))
+            ),
+        ]
+    then, orelse = (region.graph for region in regions)
+    values = c.multi("cond", condition, *starts, *outer, carried=len(starts), then=then, orelse=orelse)
     c.importer.assign(c.node, c.scope, values)
-    return None
 
 
-def _found(c: Call, scope: Scope, name: str) -> Any:
+def agree(c: Call, a: Tensor, b: Tensor, what: str) -> None:
+    """Two results that must be of one type: free sizes become equal. Raises E0759, E0760."""
+    if a.type.rank != b.type.rank or a.type.dtype != b.type.dtype:
+        raise fail(c, what)
+    for axis, (d, e) in enumerate(zip(a.type.shape, b.type.shape, strict=True)):
+        c.equal(d, e, f"{what}: axis {axis}")
+
+
+def result(c: Call, scope: Scope, name: str) -> Tensor:
+    """What a body gives. Raises E0754 where nothing in it has that name."""
     found = scope.find(name)
     if found is None:
         raise Diagnostic("E0754", f"{c.where}: the body gives `{name[:200]}`, which nothing in it is called")

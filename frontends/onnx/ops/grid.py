@@ -1,4 +1,4 @@
-"""Triangles and diagonals of matrices, and blocks of images that become channels."""
+"""Triangles and diagonals of matrices, blocks of images that become channels, and sampling at points."""
 
 from __future__ import annotations
 
@@ -85,3 +85,18 @@ def col_to_im(c: Call) -> Value:
         if size != part:  # what no block reaches is 0
             y = c.op("pad", y, axis=2 + i, after=size - part)
     return y
+
+
+_MODES = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest", "cubic": "bicubic", "bicubic": "bicubic"}
+
+
+@imports("GridSample")
+def grid_sample(c: Call) -> Value:
+    mode, padding = c.attr("mode", "bilinear"), c.attr("padding_mode", "zeros")
+    if c.rank() != 4:
+        c.refuse(f"GridSample of {c.type()}, which is no batch of images,")
+    if mode not in _MODES or padding not in ("zeros", "border", "reflection"):
+        c.misfit(f'mode="{mode}", padding_mode="{padding}"')
+    c.equal(c.shape()[0], c.shape(1)[0], f"the batch of {c.type()} and of the points {c.type(1)}")
+    attrs = {"mode": _MODES[mode], "padding": padding, "align_corners": bool(c.attr("align_corners", 0))}
+    return c.std("vision.grid_sample", c.x(), c.cast(c.x(1), c.type().dtype), **attrs)

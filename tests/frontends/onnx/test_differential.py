@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from . import random_elements, random_fused, random_indices, random_products  # noqa: F401  # fill the table
+from . import random_elements, random_fused, random_indices, random_products, random_sequences  # noqa: F401  # fill the table
 from .drawing import GENERATORS, Case, Draw
 from .judging import Verdict, judge
 

@@ -144,7 +144,7 @@ TABLE: dict[str, tuple[Write, str, str]] = {
     "no graph": (changed(lambda p: p.ClearField("graph")), "E0751", "no graph"),
     # Versions and ops
     "no opset": (changed(lambda p: p.ClearField("opset_import")), "E0753", "does not say which opset"),
-    "old opset": (changed(opset(9)), "E0753", "uses opset 9"),
+    "old opset": (changed(opset(6)), "E0753", "uses opset 6"),
     "opset of the future": (changed(opset(99)), "E0753", "uses opset 99"),
     "unknown ops": (simple(node("Foo", "x", "h"), node("Foo", "h", "i"), node("Bar", "i", "y", "org.acme")), "E0752",
                     r"3 node\(s\) have ops that are not imported: Foo, org.acme.Bar"),

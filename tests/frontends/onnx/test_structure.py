@@ -112,13 +112,27 @@ def test_if_a_free_size_is_one(tmp_path: Path) -> None:
         run_imported(imported, [np.zeros((2, 1, 4), np.float32)])
 
 
-def test_if_of_a_comparison_is_refused(tmp_path: Path) -> None:
+def test_if_of_a_comparison_is_a_choice(tmp_path: Path) -> None:
     condition = [node("Shape", "x", "s", start=1, end=2), node("Less", "s four", "e"), node("Squeeze", "e", "c")]
+    sizes = [{"B": 2, "T": tokens} for tokens in (3, 4, 5)]
+    imported = agree(model(branch(condition), X, ["y"], {"four": i(4)}), tmp_path, sizes)
+    assert [n.op.name for n in imported.module.graph.nodes()][-1] == "cond"
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_if_of_a_value_reads_what_is_around_it(chosen: bool, tmp_path: Path) -> None:
+    then = graph([node("MatMul", "x w", "a"), node("Add", "a z", "out"), node("Identity", "b", "other")], {}, ["out", "other"])
+    other = graph([node("Mul", "x z", "out"), node("Not", "b", "other")], {}, ["out", "other"])
+    nodes = [node("Neg", "x", "z"), node("If", "b", "y flag", then_branch=then, else_branch=other)]
+    proto = model(nodes, {**X, "b": ("bool", [])}, ["y", "flag"], {"w": w(4, 4)})
+    agree(proto, tmp_path, feeds={"b": np.array(chosen)})
+
+
+def test_if_whose_branches_give_other_types_is_refused(tmp_path: Path) -> None:
+    then, other = graph([node("Neg", "x", "out")], {}, ["out"]), graph([node("ReduceSum", "x", "out", keepdims=0)], {}, ["out"])
     path = tmp_path / "m.onnx"
-    onnx.save(model(branch(condition), X, ["y"], {"four": i(4)}), path)
-    with pytest.raises(
-        Diagnostic, match=r"node `if_y` \(If\): its condition depends on the values of tensors"
-    ) as found:
+    onnx.save(model([node("If", "b", "y", then_branch=then, else_branch=other)], {**X, "b": ("bool", [])}, ["y"]), path)
+    with pytest.raises(Diagnostic, match="in one branch") as found:
         load(path)
     assert found.value.code == "E0760"
 
@@ -139,27 +153,63 @@ def test_loop_is_a_fold(tmp_path: Path) -> None:
     assert [n.op.name for n in imported.module.graph.nodes()] == ["fold"]
 
 
+def test_loop_that_collects_is_a_fold(tmp_path: Path) -> None:
+    body = [node("Identity", "go", "again"), node("Neg", "h", "out"), node("Mul", "h h", "kept")]
+    proto = model([loop(body, ["again", "out", "kept"])], X, ["y", "z"], {"n": i(3), "yes": np.array(True)})
+    imported = agree(proto, tmp_path)
+    assert [n.op.name for n in imported.module.graph.nodes()] == ["fold"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 4])
+def test_loop_of_a_computed_number_of_turns_is_a_while(turns: int, tmp_path: Path) -> None:
+    body = [node("Identity", "go", "again"), node("Add", "h x", "out")]
+    proto = model([loop(body, ["again", "out"])], {**X, "n": ("i64", [])}, ["y"], {"yes": np.array(True)})
+    imported = agree(proto, tmp_path, feeds={"n": np.array(turns)})
+    assert [n.op.name for n in imported.module.graph.nodes()][-1] == "while"
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_loop_that_ends_itself_is_a_while(bound: bool, tmp_path: Path) -> None:
+    body = [
+        node("Add", "h one", "out"), node("ReduceMax", "out", "most", keepdims=0), node("Less", "most limit", "again"),
+    ]  # fmt: skip
+    constants = {"yes": np.array(True), "one": np.array(1, np.float32), "limit": np.array(4, np.float32), "n": i(3)}
+    made = loop(body, ["again", "out"])
+    if not bound:
+        made.input[0] = ""
+        del constants["n"]
+    agree(model([made], X, ["y"], constants), tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("body", "outputs", "count", "message"),
+    ("body", "outputs", "message"),
     [
-        ([node("Identity", "go", "again"), node("Neg", "h", "out")], ["again", "out", "out"], True, "collects a result"),
-        ([node("Identity", "go", "again"), node("Neg", "h", "out")], ["again", "out"], False, "how often it runs"),
         ([node("ReduceSum", "h", "s", keepdims=0), node("Cast", "s", "again", to=9), node("Neg", "h", "out")],
-         ["again", "out"], True, "when it ends"),
-        ([node("Identity", "go", "again"), node("Cast", "h", "out", to=11)], ["again", "out"], True, "starts as"),
+         ["again", "out", "out"], "collects a result"),
+        ([node("Identity", "go", "again"), node("Cast", "h", "out", to=11)], ["again", "out"], "starts as"),
     ],
-    ids=["scan output", "count", "condition", "type"],
+    ids=["scan output", "type"],
 )  # fmt: skip
-def test_loops_that_are_no_fold(
-    body: list[onnx.NodeProto], outputs: list[str], count: bool, message: str, tmp_path: Path
-) -> None:
-    constants = {"yes": np.array(True), **({"n": i(3)} if count else {})}
-    inputs = {**X, **({} if count else {"n": ("i64", [])})}
+def test_loops_that_are_refused(body: list[onnx.NodeProto], outputs: list[str], message: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    onnx.save(model([loop(body, outputs)], inputs, ["y"], constants), path)
+    onnx.save(model([loop(body, outputs)], X, ["y"], {"yes": np.array(True), "n": i(3)}), path)
     with pytest.raises(Diagnostic, match=message) as found:
         load(path)
     assert found.value.code == "E0760"
+
+
+@pytest.mark.parametrize(("axis", "back", "place", "forth"), [(0, 0, 0, 0), (1, 1, 1, 0), (1, 0, 2, 1)])
+def test_scan_is_a_fold(axis: int, back: int, place: int, forth: int, tmp_path: Path) -> None:
+    inputs = {"h": TensorProto.FLOAT, "e": TensorProto.FLOAT}
+    body = graph([node("Add", "h e", "s"), node("Tanh", "s", "out"), node("Mul", "out e", "kept")], inputs, ["out", "kept"])
+    attrs = {
+        "scan_input_axes": [axis], "scan_input_directions": [back], "scan_output_axes": [place], "scan_output_directions": [forth],
+    }  # fmt: skip
+    rows = ["T", "B", 4] if axis == 0 else ["B", "T", 4]
+    proto = model([node("Scan", "h x", "y z", body=body, num_scan_inputs=1, **attrs)],
+                  {"h": ("f32", ["B", 4]), "x": ("f32", rows)}, ["y", "z"])  # fmt: skip
+    imported = agree(proto, tmp_path)
+    assert "fold" in [n.op.name for n in imported.module.graph.nodes()]
 
 
 # Randomness ------------------------------------------------------------------------------------------------------------
