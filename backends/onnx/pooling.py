@@ -38,17 +38,14 @@ def avg_pool(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
     if not a["ceil_mode"]:
         y = e.op("AveragePool", x, kernel_shape=kernel, strides=stride, pads=pads, count_include_pad=include)
         return e.cast(y, dtype)
-    y = e.op("AveragePool", _padded(e, node, x, 0), kernel_shape=kernel, strides=stride)
-    for i, k in enumerate(kernel):
-        # The mean over k places, of which fewer may count.
-        edge = a["padding"][i] if include else 0
-        size, axis = operand(node).shape[2 + i], 2 + i
-        first = e.op("Sub", e.op("Mul", e.iota(node.output.type.shape[axis]), e.scalar(stride[i])), e.scalar(a["padding"][i]))
-        last = e.op("Min", e.op("Add", first, e.scalar(k)), e.scalar(size + edge))
-        count = e.op("Sub", last, e.op("Max", first, e.scalar(-edge)))
-        share = e.op("Div", e.constant(k, wide), e.cast(count, wide))
-        y = e.op("Mul", y, e.unsqueeze(share, *(j - len(kernel) for j in range(i + 1, len(kernel)))))
-    return e.cast(y, dtype)
+    # The mean over all places of a window, by the share of those that count.
+    attrs = {"kernel_shape": kernel, "strides": stride}
+    shape = operand(node).shape
+    ones = e.full((const(1), const(1), *shape[2:]), 1, wide)
+    if include:
+        ones = e.op("Pad", ones, e.ints([0, 0, *a["padding"], 0, 0, *a["padding"]]), e.constant(1, wide))
+    share = e.op("AveragePool", _padded(e, node, ones, 0, inner=not include), **attrs)
+    return e.cast(e.op("Div", e.op("AveragePool", _padded(e, node, x, 0), **attrs), share), dtype)
 
 
 def _kernel_dtype(dtype: DType) -> DType:
@@ -56,10 +53,10 @@ def _kernel_dtype(dtype: DType) -> DType:
     return f32 if dtype in (bf16, f64) else dtype
 
 
-def _padded(e: Emitter, node: Node, x: ox.Value, value: float) -> ox.Value:
-    """x with its padding, and with what the last windows reach over the end by."""
+def _padded(e: Emitter, node: Node, x: ox.Value, value: float, inner: bool = True) -> ox.Value:
+    """x with its padding if it is ``inner``, and with what the last windows reach over the end by."""
     attrs, shape = node.attrs, operand(node).shape
-    before = [as_dim(p) for p in attrs["padding"]]
+    before = [as_dim(p if inner else 0) for p in attrs["padding"]]
     after = [p + _positive(overhang(shape[2 + i], attrs, i)) for i, p in enumerate(before)]
     none = [const(0)] * 2
     return e.op("Pad", x, e.shape((*none, *before, *none, *after)), e.constant(value, e.dtype(x)))

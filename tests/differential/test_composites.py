@@ -132,6 +132,18 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.nn.affine": (Row(), Row(("bias",))),
     "std.pooling.mean_pool": (Row(), Row(("weight",))),
     "std.pooling.max_pool": (Row(), Row(("mask",))),
+    "std.audio.dft": (Row(attrs={"bins": 5}), Row(("imaginary",), {"bins": 4, "inverse": True})),
+    "std.vision.grid_sample": tuple(
+        Row(attrs={"mode": mode, "padding": padding, "align_corners": corners}, shapes={"W": T, "Q": const(3)},
+            scales=SOME, selects=mode == "nearest")
+        for mode, padding, corners in (
+            ("bilinear", "zeros", False), ("nearest", "border", True), ("bicubic", "reflection", False),
+        )
+    ),
+    "std.recurrent.linear_attention": (
+        Row(attrs={"scale": 0.5}, shapes={"Q": const(4), "E": const(1), "P": const(1)}),
+        Row(("decay", "beta"), shapes={"Q": const(4), "E": const(6), "P": const(2)}, scales=("one", "odd")),
+    ),
     **{
         f"std.recurrent.{name}_sequence": (
             Row(attrs=attrs), Row(("bias_ih", "bias_hh", "lengths"), {"reverse": True}, below={"lengths": "T"}),
