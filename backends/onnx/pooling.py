@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...ir.dims.dim import Dim, as_dim, const, dim_max
 from ...ir.ops.pooling import overhang
@@ -39,7 +39,7 @@ def avg_pool(e: Emitter, node: Node, x: ox.Value) -> ox.Value:
         y = e.op("AveragePool", x, kernel_shape=kernel, strides=stride, pads=pads, count_include_pad=include)
         return e.cast(y, dtype)
     # The mean over all places of a window, by the share of those that count.
-    attrs = {"kernel_shape": kernel, "strides": stride}
+    attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": stride}
     shape = operand(node).shape
     ones = e.full((const(1), const(1), *shape[2:]), 1, wide)
     if include:

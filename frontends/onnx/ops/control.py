@@ -36,7 +36,8 @@ def if_(c: Call) -> Frame | None:
     else:
         chosen = _assumed(c)
     if chosen is None:
-        return _choice(c)
+        _choice(c)
+        return None
     return c.importer.enter(_branch(c, "then_branch" if chosen else "else_branch"), Scope(c.region, c.scope), c.node, c.scope)
 
 

@@ -30,8 +30,8 @@ def linear_attention(c: Call) -> list[Value]:
     decays, corrects = _RULES[rule]
     decay = split_heads(c, c.x(4), kv_heads) if decays else None
     beta = c.transpose(c.x(5), (0, 2, 1)) if corrects else None
-    for gate in (decay, beta):
-        for axis in (0, 2) if gate is not None else ():
+    for gate in (g for g in (decay, beta) if g is not None):
+        for axis in (0, 2):
             c.equal(gate.type.shape[axis], q.type.shape[axis], f"axis {axis} of {gate.type} and {q.type}")
     scale = c.attr("scale", 0.0) or float(_known(c, width)) ** -0.5
     y, last = c.std_many("recurrent.linear_attention", q, k, v, start, decay, beta, scale=scale)
