@@ -150,7 +150,8 @@ class Carrier:
         elif is_feature and batch == 0 and first == 0 and stage is not to:
             out = flow.reduced(stream, value, axis, stage, to, builder, self.origins.extensive(value))
         elif is_feature or not original or batch not in (0, None):
-            raise CannotFollow(f"{shown(value)} comes from before the merge, and cannot be carried to merged tokens")
+            before = {"merged": "the merge", "dropped": "tokens were dropped"}[said := stream.said(to)]
+            raise CannotFollow(f"{shown(value)} comes from before {before}, and cannot be carried to {said} tokens")
         else:
             out = flow.pick(value, axis, flow.vector(stream, to, "position", first, builder), batch == 0, builder)
         self._adopt(out, axis, source, stream, to)
@@ -207,7 +208,8 @@ class Carrier:
         that the others were merged into."""
         node, origins, floats = value.node, self.origins.of(value), value.type.dtype.kind == "float"
         if self.stage(value, stream) is not stream.stages[0] or (floats and origins & stream.inputs):
-            raise CannotFollow(f"{shown(value)} compares tokens as they were before the merge, not places")
+            before = {"merged": "the merge", "dropped": "some were dropped"}[stream.said(to)]
+            raise CannotFollow(f"{shown(value)} compares tokens as they were before {before}, not places")
         says_padding = stream.padding is not None and origins & self.origins.of(stream.padding[0])
         if node is not None and node.op.qualified in _CONNECTIVES and says_padding and not floats:
             # What is padding is in the sizes, which know it of merged tokens better than a place does.
@@ -227,7 +229,7 @@ class Carrier:
         batch = self.batch(value, stream, places[0][0])
         self._check_batch(value, stream, places[0][0], batch, rank)
         if batch not in (None, 0) or len(places) > 2:
-            raise CannotFollow(f"{shown(value)} relates token places; it cannot be carried to merged tokens")
+            raise CannotFollow(f"{shown(value)} relates token places; it cannot be carried to {stream.said(to)} tokens")
         out, shift = value, 0
         if batch is None and rank > value.type.rank:
             shift = rank - value.type.rank
@@ -272,7 +274,7 @@ class Carrier:
             and stream.batch_size != 1
             and (axis == 0 or value.type.shape[0] != 1)
         ):
-            raise CannotFollow(f"{shown(value)} has no batch axis, but merging differs within a batch")
+            raise CannotFollow(f"{shown(value)} has no batch axis, but which tokens leave differs within a batch")
 
     def _carried_mask(
         self, value: Value, stream: Stream, axis: int, first: int, batch: int, to: Stage, builder: Builder

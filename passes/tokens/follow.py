@@ -14,13 +14,13 @@ from ...ir.analysis.axes import Axes
 from ...ir.analysis.cost import ATTENTION
 from ...ir.builder import Builder, reinfer
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims.dim import as_dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.contraction import parse_einsum
 from ...ir.types import TensorType, f32
 from ..tidy.inline import instantiate, splice
 from . import stage as flow
 from .carry import CannotFollow, Carrier, Targets, resized, shown
+from .ends import check_cut
 from .stream import Origins, Stage, Stream, facts_of, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
@@ -131,9 +131,10 @@ class Follower(Carrier):
             return
         kind = along(node, axes_of, self.axes)
         if kind is Along.MIXED:
-            raise CannotFollow(f"`{node.op.name}` depends on the places of the tokens, which merging changes")
+            how = {"merged": "merging", "dropped": "dropping some"}[_said(targets)]
+            raise CannotFollow(f"`{node.op.name}` depends on the places of the tokens, which {how} changes")
         if kind is Along.CUT:
-            self._check_cut(node, targets)
+            check_cut(self, node, targets)
         inside = kind is Along.INSIDE and node.op.qualified != MEAN_POOL
         if inside and not self._bodies.each(node, self._given_types(node), axes_of):
             self._inline(node)
@@ -165,7 +166,7 @@ class Follower(Carrier):
             reinfer(node)
         except Diagnostic as error:
             raise self._error(
-                node, CannotFollow(f"`{node.op.name}` does not fit merged tokens: {error.message}"), targets
+                node, CannotFollow(f"`{node.op.name}` does not fit {_said(targets)} tokens: {error.message}"), targets
             ) from error
         for value in node.outputs:
             for _, stream, _, given in self.token_axes(value):
@@ -246,40 +247,6 @@ class Follower(Carrier):
                     if operand is value:
                         node.set_input(i, product)
                         break
-
-    def _check_cut(self, node: Node, targets: Targets) -> None:
-        """Only tokens that every reduction keeps at their ends may be taken, or all but the first of them."""
-        value, axis = node.inputs[0], node.attrs["axis"]
-        assert value is not None
-        first, given = next((f, g) for a, _, f, g in self.token_axes(value) if a == axis)
-        stream, stage = targets[given]
-        start, stop, step = (node.attrs[name] for name in ("start", "stop", "step"))
-        protect, last = stream.kept(stage)
-        kept = protect - first
-        reach = start if stop is None else stop
-        if step == 1 and isinstance(start, int) and isinstance(reach, int):
-            if start >= 0 and 0 <= reach <= kept:
-                return
-            if -last <= start < 0 and (stop is None or start < stop < 0):
-                return
-        ends = ["" if at is None or at == 0 else str(at) for at in (start, stop)]
-        one = stop is not None and as_dim(stop) == as_dim(start) + 1
-        taken = f"number {start}" if one else f"[{':'.join(ends)}]"
-        names = {0: "no token keeps its place", 1: "only the first token keeps its place"}
-        fixed = names.get(kept, f"only the first {'two' if kept == 2 else kept} keep theirs")
-        help = None
-        if isinstance(start, int) and start in (protect, protect + 1):
-            tokens = {0: "class token", 1: "class and distillation tokens"}.get(protect, f"first {protect + 1} tokens")
-            can = all(s.node is not None and "protect" in s.node.attrs for s in stream.until(stage))
-            option = (
-                f"protect={protect + 1}"
-                if can
-                else "a static `protect: int = 0` of the method's op, as `keep_best` has it,"
-            )
-            help = f"{option} keeps the {tokens} in front"
-        raise CannotFollow(
-            f"this takes tokens {taken} by place, but {fixed} when tokens are merged with protect={protect}", help
-        )
 
     def _mean_pool(self, node: Node, targets: Targets) -> None:
         """`mean_pool(x, weight)`: each token weighs as much as the tokens in it."""
@@ -412,7 +379,18 @@ class Follower(Carrier):
             "E0710",
             f"{problem}",
             node.span,
-            notes=[Note("the tokens were merged behind this attention", behind.span if behind is not None else None)],
+            notes=[
+                Note(
+                    f"the tokens were {_said(targets)} behind this attention",
+                    behind.span if behind is not None else None,
+                )
+            ],
             help=problem.help
-            or "give it unmerged tokens with `restore=true`, or merge only in blocks behind it with `blocks=[…]`",
+            or "give it a value for every token with `restore=true`, or leave the blocks before it out with `blocks=[…]`",
         )
+
+
+def _said(targets: Targets) -> str:
+    """What was done to the tokens that a node meets."""
+    words = [stream.said(stage) for stream, stage in targets.values()]
+    return "merged" if "merged" in words else "dropped"

@@ -34,9 +34,6 @@ class MergeTokens(ReduceTokens):
     metric: Literal["keys", "tokens"] = option(
         "keys", "what is compared: the attention keys averaged over heads, or the tokens"
     )
-    protect: Literal[0, 1, 2] | None = option(
-        None, "first tokens that never merge: 1 class, 2 also distillation; none: those that the model reads by place"
-    )
 
     def requires(self, module: Module) -> None:
         if self.inflect and not isinstance(self.r, int):

@@ -119,6 +119,14 @@ def _limits(method: Method, protect: int, last: int) -> Limits:
     attrs = method.attrs(present - r if method.budget == "r" else sym("k"), present, protect, last, True)
     op.infer(types, attrs)
     body = op.instantiate(types, attrs)
+    facts = Facts(**op.record_statics(body)[0])
+    if facts.merged and not facts.total:
+        raise Diagnostic(
+            "E0716",
+            f"the op `{op.name}` cannot reduce tokens: it gives means of those that it merges (`merged=true`), and drops others "
+            "(`total=false`), which the sizes of what is left do not count",
+            help="merge what leaves into a token that stays, or drop it and leave the features of the others as they are",
+        )
     most, fewest, why = [], 1, ""
     for need in body.requires:
         small, large = (need.left, need.right) if need.op in ("<", "<=") else (need.right, need.left)
@@ -129,7 +137,7 @@ def _limits(method: Method, protect: int, last: int) -> Limits:
         bound = _solved(room, "r") if method.budget == "r" else _kept(room, present)
         if bound is not None:
             most.append(bound)
-    return Limits(tuple(most), fewest, why, Facts(**op.record_statics(body)[0]))
+    return Limits(tuple(most), fewest, why, facts)
 
 
 def _shape_of(method: Method) -> list[Dim]:

@@ -8,8 +8,7 @@ from ...ir.analysis.axes import Axes, Axis
 from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic, Note, Span
 from ...ir.graph import Graph, Input, Node, Value
-from .carry import Carrier
-from .stream import Stream, is_reduction
+from .stream import is_reduction
 
 NORMS = frozenset({"std.nn.layer_normalize", "std.nn.rms_normalize"})
 
@@ -127,29 +126,6 @@ def place_of(block: AttentionBlock, blocks: list[AttentionBlock], place: str) ->
         return block.stream
     behind = [b for b in blocks if b.index > block.index]
     return behind[0].residual if behind and isinstance(behind[0].residual.node, Node) else None
-
-
-def read_by_place(carrier: Carrier, stream: Stream, behind: Node) -> tuple[list[int], int]:
-    """What is taken by its place behind a node: after how many first tokens each cut is, and how many last ones are read."""
-    firsts: list[int] = []
-    last, node = 0, behind.next
-    while node is not None and node is not carrier.graph.end:
-        value = node.inputs[0] if node.inputs else None
-        if value is not None and node.op.qualified == "slice" and carrier.is_feature(value, stream):
-            cut = next((f for a, s, f, _ in carrier.token_axes(value) if s is stream and a == node.attrs["axis"]), None)
-            start, stop = node.attrs["start"], node.attrs["stop"]
-            reach = start if stop is None else stop
-            if cut is not None and isinstance(start, int) and isinstance(reach, int):
-                if start < 0:
-                    last = max(last, -start)
-                elif reach >= 0:
-                    firsts.append(cut + reach)
-        elif node.op.qualified == ATTENTION and node.attrs["row"] is not None:
-            row = node.attrs["row"]
-            firsts.append(row + 1)
-            last = max(last, -row)
-        node = node.next
-    return [first for first in firsts if first > 0], last
 
 
 def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:

@@ -30,6 +30,12 @@ def _check_r(r: Any) -> str | None:
     return None
 
 
+def _check_protect(protect: Any) -> str | None:
+    if isinstance(protect, int) and protect < 0:
+        return f"must be at least 0, or a list of places, [{protect}], but is {protect}"
+    return None
+
+
 @dataclass(frozen=True)
 class ReduceTokens(Pass):
     """What the passes that reduce tokens have in common."""
@@ -46,8 +52,11 @@ class ReduceTokens(Pass):
     keep: float | None = option(
         None, "instead of r: the share of tokens left at the end, removed in equal parts", least=0, most=1
     )
-    protect: int | None = option(
-        None, "first tokens that stay as they are; when none, those that the model reads by place", least=0
+    protect: int | tuple[int, ...] | None = option(
+        None,
+        "tokens that stay as they are: how many first ones, or places up to which, from either end (`[0, -1]`); when none, those "
+        "that the model reads by place",
+        check=_check_protect,
     )
     place: Literal["attention", "block", "start"] = option(
         "attention", "where tokens leave: behind a block's attention, behind the block, or before the first block"
@@ -101,6 +110,14 @@ class ReduceTokens(Pass):
     def stay(self) -> int | None:
         """How many tokens are left, where that is an option."""
         return None
+
+    def protected(self) -> tuple[int, int] | None:
+        """How many first and last tokens are asked to stay; None when the model says."""
+        if self.protect is None or isinstance(self.protect, int):
+            return None if self.protect is None else (self.protect, 0)
+        return max((at + 1 for at in self.protect if at >= 0), default=0), max(
+            (-at for at in self.protect if at < 0), default=0
+        )
 
     # Running ----------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ from ...ir.builder import Builder, freeze
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, as_dim, prove_ge
 from ...ir.graph import Graph, Node, Output, Require, Value
+from ...ir.notation import show_value
 from ...ir.types import f32
 from . import stage as flow
+from .ends import read_by_place
 from .follow import Follower
 from .method import Limits, Method
-from .places import AttentionBlock, find_blocks, no_block, place_of, read_by_place
+from .places import AttentionBlock, find_blocks, no_block, place_of
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
 from .stream import Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
 from .wants import WANTS, Asked, fitted, make
@@ -102,7 +104,7 @@ class Reducer:
         for told in ("attend causally", "may attend causally"):
             numbers = [str(b.index) for b in left if (b in causal) == (told == "attend causally")]
             if numbers:
-                self.notes.append(f"block(s) {', '.join(numbers)} {told}, and {options.verbs[0].rstrip('s')} none")
+                self.notes.append(f"block(s) {', '.join(numbers)} {told}: the pass {options.verbs[0]} none")
         self.notes += dict.fromkeys(
             f"the input `{name}` is taken for a bias of distances: where it hides later tokens, early ones see them now"
             for name in (sights[block].given for block in kept)
@@ -163,15 +165,29 @@ class Reducer:
         """How many first and last tokens stay: what is asked for, or what the model reads by its place."""
         first_block = self._blocks_of(stream)[0]
         behind = first_block.attention
-        firsts, last = read_by_place(self.follower, stream, behind)
+        firsts, last = read_by_place(self.follower, stream, behind, self.options.restore)
         if any(self.of_block[block] is stream for block in self.causal):
             # What comes next is said by the last token.
             last = max(last, 1)
-        last = last if self.method.admits(0, last) else 0
-        if self.options.protect is not None:
-            self.method.limits(self.options.protect, last)
-            return self.options.protect, last
-        return next((f for f in sorted(set(firsts), reverse=True) if self.method.admits(f, last)), 0), last
+        asked = self.options.protected()
+        if asked is None:
+            # Of merged tokens the last one can be had again where all are restored.
+            merged = self.options.restore and self.method.limits(0, 0).facts.merged
+            last = last if self.method.admits(0, last) and not merged else 0
+            return next((f for f in sorted(set(firsts), reverse=True) if self.method.admits(f, last)), 0), last
+        # A list says all of it; behind a number, what is read at the end stays where that costs the others nothing.
+        keeps = not isinstance(self.options.protect, tuple) and not self.method.limits(0, 0).facts.merged
+        ends = asked[0], max(asked[1], last if keeps and self.method.admits(0, last) else 0)
+        for name, number in zip(("protect", "last"), ends, strict=True):
+            if number and name not in self.method.statics:
+                raise Diagnostic(
+                    "E0705",
+                    f"`protect={show_value(self.options.protect)}` asks that tokens stay, but the method "
+                    f"`{self.method.op.name}` has no `{name}: int = 0`",
+                    help=f"declare `{name}: int = 0` among its static parameters, as `keep_best` has it, or leave `protect` out",
+                )
+        self.method.limits(*ends)
+        return ends
 
     def _schedules(self) -> dict[AttentionBlock, tuple[Schedule, int]]:
         """The schedule that each block follows, and its place in it: one for each stream of tokens."""
@@ -203,12 +219,14 @@ class Reducer:
         if left == current.count:
             return
         if follower.stage(x, stream) is not current:
-            self.notes.append(f"block {block.index}: its tokens were restored before it, and are not merged again")
+            self.notes.append(
+                f"block {block.index}: its tokens were restored before it, and none is {self.options.verbs[1]} again"
+            )
             return
         keys = block.attention.inputs[1]
         assert keys is not None
         if at is not None and follower.stage(keys, stream) is not self.met.get(at, current):
-            self.notes.append(f"block {block.index}: it attends to restored tokens, and merges none")
+            self.notes.append(f"block {block.index}: it attends to restored tokens, and {self.options.verbs[0]} none")
             return
         builder = Builder(self.graph).before(x.node.next if x.node is not None else next(iter(self.graph.nodes())))
         builder.span, builder.scope = block.attention.span, block.attention.scope
@@ -369,11 +387,11 @@ class Reducer:
                 if final.value > wanted:
                     self.notes.append(f"keep={keep} of {first} tokens is {wanted}, but {final} are left")
 
-    @staticmethod
-    def _changed_state(info: Output, value: Value) -> Diagnostic:
+    def _changed_state(self, info: Output, value: Value) -> Diagnostic:
         return Diagnostic(
             "E0710",
-            f"the state `{info.name}` would become {value.type}: its tokens were merged, but a state keeps its shape",
+            f"the state `{info.name}` would become {value.type}: its tokens were {self.options.verbs[1]}, but a state keeps its "
+            "shape",
             notes=[Note("the value is computed here", value.node.span if value.node is not None else None)],
             help="restore every token with `restore=true`",
         )

@@ -119,6 +119,10 @@ class Stream:
         """Whether sizes may be other than 1."""
         return self.padded or any(s.facts.merged for s in self.until(stage))
 
+    def said(self, stage: Stage) -> str:
+        """What was done to tokens up to a stage, in messages."""
+        return "merged" if any(s.facts.merged for s in self.until(stage)) else "dropped"
+
     def kept(self, stage: Stage) -> tuple[int, int]:
         """How many first and last tokens are in their places."""
         reductions = self.until(stage)

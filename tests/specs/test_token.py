@@ -210,7 +210,8 @@ def test_a_metric_of_zeros_gives_no_nan(compiled: Callable[..., Any]) -> None:
         (6, 0, "r is larger than the tokens allow"),
         (5, 1, "r is larger"),
         (-1, 0, "number of tokens"),
-        (1, 3, "protect is 0, 1"),
+        (1, -1, "protect and last are numbers"),
+        (3, 5, "r is larger"),
     ],
 )
 def test_more_than_the_tokens_allow_is_refused(r: int, protect: int, message: str) -> None:

@@ -62,7 +62,12 @@ class Calls:
         except Diagnostic as error:
             raise frame.also(error, given) from None
         arguments = [(a.name, v, a.value.span) for a, v in zip(e.args, frame.each(given), strict=True)]
-        return self.apply(frame, callee, arguments, e.span, scope)
+        try:
+            return self.apply(frame, callee, arguments, e.span, scope)
+        except Diagnostic as error:
+            from .remedies import of_call
+
+            raise of_call(error, e, frame.unit, callee) from None
 
     def apply(self, frame: Frame, callee: Any, arguments: list[Argument], span: Span | None, scope: str = "") -> Any:
         """Call a function value with evaluated arguments."""

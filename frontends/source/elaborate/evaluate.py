@@ -14,6 +14,7 @@ from ....ir.ops import OPS
 from ....ir.signature import Bindings, Pattern
 from ....ir.types import DTYPES, KINDS, DType, TensorType
 from ..syntax import ast
+from . import indexing
 from .builtin import BINARY, BUILTIN, SPECIAL, STATIC_FUNCTIONS, known
 from .deciding import decide
 from .library import Unit
@@ -71,6 +72,8 @@ class Evaluator:
         self.dtypes = dtypes or {}
         self.kind = kind
         self.bound = bound
+        # The statements of the body, of which a name may be bound further below.
+        self.body: list[ast.Stmt] = []
         # Within the library, where the user called into it.
         self.caller: Span | None = None
         # The instances whose calls this is part of, outermost first.
@@ -136,8 +139,14 @@ class Evaluator:
         known_names = [*visible, *self.unit.names, *BUILTIN]
         raise Diagnostic(
             "E0201", f"`{name}` is not defined", e.span,
-            help=self.elaborator.where_declared(name) or did_you_mean(name, known_names),
+            help=self.elaborator.where_declared(name) or self._undefined(e) or did_you_mean(name, known_names),
         )  # fmt: skip
+
+    def _undefined(self, e: ast.Name) -> str | None:
+        from .remedies import bound_below, name_help
+
+        line = bound_below(self.body, e.id, e.span.line) if e.span is not None else None
+        return name_help(e.id) if line is None else f"it gets its value on line {line}, below: move that line up"
 
     def _literal(self, e: Any) -> Any:
         return e.value
@@ -173,10 +182,16 @@ class Evaluator:
             if left == (e.op == "or"):
                 return left
             return self.eval(e.right)
-        right = self.eval(e.right)
-        if is_tensor(left) or is_tensor(right):
-            return self._tensor_binary(e, left, right)
-        return self._static_binary(e, left, right)
+        right = None
+        try:
+            right = self.eval(e.right)
+            if is_tensor(left) or is_tensor(right):
+                return self._tensor_binary(e, left, right)
+            return self._static_binary(e, left, right)
+        except Diagnostic as error:
+            from .remedies import of_operator
+
+            raise of_operator(error, e, left, right) from None
 
     def _tensor_binary(self, e: ast.Binary, left: Any, right: Any) -> Value:
         if e.op == "**" and not is_tensor(right):
@@ -240,7 +255,7 @@ class Evaluator:
             raise Diagnostic("E0402", f"`{left} {e.op} {right}` is out of range", e.span)
         return known(result) if isinstance(result, Dim) else result
 
-    def _one(self, expr: ast.Expr) -> Any:
+    def one(self, expr: ast.Expr) -> Any:
         """The value of an expression that is taken apart further."""
         value = self.eval(expr)
         if isinstance(value, Multi):
@@ -248,7 +263,12 @@ class Evaluator:
         return value
 
     def _attribute(self, e: ast.Attribute) -> Any:
-        value = self._one(e.value)
+        try:
+            value = self.one(e.value)
+        except Diagnostic as error:
+            from .remedies import of_path
+
+            raise of_path(error, e) from None
         if isinstance(value, Bundle):
             if e.name in value.fields:
                 return value.fields[e.name]
@@ -267,7 +287,10 @@ class Evaluator:
             }
             if e.name in properties:
                 return properties[e.name]
-            raise Diagnostic("E0203", f"a tensor has no field `{e.name}`", e.span, help="it has dtype, shape and rank")
+            from .remedies import member_help
+
+            help = member_help(e.name) or did_you_mean(e.name, properties) or "it has dtype, shape and rank"
+            raise Diagnostic("E0203", f"a tensor has no field `{e.name}`", e.span, help=help)
         raise Diagnostic("E0203", f"{describe(value)} has no fields", e.span)
 
     def _scoped(self, e: ast.Scoped) -> Any:
@@ -300,63 +323,13 @@ class Evaluator:
             raise Diagnostic("E0208", "the right side of `|>` must be a function", right.span, help="write `x |> f(a)`")
         return self.elaborator.calls.call(self.frame, call, scope=scope)
 
-    def _index(self, e: ast.Index) -> Any:
-        value = self._one(e.value)
-        if isinstance(value, tuple):
-            return self._list_index(e, value)
-        if not is_tensor(value):
-            raise Diagnostic("E0506", f"{describe(value)} cannot be indexed", e.span)
-        items = list(e.items)
-        dots = [i for i, item in enumerate(items) if isinstance(item, ast.Ellipsis_)]
-        if len(dots) > 1 or len(items) - len(dots) > value.type.rank:
-            raise Diagnostic("E0305", f"{len(items)} indices for the {value.type.rank} axes of {value.type}", e.span)
-        if dots:
-            fill: list[ast.Expr] = [ast.Slice(None, None, None)] * (value.type.rank - len(items) + 1)
-            items[dots[0] : dots[0] + 1] = fill
-        axis = 0
-        for item in items:
-            value, kept = self._index_axis(value, item, axis)
-            axis += kept
-        return value
-
-    def _index_axis(self, value: Value, item: ast.Expr, axis: int) -> tuple[Value, int]:
-        span = item.span
-        if isinstance(item, ast.Slice):
-            start, stop, step = (None if x is None else self.eval(x) for x in (item.start, item.stop, item.step))
-            if start is None and stop is None and step is None:
-                return value, 1
-            for bound in (start, stop, step):
-                if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, Dim))):
-                    raise Diagnostic("E0402", f"a slice is made of integers, not {describe(bound)}", span)
-            attrs = {"axis": axis, "start": start, "stop": stop, "step": 1 if step is None else step}
-            return self.emit(OPS["slice"], [value], attrs, span)[0], 1
-        index = self.eval(item)
-        if is_tensor(index):
-            return self.emit(OPS["take"], [value, index], {"axis": axis, "batch": 0}, span)[0], index.type.rank
-        if isinstance(index, bool) or not isinstance(index, (int, Dim)):
-            raise Diagnostic(
-                "E0402", f"an index is an integer, a slice or an integer tensor, not {describe(index)}", span
-            )
-        stop = None if index == -1 else index + 1
-        one = self.emit(OPS["slice"], [value], {"axis": axis, "start": index, "stop": stop}, span)[0]
-        return self.emit(OPS["squeeze"], [one], {"axis": axis}, span)[0], 0
-
-    def _list_index(self, e: ast.Index, value: tuple[Any, ...]) -> Any:
-        if len(e.items) == 1 and isinstance(e.items[0], ast.Slice):
-            item = e.items[0]
-            return value[slice(*(None if x is None else self.eval(x) for x in (item.start, item.stop, item.step)))]
-        index = self.eval(e.items[0]) if len(e.items) == 1 else None
-        if isinstance(index, bool) or not isinstance(index, int) or not -len(value) <= index < len(value):
-            raise Diagnostic("E0402", f"a list of {len(value)} items has no item {describe(index)}", e.span)
-        return value[index]
-
     def _misplaced(self, e: ast.Expr) -> Any:
         raise Diagnostic("E0405", "a slice or `...` stands only within brackets", e.span)
 
     _EVAL: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
         ast.Name: _name, ast.Int: _literal, ast.Real: _literal, ast.Str: _literal, ast.Bool: _literal,
         ast.NoneValue: _none, ast.ListExpr: _list, ast.Unary: _unary, ast.Binary: _binary, ast.Attribute: _attribute,
-        ast.Scoped: _scoped, ast.Call: _call, ast.Pipe: _pipe, ast.Index: _index,
+        ast.Scoped: _scoped, ast.Call: _call, ast.Pipe: _pipe, ast.Index: indexing.index,
         ast.Slice: _misplaced, ast.Ellipsis_: _misplaced,
     }  # fmt: skip
 

@@ -51,6 +51,7 @@ class Frame(Evaluator):
 
         A statement that is wrong goes to ``errors``, and what it binds is poison: the next ones are looked at as well.
         """
+        self.body = self.body or body
         for statement, following in zip_longest(body, body[1:]):
             try:
                 done = self._DO[type(statement)](self, statement)
@@ -67,7 +68,10 @@ class Frame(Evaluator):
         if self.unit.module != LOCAL:
             raise error
         self.errors.append(error)
+        told = {one.span[:3] for one in (error, *error.others) if one.span is not None}
         for name in mentioned(statement):
+            if name.span is not None and name.span[:3] in told:
+                continue
             try:
                 self.eval(name)
             except Diagnostic as undefined:
@@ -258,6 +262,7 @@ class Frame(Evaluator):
         frame.instances = self.instances
         frame.states = self.states
         frame.errors = self.errors
+        frame.body = self.body
         return frame
 
     def _return(self, s: ast.ReturnStmt) -> bool:

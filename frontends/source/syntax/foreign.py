@@ -7,17 +7,18 @@ import unicodedata
 from collections.abc import Callable
 
 from ....ir.diagnostics import Diagnostic
+from ....ir.types import DTYPES, KINDS
 from .lexer import ALIEN, ESCAPE, LATER_WORDS, PYTHON_VALUES, is_closed
-from .site import Site
+from .site import OPERAND_STARTS, Site
 
 _OPERATORS = {
     "&&": "write `and`",
     "||": "write `or`",
     "!": "write `not a`, or `a != b`",
-    "&": "write `and`, or call `bitwise_and(a, b)`",
-    "|": "write `or`; a pipe is `|>`",
-    "^": "a power is written `**`",
-    "~": "write `not a`",
+    "&": "masks are joined by `and`, bits by `bitwise_and(a, b)`",
+    "|": "masks are joined by `or`, bits by `bitwise_or(a, b)`; a pipe is `|>`",
+    "^": "a power is written `**`, of bits `bitwise_xor(a, b)`",
+    "~": "a mask is turned by `not a`, bits by `bitwise_not(a)`",
 }
 _CHARACTERS = {
     "'": 'strings stand in double quotes: `"text"`',
@@ -60,7 +61,11 @@ _WORDS = {
     "with": "write `f(x) as scope` to name a scope",
     "pass": "an empty block is written `{ }`",
     "del": "a name needs no deletion",
-    "global": "a constant is written `const N = 12`",
+    "global": "names of the file are seen everywhere; a constant is written `const N = 12`",
+    "nonlocal": "a name is seen in the whole function; a loop carries it: `fold i in n from (x) { … }`",
+    "break": "a loop ends by its condition: `while go from (x) limit 64 { … }`",
+    "continue": "choose by a condition: `where(c, a, b)`, or `if` while compiling",
+    "foreach": "write `repeat i in 12 { … }`",
     "try": "there are no exceptions: state what must hold with `require`",
     "raise": 'write `require c, "message"`',
     "yield": "write `tap name = expression` to expose a value",
@@ -148,6 +153,9 @@ def _foreign_word(site: Site) -> Diagnostic | None:
         if (offset == -1 and site.kind in ("COMMA", "EQUAL", "DOT")) or site.kind_at(offset - 1) == "DOT":
             continue
         # `print(x)` may be a function's name; only as a statement it is Python's.
+        if word == "for" and site.inside == "LSQB":
+            help = "write the items, or `repeat i in 12 { … }`"
+            return site.error("E0111", "there are no comprehensions", help, site.at + offset)
         if word in ("print", "match") and site.kind == "LPAR" and "EQUAL" not in site.expected:
             continue
         return site.error("E0111", f"`{word}` is not a keyword of this language", _WORDS[word], site.at + offset)
@@ -177,4 +185,32 @@ def _membership(site: Site) -> Diagnostic | None:
     return None
 
 
-FOREIGN_RULES: tuple[Callable[[Site], Diagnostic | None], ...] = (_foreign_word, _alien, _ternary, _membership)
+def _signs(site: Site) -> Diagnostic | None:
+    """`f"{x}"`, `c ? a : b`, `float(B, T)`, `x // and so on`."""
+    for at in (site.at, site.at + 1):
+        if site.kind_at(at - site.at) == "STRING" and site.kind_at(at - site.at - 1) == "NAME" and _touching(site, at):
+            return site.error("E0112", "a string takes no prefix", 'it is fixed text: `"text"`', at - 1)
+    if site.kind == "STRING" and site.kind_at(-1) == "STRING":
+        return site.error("E0112", "two strings do not join", "write one")
+    if site.text == "?" and "BINARY" in site.expected and site.kind_at(1) in OPERAND_STARTS:
+        return site.error("E0112", "there is no `c ? a : b`", "write `where(c, a, b)`")
+    if site.kind == "LPAR" and site.text_at(-1) in (*DTYPES, *KINDS) and "LSQB" in site.expected and "TRUE" not in site.expected:
+        name = site.text_at(-1)
+        return site.error("E0112", f"`{name}` is a type, whose sizes stand in square brackets", f"write `{name}[B, T]`")
+    line = site.tokens.lines[site.at - 1] if site.at else 0
+    for index in range(site.at - 1, -1, -1):
+        if site.tokens.lines[index] != line:
+            break
+        if site.tokens.texts[index] == "//" and site.kind_at(-1) == "NAME" and site.kind == "NAME":
+            return site.error("E0112", "a comment does not start with `//`", "it starts with `#`; `//` divides integers", index)
+    return None
+
+
+def _touching(site: Site, at: int) -> bool:
+    """Whether nothing stands between a token and the one before."""
+    return (site.tokens.lines[at], site.tokens.columns[at]) == (site.tokens.lines[at - 1], site.tokens.ends[at - 1])
+
+
+FOREIGN_RULES: tuple[Callable[[Site], Diagnostic | None], ...] = (
+    _signs, _foreign_word, _alien, _ternary, _membership,
+)  # fmt: skip

@@ -144,7 +144,7 @@ def _classify(word: str) -> str:
 def _join_scope(tokens: Tokens, row: str, line: int) -> int:
     """Complete an ``as`` at the end of a line with the scope that starts the next; return where the scope ends."""
     match = _SCOPE_AFTER_AS.match(row)
-    if match is None:
+    if match is None or match[1] in RESERVED:
         return 0
     tokens.kinds[-1] = "SCOPE"
     tokens.texts[-1] = "as " + match[1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ....ir.diagnostics import Diagnostic
+from ....ir.diagnostics import Diagnostic, did_you_mean
 from .builder import AstBuilder
 from .foreign import FOREIGN_RULES
 from .lexer import END, MAX_NESTING, RESERVED
@@ -27,8 +27,17 @@ def explain(builder: AstBuilder, rows: list[Row], at: int) -> Diagnostic:
 
 def _hint(site: Site) -> str | None:
     """Help for the last resort, where the place gives it away."""
+    words = _statement_words(site)
+    if site.kind == "COMMA" and "RPAR" in site.expected and words[:1] == ["return"]:
+        return "several results need no brackets: `return x, y`"
     if site.kind == "COMMA" and "RPAR" in site.expected and "TRUE" not in site.expected:
         return "there are no tuples: write a list `[a, b]`, or several names `a, b = …`"
+    if site.kind == "COMMA" and site.inside == "LBRACE" and "RETURN" in site.expected:
+        return "one expression stands behind `=`; names are exchanged one by one: `t = a`, `a = b`, `b = t`"
+    if site.kind == "COLON" and site.inside == "LPAR" and site.kind_at(-1) == "NAME":
+        return f"an argument gets its name with `=`: `{site.text_at(-1)}=…`"
+    if site.text in ("*", "**") and site.inside == "LPAR" and "TRUE" in site.expected:
+        return "every argument is written out: `concat(a, b, axis=1)`"
     if site.kind == "LBRACE" and "TRUE" in site.expected:
         return "braces hold statements; a list is written `[a, b]`"
     arrow = "=>" in {text for text, kind in site.tokens.known.items() if kind in site.expected}
@@ -44,13 +53,18 @@ def _hint(site: Site) -> str | None:
         return f"write `0.{site.text_at(1)}`"
     if site.kind == "ELSE":
         return "an `else` follows the `}` of its `if`"
+    if site.kind == "COLON" and words[:1] == ["const"]:
+        return "a constant takes no type: `const N = 12`"
+    if site.kind == "LSQB" and words[:1] in (["param"], ["buffer"], ["state"]):
+        return f"its type follows a colon: `{words[0]} {site.text_at(-1)}: float[…]`"
     if site.kind == "COLON" and site.inside == "LBRACE":
         return "only `param`, `buffer`, `state` and `random` take a type; otherwise write `name = expression`"
-    words = _statement_words(site)
     if words[:1] == ["require"] and "COMMA" in site.expected:
         return 'a requirement has a message: `require r <= T // 2, "r is too large"`'
     if words[:1] == ["while"]:
         return "a loop names what it carries, and has a bound: `while i < n from (i, x) limit 64 { … }`"
+    if words[:1] == ["fold"]:
+        return "a loop names what it carries from step to step: `fold i in n from (x, y) { … }`"
     if words[:1] == ["cond"]:
         return "a choice names what it rebinds: `cond p from (x) { … } else { … }`"
     if words[:1] == ["use"]:
@@ -202,7 +216,8 @@ def _outside(site: Site) -> Diagnostic | None:
         )
     if site.kind == "NAME":
         starts = ", ".join(f"`{word}`" for word in DECLARATIONS[:-1])
-        return site.error("E0116", f"`{site.text}` starts no declaration", f"a declaration starts with one of {starts}")
+        help = did_you_mean(site.text, DECLARATIONS) or f"a declaration starts with one of {starts}"
+        return site.error("E0116", f"`{site.text}` starts no declaration", help)
     return None
 
 
@@ -284,13 +299,22 @@ def _assigned(site: Site, at: int) -> Diagnostic:
     )
 
 
+def _misspelt(site: Site) -> Diagnostic | None:
+    """`retrun x`: two names at the start of a line, the first of which is nearly a keyword."""
+    first = site.at - 1
+    if site.expected != {"EQUAL", "COMMA"} or site.kind_at(-1) != "NAME" or not site.starts_line(first) or site.starts_line():
+        return None
+    meant = did_you_mean(site.text_at(-1), STATEMENTS)
+    return site.error("E0116", f"`{site.text_at(-1)}` starts no statement", meant, first) if meant else None
+
+
 def _nothing_follows(site: Site) -> Diagnostic | None:
     """`x = a +` and `const N =` at the end of a line."""
     before = site.kind_at(-1)
     ends = site.kind == END or (site.starts_line() and site.text in (*STATEMENTS, *DECLARATIONS, "}"))
-    if not ends or "TRUE" not in site.expected or before not in ("BINARY", "EQUAL", "MINUS", "STAR", "NOT"):
+    if not ends or "TRUE" not in site.expected or before not in ("BINARY", "EQUAL", "MINUS", "STAR", "NOT", "RETURN"):
         return None
-    what = "its value" if before == "EQUAL" else "its operand"
+    what = "its value" if before in ("EQUAL", "RETURN") else "its operand"
     return site.error("E0101", f"nothing follows this `{site.text_at(-1)}`", f"write {what} behind it", site.at - 1)
 
 
@@ -342,6 +366,7 @@ _RULES: tuple[Callable[[Site], Diagnostic | None], ...] = (
     _brace,
     _contract,
     _nothing_follows,
+    _misspelt,
     _comma,
     _type_missing,
     _unused_value,

@@ -316,7 +316,7 @@ model m(x: f32[B, T, 8]) -> f32[B, T, 8] {
         (ENCODER, {"r": 1.5}, "E0704", "a share of them between 0 and 1"),
         (ENCODER, {"r": -1}, "E0704", "must be at least 0"),
         (ENCODER, {"r": (2, -1)}, "E0704", "must be at least 0"),
-        (ENCODER, {"r": 2, "protect": 3}, "E0703", "must be 0 | 1 | 2"),
+        (ENCODER, {"r": 2, "protect": -1}, "E0704", "must be at least 0, or a list of places, [-1]"),
         (ENCODER, {"r": 2, "metric": "values"}, "E0703", "must be keys | tokens"),
         (ENCODER.replace("[B, T, 8]", "[B, 9, 8]"), {"r": (2, 4)}, "E0709", "4 of 7 tokens at block 1, at most 3"),
         (ENCODER.replace("[B, T, 8]", "[B, 3, 8]"), {"r": 2, "protect": 2}, "E0709", "no token of 3"),
