@@ -16,6 +16,7 @@ import numpy as np
 
 from .diagnostics import Diagnostic, Span
 from .dims.dim import Dim, sym
+from .equalities import infer_within
 from .graph import Graph, Initializer, Input, Node, Parameter, Value
 from .naming import unique
 from .op import AnyOp
@@ -135,7 +136,7 @@ class Builder:
         """
         attrs = {k: freeze(v) for k, v in (attrs or {}).items()}
         span = span or self.span
-        types = op.infer([None if v is None else v.type for v in inputs], attrs, span=span, spans=spans)
+        types = infer_within(self.graph, op, inputs, attrs, span=span, spans=spans)
         node = Node(op, inputs, attrs, span, self.scope if scope is None else scope)
         for i, type in enumerate(types):
             node.outputs.append(Value(type, names[i] if i < len(names) else "", node, i))
@@ -154,7 +155,7 @@ def freeze(value: Any) -> Any:
         return value if value.value is None else value.value
     if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
         return value.item()
-    return value
+    return float(value) if isinstance(value, float) else value
 
 
 def reinfer(node: Node) -> bool:
@@ -164,7 +165,7 @@ def reinfer(node: Node) -> bool:
         Diagnostic: when the new operand types no longer fit, with the node's own span.
     """
     attrs = dict(node.attrs)
-    types = node.op.infer([None if v is None else v.type for v in node.inputs], attrs, span=node.span)
+    types = infer_within(node.graph, node.op, node.inputs, attrs, span=node.span)
     node.attrs = attrs
     changed = False
     for value, type in zip(node.outputs, types, strict=True):

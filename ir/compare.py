@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .equalities import equalities, mapped, same_within
 from .graph import Graph, Initializer, Value
 from .keys import attr_key
 
@@ -15,7 +16,9 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     """
 
     def interface(g: Graph) -> list[tuple[Any, ...]]:
-        return [(v.name if names else "", v.type, v.role, _init_key(v.init), v.record) for v in g.inputs]
+        known = equalities(g)
+        shown = {v: mapped(v.type, known.shown) if known and not names else v.type for v in g.inputs}
+        return [(v.name if names else "", shown[v], v.role, _init_key(v.init), v.record) for v in g.inputs]
 
     if interface(a) != interface(b):
         return f"inputs differ: {a.inputs} and {b.inputs}"
@@ -35,7 +38,8 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
             return f"{x.op.qualified}{x.attrs} and {y.op.qualified}{y.attrs}"
         if not all(map(lambda v, w: _same_value(v, w, twin), x.inputs, y.inputs)):
             return f"the inputs of {x.op.qualified} at {x.span} differ: {x.inputs} and {y.inputs}"
-        if [v.type for v in x.outputs] != [v.type for v in y.outputs]:
+        types = zip(x.outputs, y.outputs, strict=False)
+        if len(x.outputs) != len(y.outputs) or not all(same_within(a, v.type, w.type) for v, w in types):
             return f"the types of {x.op.qualified} differ: {x.outputs} and {y.outputs}"
         twin.update(zip(x.outputs, y.outputs, strict=True))
     if names and a.output_info != b.output_info:

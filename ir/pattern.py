@@ -9,6 +9,7 @@ calls of ops. The frontend builds rules, the rewriting engine matches them; both
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from .diagnostics import Span
 if TYPE_CHECKING:
     from .builder import Builder
     from .graph import Node, Value
+    from .recipe import Recipe
     from .signature import Bindings, Signature
 
 
@@ -80,12 +82,20 @@ Pattern = Var | Number | Scalar | Call
 @dataclass
 class Match:
     """What a pattern was matched to: tensors (``map.size`` for a field) and static values by the rule's names, and the nodes
-    of its calls."""
+    of its calls. ``recipes`` says what the parameters that the replacement brought are made of, over those of the graph."""
 
     tensors: dict[str, Value] = field(default_factory=dict)
     statics: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     bindings: Bindings | None = None
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> str:
+        """The scope that all of its nodes lie in."""
+        paths = [node.scope.split(".") for node in self.nodes]
+        shared = zip(*paths, strict=False)
+        return ".".join(names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, shared))
 
     @property
     def root(self) -> Node:

@@ -167,12 +167,13 @@ _Late = tuple[str, int, Dim, Dim, Span | None]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """``name(operands, *, statics) -> results``."""
+    """``name(operands, *, statics) -> results``; ``derived`` are symbols that follow from the others, ``ceil(keep * T)``."""
 
     name: str
     operands: tuple[Operand, ...]
     statics: tuple[Static, ...]
     results: tuple[Result, ...]
+    derived: tuple[tuple[str, Callable[[Bindings], Dim]], ...] = ()
 
     def static(self, name: str) -> Static | None:
         """The static parameter of that name."""
@@ -267,6 +268,8 @@ class Signature:
             bound.statics[static.name] = attrs[static.name] = value
             if isinstance(value, (int, Dim)) and not isinstance(value, bool):
                 bound.dims.setdefault(static.name, as_dim(value))
+        for name, derive in self.derived:
+            bound.dims[name] = derive(bound)
         for name, axis, wanted, found, where in late:
             self._check_dim(bound, name, axis, wanted, found, where)
         return bound

@@ -7,6 +7,7 @@ from typing import Any
 from .compare import same_attr
 from .diagnostics import Diagnostic
 from .dims.dim import Dim
+from .equalities import infer_within, same_within
 from .graph import Graph, Node, Parameter, Value
 from .program import Program
 from .types import TensorType
@@ -104,11 +105,13 @@ def _verify_uses(value: Value, graph: Graph, what: str) -> None:
 def _verify_types(node: Node) -> None:
     attrs = dict(node.attrs)
     try:
-        types = node.op.infer([None if v is None else v.type for v in node.inputs], attrs, span=node.span)
+        types = infer_within(node.graph, node.op, node.inputs, attrs, span=node.span)
     except Diagnostic as error:
         raise VerifyError(f"{_at(node)}: {error.message}") from error
     has = [v.type for v in node.outputs]
-    _need(types == has, f"{_at(node)}: has {list(map(str, has))}, infers {list(map(str, types))}")
+    assert node.graph is not None
+    alike = len(types) == len(has) and all(same_within(node.graph, a, b) for a, b in zip(types, has, strict=True))
+    _need(alike, f"{_at(node)}: has {list(map(str, has))}, infers {list(map(str, types))}")
     _need(same_attr(attrs, node.attrs), f"{_at(node)}: attributes {node.attrs} are not canonical, should be {attrs}")
 
 

@@ -100,9 +100,9 @@ class WatchedFrame(Frame):
         return value
 
     def _static_binary(self, e: ast.Binary, left: Any, right: Any) -> Any:
-        reals = any(isinstance(v, float) for v in (left, right)) or e.op in ("/", "**")
+        reals = e.op == "**" or (e.op == "/" and not isinstance(left, Dim))
         if self.elaborator.alone and reals and any(isinstance(v, Dim) for v in (left, right)):
-            # As `K ** -0.5`, where only a caller says what K is: no type hangs on a real.
+            # As `K ** -0.5`, where only a caller says what K is: no type hangs on such a real.
             return 1.0
         return super()._static_binary(e, left, right)
 

@@ -10,6 +10,7 @@ from typing import Any
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims.dim import Dim, const, prove_ge, sym
 from ...ir.dims.monomials import DimCall
+from ...ir.dims.ratio import Ratio, Unfoldable
 from ...ir.graph import Graph, Module, Require, Value
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
@@ -20,7 +21,6 @@ from .equal import Unify, choose, solve
 from .limits import check_numbers
 from .names import Names, made_up
 from .order import ordered
-from .ratio import Ratio, Unfoldable
 from .reader import File, domain
 from .registry import CONTROL, FOLDS, IMPORTS, Result
 from .scope import Frame, Scope

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
+from ...ir.dims.ratio import Ratio
 from ...ir.graph import Graph
-from .ratio import Ratio
 
 _LARGEST = 1 << 62
 _HEAVIEST = 400

@@ -9,10 +9,10 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.dims.dim import Dim, as_dim
+from ...ir.dims.ratio import Ratio
 from ...ir.graph import Graph, Initializer, Input, Value
 from ...ir.types import TensorType, i64
 from .names import Names
-from .ratio import Ratio
 
 if TYPE_CHECKING:
     from .tensors import Weight

@@ -11,7 +11,7 @@ from ...ir.types import DTYPES
 from .elaborate.elaborate import Elaborator
 from .elaborate.library import Unit
 from .syntax import ast
-from .syntax.parser import parse_expr
+from .syntax.parser import parse_pass_text
 
 
 def spans(block: ast.Compile | None) -> dict[str, Span | None]:
@@ -145,7 +145,7 @@ def parse_pass(text: str, shown: str = "<pass>") -> Any:
         Diagnostic: E01xx, E0405 for other text.
     """
 
-    expr = parse_expr(text, shown)
+    expr = parse_pass_text(text, shown)
     name = _dotted(expr.function if isinstance(expr, ast.Call) else expr)
     if name is None:
         raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")

@@ -10,6 +10,7 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.graph import Graph, Node, Value
 from ...ir.pattern import Match, Rule
+from ...ir.recipe import Recipe
 from ..tidy.cse import node_key
 from .matcher import Matcher, depth
 
@@ -20,11 +21,12 @@ def rewrite(
     limit: int,
     places: dict[str, list[Span | None]] | None = None,
     skipped: list[str] | None = None,
+    recipes: dict[str, Recipe] | None = None,
 ) -> dict[str, int]:
     """Apply rules until none fires; rule name -> how often it did. A node is looked at again when one near it changed.
 
     ``places``: is given where each rule fired. ``skipped``: is given why a replacement does not fit where its rule matched; without
-    it that is raised.
+    it that is raised. ``recipes``: is given what the parameters that rules bring are made of, over those of the graph.
 
     Raises:
         Diagnostic: E0712 after ``limit`` applications, E0713 when a replacement has another type.
@@ -53,6 +55,8 @@ def rewrite(
                 skipped.append(f"the rule `{matcher.rule.name}` was left out at {node.span}: {error.message}")
                 continue
             fired[matcher.rule.name] += 1
+            if recipes is not None:
+                recipes.update(match.recipes)
             if places is not None:
                 places.setdefault(matcher.rule.name, []).append(node.span)
             if sum(fired.values()) > limit:
@@ -69,6 +73,7 @@ def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
     """Put the rule's replacement in the place of the match; returns the new nodes. Where that fails, the graph is as it was."""
     root = match.root
     before = root.prev
+    weights = set(graph.params)
     try:
         results = list(rule.replace(Builder(graph).before(root), match))
         if [v.type for v in results] != [v.type for v in root.outputs]:
@@ -79,6 +84,8 @@ def _replace(graph: Graph, rule: Rule, match: Match) -> list[Node]:
     except Diagnostic:
         while (last := root.prev) is not None and last is not before:
             graph.remove(last)
+        for name in graph.params.keys() - weights:
+            del graph.params[name]
         raise
     made: list[Node] = []
     node = before.next if before is not None else next(graph.nodes())

@@ -8,6 +8,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Module
 from ...ir.library import rule
 from ...ir.pattern import Rule
+from ...ir.recipe import Recipe, Take
 from ..engine import Pass
 from ..options import option
 from ..report import Report
@@ -38,7 +39,16 @@ class Rewrite(Pass):
                     help="say that this is wanted: `rewrite(rules=[…], approximate=true)`",
                 )
         # A rule that shrinks the program, or moves something once through it, stays far below this.
-        fired = rewrite(module.graph, rules, limit=10 * len(module.graph) + 1000)
+        recipes: dict[str, Recipe] = {}
+        fired = rewrite(module.graph, rules, limit=10 * len(module.graph) + 1000, recipes=recipes)
+        if recipes:
+            # Recipes of the parameters before, which may go now, over the checkpoint.
+            read = {name for recipe in recipes.values() for name in recipe.names()}
+            sources: dict[Recipe, Recipe] = {Take(name): module.recipe(name) for name in read}
+            module.recipes.update((name, recipe.replaced(sources)) for name, recipe in recipes.items())
+            for name in [name for name, param in module.graph.params.items() if not param.uses]:
+                del module.graph.params[name]
+                module.recipes.pop(name, None)
         report = Report.of(self, sum(fired.values()), rules=fired)
         if any(r.contract != "exact" and fired[r.name] for r in rules):
             report.contract = "approximate"

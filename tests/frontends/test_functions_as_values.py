@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 
 import tessera as ts
 from tessera.frontends import source
+from tessera.frontends.source import parse_pass
+from tessera.frontends.source.format.fmt import format_file
+from tessera.frontends.source.syntax.lexer import RESERVED
+from tessera.frontends.source.syntax.parser import parse
 from tessera.ir.diagnostics import Diagnostic
 from tessera.tests.programs.support import assert_close, drawn, on_every_target, same_when_printed
 
@@ -244,3 +248,102 @@ model m(x: f32[B, T]) -> f32[B] {
     expected = sum(x[:, :: 2**i].sum(1) * weights[f"level.{i}.gain"] * 2**i for i in range(3)) + 2 * x.sum(1)
     for target, (found,) in on_every_target(program, weights, {"x": x}):
         assert_close(found["output"], expected, target)
+
+
+# Words, membership, ellipses, entry points --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", sorted(RESERVED | {"and", "or", "inf", "nan", "program", "weights"}))
+def test_any_word_names_an_argument(word: str) -> None:
+    block = f"model m(x: f32[B]) -> f32[B] {{\n    return x\n}}\n\ncompile m {{\n    pass tune({word}=1, r=[2])\n}}\n"
+    file = parse(block, "<test>")
+    assert format_file(file) == block
+    assert parse_pass(f"tune(r=3, {word}=4)").options == {"r": 3, word: 4}
+    assert parse_pass(f"{word}(r=3)").name == word
+
+
+def test_a_word_is_a_name_only_as_that_of_an_argument() -> None:
+    for wrong in ("true, x = f(y)", "x = [y, in = 2]", "x = f(y[a, not = 2])"):
+        with pytest.raises(Diagnostic):
+            parse(f"model m(y: f32[B]) -> f32[B] {{\n    {wrong}\n    return y\n}}\n", "<test>")
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("i in [1, 2]", [1, 2]),
+        ("i not in [1, 2]", [0, 3]),
+        ("not (i in [1, 2])", [0, 3]),
+        ("i in range(3) and i not in [0]", [1, 2]),
+        ("B in [B, 7] and i == 3", [3]),
+        ('("b" in ["a", "b"]) == (i in [2])', [2]),
+        ("leaky in [gelu, leaky] and exp not in [log] and i in [0]", [0]),
+    ],
+)
+def test_membership(condition: str, expected: list[int]) -> None:
+    text = f"use std.nn (gelu)\n{LEAKY}\nmodel m(x: f32[B]) -> f32[B] {{\n    repeat i in 4 {{\n        if {condition} {{\n"
+    text += "            x = x + (i + 0.5)\n        }\n    }\n    return x\n}\n"
+    assert format_file(parse(format_file(parse(text, "a")), "a")) == format_file(parse(text, "a"))
+    added = [n.attrs["value"] - 0.5 for n in source.loads(text).graph.nodes() if n.op.name == "constant"]
+    assert added == expected
+
+
+SPLITS = ["... (h k) -> ... h k", "a ... (h k) -> h a ... k", "a ... c -> (a ...) c", "... c -> c (...)"]
+EINSUMS = ["... k, k d -> ... d", "... t k, ... s k -> ... t s", "b ... , b ... -> ...", "..., ... -> ...", "a ... b -> b ... a"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(EINSUMS), st.integers(0, 3))
+def test_einsum_with_an_ellipsis_is_numpys(equation: str, count: int) -> None:
+    sizes = {name: size for size, name in enumerate("kdtsba", 2)}
+    lead = [3, 1, 2][:count]
+    terms = equation.partition("->")[0].split(",")
+    shapes = [[s for name in term.split() for s in (lead if name == "..." else [sizes[name]])] for term in terms]
+    arrays = {f"x{i}": RNG.standard_normal(shape).astype(np.float32) for i, shape in enumerate(shapes)}
+    expected = np.einsum(equation.replace(" ", ""), *arrays.values())
+    declared = ", ".join(f"x{i}: f32{shape}" for i, shape in enumerate(shapes))
+    program = source.loads(
+        f'model m({declared}) -> f32{list(expected.shape)} {{\n    return einsum("{equation}", {", ".join(arrays)})\n}}\n'
+    )
+    for target, (found,) in on_every_target(same_when_printed(program), {}, arrays):
+        assert_close(found["output"], expected, f"{equation} on {target}")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(SPLITS), st.integers(1, 3))
+def test_rearrange_with_an_ellipsis(pattern: str, count: int) -> None:
+    shape = [5, *[3, 2, 4][:count], 6]
+    x = RNG.standard_normal(shape).astype(np.float32)
+    wanted = {
+        "... (h k) -> ... h k": x.reshape(*shape[:-1], 2, 3),
+        "a ... (h k) -> h a ... k": np.moveaxis(x.reshape(*shape[:-1], 2, 3), -2, 0),
+        "a ... c -> (a ...) c": x.reshape(-1, 6),
+        "... c -> c (...)": x.reshape(-1, 6).T,
+    }[pattern]
+    sizes = ", h=2" if "h" in pattern else ""
+    text = f'model m(x: f32{shape}) -> f32{list(wanted.shape)} {{\n    return rearrange(x, "{pattern}"{sizes})\n}}\n'
+    for target, (found,) in on_every_target(same_when_printed(source.loads(text)), {}, {"x": x}):
+        assert_close(found["output"], wanted, f"{pattern} on {target}")
+
+
+def test_an_entry_point_has_a_set_of_weights_of_its_own() -> None:
+    program = source.loads("""
+use std.nn (linear)
+
+model net(x: f32[B, 4], *, out: int) -> f32[B, out] {
+    state seen: i64[B] = zeros
+    seen = seen + 1
+    return linear(x, out=out) as head
+}
+
+program pair {
+    entry student = net(out=3) as student
+    entry teacher = net(out=3) as ema.teacher
+    entry shared = net(out=3) as student
+}
+""")  # fmt: skip
+    assert sorted(program.parameters()) == [
+        "ema.teacher.head.bias", "ema.teacher.head.weight", "student.head.bias", "student.head.weight",
+    ]  # fmt: skip
+    assert [v.name for v in program.functions["teacher"].inputs if v.role == "state"] == ["ema_teacher_seen"]
+    same_when_printed(program)

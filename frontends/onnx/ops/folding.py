@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ....ir.dims.dim import Dim, as_dim, dim_max, dim_min, prove_ge
+from ....ir.dims.ratio import Ratio, Unfoldable
 from ....ir.types import DType, TensorType
 from ..call import Call
 from ..limits import bounded, times
-from ..ratio import Ratio, Unfoldable
 from ..registry import folds
 from ..tensors import dtype_of
 from ..values import Tensor, elementwise, settle

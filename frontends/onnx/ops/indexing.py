@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir.dims.dim import Dim, const, product
+from ....ir.dims.ratio import Unfoldable
 from ....ir.graph import Value
 from ....ir.types import i64
 from ..call import Call
-from ..ratio import Unfoldable
 from ..registry import Result, folds, imports
 from ..values import Tensor, dims_of
 from .folding import limited

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ....ir.dims.dim import Dim, as_dim, const, product, prove_ge
+from ....ir.dims.ratio import Unfoldable
 from ....ir.graph import Value
 from ....ir.types import TensorType, boolean, u8
 from ..call import Call
-from ..ratio import Unfoldable
 from ..registry import Result, folds, imports
 from ..values import Tensor, short
 from .folding import MOST_ELEMENTS, limited

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ....ir.dims.dim import as_dim
+from ....ir.dims.ratio import Unfoldable
 from ....ir.graph import Value
 from ....ir.types import boolean, f32, f64
 from ..call import Call
 from ..limits import bounded, times
-from ..ratio import Unfoldable
 from ..registry import Result, folds, imports
 from ..values import Tensor
 from .folding import limited

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ....ir.dims.dim import Dim, const, prove_ge
+from ....ir.dims.ratio import Ratio
 from ....ir.graph import Value
 from ....ir.types import f32, f64
 from ..call import Call
-from ..ratio import Ratio
 from ..registry import imports
 from ..values import plain_number
 

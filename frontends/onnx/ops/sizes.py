@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ....ir.dims.dim import Dim, as_dim, prove_ge
+from ....ir.dims.ratio import Ratio, Unfoldable
 from ....ir.types import TensorType, f32, i64
 from ..call import Call
-from ..ratio import Ratio, Unfoldable
 from ..registry import folds, imports
 from ..values import Tensor, dims_of, known_tensor, settle, short
 from .folding import MOST_ELEMENTS

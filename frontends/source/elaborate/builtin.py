@@ -9,6 +9,7 @@ from typing import Any
 from ....ir.diagnostics import Diagnostic, Span
 from ....ir.dims import dim as dims
 from ....ir.dims.dim import Dim, as_dim
+from ....ir.dims.ratio import Ratio, exactly
 from ....ir.ops import OPS
 from ....ir.types import DTYPES, KINDS
 
@@ -38,8 +39,18 @@ def _broadcasts(shape: tuple[Any, ...], to: tuple[Any, ...]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape[::-1], to[::-1], strict=False))
 
 
-def _to_int(value: Any) -> Any:
-    return value if isinstance(value, Dim) else int(value)
+def _rounding(of_number: Callable[[Any], int], of_ratio: Callable[[Ratio], Dim]) -> Callable[[Any], Any]:
+    """A function from reals to integers: of a number as it is written, of a real of sizes exactly."""
+
+    def apply(value: Any) -> Any:
+        if isinstance(value, Dim):
+            return value
+        if isinstance(value, Ratio):
+            return known(of_ratio(value))
+        fraction = exactly(value) if isinstance(value, float) else None
+        return of_number(value if fraction is None else fraction)
+
+    return apply
 
 
 def _range(*args: Any) -> tuple[int, ...]:
@@ -65,7 +76,7 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "known": lambda value: not isinstance(value, Dim),
     "len": len,
     "range": _range,
-    "int": _to_int,
+    "int": _rounding(int, Ratio.cut),
     "real": lambda value: float(value),
     "str": str,
     "sum": lambda items: sum(items, 0),
@@ -75,9 +86,9 @@ STATIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": lambda x: math.log(x),
     "sin": lambda x: math.sin(x),
     "cos": lambda x: math.cos(x),
-    "floor": lambda x: math.floor(x),
-    "ceil": lambda x: math.ceil(x),
-    "round": lambda x: round(x),
+    "floor": _rounding(math.floor, lambda x: x.floor().top),
+    "ceil": _rounding(math.ceil, lambda x: x.ceil().top),
+    "round": _rounding(round, Ratio.rounded),
     "minimum": _extremum(dims.dim_min, min),
     "maximum": _extremum(dims.dim_max, max),
 }

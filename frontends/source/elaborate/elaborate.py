@@ -217,7 +217,9 @@ class Elaborator:
         locals_, uses = gather(self, [graph], unit, name)
         return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
 
-    def graph(self, declared: Declared, params: dict[str, Any], spans: Mapping[str, Span | None], name: str) -> Graph:
+    def graph(
+        self, declared: Declared, params: dict[str, Any], spans: Mapping[str, Span | None], name: str, scope: str = ""
+    ) -> Graph:
         """A model with these static parameters as a graph called ``name``. Raises Diagnostic for what is wrong with it."""
         node = declared.node
         assert isinstance(node, ast.Function)
@@ -231,8 +233,9 @@ class Elaborator:
         operands = self._model_inputs(node, signature, bound, builder)
         env = self.calls.body_environment(signature, bound, operands)
         frame = self.frames(
-            self, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind="model", bound=bound
-        )
+            self, declared.unit, env, builder=builder, scope=scope, dtypes=dict(bound.dtypes), kind="model",
+            bound=bound,
+        )  # fmt: skip
         frame.block(node.body)
         finish_states(frame)
         try:
@@ -303,6 +306,7 @@ class Elaborator:
                 shape = tuple(size_of(d.subs(bound.dims), param.span) for d in dims)
                 operands.append(builder.input(leaf.replace(".", "_"), TensorType(dtype, shape), span=param.span))
         bound.given = frozenset(o.name for o in signature.operands if not o.optional)
+        bound.dims.update((name, derive(bound)) for name, derive in signature.derived)
         return operands
 
     @staticmethod

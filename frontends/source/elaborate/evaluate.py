@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ....ir.builder import Builder
 from ....ir.diagnostics import Diagnostic, FollowUp, Span, did_you_mean, several
 from ....ir.dims.dim import Dim, as_dim
+from ....ir.dims.ratio import Exact, Ratio
 from ....ir.graph import Value
 from ....ir.ops import OPS
 from ....ir.signature import Bindings, Pattern
@@ -16,10 +16,10 @@ from ....ir.types import DTYPES, KINDS, DType, TensorType
 from ..syntax import ast
 from . import indexing
 from .builtin import BINARY, BUILTIN, SPECIAL, STATIC_FUNCTIONS, known
-from .deciding import decide
 from .library import Unit
 from .partial import instance_of
 from .regions import Region
+from .static import static_binary
 from .values import (
     FUNCTIONS,
     POISON,
@@ -38,16 +38,6 @@ from .values import (
 if TYPE_CHECKING:
     from .elaborate import Elaborator
     from .frame import Frame
-
-STATIC_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv,
-    "%": operator.mod, "**": operator.pow, "==": operator.eq, "!=": operator.ne,
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-
-
-COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
-
 
 class Evaluator:
     """The names of one activation of a body, and the evaluation of expressions in it.
@@ -169,8 +159,8 @@ class Evaluator:
             return self.emit(OPS["neg" if e.op == "-" else "logical_not"], [value], {}, e.span)[0]
         if e.op == "not" and isinstance(value, bool):
             return not value
-        if e.op == "-" and isinstance(value, (int, float, Dim)) and not isinstance(value, bool):
-            return -value
+        if e.op == "-" and isinstance(value, (int, float, Dim, Ratio)) and not isinstance(value, bool):
+            return Exact(-value, -value.fraction) if isinstance(value, Exact) else -value
         raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(value)}", e.span)
 
     def _binary(self, e: ast.Binary) -> Any:
@@ -185,6 +175,8 @@ class Evaluator:
         right = None
         try:
             right = self.eval(e.right)
+            if e.op == "in":
+                return self._member(e, left, right)
             if is_tensor(left) or is_tensor(right):
                 return self._tensor_binary(e, left, right)
             return self._static_binary(e, left, right)
@@ -192,6 +184,22 @@ class Evaluator:
             from .remedies import of_operator
 
             raise of_operator(error, e, left, right) from None
+
+    def _static_binary(self, e: ast.Binary, left: Any, right: Any) -> Any:
+        return static_binary(self, e, left, right)
+
+    def _member(self, e: ast.Binary, item: Any, items: Any) -> bool:
+        """``i in [2, 5]``. Raises E0407 where an item is a size that is not known."""
+        if not isinstance(items, tuple) or is_tensor(item) or isinstance(item, (Bundle, Multi)) or holds_tensors(items):
+            culprit, expr = (item, e.left) if isinstance(items, tuple) else (items, e.right)
+            raise Diagnostic(
+                "E0402", f"`in` asks whether a static value is in a list of such, not {describe(culprit)}", expr.span,
+                help="elements at run time are compared: `any(x == y, axis=0)`",
+            )  # fmt: skip
+        if isinstance(item, FUNCTIONS):
+            item = self.elaborator.attribute(item)
+        equal = ast.Binary("==", e.left, e.right, span=e.span)
+        return any(self._static_binary(equal, item, self.elaborator.attribute(other)) for other in items)
 
     def _tensor_binary(self, e: ast.Binary, left: Any, right: Any) -> Value:
         if e.op == "**" and not is_tensor(right):
@@ -215,6 +223,11 @@ class Evaluator:
         assert self.builder is not None
         if isinstance(value, Dim):
             return self.emit(OPS["full"], [], {"shape": (), "value": value, "dtype": dtype}, span)[0]
+        if isinstance(value, Ratio):
+            raise Diagnostic(
+                "E0402", f"`{value}` is a real that only run time knows", span,
+                help="round it to an integer, `ceil(…)`, or compute with the size: `cast(full([], T, dtype=i64), f32) / 2.0`",
+            )  # fmt: skip
         fits = {"float": (int, float), "int": (int,), "bool": (bool,)}[dtype.kind]
         if not isinstance(value, fits) or (isinstance(value, bool) != (dtype.kind == "bool")):
             raise Diagnostic(
@@ -222,38 +235,6 @@ class Evaluator:
                 help="convert the tensor first: `cast(x, f32)`" if isinstance(value, float) else None,
             )  # fmt: skip
         return self.builder.constant(value, dtype)
-
-    def _static_binary(self, e: ast.Binary, left: Any, right: Any) -> Any:
-        for side, expr in ((left, e.left), (right, e.right)):
-            refused = isinstance(side, (Bundle, Multi)) or (holds_tensors(side) and e.op not in ("+", "*"))
-            if refused or (isinstance(side, FUNCTIONS) and e.op not in ("==", "!=")):
-                raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span)
-        # A function is one value, as a name or as the attribute that it becomes.
-        left, right = (self.elaborator.attribute(v) if isinstance(v, FUNCTIONS) else v for v in (left, right))
-        dims = isinstance(left, Dim) or isinstance(right, Dim)
-        if dims and e.op in COMPARISONS and all(isinstance(v, (int, Dim)) for v in (left, right)):
-            verdict = decide(e.op, as_dim(left), as_dim(right), self.builder.graph if self.builder else None)
-            if verdict is None:
-                raise Diagnostic(
-                    "E0407", f"`{left} {e.op} {right}` is not known when compiling", e.span,
-                    help="`require` may state it; `if` needs to know it",
-                )  # fmt: skip
-            return verdict
-        if dims and (isinstance(left, float) or isinstance(right, float) or e.op in ("/", "**")):
-            raise Diagnostic(
-                "E0402", f"`{left} {e.op} {right}` needs a number, but the dimension is only known at run time", e.span
-            )
-        try:
-            result = STATIC_OPERATORS[e.op](left, right)
-        except (TypeError, KeyError):
-            raise Diagnostic(
-                "E0402", f"`{e.op}` cannot be applied to {describe(left)} and {describe(right)}", e.span
-            ) from None
-        except (ZeroDivisionError, OverflowError, ValueError) as error:
-            raise Diagnostic("E0402", f"`{left} {e.op} {right}`: {error}", e.span) from None
-        if isinstance(result, complex) or (isinstance(result, int) and abs(result) >= 1 << 63):
-            raise Diagnostic("E0402", f"`{left} {e.op} {right}` is out of range", e.span)
-        return known(result) if isinstance(result, Dim) else result
 
     def one(self, expr: ast.Expr) -> Any:
         """The value of an expression that is taken apart further."""

@@ -9,17 +9,18 @@ from typing import Any, ClassVar
 from ....ir.builder import Builder
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic, Span, several
-from ....ir.dims.dim import Dim, as_dim, prove_ge
+from ....ir.dims.dim import Dim, prove_ge
 from ....ir.graph import Require, Value
 from ....ir.signature import RecordPattern
 from ..syntax import ast
 from . import control, inputs
 from .builtin import BUILTIN, known, short
 from .deciding import decide
-from .evaluate import COMPARISONS, Evaluator, join
+from .evaluate import Evaluator, join
 from .mistaken import mentioned, rebound, returns
 from .partial import shared_weight
 from .regions import Region
+from .static import COMPARISONS, comparable
 from .values import POISON, Bundle, Multi, describe, is_tensor
 
 # Nodes of the largest program that anybody has.
@@ -179,12 +180,11 @@ class Frame(Evaluator):
         graph = self.builder.graph if self.builder is not None else None
         if isinstance(condition, ast.Binary) and condition.op in COMPARISONS:
             left, right = self.eval(condition.left), self.eval(condition.right)
-            if all(isinstance(v, (int, Dim)) and not isinstance(v, bool) for v in (left, right)):
-                verdict = decide(condition.op, as_dim(left), as_dim(right), graph)
+            sides = comparable(left, right)
+            if sides is not None:
+                verdict = decide(condition.op, *sides, graph)
                 if verdict is None and graph is not None:
-                    graph.requires.append(
-                        Require(as_dim(left), condition.op, as_dim(right), s.message, self.place(s.span))
-                    )
+                    graph.requires.append(Require(sides[0], condition.op, sides[1], s.message, self.place(s.span)))
                 elif not verdict:
                     raise Diagnostic("E0501", f"{s.message} ({left} {condition.op} {right} does not hold)", s.span)
                 return

@@ -97,6 +97,7 @@ def check_function(
     if any(isinstance(o.type, RecordPattern) and o.type.record.statics for o in signature.operands):
         return
     bound.given = frozenset(o.name for o in signature.operands if not o.optional)
+    bound.dims.update((name, derive(bound)) for name, derive in signature.derived)
     env = elaborator.calls.body_environment(signature, bound, operands)
     frame = elaborator.frames(
         elaborator, declared.unit, env, builder=builder, dtypes=dict(bound.dtypes), kind=node.kind, bound=bound

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, FollowUp, Span, did_you_mean
 from ....ir.dims.dim import Dim, sym
+from ....ir.equalities import same_within
 from ....ir.graph import Graph, Initializer, Output, Part, Value
 from ....ir.signature import Pattern, RecordDef, RecordPattern
-from ....ir.types import DType, TensorType
+from ....ir.types import DType
 from ....runtime.distributions import parameters
 from ....runtime.weights.initialise import INITIALISERS, Initialiser
 from ..syntax import ast
@@ -80,7 +81,7 @@ def finish_state(frame: Frame, name: str) -> None:
             "E0308", f"the state `{name}` is {shown}, but ends as {describe(value)}{other}", declared[0].span
         )
     for old, new in zip(declared, tensors_of(value), strict=True):
-        if not same_size(graph, new.type, old.type):
+        if not same_within(graph, new.type, old.type):
             field = old.name[len(full) :]
             raise Diagnostic(
                 "E0308", f"the state `{name}{field}` is {old.type}, but ends as {describe(new)}", old.span,
@@ -94,15 +95,6 @@ def declared_outputs(graph: Graph) -> list[tuple[Value, Output]]:
     places = {v.name: i for i, v in enumerate(graph.inputs)}
     rows = list(zip(graph.outputs, graph.output_info, strict=True))
     return sorted(rows, key=lambda row: (row[1].role == "state", places[row[1].name] if row[1].role == "state" else 0))
-
-
-def same_size(graph: Graph, a: TensorType, b: TensorType) -> bool:
-    """Whether two types are the same, with names of ``let`` or without."""
-    return a == b or _expanded(graph, a) == _expanded(graph, b)
-
-
-def _expanded(graph: Graph, type: TensorType) -> TensorType:
-    return TensorType(type.dtype, tuple(graph.expand_lets(d) for d in type.shape))
 
 
 def _pattern(frame: Frame, s: ast.StateStmt | ast.RandomStmt, what: str) -> Pattern | RecordPattern:

@@ -13,12 +13,13 @@ from ..syntax import ast
 from .values import DeclValue, Instance, OpValue, Partial, describe
 
 if TYPE_CHECKING:
-    from .calls import Argument, Calls
+    from .arguments import Argument
+    from .calls import Calls
     from .frame import Frame
 
 
 def unwrapped(
-    frame: Frame, callee: Any, arguments: list[Argument], scope: str
+    callee: Any, arguments: list[Argument], scope: str, span: Span | None
 ) -> tuple[Any, list[Argument], str, Instance | None]:
     """The function behind a callee, with what that has been given before the arguments of the call, and its scope.
 
@@ -33,7 +34,7 @@ def unwrapped(
         return callee.function, arguments, scope, None
     if scope:
         raise Diagnostic(
-            "E0405", f"{describe(callee)} has its scope already, and is called `as {scope}`",
+            "E0405", f"{describe(callee)} has its scope already, and is called `as {scope}`", span,
             help="its calls share their weights; for weights of its own call the layer itself",
         )  # fmt: skip
     return callee.function, arguments, scope, callee

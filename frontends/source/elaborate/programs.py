@@ -45,7 +45,7 @@ def elaborate_program(
         try:
             values = _arguments(elaborator, unit, entry, environment(bound))
             places = {a.name: a.value.span for a in entry.args if a.name}
-            graph = elaborator.graph(declared, values, places, entry.name)
+            graph = elaborator.graph(declared, values, places, entry.name, entry.scope or "")
         except Diagnostic as error:
             error.notes.append(Note(f"in the entry point `{entry.name}` of `{node.name}`", entry.span))
             raise

@@ -26,12 +26,15 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LONGEST = 100_000  # tensors that one range may stand for
 
 
-def recipes_of(rows: Sequence[ast.Recipe], params: Mapping[str, Parameter], static: Static) -> dict[str, Recipe]:
+def recipes_of(
+    rows: Sequence[ast.Recipe], params: Mapping[str, Parameter], static: Static, named: Mapping[str, Recipe] | None = None
+) -> dict[str, Recipe]:
     """What each parameter is made of, in the order of the parameters.
 
     Args:
         rows: a ``*`` of a name stands for the same one or more characters in every string of its recipe.
         static: evaluates what is no tensor: sizes, numbers, axes.
+        named: what is a tensor by a name without quotes.
 
     Raises:
         Diagnostic: E0614 for what is no recipe, E0616 for a parameter with two, E0617 for a pattern that fits none.
@@ -52,7 +55,7 @@ def recipes_of(rows: Sequence[ast.Recipe], params: Mapping[str, Parameter], stat
                     notes=[Note("the first one is here", found[name][0].span)],
                     help="leave one of them, or write patterns that do not overlap",
                 )  # fmt: skip
-            found[name] = row, _Reader(match.groups(), static, params[name]).recipe(row.value)
+            found[name] = row, _Reader(match.groups(), static, params[name], named or {}).recipe(row.value)
     return {name: found[name][1] for name in params if name in found}
 
 
@@ -67,12 +70,13 @@ def recipes_of_program(
 
 
 class _Reader:
-    """Reads one recipe for one parameter; ``stars`` is what each `*` stands for."""
+    """Reads one recipe for one parameter; ``stars`` is what each `*` stands for, ``named`` what is a tensor without quotes."""
 
-    def __init__(self, stars: Sequence[str], static: Static, param: Parameter) -> None:
+    def __init__(self, stars: Sequence[str], static: Static, param: Parameter, named: Mapping[str, Recipe]) -> None:
         self.stars = stars
         self.static = static
         self.param = param
+        self.named = named
 
     def recipe(self, expr: ast.Expr) -> Recipe:
         """The whole of it: an initialiser alone fills the parameter as it is."""
@@ -91,6 +95,8 @@ class _Reader:
                     help="`stack` and `concat` take several",
                 )  # fmt: skip
             return Take(names[0], expr.span)
+        if isinstance(expr, ast.Name) and expr.id in self.named:
+            return self.named[expr.id]
         if isinstance(expr, ast.Binary):
             return self._binary(expr)
         if isinstance(expr, ast.Unary) and expr.op == "-":
@@ -132,7 +138,7 @@ class _Reader:
     # Operators ----------------------------------------------------------------------------------------------------
 
     def _binary(self, expr: ast.Binary) -> Recipe:
-        tensors = [_is_tensor(expr.left), _is_tensor(expr.right)]
+        tensors = [self._is_tensor(expr.left), self._is_tensor(expr.right)]
         if all(tensors) and expr.op in ("+", "-", "*", "@"):
             left, right = self.tensor(expr.left), self.tensor(expr.right)
             if expr.op == "-":
@@ -210,15 +216,14 @@ class _Reader:
             )  # fmt: skip
         return Fill(init, shape, dtype, expr.span)
 
-
-def _is_tensor(expr: ast.Expr) -> bool:
-    """Whether an expression is made of tensors; else it is a number, an axis, a list."""
-    if isinstance(expr, ast.Binary):
-        return _is_tensor(expr.left) or _is_tensor(expr.right)
-    if isinstance(expr, ast.Unary):
-        return _is_tensor(expr.operand)
-    if isinstance(expr, ast.Index):
-        return _is_tensor(expr.value)
-    if isinstance(expr, ast.Call):
-        return isinstance(expr.function, ast.Name) and expr.function.id in {*FUNCTIONS, *INITIALISERS}
-    return isinstance(expr, ast.Str)
+    def _is_tensor(self, expr: ast.Expr) -> bool:
+        """Whether an expression is made of tensors; else it is a number, an axis, a list."""
+        if isinstance(expr, ast.Binary):
+            return self._is_tensor(expr.left) or self._is_tensor(expr.right)
+        if isinstance(expr, ast.Unary):
+            return self._is_tensor(expr.operand)
+        if isinstance(expr, ast.Index):
+            return self._is_tensor(expr.value)
+        if isinstance(expr, ast.Call):
+            return isinstance(expr.function, ast.Name) and expr.function.id in {*FUNCTIONS, *INITIALISERS}
+        return isinstance(expr, ast.Str) or (isinstance(expr, ast.Name) and expr.id in self.named)

@@ -10,7 +10,8 @@ from .library import Declared
 from .values import Bundle, describe, is_tensor
 
 if TYPE_CHECKING:
-    from .calls import Argument, Calls
+    from .arguments import Argument
+    from .calls import Calls
     from .frame import Frame
 
 

@@ -25,6 +25,7 @@ class Region:
         self._twins: dict[Value, Value] = {}
         self.graph.lets = self.root.graph.lets
         self.graph.facts = self.root.graph.facts
+        self.graph.requires = self.root.graph.requires
 
     def argument(self, name: str, type: TensorType) -> Value:
         """An input of the body that is not captured."""

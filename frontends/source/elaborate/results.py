@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, several
 from ....ir.dims.dim import Dim
+from ....ir.equalities import same_within
 from ....ir.graph import Value
 from ....ir.signature import Bindings, ListPattern, Pattern, RecordPattern, Signature
 from ..syntax import ast
 from .frame import Frame
-from .inputs import same_size
 from .library import Declared
 from .values import Bundle, describe, is_tensor
 
@@ -98,7 +98,7 @@ def _check_result(
         bound.dtypes[pattern.dtype] = elaborator.dtype if pattern.dtype == "float" else value.type.dtype
     wanted = bound.type_of(pattern)
     graph = frame.root.graph
-    if same_size(graph, wanted, value.type):
+    if same_within(graph, wanted, value.type):
         return
     shown = str(wanted) if str(wanted) == str(pattern) else f"{pattern} = {wanted}"
     message = f"{what} of `{node.name}` is declared as {shown}, but is {value.type}"

@@ -205,6 +205,8 @@ class PatternReader:
             return Call("mul", (left, left), span=expr.span)
         if exponent in (0.5, -0.5):
             return Call("sqrt" if exponent == 0.5 else "rsqrt", (left,), span=expr.span)
+        if expr.op not in BINARY:
+            raise Diagnostic("E0405", f"`{expr.op}` is no op, and stands only behind `where`", expr.span)
         return Call(BINARY[expr.op], (left, self._pattern(expr.right)), span=expr.span)
 
     # Calls -------------------------------------------------------------------------------------------------------

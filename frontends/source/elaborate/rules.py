@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.builder import Builder
 from ....ir.diagnostics import Diagnostic, Span
-from ....ir.graph import Value
+from ....ir.graph import Parameter, Value
 from ....ir.op import Composite
 from ....ir.pattern import Match, Rule
 from ....ir.signature import Bindings, RecordDef, RecordPattern
@@ -16,6 +16,7 @@ from .cycles import names_in
 from .frame import Frame
 from .library import Declared
 from .rule_pattern import Named, PatternReader
+from .rule_weights import free_scope, recipes_of_match, weights_read
 from .signatures import environment
 from .values import Bundle, Multi, describe
 
@@ -55,11 +56,24 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
 
     def replace(builder: Builder, match: Match) -> Sequence[Value]:
         dtypes = dict(match.bindings.dtypes) if match.bindings else {}
-        frame = Frame(elaborator, declared.unit, environment_of(match), builder=builder, dtypes=dtypes, kind="op")
-        return [value for expr in node.replacement for value in _tensors(frame.eval(expr), expr.span)]
+        before = set(builder.graph.params)
+        scope = free_scope(node, match.scope, before)
+        env = environment_of(match)
+        frame = Frame(elaborator, declared.unit, env, builder=builder, scope=scope, dtypes=dtypes, kind="op")
+        values = [value for expr in node.replacement for value in _tensors(frame.eval(expr), expr.span)]
+        brought = {name: param for name, param in builder.graph.params.items() if name not in before}
+        if brought or node.weights:
+            match.recipes = recipes_of_match(elaborator, declared.unit, node, match, scope, brought, env)
+        return values
+
+    read = weights_read(node, signature)
 
     def where(match: Match) -> bool | str:
-        assert node.condition is not None
+        for name in read:
+            if not isinstance(match.tensors.get(name), Parameter):
+                return f"`{name}` is no weight here, but the rule makes others of it"
+        if node.condition is None:
+            return True
         try:
             holds = elaborator.static(declared.unit, node.condition, environment_of(match))
         except Diagnostic as error:
@@ -76,7 +90,7 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
         node.contract,
         pattern,
         replace,
-        where if node.condition is not None else None,
+        where if node.condition is not None or read else None,
         signature,
         node.doc or "",
         kept,

@@ -13,7 +13,8 @@ from .values import Bundle, Multi, describe, is_tensor, static_kind
 
 if TYPE_CHECKING:
     from ....ir.graph import Value
-    from .calls import Argument, Calls
+    from .arguments import Argument
+    from .calls import Calls
     from .frame import Frame
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.dims.dim import Dim, as_dim, sym
+from ....ir.dims.ratio import Ratio
 from ....ir.signature import (
     REQUIRED,
     Bindings,
@@ -21,6 +22,7 @@ from ....ir.signature import (
 )
 from ....ir.types import DTYPES, KINDS
 from ..syntax import ast
+from .cycles import names_in
 from .library import Declared, Unit
 
 if TYPE_CHECKING:
@@ -104,13 +106,14 @@ class Signatures:
         """The signature of a function that need not be declared under its name."""
         operands: list[Operand] = []
         statics: list[Static] = []
+        derived = _Derived({p.name for p in node.statics if p.type.name == "real"})
         seen: set[str] = set()
         for param in [*node.params, *node.statics]:
             if param.name in seen:
                 raise Diagnostic("E0204", f"`{param.name}` is a parameter of `{node.name}` twice", param.span)
             seen.add(param.name)
         for param in node.params:
-            pattern = self.pattern(unit, param.type)
+            pattern = self.pattern(unit, param.type, derived)
             optional = param.type.optional or isinstance(param.default, ast.NoneValue)
             if param.default is not None and not isinstance(param.default, ast.NoneValue):
                 raise Diagnostic(
@@ -132,9 +135,24 @@ class Signatures:
         for result in node.results:
             condition = None if result.condition is None else self._condition(unit, result.condition)
             listed = result.type.name == "list" and result.type.dims is None and node.kind in ("fn", "layer")
-            pattern = ListPattern("list", ()) if listed else self.pattern(unit, result.type)
+            pattern = ListPattern("list", ()) if listed else self.pattern(unit, result.type, derived)
             results.append(Result(pattern, result.name, condition))
-        return Signature(node.name, tuple(operands), tuple(statics), tuple(results))
+        made = tuple((name, self._derived_dim(unit, expr)) for name, expr in derived.exprs.items())
+        return Signature(node.name, tuple(operands), tuple(statics), tuple(results), made)
+
+    def _derived_dim(self, unit: Unit, expr: ast.Expr) -> Callable[[Bindings], Dim]:
+        """What a dimension that real parameters size is in one call. Raises E0310 when it is no integer."""
+
+        def dim(bound: Bindings) -> Dim:
+            value = self.elaborator.static(unit, expr, environment(bound))
+            if isinstance(value, bool) or not isinstance(value, (int, Dim)):
+                raise Diagnostic(
+                    "E0310", f"a dimension is an integer expression, but this is {value}", expr.span,
+                    help="round it: `ceil(keep * T)`, `floor(keep * T)` or `round(keep * T)`",
+                )  # fmt: skip
+            return as_dim(value)
+
+        return dim
 
     @staticmethod
     def _check_static(name: str, type: ast.TypeExpr, span: Span | None) -> None:
@@ -151,12 +169,12 @@ class Signatures:
                 or "static types are int, real, bool, str, list, fn, dtype",
             )  # fmt: skip
 
-    def pattern(self, unit: Unit, type: ast.TypeExpr) -> Pattern | RecordPattern:
+    def pattern(self, unit: Unit, type: ast.TypeExpr, derived: _Derived | None = None) -> Pattern | RecordPattern:
         """A tensor or record type. Raises E0209 for an unknown type, E0310 for a record's wrong dimensions."""
         declared = unit.find(type.name)
         if declared is not None and isinstance(declared.node, ast.Record):
             record = self.record(declared)
-            dims = tuple(self.dim(unit, d) for d in type.dims or ())
+            dims = tuple(self.dim(unit, d, derived) for d in type.dims or ())
             if len(dims) != len(record.dims):
                 raise Diagnostic(
                     "E0310", f"`{record.name}` has {len(record.dims)} dimensions, but {len(dims)} are given", type.span,
@@ -179,22 +197,27 @@ class Signatures:
                 "E0209", f"a tensor type has dimensions: `{type.name}[…]`", type.span,
                 help=f"write `{type.name}[]` for a scalar tensor; static parameters stand after `*`",
             )  # fmt: skip
-        shape = tuple(... if isinstance(d, ast.Ellipsis_) else self.dim(unit, d) for d in type.dims)
+        shape = tuple(... if isinstance(d, ast.Ellipsis_) else self.dim(unit, d, derived) for d in type.dims)
         if shape.count(...) > 1:
             raise Diagnostic("E0310", "a type holds `...` at most once", type.span)
         return Pattern(DTYPES.get(type.name, type.name), shape)
 
-    def dim(self, unit: Unit, expr: ast.Expr) -> Dim:
-        """A dimension expression of a signature: unknown names are dimension symbols."""
+    def dim(self, unit: Unit, expr: ast.Expr, derived: _Derived | None = None) -> Dim:
+        """A dimension expression of a signature: unknown names are dimension symbols; one of reals is known in each call."""
         if isinstance(expr, ast.Name):
             declared = unit.find(expr.id)
             if declared is None or not isinstance(declared.node, ast.Const):
                 return sym(expr.id)
         if isinstance(expr, ast.Int):
             return as_dim(expr.value)
+        if derived is not None and not derived.reals.isdisjoint(names_in(expr)):
+            return derived.symbol(expr)
         value = self.elaborator.static(unit, expr, _Symbols(unit))
         if isinstance(value, bool) or not isinstance(value, (int, Dim)):
-            raise Diagnostic("E0310", "a dimension is an integer expression", expr.span)
+            raise Diagnostic(
+                "E0310", "a dimension is an integer expression", expr.span,
+                help="round it: `ceil(keep * T)`, `floor(keep * T)` or `round(keep * T)`" if isinstance(value, Ratio) else None,
+            )  # fmt: skip
         return as_dim(value)
 
     def _default(self, unit: Unit, function: str, param: ast.Param) -> Any:
@@ -215,6 +238,33 @@ class Signatures:
         return lambda bound: bool(self.elaborator.static(unit, expr, environment(bound)))
 
 
+def _written(expr: ast.Expr) -> str:
+    """An expression as a short name for it."""
+    if isinstance(expr, ast.Binary):
+        return f"({_written(expr.left)} {expr.op} {_written(expr.right)})"
+    if isinstance(expr, ast.Call):
+        inner = ", ".join(_written(arg.value).removeprefix("(").removesuffix(")") for arg in expr.args)
+        return f"{_written(expr.function)}({inner})"
+    return expr.id if isinstance(expr, ast.Name) else str(getattr(expr, "value", "…"))
+
+
+# What a dimension of a signature may call.
+DIM_FUNCTIONS = frozenset({"min", "max", "ceildiv", "floor", "ceil", "round"})
+
+
+class _Derived:
+    """Dimensions that real parameters size: symbols called as they are written, until a call gives their values."""
+
+    def __init__(self, reals: set[str]) -> None:
+        self.reals = reals
+        self.exprs: dict[str, ast.Expr] = {}
+
+    def symbol(self, expr: ast.Expr) -> Dim:
+        text = _written(expr)
+        self.exprs[text] = expr
+        return sym(text)
+
+
 class _Symbols(dict[str, Any]):
     """An environment in which a name that is nothing else is a dimension symbol."""
 
@@ -223,7 +273,7 @@ class _Symbols(dict[str, Any]):
         self.unit = unit
 
     def __contains__(self, name: object) -> bool:
-        return self.unit.find(str(name)) is None and str(name) not in {"min", "max", "ceildiv"}
+        return self.unit.find(str(name)) is None and str(name) not in DIM_FUNCTIONS
 
     def __getitem__(self, name: str) -> Any:
         return sym(name)

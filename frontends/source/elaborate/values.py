@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....ir.dims.dim import Dim
+from ....ir.dims.ratio import Ratio
 from ....ir.graph import Value
 from ....ir.notation import show_value
 from ....ir.op import FuncRef, Op
@@ -145,6 +146,8 @@ def describe(value: Any) -> str:
         return "none"
     if isinstance(value, Dim):
         return f"the dimension {value}"
+    if isinstance(value, Ratio):
+        return f"the real {value}, which depends on a size"
     if holds_tensors(value):
         return f"a list of {len(value)}, of which the first is {describe(value[0])}"
     return f"the {static_kind(value)} {show_value(value)}"

@@ -203,6 +203,10 @@ class _Formatter(ExpressionFormatter):
         condition: Doc = [] if node.condition is None else [LINE, "where ", self.expr(node.condition)]
         self._write_inner_comments(end_of(node.span))
         self._write(Group([pattern, Indent([LINE, "=> ", *replacement, condition])]))
+        if node.weights:
+            self._write("weights {")
+            self._body(node.weights, end_of(node.span), self._weight_row)
+            self._close("}")
         self._indent -= STEP
         self._close("}")
 
@@ -219,7 +223,8 @@ class _Formatter(ExpressionFormatter):
             self._function(node)
         elif isinstance(node, ast.Entry):
             args = self.listed("(", node.args, self.arg, ")", _end_of_last(node.args)) if node.args else ""
-            self._line([f"entry {node.name} = {node.model}", args], end_of(node.span))
+            scope = f" as {node.scope}" if node.scope else ""
+            self._line([f"entry {node.name} = {node.model}", args, scope], end_of(node.span))
         else:
             params = self.listed("(", node.params, self._param, ")", start_of(node.results[0].span))
             head = [f"host {node.name} = {quote(node.reference)}", params]

@@ -190,17 +190,19 @@ class ExpressionFormatter:
         return [self.operand(node.value, _POSTFIX), f" as {node.scope}"]
 
     def _unary(self, node: ast.Unary) -> Doc:
+        if node.op == "not" and isinstance(node.operand, ast.Binary) and node.operand.op == "in":
+            return self._binary(node.operand, "not in")
         sign = "not " if node.op == "not" else node.op
         return [sign, self.operand(node.operand, PREFIX[node.op])]
 
-    def _binary(self, node: ast.Binary) -> Doc:
+    def _binary(self, node: ast.Binary, shown: str = "") -> Doc:
         strength = PRECEDENCE[node.op]
         if strength == POWER:
             # The right operand of a power may carry a sign: `K ** -0.5`.
             right = self.operand(node.right, PREFIX["-"])
             return [self.operand(node.left, _SCOPED), " ** ", right]
         # `a + b - c` is one run of operands, broken before its operators.
-        tails: list[tuple[str, Any]] = [(node.op, node.right)]
+        tails: list[tuple[str, Any]] = [(shown or node.op, node.right)]
         first = node.left
         while isinstance(first, ast.Binary) and PRECEDENCE[first.op] == strength != COMPARISON:
             tails.append((first.op, first.right))

@@ -249,7 +249,8 @@ class Function(Node):
 class Rewrite(Node):
     """``rewrite exact double_neg(x: float[...]) { neg(neg(x)) => x where … }``; statics bind by matching.
 
-    ``named`` are results of calls that the pattern mentions: ``let values, indices = topk(x, k=k) in`` before it.
+    ``named`` are results of calls that the pattern mentions: ``let values, indices = topk(x, k=k) in`` before it. ``weights``
+    says what the parameters of layers in the replacement are made of.
     """
 
     name: str
@@ -261,15 +262,18 @@ class Rewrite(Node):
     condition: Expr | None = None
     doc: str | None = None
     named: list[Assign] = field(default_factory=list)
+    weights: list[Recipe] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Entry(Node):
-    """``entry prefill = decoder(layers=2)``: a model as an entry point, under a name of the program's."""
+    """``entry prefill = decoder(layers=2) as small``: a model as an entry point, under a name of the program's, and the scope
+    of its parameters and states."""
 
     name: str
     model: str
     args: list[Arg]
+    scope: str | None = None
 
 
 @dataclass(slots=True)

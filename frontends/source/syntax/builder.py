@@ -130,11 +130,21 @@ class AstBuilder(ProgramBuilder):
         *rest: Any,
     ) -> ast.Rewrite:
         tensors, statics = self._split_params(params)
-        condition = rest[1] if len(rest) > 1 else None
+        weights = rest[-2] if len(rest) > 1 and isinstance(rest[-2], list) else []
+        condition = rest[1] if rest[0] == "where" else None
         node = ast.Rewrite(
-            name, contract, tensors, statics, pattern, replacement, condition, self._doc(i), named, span=self.span(i, j)
-        )
+            name, contract, tensors, statics, pattern, replacement, condition, self._doc(i), named, weights,
+            span=self.span(i, j),
+        )  # fmt: skip
         return self.checked(i, j, node)
+
+    def made_of(self, i: int, j: int, word: str, _open: str, rows: list[Any], _close: str) -> list[ast.Recipe]:
+        if word != "weights" or any(isinstance(row, ast.Rename) for row in rows):
+            raise Diagnostic(
+                "E0101", f"found `{word} {{ … }}` where a rule says what its new weights are made of", self.span(i, j),
+                help='write `weights { "moe.up" = stack(w, w) }`, a recipe for each parameter',
+            )  # fmt: skip
+        return rows
 
     def naming(
         self,

@@ -16,7 +16,7 @@ PRECEDENCE = {
     "|>": 0,
     "or": 1,
     "and": 2,
-    "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4,
+    "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "in": 4,
     "+": 5, "-": 5,
     "*": 6, "/": 6, "//": 6, "%": 6, "@": 6,
     "**": 8,
@@ -136,6 +136,9 @@ class ExpressionBuilder:
                 )
         return args
 
+    def not_in(self, i: int, j: int, _not: str, _in: str) -> str:
+        return "not in"
+
     def ellipsis(self, i: int, j: int, _dots: str) -> ast.Ellipsis_:
         return ast.Ellipsis_(span=self.span(i, i))
 
@@ -204,7 +207,7 @@ class ExpressionBuilder:
             sign, at = item
             start = at + 1
             if after_operand:
-                strength = PRECEDENCE[sign]
+                strength = PRECEDENCE[sign.removeprefix("not ")]
                 while operators and (
                     operators[-1][0] > strength or (operators[-1][0] == strength and strength != POWER)
                 ):
@@ -237,6 +240,8 @@ class ExpressionBuilder:
         operands.append((self._binary(sign, left, right, self.span(start, end)), start))
 
     def _binary(self, sign: str, left: ast.Expr, right: ast.Expr, span: Span) -> ast.Expr:
+        if sign == "not in":
+            return ast.Unary("not", ast.Binary("in", left, right, span=span), span=span)
         if sign != "|>":
             return ast.Binary(sign, left, right, span=span)
         target = right.value if isinstance(right, ast.Scoped) else right

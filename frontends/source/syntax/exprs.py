@@ -63,7 +63,7 @@ class Unary(Node):
 
 @dataclass(slots=True)
 class Binary(Node):
-    """``op`` is one of ``or and == != < <= > >= + - * / // % @ **``."""
+    """``op`` is one of ``or and == != < <= > >= in + - * / // % @ **``."""
 
     op: str
     left: Expr

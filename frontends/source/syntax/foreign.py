@@ -180,8 +180,6 @@ def _membership(site: Site) -> Diagnostic | None:
         if site.kind_at(offset) == "NAME" and site.text_at(offset) == "is":
             help_ = "compare with `==`; ask `given(x)` whether `x` was passed"
             return site.error("E0112", "there is no `is`", help_, site.at + offset)
-    if site.kind == "IN" and "BINARY" in site.expected:
-        return site.error("E0112", "there is no `in` between values", "compare with `==`, joined by `or`")
     return None
 
 

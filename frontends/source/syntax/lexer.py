@@ -117,6 +117,7 @@ def tokenize(text: str, known: dict[str, str]) -> Tokens:
     add_end(len(last_row) + 1)
     if "PROGRAM" in kinds:
         _names_too(tokens)
+    _names_of_arguments(tokens)
     _check_nesting(tokens)
     return tokens
 
@@ -170,6 +171,27 @@ def _names_too(tokens: Tokens) -> None:
         depth += _NESTING.get(kind, 0)
         if kind == "PROGRAM" and (depth > 0 or tokens.kinds[index + 1] not in ("NAME", "PROGRAM")):
             tokens.kinds[index] = "NAME"
+
+
+def _names_of_arguments(tokens: Tokens) -> None:
+    """Make names of the words that name an argument, whatever else they are: `rewrite(rules=["a"], approximate=true)`."""
+    kinds, texts = tokens.kinds, tokens.texts
+    for index, text in enumerate(texts):
+        if text != "=" or index < 2 or kinds[index - 1] == "NAME" or kinds[index - 2] not in ("LPAR", "COMMA"):
+            continue
+        if texts[index - 1].isidentifier() and _in_parentheses(kinds, index - 2):
+            kinds[index - 1] = "NAME"
+
+
+def _in_parentheses(kinds: list[str], index: int) -> bool:
+    """Whether the innermost bracket that is open behind a token is a round one."""
+    depth = 0
+    while index >= 0:
+        depth += _NESTING.get(kinds[index], 0)
+        if depth > 0:
+            return kinds[index] == "LPAR"
+        index -= 1
+    return False
 
 
 def _check_nesting(tokens: Tokens) -> None:

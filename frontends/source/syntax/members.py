@@ -64,7 +64,9 @@ class ProgramBuilder(ExpressionBuilder):
 
     def entry(self, i: int, j: int, word: str, name: str, _equal: str, model: str, *rest: Any) -> ast.Entry:
         self._member(i, word, "entry")
-        return ast.Entry(name, model, self.ordered(rest[1]) if rest else [], span=self.span(i, j))
+        scope = rest[-1].removeprefix("as").strip() if rest and rest[-1] != ")" else None
+        args = self.ordered(rest[1]) if len(rest) > 1 else []
+        return ast.Entry(name, model, args, scope, span=self.span(i, j))
 
     def host(
         self, i: int, j: int, word: str, name: str, _equal: str, reference: str, _open: str, params: list[Any],

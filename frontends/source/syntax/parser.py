@@ -36,6 +36,11 @@ def parse_expr(text: str, path: str = "<expr>") -> ast.Expr:
     return _parse(text, path, "expr")
 
 
+def parse_pass_text(text: str, path: str = "<pass>") -> ast.Expr:
+    """Parse a pass as the command line names it, ``rewrite(rules=["a"])``: a word, whatever else it is, or a call of one."""
+    return _parse(text, path, "pass")
+
+
 def parse_type(text: str, path: str = "<type>") -> ast.TypeExpr:
     """Parse one type, such as ``float[B, T - 1]?``. Raises ``Diagnostic`` (E01xx)."""
     return _parse(text, path, "type")
@@ -117,6 +122,9 @@ class Stack:
 def _run(text: str, path: str, start: str) -> Any:
     table = tables()
     tokens = tokenize(text, word_kinds(table.literals))
+    if start == "pass":
+        start = "expr"
+        tokens.kinds[0] = "NAME" if tokens.texts[0].isidentifier() else tokens.kinds[0]
     return drive(AstBuilder(path, tokens), Stack(table.start[start]), table.end[start])
 
 

@@ -129,7 +129,7 @@ def expected_words(site: Site) -> str:
         kinds -= set(OPERAND_STARTS)
     if "BINARY" in kinds:
         words.append("an operator")
-        kinds -= {"BINARY", "MINUS", "STAR", "LPAR", "LSQB", "DOT", "SCOPE", "AS"}
+        kinds -= {"BINARY", "MINUS", "STAR", "IN", "NOT", "LPAR", "LSQB", "DOT", "SCOPE", "AS"}
     if kinds == {"NAME", "FN"} or kinds == {"NAME", "FN", "LPAR"}:
         words.append("a type")
         kinds.clear()

@@ -1,11 +1,13 @@
-"""A quotient of sizes as floating-point code computes it: exporters write ``floor(cast(H, f32) * 0.5)`` for ``H // 2``."""
+"""A real of sizes, exactly: ``0.7 * T``, and what floating-point code makes of sizes: exporters write ``floor(cast(H, f32) * 0.5)``
+for ``H // 2``."""
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Union
 
-from ...ir.dims.dim import Dim, DimLike, as_dim, ceildiv, const
+from .dim import Dim, DimLike, as_dim, ceildiv, const, dim_max, dim_min
 
 Number = Union["Ratio", int, float]
 
@@ -37,6 +39,18 @@ class Ratio:
             raise Unfoldable
         fraction = Fraction(value)
         if fraction.denominator > 1 << 16:
+            raise Unfoldable
+        return Ratio(fraction.numerator, fraction.denominator)
+
+    @staticmethod
+    def written(value: Number | Dim) -> Ratio:
+        """As :meth:`of`, of a number as it is written: 0.7 is seven tenths. Raises Unfoldable for one that is not finite."""
+        if isinstance(value, Ratio):
+            return value
+        if isinstance(value, Dim):
+            return Ratio(value)
+        fraction = exactly(value)
+        if fraction is None:
             raise Unfoldable
         return Ratio(fraction.numerator, fraction.denominator)
 
@@ -78,6 +92,41 @@ class Ratio:
     def ceil(self) -> Ratio:
         return Ratio(ceildiv(self.top, self.bottom))
 
+    def rounded(self) -> Dim:
+        """To the nearest integer, and to the even one of two."""
+        twice = self.top * 2 + self.bottom
+        nearest = twice // (self.bottom * 2)
+        # A tie is where this division is exact; it went up, to the odd one if that is odd.
+        tie = 1 - dim_min(1, twice % (self.bottom * 2))
+        return nearest - tie * (nearest % 2)
+
+    def cut(self) -> Dim:
+        """Rounded toward zero, whatever its sign."""
+        return dim_max(self.top, 0) // self.bottom - dim_max(-self.top, 0) // self.bottom
+
+    def __str__(self) -> str:
+        top = f"({self.top})" if len(self.top.terms) > 1 else str(self.top)
+        return str(self.top) if self.bottom == 1 else f"{top} / {self.bottom}"
+
     def whole(self) -> Dim:
         """Rounded toward zero, which is down: sizes are not negative."""
         return self.top // self.bottom
+
+
+class Exact(float):
+    """A static real that keeps the fraction it was computed as, for whoever rounds it: ``0.55 * 100`` is 55."""
+
+    __slots__ = ("fraction",)
+    fraction: Fraction
+
+    def __new__(cls, value: float, fraction: Fraction) -> Exact:
+        made = super().__new__(cls, value)
+        made.fraction = fraction
+        return made
+
+
+def exactly(value: float) -> Fraction | None:
+    """The fraction that a number is as it is written or was computed; None for one that is not finite."""
+    if isinstance(value, Exact):
+        return value.fraction
+    return Fraction(repr(value)) if math.isfinite(value) else None
