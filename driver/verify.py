@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..ir.analysis.bounds import Bound as IndexBound
 from ..ir.analysis.bounds import index_bounds
-from ..ir.analysis.cost import working_bytes
-from ..ir.analysis.sizes import GROUPS, TOKENS, Role, roles
-from ..ir.diagnostics import Diagnostic, Note, did_you_mean
+from ..ir.diagnostics import Diagnostic, Note
 from ..ir.graph import Graph, Input, Module, Value
 from ..ir.types import DType
+from ..runtime.distributions import advanced
+from .sizes import choose_sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +26,8 @@ TOLERANCE = {"f64": 1e-8, "f32": 2e-4, "f16": 2e-2, "bf16": 1e-1}
 # With random inputs two scores are now and then so close that rounding decides which token is selected. A wrong
 # artifact fails on every draw.
 _DRAWS = 3
-_BATCH = 2
-# So many choices of sizes that the model does not run at are enough, and bytes that a call may need.
-_REFUSED, _LARGEST = 24, 1 << 30
+# Calls of a model with states, each on the reference's new ones; from its initialisers, and from states drawn as inputs are.
+_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ def verify(
     """Run the artifact and the reference on the same random inputs and compare every output.
 
     Floats must agree within :data:`TOLERANCE`, integers and booleans exactly. A model that selects tokens may be drawn for
-    anew twice, because rounding can break a near tie either way.
+    anew twice, because rounding can break a near tie either way. One with states is called several times on what the
+    reference made of them, from its initialisers and from states that are drawn.
 
     Args:
         module: the program.
@@ -79,7 +79,8 @@ def verify(
         finite: compare only where the reference has finite numbers.
 
     Raises:
-        Diagnostic: E0807 when no sizes satisfy the requirements, E0809 with the output, the difference and the sizes.
+        Diagnostic: E0807 when no sizes satisfy the requirements, or the artifact does not run at some; E0809 with the
+            output, the difference and the sizes; what the model says where it runs at none.
     """
     import numpy as np
 
@@ -92,7 +93,7 @@ def verify(
         attempts = _DRAWS if runner.selects else 1
         for attempt in range(attempts):
             try:
-                rows, worst = _compare(module.graph, runner, reference, choice, bounds, rng, seed, finite)
+                rows, worst = _calls(module.graph, runner, reference, choice, bounds, rng, seed, finite)
             except _NotTaken as error:
                 # How many positions a model has learned is often known only when it runs.
                 refused.append(choice)
@@ -126,44 +127,86 @@ class _NotTaken(Exception):
         self.reason = reason
 
 
-def _compare(
+def _calls(
     graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
     bounds: Mapping[Input, IndexBound | None], rng: np.random.Generator, seed: int, finite: bool,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
+    """Every output's largest error over some calls at one choice of sizes, and what is wrong."""
+    values = graph.sizes(choice)
+    given = [v for v in graph.inputs if v.role == "input"]
+    states = [v for v in graph.inputs if v.role == "state"]
+    told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
+    rows: list[Row] = []
+    for drawn in (False, True) if states else (False,):
+        held = {v.name: _draw(v, values, bounds.get(v), rng) for v in states} if drawn else {}
+        for step in range(_STEPS if states else 1):
+            feeds = {v.name: _draw(v, values, bounds.get(v), rng) for v in given} | held
+            extra: dict[str, Any] = {"seed": advanced(seed, step)}
+            if not held and choice.keys() - told:
+                extra["sizes"] = {s: size for s, size in choice.items() if s not in told}
+            found, problem, made = _compare(graph, runner, reference, feeds, extra, choice, finite)
+            if problem is not None:
+                return found, problem
+            rows = [max(pair, key=lambda row: row.error) for pair in zip(rows, found, strict=True)] if rows else found
+            held = {v.name: made[v.name] for v in states}
+            if not all(_finite(array) for array in held.values()):
+                break  # nothing to learn from what has overflowed, and sessions refuse NaN
+    return rows, None
+
+
+def _finite(array: np.ndarray) -> bool:
+    import numpy as np
+
+    return array.dtype.kind not in "fV" or bool(np.isfinite(array.astype(np.float64)).all())
+
+
+def _compare(
+    graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], feeds: Mapping[str, np.ndarray],
+    extra: Mapping[str, Any], choice: Mapping[str, int], finite: bool,
+) -> tuple[list[Row], Diagnostic | None, Mapping[str, np.ndarray]]:  # fmt: skip
+    """One call of both: a row for every output, what is wrong, and what the reference gives."""
     import numpy as np
     import torch
 
     from ..backends.torch.inputs import from_numpy, to_numpy
 
-    values = graph.sizes(choice)
-    given = [v for v in graph.inputs if v.role == "input"]
-    feeds = {v.name: _draw(v, values, bounds.get(v), rng) for v in given}
-    told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
-    capacities = {s: size for s, size in choice.items() if s not in told}
-    extra: dict[str, Any] = {"sizes": capacities} if capacities else {}
-    tensors = {name: from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
+    # Copies, because a state may be the array of an earlier call.
+    tensors = {name: from_numpy(np.array(array, order="C")) for name, array in feeds.items()}
     try:
         with torch.no_grad():
-            wanted = reference(**tensors, seed=seed, **extra)
+            wanted = {name: to_numpy(tensor) for name, tensor in reference(**tensors, **extra).items()}
     except Diagnostic as reason:
         raise _NotTaken(reason) from None
     except (IndexError, RuntimeError) as failed:
-        shown = ", ".join(f"{k} = {v}" for k, v in choice.items()) or "its sizes"
-        message = f"the model does not run at {shown}: {str(failed).splitlines()[0][:200]}"
-        raise _NotTaken(Diagnostic("E0935", message, help="choose sizes that it takes with `--size`")) from None
-    found = runner(feeds, seed=seed, **extra)
+        note = Note(f"PyTorch says: {str(failed).splitlines()[0][:200]}")
+        help = "choose sizes that it takes with `--size`, or state them: `require T <= 512, \"…\"`"
+        raise _NotTaken(Diagnostic("E0935", f"the model does not run{_at(choice)}", notes=[note], help=help)) from None
+    try:
+        found = runner(feeds, **extra)
+    except Diagnostic as failed:
+        if failed.code != "E0912":
+            raise
+        raise Diagnostic(
+            "E0807", f"the artifact does not run{_at(choice)}, where the reference does", notes=[Note(failed.message)],
+            help="state the sizes that it takes, `require T >= 8, \"…\"`, and keep indices that are computed within their axes",
+        ) from failed  # fmt: skip
     rows: list[Row] = []
     tolerances = _tolerances(graph)
     for value, info in zip(graph.outputs, graph.output_info, strict=True):
-        a, b = np.asarray(found[info.name]), to_numpy(wanted[info.name])
+        a, b = np.asarray(found[info.name]), wanted[info.name]
         if finite and a.shape == b.shape and value.type.dtype.kind == "float":
             a = np.where(np.isfinite(b.astype(np.float32)), a, b)
         tolerance = tolerances[value]
         error = relative_error(a, b)
         rows.append(Row(choice, info.name, error, tolerance))
         if not error <= tolerance:
-            return rows, _mismatch(info.name, value, a, b, error, tolerance, choice)
-    return rows, None
+            return rows, _mismatch(info.name, value, a, b, error, tolerance, choice), wanted
+    return rows, None, wanted
+
+
+def _at(sizes: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{k} = {v}" for k, v in sizes.items())
+    return f" at {shown}" if shown else ""
 
 
 def _tolerances(graph: Graph) -> dict[Value, float]:
@@ -205,8 +248,7 @@ def _mismatch(
 ) -> Diagnostic:
     import numpy as np
 
-    shown = ", ".join(f"{k} = {v}" for k, v in sizes.items())
-    at = f" at {shown}" if shown else ""
+    at = _at(sizes)
     span = value.node.span if value.node else None
     if a.shape != b.shape or a.dtype != b.dtype:
         ours, theirs = (f"{x.dtype}{list(x.shape)}" for x in (a, b))
@@ -222,87 +264,6 @@ def _mismatch(
     where = [int(i) for i in place]
     note = Note(f"the largest difference is at {where}: {a[place]} in the artifact, {b[place]} in the reference")
     return Diagnostic("E0809", f"the output `{name}` of the artifact {what}{at}", span, [note])
-
-
-# Sizes ---------------------------------------------------------------------------------------------------------------
-
-
-def choose_sizes(
-    graph: Graph, runner: Runner, count: int, rng: np.random.Generator, given: Mapping[str, int] | None = None,
-    refused: Sequence[Mapping[str, int]] = (),
-) -> Iterator[dict[str, int]]:  # fmt: skip
-    """``count`` different choices of the free sizes that the model takes; small ones, all symbols different where they can be.
-
-    Args:
-        given: sizes to keep to.
-        refused: where the caller puts choices that turned out to be none: they do not count.
-
-    Raises:
-        Diagnostic: E0807 when none is found, E0935 for a given size that the model does not have.
-    """
-    known = roles(graph)
-    given = dict(given or {})
-    for name in given:
-        if name not in known:
-            shown = f"it has {', '.join(known)}" if known else "all of its sizes are fixed"
-            raise Diagnostic("E0935", f"the model has no size `{name}`", help=did_you_mean(name, known) or shown)
-    symbols = [s for s in known if s not in given]
-    seen: list[dict[str, int]] = []
-    # Growing ranges: small models of small inputs first, and up to what an image or a text may have.
-    for high in (8, 16, 32, 64, 160, 320, 640, 1600):
-        for _ in range(24 if symbols else 1):
-            # What the model did not run at was too large as often as too small.
-            low = min((max(other.values()) for other in refused), default=high) if len(refused) % 2 else high
-            top = min(low, high)
-            choice = {s: given[s] if s in given else _size(graph, s, role, top, rng) for s, role in known.items()}
-            crowded = len({choice[s] for s in symbols}) < len(symbols) and high < 64 and not refused
-            near = any(_close(choice, other, symbols) for other in seen if other not in refused)
-            if crowded or near or choice in seen or not _fits(graph, runner, choice):
-                continue
-            if high > 64 and working_bytes(graph, choice) > _LARGEST:
-                continue
-            seen.append(choice)
-            yield choice
-            if len(seen) - len(refused) == count or not symbols or len(refused) == _REFUSED:
-                return
-    if not seen:
-        names = ", ".join(f"`{s}`" for s in symbols)
-        message = f"no sizes of {names} up to 1600 were found that the model's requirements allow"
-        if given:
-            message += f" at {', '.join(f'{s} = {size}' for s, size in given.items())}"
-        raise Diagnostic("E0807", message if symbols else "the model's requirements never hold", help="`--no-verify`")
-
-
-def _size(graph: Graph, symbol: str, role: Role, high: int, rng: np.random.Generator) -> int:
-    least, greatest = graph.facts.get(symbol, (1, None))
-    low = max(1 if least is None else least, 2 if greatest is None or greatest >= 2 else 1)
-    leads = all(symbol not in dim.symbols for value in graph.inputs for dim in value.type.shape[1:])
-    if role == "batch":
-        # One and two show what more would: a size that was built in, rows that are mixed up.
-        low, high = max(1, least or 1), _BATCH if high < 64 else 2 * _BATCH
-    elif role == "groups":
-        low, high = max(1, least or 1), GROUPS
-    elif leads and high < 64:
-        # Of one or two flat tokens nothing is seen of how they mix, nor of how they fall into groups.
-        low, high = max(low, TOKENS * 3 // 4), TOKENS * 5 // 4
-    top = max(low, high if greatest is None else min(high, greatest))
-    return int(rng.integers(min(low, top), top + 1))
-
-
-def _close(choice: Mapping[str, int], other: Mapping[str, int], symbols: Sequence[str]) -> bool:
-    """Whether some symbol that could differ has the same size in both."""
-    return any(choice[s] == other[s] for s in symbols)
-
-
-def _fits(graph: Graph, runner: Runner, choice: dict[str, int]) -> bool:
-    values = graph.sizes(choice)
-    shapes = [d.evaluate(values) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
-    # ONNX Runtime takes no image that is smaller than a kernel or a window.
-    windows = [n for n in graph.nodes() if n.op.name == "conv" or "_pool" in n.op.name]
-    maps = [d.evaluate(values) for n in windows for d in n.output.type.shape]
-    if min(shapes, default=0) < 0 or min(maps, default=1) < 1:
-        return False
-    return all(r.holds(values) for r in graph.requires) and runner.holds(choice)
 
 
 # Values --------------------------------------------------------------------------------------------------------------

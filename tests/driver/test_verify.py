@@ -12,7 +12,8 @@ from tessera.backends.onnx import serialize
 from tessera.backends.onnx.session import Session
 from tessera.backends.torch import build as build_torch
 from tessera.backends.torch.runner import TorchRunner
-from tessera.driver.verify import choose_sizes, relative_error, verify
+from tessera.driver.sizes import choose_sizes
+from tessera.driver.verify import relative_error, verify
 from tessera.frontends.source import loads
 from tessera.ir.analysis.bounds import Bound, index_bounds
 from tessera.ir.diagnostics import Diagnostic
@@ -215,3 +216,87 @@ def test_the_tolerance_is_that_of_the_least_precise_step() -> None:
     """)
     tolerances = {row.output: row.tolerance for row in check(module).rows}
     assert tolerances == {"whole": 2e-4, "half": 2e-2, "place": 0.0}
+
+
+# Sizes that are harder to find ----------------------------------------------------------------------------------------
+
+SOLVED = {
+    "equal": ('require T == 4 * S, "four to one"', "x[:, :T - S]"),
+    "congruent": ('require T % 37 == 5, "a residue"', "x"),
+    "both": ('require T % 16 == 0, "tiles"\n require S == T // 16 + 3, "tiles"', "x"),
+    "chained": ('require T >= 90, "long"\n require S * S == T, "a square"', "x"),
+}
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_sizes_are_solved_for(name: str) -> None:
+    requires, made = SOLVED[name]
+    size = "T - S" if "S]" in made else "T"
+    types = f"(x: float[B, T, 4], y: float[B, S]) -> (float[B, {size}, 4], float[B])"
+    text = f"model m{types} {{ {requires} return {made}, sum(y, axis=1) }}"
+    rows = check(loads(text)).rows
+    assert rows
+    assert all(loads(text).graph.requires[0].holds(dict(row.sizes)) for row in rows)
+
+
+def test_no_axis_is_empty_where_that_can_be() -> None:
+    text = "model m(x: float[B, T]) -> float[B, T // 5 - 1] { return x[:, 0:T // 5 - 1] }"
+    rows = check(loads(text)).rows
+    assert min(row.sizes["T"] for row in rows) >= 10
+    inner = "model m(x: float[B, T]) -> float[B] { return sum(x[:, 0:T // 5 - 1], axis=1) }"
+    assert min(row.sizes["T"] for row in check(loads(inner)).rows) >= 10
+
+
+def test_what_stands_against_all_sizes_is_said() -> None:
+    text = 'model m(x: float[T], y: float[S]) -> float[T] {\n require T * 2 == S * 2 + 1, "odd"\n return x }'
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(text))
+    assert caught.value.code == "E0807"
+    assert "does not hold: odd" in caught.value.notes[0].message
+    assert caught.value.notes[0].message.startswith("at T = ")
+
+
+def test_what_a_foreign_runtime_says_is_a_note() -> None:
+    text = "model m(x: float[B, T], i: i64[B]) -> float[B] { return take(sum(x, axis=0), i * 1000) }"
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(text))
+    assert caught.value.code == "E0935"
+    assert "index" not in caught.value.message
+    assert caught.value.notes[0].message.startswith("PyTorch says: ")
+    module = loads(text)
+    given = lambda **inputs: {"output": build_torch(module)(**{**inputs, "i": inputs["i"] * 0})["output"]}  # noqa: E731
+    with pytest.raises(Diagnostic) as caught:
+        verify(module, Session(serialize(build_onnx(module))), given)
+    assert caught.value.code == "E0807"
+    assert "ONNX Runtime" not in caught.value.message
+
+
+# Several steps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("s = s + x\n y = x * s", "s = x\n y = x * s"),  # shows in the second step
+        ("s = s * 0.5\n y = x + s", "s = s * 0.25\n y = x + s"),  # from zeros never
+        ("n = n + 1\n y = x * cast(n, f32)", "n = n * 0 + 1\n y = x * cast(n, f32)"),
+        ("n = minimum(n + 1, 3)\n y = x * cast(n, f32)", "n = minimum(n + 1, 2)\n y = x * cast(n, f32)"),  # in the third
+    ],
+)
+def test_states_are_compared_over_steps_and_from_several_starts(right: str, wrong: str) -> None:
+    text = "model m(x: f32[B]) -> f32[B] {{ state s: f32[B] = zeros\n state n: i64[] = zeros\n {}\n return y }}"
+    assert check(loads(text.format(right)))
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(text.format(wrong)), loads(text.format(right)))
+    assert caught.value.code == "E0809"
+
+
+def test_states_that_overflow_end_the_comparison() -> None:
+    text = """
+        model m(x: f32[B, 4]) -> i64[B] {
+            state s: f32[B, 4] = ones
+            s = s * 1e30 / (s - s)
+            return argmax(x, axis=1)
+        }
+    """
+    assert check(loads(text)).rows

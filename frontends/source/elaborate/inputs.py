@@ -156,14 +156,18 @@ def _record(frame: Frame, s: ast.StateStmt, pattern: RecordPattern, name: str) -
     frame.elaborator.register(declared)
     given = _field_values(frame, s, record)
     statics: dict[str, Any] = {}
+    defaults = dict(record.defaults)
     for field, kind in record.statics:
-        if field not in given:
+        if field in given:
+            value = frame.eval(given[field])
+            statics[field] = frame.elaborator.calls.static_value(kind, False, value, record.name, field, given[field].span)
+        elif field in defaults:
+            statics[field] = defaults[field]
+        else:
             raise Diagnostic(
                 "E0404", f"the state `{s.name}` needs a value for `{record.name}.{field}`", s.span,
                 help=f"write `state {s.name}: {pattern} = {record.name}({field}=…)`",
             )  # fmt: skip
-        value = frame.eval(given[field])
-        statics[field] = frame.elaborator.calls.static_value(kind, False, value, record.name, field, given[field].span)
     dims = tuple(frame.type(Pattern("float", (d,)), s.type.span).shape[0] for d in pattern.dims)
     part = Part(RecordPattern(record, dims), tuple(statics.items()))
     fields: dict[str, Value] = {}

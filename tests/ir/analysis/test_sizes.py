@@ -10,7 +10,8 @@ from tessera.backends.onnx import build as build_onnx
 from tessera.backends.onnx import serialize
 from tessera.backends.onnx.session import Session
 from tessera.backends.torch import build as build_torch
-from tessera.driver.verify import choose_sizes, verify
+from tessera.driver.sizes import choose_sizes
+from tessera.driver.verify import verify
 from tessera.frontends.source import loads
 from tessera.ir.analysis.bounds import Bound, index_bounds
 from tessera.ir.analysis.sizes import default_sizes, roles
