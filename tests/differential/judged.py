@@ -79,9 +79,9 @@ def judge(text: str, seed: int = 0, opset: int = 24) -> int:
             for name, outputs in found.items():
                 assert list(outputs) == list(wanted)
                 for key, value in wanted.items():
-                    error = relative_error(outputs[key], value)
-                    where = f"{name}: `{key}` differs by {error} at {symbols}, step {step}"
-                    assert error <= TOLERANCE.get(DType.from_numpy(value.dtype).name, 0), where
+                    difference = relative_error(outputs[key], value)
+                    where = f"{name}: `{key}` differs by {difference} at {symbols}, step {step}"
+                    assert difference <= TOLERANCE.get(DType.from_numpy(value.dtype).name, 0), where
             states = {info.name: wanted[info.name] for info in module.graph.output_info if info.role == "state"}
             compared += 1
     return compared

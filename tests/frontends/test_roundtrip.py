@@ -53,6 +53,12 @@ CONSTRUCTS = {
             return y, p.b
         }
     """,
+    "scan over an axis whose size no operand tells": """
+        fn larger(a: f32[N], b: f32[N]) -> f32[N] { return maximum(a, b) }
+        model m(x: f32[B, T], y: f32[T, T]) -> f32[2 * B + T, T] {
+            return scan(larger, concat(x, x, y, axis=0), axis=1)
+        }
+    """,
     "fold that swaps what it carries": """
         model m(a: f32[B, 4], b: f32[B, 4], c: f32[4]) -> (f32[B, 4], f32[B, 4]) {
             fold i in 5 from (a, b) {

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from ....ir.binding import solve_symbols
 from ....ir.diagnostics import Diagnostic
+from ....ir.dims.dim import Dim, sym
 from ....ir.graph import Graph, Node, Value
 from ....ir.naming import unique
+from ....ir.types import TensorType
 from ..syntax import ast
 from .static import literal, type_expr
+
+
+def _renamed(type: TensorType, named: Mapping[Dim, Dim]) -> TensorType:
+    return TensorType(type.dtype, tuple(named.get(d, d) for d in type.shape))
 
 
 class Names:
@@ -125,15 +132,23 @@ class RegionPrinter:
         """The name of a function that is written beside the model."""
         name = self._top_name(hint)
         params = []
+        named = self._unsolved(body)
         for value in body.inputs:
             shown = self.names.fresh(value.name)
             self.values[value] = ast.Name(shown)
-            params.append(ast.Param(shown, type_expr(value.type)))
+            params.append(ast.Param(shown, type_expr(_renamed(value.type, named))))
         statements = self._nodes(body)
         statements.append(ast.ReturnStmt([self._operand(v) for v in body.outputs]))
-        results = [ast.Result(type_expr(v.type)) for v in body.outputs]
+        results = [ast.Result(type_expr(_renamed(v.type, named))) for v in body.outputs]
         self.helpers.append(ast.Function("fn", name, params, [], results, statements))
         return name
+
+    def _unsolved(self, body: Graph) -> dict[Dim, Dim]:
+        """A name for each size of the operands from which a call could not tell its symbols, such as ``2 * B + T``."""
+        shapes = {str(i): v.type.shape for i, v in enumerate(body.inputs)}
+        told = solve_symbols(shapes).keys()
+        found = dict.fromkeys(d for dims in shapes.values() for d in dims if d.symbols - told)
+        return {d: sym(self.names.fresh("N")) for d in found}
 
     def _scan(self, node: Node) -> ast.Expr:
         body: Graph = node.attrs["body"]
