@@ -108,8 +108,8 @@ def cases(name: str) -> Iterator[Case]:
     """Samples of one operator, spread over those that torch has; the same ones each time."""
     operator = operators()[name]
     for dtype, most in SAMPLES.items():
-        if not operator.supports_dtype(dtype, "cpu"):
-            continue
+        if not operator.supports_dtype(dtype, "cpu") or (operator.name == "argsort" and dtype != torch.float32):
+            continue  # argsort of few values shows only which of equal ones torch takes
         torch.manual_seed(0)
         try:
             samples = list(operator.sample_inputs("cpu", dtype, requires_grad=False))

@@ -231,7 +231,7 @@ def _pow(i: Import, x: Any, y: Any) -> Value:
             (x,) = i.together(x, floating=not whole)
             return i.foreign("power", x, exponent=float(exponent))
     x, y = i.together(x, y)
-    return i.op("pow", x, y) if x.type.dtype.kind == "float" else i.foreign("whole_power", x, y)
+    return i.op("pow", x, y) if x.type.dtype.kind == "float" else i.foreign("integer_power", *i.broadcast(x, y))
 
 
 _OF_BOOLEANS = {"minimum": "logical_and", "maximum": "logical_or"}

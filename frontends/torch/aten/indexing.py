@@ -324,8 +324,24 @@ def _one_hot(i: Import, index: Value, classes: int = -1) -> Value:
 
 @aten("histc")
 def _histc(i: Import, x: Value, bins: int = 100, low: Any = 0, high: Any = 0) -> Value:
-    if (low, high) != (0, bins - 1):
-        raise Unsupported("a histogram of ranges; of the integers 0 … bins - 1 it is supported")
-    kinds = i.cast(i.op("iota", n=bins, dtype=i64), x.type.dtype)
-    hit = i.op("eq", i.op("unsqueeze", i.reshape(x, [x.type.numel]), axis=1), kinds)
+    flat = i.reshape(x, [x.type.numel])
+    kinds = i.op("iota", n=bins, dtype=i64)
+    origin = None if x.node is None or x.node.op.name != "cast" else x.node.inputs[0]
+    if (low, high) == (0, bins - 1) and bins > 1 and origin is not None and origin.type.dtype.kind == "int":
+        hit = i.op("eq", i.op("unsqueeze", flat, axis=1), i.cast(kinds, x.type.dtype))
+        return i.cast(i.op("sum", i.cast(hit, i64), axis=0), x.type.dtype)
+    # Bins of equal width; the last one has its upper end too. Without a range, that of the elements.
+    if low == high == 0 and x.type.numel != 0:
+        least, greatest = i.op("min", flat), i.op("max", flat)
+    else:
+        least, greatest = i.scalar(low, x.type.dtype), i.scalar(high, x.type.dtype)
+    one = i.scalar(1, x.type.dtype)
+    alike = i.op("eq", least, greatest)
+    least = i.op("where", alike, i.op("sub", least, one), least)
+    greatest = i.op("where", alike, i.op("add", greatest, one), greatest)
+    share = i.op("div", i.op("sub", flat, least), i.op("sub", greatest, least))
+    at = i.cast(i.op("floor", i.op("mul", share, i.scalar(bins, x.type.dtype))), i64)
+    at = i.op("minimum", at, i.scalar(bins - 1, i64))
+    inside = i.op("logical_and", i.op("ge", flat, least), i.op("le", flat, greatest))
+    hit = i.op("logical_and", i.op("eq", i.op("unsqueeze", at, axis=1), kinds), i.op("unsqueeze", inside, axis=1))
     return i.cast(i.op("sum", i.cast(hit, i64), axis=0), x.type.dtype)

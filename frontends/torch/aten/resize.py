@@ -118,7 +118,7 @@ def _antialiased(method: str) -> None:
         wanted = tuple(as_dim(d) for d in size)
         given = None if None in scales or not scales else scales
         for axis, (source, target, step) in enumerate(
-            zip(x.type.shape[2:], wanted, _steps(x, wanted, given), strict=True), 2
+            zip(x.type.shape[2:], wanted, _steps(x, wanted, None if align_corners else given), strict=True), 2
         ):
             if source != target or step:
                 options = {"source": as_number(source), "target": as_number(target), "step": step}
