@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ...ir.dims.dim import Dim, const, prove_ge, sym
 from ...ir.dims.monomials import DimCall
+from ..multiples import multiples
 
 # The largest size tried for images whose sides the file leaves free.
 _LARGEST_SIDE = 1024
@@ -32,6 +33,9 @@ def solve(a: Dim, b: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
         value = -rest // coefficient
         if not prove_ge(0, value):
             return {symbol: value}
+    divided = multiples(difference, order)
+    if divided:
+        return {symbol: sym(f"{symbol}_{n}") * n for symbol, n in divided.items()}
     found = _factored(difference, order)
     return found or (_square(difference, order) if a.value is not None or b.value is not None else None)
 

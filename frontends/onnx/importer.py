@@ -64,6 +64,10 @@ class Importer:
         self.checked: set[Any] = set()
         self.notes: list[str] = []
         self.symbols: dict[str, int] = {}
+        # What an earlier attempt put for a size that must be a multiple: how many times its divisor goes into it.
+        for quotient in dict.fromkeys(s for d in values.values() for s in d.symbols if s not in values):
+            if quotient.rpartition("_")[0] in values:
+                self.symbols[self.names.fresh(quotient, "size")] = -1 - len(self.symbols)
         self.raw_symbols: dict[str, str] = {}
         self.count = 0
         self.most = _MOST_INLINED + 2 * file.nodes

@@ -50,10 +50,7 @@ def load(
         raise Diagnostic("E0781", f"{type(model).__name__} is in training mode", help="call `model.eval()` first")
     given = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     try:
-        with torch.no_grad():
-            program = torch.export.export(
-                model, given, dict(kwargs or {}), dynamic_shapes=_shapes(dynamic_shapes), strict=False
-            )
+        program = _export(model, given, dict(kwargs or {}), dynamic_shapes)
     except Exception as error:  # whatever the model's own code raises while it is traced
         text = str(error).strip()
         raise Diagnostic(
@@ -67,13 +64,38 @@ def load(
     )
 
 
-def _shapes(given: Any) -> Any:
-    """Names of axes as torch.export's dimensions: one object for each name."""
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
+    import torch
+
+    from .symbols import frozen
+
+    def export(shapes: Any) -> ExportedProgram:
+        with torch.no_grad():
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+    try:
+        return export(_shapes(dynamic_shapes))
+    except Exception as error:
+        if "Constraints violated" not in str(error):
+            raise
+        # A size that the model divides, or pads to a multiple, is no dimension to torch.export unless it may find out itself.
+        program = export(_shapes(dynamic_shapes, found_out=True))
+        inputs = set(program.graph_signature.user_inputs)
+        nodes = [n for n in program.graph.nodes if n.name in inputs and isinstance(n.meta.get("val"), torch.Tensor)]
+        if frozen(dynamic_shapes, {n.name: n.meta["val"].shape for n in nodes}):
+            raise
+        return program
+
+
+def _shapes(given: Any, *, found_out: bool = False) -> Any:
+    """Names of axes as torch.export's dimensions: one object for each name, or all of them as it finds them to be."""
     from torch.export import Dim
 
     dims: dict[str, Any] = {}
 
     def convert(value: Any) -> Any:
+        if found_out and (isinstance(value, str) or hasattr(value, "__name__")):
+            return Dim.AUTO
         if isinstance(value, str):
             return dims.setdefault(value, Dim(value))
         if isinstance(value, Mapping):

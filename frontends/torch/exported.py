@@ -25,7 +25,7 @@ from .aten import ATEN
 from .finish import input_names, lift_inline, output_names, prune
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
 from .protocol import Import, Refusals, Unsupported
-from .symbols import Symbols, wanted_names
+from .symbols import Symbols, frozen, remainder, wanted_names
 
 if TYPE_CHECKING:
     from ...runtime.weights.bind import LazyTensor
@@ -37,7 +37,7 @@ _SIZE_OPS: dict[Any, Callable[..., Any]] = {
     operator.sub: operator.sub,
     operator.mul: operator.mul,
     operator.floordiv: operator.floordiv,
-    operator.mod: operator.mod,
+    operator.mod: remainder,
     operator.neg: operator.neg,
     operator.pow: operator.pow,
     torch.sym_max: dim_max,
@@ -134,6 +134,9 @@ class _Walk:
                 expression = getattr(getattr(size, "node", None), "expr", None)
                 if expression is not None and expression.is_Symbol:
                     symbols.name(expression, wanted.get((node.name, axis)), axis, node.meta["val"].ndim)
+        self.importing.notes += symbols.divide(_guards(given))
+        self.importing.notes += frozen(self.shapes, {n.name: n.meta["val"].shape for n in given})
+        self.importing.facts = symbols.facts(self.program.range_constraints)
         for node, name in zip(given, names, strict=True):
             self.env[node] = self.importing.builder.input(name, self._type(node.meta["val"], f"the input `{name}`"))
         owners: dict[Any, Value] = {}
@@ -365,7 +368,7 @@ class _Walk:
             if symbol not in self.symbols.names:
                 continue
             name = self.symbols.names[symbol]
-            size = as_dim(name)
+            size = self.symbols.values.get(name, as_dim(name))
             # torch.export starts at 2 because it treats 0 and 1 by themselves; sizes here are free from 1.
             if bounds.lower.is_Integer and bounds.lower > 2:
                 self._require(size, ">=", int(bounds.lower), name)
@@ -375,6 +378,12 @@ class _Walk:
     def _require(self, size: Dim, op: str, bound: int, name: str) -> None:
         relation = "at least" if op == ">=" else "at most"
         self.graph.requires.append(Require(size, op, as_dim(bound), f"{name} was exported for {relation} {bound}"))
+
+
+def _guards(inputs: Iterable[torch.fx.Node]) -> list[Any]:
+    """What torch.export found to hold of the sizes of the inputs."""
+    sizes = [size for node in inputs for size in node.meta["val"].shape if isinstance(size, torch.SymInt)]
+    return [guard.expr for guard in sizes[0].node.shape_env.guards] if sizes else []
 
 
 def _key(value: Any) -> Any:

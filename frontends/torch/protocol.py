@@ -73,6 +73,8 @@ class Import:
 
     builder: Builder
     notes: list[str] = field(default_factory=list)
+    # The least and the greatest value of sizes, where the program requires it of them.
+    facts: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
 
     # Nodes -------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...ir.dims.dim import Dim, const, dim_max, dim_min, sym
 from ...ir.naming import unique
+from ..multiples import multiples
 from .protocol import Unsupported
 
 # What an axis of an input is usually called, by its place and the number of axes.
@@ -24,6 +25,8 @@ class Symbols:
 
     def __init__(self, taken: set[str]) -> None:
         self.names: dict[Any, str] = {}
+        # What stands for a size that must be a multiple: its divisor times a symbol of its own.
+        self.values: dict[str, Dim] = {}
         self.taken = taken
 
     def name(self, symbol: Any, wanted: str | None, axis: int, rank: int) -> None:
@@ -32,6 +35,28 @@ class Symbols:
             return
         found = unique(wanted, self.taken, joint="") if wanted else usual_name(axis, rank, self.taken)
         self.names[symbol] = found
+
+    def divide(self, guards: Iterable[Any]) -> list[str]:
+        """Learn from what torch.export found to hold of the sizes which of them are multiples; says which."""
+        divisors: dict[str, int] = {}
+        for guard in guards:
+            if type(guard).__name__ != "Equality" or not any(type(e).__name__ in _DIVIDING for e in preorder(guard)):
+                continue
+            try:
+                difference = self._dim(guard.lhs) - self._dim(guard.rhs)
+            except (Unsupported, ZeroDivisionError):
+                continue
+            for name, n in multiples(difference).items():
+                divisors[name] = divisors.get(name, 1) * n
+                self.values[name] = sym(name) * divisors[name]
+        for name, n in divisors.items():
+            self.values[name] = sym(unique(f"{name}_{n}", self.taken, joint="_")) * n
+        return [f"`{name}` is {self.values[name]}: the model divides it by {n}" for name, n in divisors.items()]
+
+    def facts(self, ranges: Mapping[Any, Any]) -> dict[str, tuple[int | None, int | None]]:
+        """What is at least required of the sizes that stand for themselves; torch.export's own least size, 2, is not."""
+        rows = {self.names[s]: bounds.lower for s, bounds in ranges.items() if s in self.names}
+        return {n: (int(low), None) for n, low in rows.items() if low.is_Integer and low > 2 and n not in self.values}
 
     def dim(self, expression: Any) -> Dim:
         """A size as a dimension: an int, a SymInt, or a sympy expression."""
@@ -48,7 +73,7 @@ class Symbols:
         if e.is_Symbol:
             if e not in self.names:
                 self.name(e, None, 0, 0)
-            return sym(self.names[e])
+            return self.values.get(self.names[e], sym(self.names[e]))
         args = [self._dim(a) for a in e.args] if not isinstance(e, (sympy.Pow, sympy.Mul)) else []
         match type(e).__name__:
             case "Add":
@@ -68,7 +93,7 @@ class Symbols:
             case "FloorDiv" | "CleanDiv":
                 return args[0] // args[1]
             case "Mod" | "PythonMod":
-                return args[0] % args[1]
+                return remainder(args[0], args[1])
             case "Max":
                 return dim_max(*args)
             case "Min":
@@ -76,22 +101,53 @@ class Symbols:
         raise Unsupported(f"the size {e}")
 
 
+_DIVIDING = ("FloorDiv", "CleanDiv", "Mod", "PythonMod")
+
+
+def preorder(expression: Any) -> Iterable[Any]:
+    from sympy import preorder_traversal
+
+    found: Iterable[Any] = preorder_traversal(expression)
+    return found
+
+
+def remainder(dividend: Dim, divisor: Dim) -> Dim:
+    """By a known number as what the quotient leaves, so that `T + (-T) % 8` is seen to be a multiple of 8."""
+    n = divisor.value
+    return dividend % divisor if n is None or n <= 0 or dividend.value is not None else dividend - dividend // n * n
+
+
 def wanted_names(dynamic_shapes: Any, names: list[str]) -> dict[tuple[str, int], str]:
     """(input, axis) -> the name that ``dynamic_shapes`` gives it. Inputs that are no tensors have none."""
     found: dict[tuple[str, int], str] = {}
+    for name, axis, dim in _asked(dynamic_shapes, names):
+        label = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
+        if isinstance(label, str) and label.isidentifier():
+            found[name, axis] = label
+    return found
+
+
+def frozen(dynamic_shapes: Any, shapes: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Which axes were asked to be free, and have one size all the same because the model's code decided by it."""
+    notes = []
+    for name, axis, dim in _asked(dynamic_shapes, list(shapes)):
+        free = dim is not None and not isinstance(dim, int) and "STATIC" not in str(dim)
+        size = shapes[name][axis] if free and name in shapes and axis < len(shapes[name]) else None
+        expression = getattr(getattr(size, "node", None), "expr", None)
+        if isinstance(size, int) or (expression is not None and expression.is_number):
+            notes.append(f"axis {axis} of `{name}` was to be free, but torch.export fixed it: {size}")
+    return notes
+
+
+def _asked(dynamic_shapes: Any, names: list[str]) -> Iterator[tuple[str, int, Any]]:
+    """(input, axis, what was asked for) of each axis in ``dynamic_shapes``."""
     if dynamic_shapes is None:
-        return found
+        return
     rows = dynamic_shapes.items() if isinstance(dynamic_shapes, Mapping) else zip(names, dynamic_shapes, strict=False)
     for name, shape in rows:
-        axes = (
-            shape.items()
-            if isinstance(shape, Mapping)
-            else enumerate(shape)
-            if isinstance(shape, (list, tuple))
-            else ()
-        )
-        for axis, dim in axes:
-            label = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
-            if isinstance(axis, int) and isinstance(label, str) and label.isidentifier():
-                found[name, axis] = label
-    return found
+        axes: Iterable[tuple[Any, Any]] = ()
+        if isinstance(shape, Mapping):
+            axes = shape.items()
+        elif isinstance(shape, (list, tuple)):
+            axes = enumerate(shape)
+        yield from ((name, axis, dim) for axis, dim in axes if isinstance(axis, int))

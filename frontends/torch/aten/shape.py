@@ -107,16 +107,16 @@ def _pixel_shuffle(i: Import, x: Value, factor: int) -> Value:
 # Parts ---------------------------------------------------------------------------------------------------------------
 
 
-def _place(at: Any, size: Dim, default: Dim) -> Dim:
+def _place(i: Import, at: Any, size: Dim, default: Dim) -> Dim:
     """A slice's bound within 0 … size, as Python clamps it."""
     if at is None:
         return default
     dim = as_dim(at)
     if dim.value is not None and dim.value >= 2**62:
         return size
-    if dim.value is not None and dim.value < 0:
+    if prove_ge(-1, dim):  # counted from the end, `-T` too
         dim = size + dim
-        return dim if prove_ge(dim, 0) else dim_max(0, dim)
+        return dim if prove_ge(dim, 0, i.facts) else dim_max(0, dim)
     if prove_ge(size, dim):
         return dim
     if prove_ge(dim, size):
@@ -129,7 +129,7 @@ def _place(at: Any, size: Dim, default: Dim) -> Dim:
 def slice_(i: Import, x: Value, axis: int = 0, start: Any = None, stop: Any = None, step: Any = 1) -> Value:
     at = axis_of(axis, x.type.rank)
     size = x.type.shape[at]
-    first, last = _place(start, size, const(0)), _place(stop, size, size)
+    first, last = _place(i, start, size, const(0)), _place(i, stop, size, size)
     if prove_ge(first, last + 1):
         last = first
     if first == 0 and last == size and step == 1:
@@ -140,7 +140,12 @@ def slice_(i: Import, x: Value, axis: int = 0, start: Any = None, stop: Any = No
             return counted
     # What is counted from the end stays so: the slice follows when a pass shrinks the axis.
     shown = [b if isinstance(b, int) and b < 0 and size + b == d else d for b, d in ((start, first), (stop, last))]
-    return i.op("slice", x, axis=at, start=shown[0], stop=None if last == size else shown[1], step=step)
+    end = None if last == size else shown[1]
+    part = i.op("slice", x, axis=at, start=shown[0], stop=end, step=step)
+    if step != 1 or part.type.shape[at] == last - first:
+        return part
+    # The language does not know what the program requires of its sizes.
+    return i.op("slice", x, axis=at, start=first, stop=None if last == size else last)
 
 
 def _shorter_count(i: Import, x: Value, axis: int, stop: Dim) -> Value | None:
@@ -300,7 +305,7 @@ def _slice_scatter(
 ) -> Value:
     at = axis_of(axis, x.type.rank)
     size = x.type.shape[at]
-    first, last = _place(start, size, const(0)), _place(stop, size, size)
+    first, last = _place(i, start, size, const(0)), _place(i, stop, size, size)
     if step != 1:
         raise Unsupported("writing into every other element")
     source = i.cast(source, x.type.dtype)
