@@ -36,7 +36,11 @@ CODES = {
         "two parameters have one name",
         "Two layers that own parameters need scopes of their own, or their weights could not be told apart.\n"
         "    x = linear(linear(x, out=8), out=4)                       # wrong: `weight` twice\n"
-        "    x = linear(linear(x, out=8) as first, out=4) as second    # right: first.weight, second.weight",
+        "    x = linear(linear(x, out=8) as first, out=4) as second    # right: first.weight, second.weight\n\n"
+        "Where the weights are meant to be shared, the layer is given a scope first, and called then; its calls must agree about\n"
+        "the types of its weights, and it may hold no state and no random input.\n"
+        "    shared = linear(out=8) as shared\n"
+        "    x = shared(shared(x))                                     # right: shared.weight, once",
     ),
     "E0207": Code(
         "which model?",

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 def weights_read(node: ast.Rewrite, signature: Signature) -> list[str]:
-    """The tensors of a rule that its recipes read: weights at every match."""
+    """The tensors of a rule that its recipes read: weights at every match. Raises E0614 for one in quotes."""
+    quoted = next((text for row in node.weights for text in _strings(row.value)), None)
+    if quoted is not None:
+        raise Diagnostic(
+            "E0614", f'"{quoted.value}" is a tensor of a file, and a rule knows none', quoted.span,
+            help="in a rule a name without quotes is the weight that the pattern was matched to: `stack(w, w)`",
+        )  # fmt: skip
     mentioned = set(names_in([row.value for row in node.weights]))
     return [operand.name for operand in signature.operands if operand.name in mentioned]
 
@@ -40,14 +46,22 @@ def free_scope(node: ast.Rewrite, scope: str, params: set[str]) -> str:
 
 
 def _scopes(tree: Any) -> Iterator[str]:
-    if isinstance(tree, ast.Scoped):
-        yield tree.scope
+    return (node.scope for node in _within(tree) if isinstance(node, ast.Scoped))
+
+
+def _strings(tree: Any) -> Iterator[ast.Str]:
+    return (node for node in _within(tree) if isinstance(node, ast.Str))
+
+
+def _within(tree: Any) -> Iterator[ast.Node]:
+    """Every node of a syntax tree."""
     if isinstance(tree, ast.Node):
+        yield tree
         for slot in type(tree).__dataclass_fields__:
-            yield from _scopes(getattr(tree, slot))
+            yield from _within(getattr(tree, slot))
     elif isinstance(tree, (list, tuple)):
         for item in tree:
-            yield from _scopes(item)
+            yield from _within(item)
 
 
 def recipes_of_match(
@@ -69,8 +83,7 @@ def recipes_of_match(
     for name, param in here.items():
         recipe = made.get(name) or Fill(param.init, param_shape(param), param.type.dtype)
         wanted = Typed(param.type.dtype, param_shape(param))
-        # What a string names in the checkpoint is not known yet.
-        if all(take in types for take in recipe.names()) and (type := recipe.type(types.__getitem__)) != wanted:
+        if (type := recipe.type(types.__getitem__)) != wanted:
             raise Diagnostic(
                 "E0615", f"the recipe of `{param.full_name}` gives {type}, but the weight is {wanted}",
                 getattr(recipe, "span", node.span),
