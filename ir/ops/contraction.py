@@ -33,8 +33,9 @@ def _einsum_dims(types: list[TensorType], attrs: Attrs, span: Span | None) -> tu
     for i, (term, type) in enumerate(zip(terms, types, strict=True)):
         if len(term) != type.rank:
             raise fail(
-                "E0301", f"operand {i} of einsum `{equation}` names {len(term)} axes, but has {type.rank}: {type}", span
-            )
+                "E0301", f"operand {i} of einsum `{equation}` names {len(term)} axes, but has {type.rank}: {type}", span,
+                "axes are words with spaces between them: `b t d, b s d -> b t s`" if " " not in equation else None,
+            )  # fmt: skip
         for name, dim in zip(term, type.shape, strict=True):
             if sizes.setdefault(name, dim) != dim:
                 raise fail(

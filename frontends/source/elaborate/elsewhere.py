@@ -69,7 +69,9 @@ EXPRESSIONS: dict[str, str] = {
     "msort": "sort(x, axis=0)", "lexsort": "argsort(v)",
     # Reductions
     "amax": "max(x, axis=-1)", "amin": "min(x, axis=-1)", "nanmean": "mean(where(is_nan(x), 0.0, x), axis=-1)",
-    "average": "mean(x, axis=-1)", "ReduceMean": "mean(x, axis=-1)", "ReduceSum": "sum(x, axis=-1)",
+    "average": "mean(x, axis=-1)", "reduce_mean": "mean(x, axis=-1)",
+    "reduce_sum": "sum(x, axis=-1)", "reduce_max": "max(x, axis=-1)", "reduce_min": "min(x, axis=-1)",
+    "ReduceMean": "mean(x, axis=-1)", "ReduceSum": "sum(x, axis=-1)",
     "ReduceMax": "max(x, axis=-1)", "ReduceMin": "min(x, axis=-1)", "ReduceProd": "prod(x, axis=-1)",
     "ReduceL1": "sum(abs(x), axis=-1)", "ReduceL2": "sqrt(sum(x * x, axis=-1))",
     "ReduceLogSumExp": "logsumexp(x, axis=-1)", "ReduceSumSquare": "sum(x * x, axis=-1)",
@@ -143,6 +145,7 @@ EXPRESSIONS: dict[str, str] = {
 
 # Name -> what to do instead, where no expression says it.
 SENTENCES: dict[str, str] = {
+    "pi": "write the number: `3.141592653589793`",
     "apply_rotary_pos_emb": "`use std.attention (rope, rope_table)`: `c, s = rope_table(p, dim=64)`, `rope(q, c, s)`",
     "size": "the size of an axis is its dimension's name, or `x.shape[0]`",
     "shape": "the sizes are `x.shape`, and each of them a dimension's name in the type",

@@ -349,7 +349,8 @@ class Evaluator:
                 if isinstance(value, bool) or not isinstance(value, (int, Dim)):
                     raise Diagnostic(
                         "E0201", f"the dimension `{name}` is not defined", span,
-                        help=did_you_mean(name, [n for n, v in self.env.items() if isinstance(v, (int, Dim))]),
+                        help=did_you_mean(name, [n for n, v in self.env.items() if isinstance(v, (int, Dim))])
+                        or f"sizes come from the inputs, from `let`, and from static parameters: `*, {name}: int`",
                     )  # fmt: skip
                 values[name] = as_dim(value)
             shape.append(size_of(dim.subs(values), span))

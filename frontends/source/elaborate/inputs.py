@@ -214,7 +214,7 @@ def initializer(frame: Frame, expr: ast.Expr, what: str) -> Initializer:
     """``normal(0.02)`` as it is written. Raises E0405 for a name, or numbers, that fill no parameter and no state."""
     name = expr.function if isinstance(expr, ast.Call) else expr
     if not isinstance(name, ast.Name) or name.id not in INITIALISERS:
-        shown = name.id if isinstance(name, ast.Name) else "this"
+        shown = name.id if isinstance(name, ast.Name) else "this value"
         raise Diagnostic(
             "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
             help=did_you_mean(shown, INITIALISERS) or f"one of: {', '.join(INITIALISERS)}",

@@ -83,8 +83,9 @@ class Library:
             moved = module.replace("std.raise_", "std.recover.") if module != "std.raise" else "std.recover.primitives"
             raise Diagnostic(
                 "E0202", f"there is no module `{module}`", span,
-                help=f"it is called `{moved}` now" if moved != module and moved in known else did_you_mean(module, known)
-                or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
+                help=f"it is called `{moved}` now" if moved != module and moved in known
+                else f"did you mean `std.{module}`?" if f"std.{module}" in known else did_you_mean(module, known)
+                or _of_python(module) or 'a file of your own has a quoted path: `use "blocks.tess" (name)`',
             )  # fmt: skip
         return self._unit(module, path, None, span)
 
@@ -185,7 +186,8 @@ class Library:
         target = source.find(name)
         if target is None or target.unit is not source:
             own = [n for n in source.names if source.local(n)]
-            raise Diagnostic("E0202", f"`{use.path}` declares no `{name}`", use.span, help=did_you_mean(name, own))
+            help = did_you_mean(name, own) or declared_in(name)
+            raise Diagnostic("E0202", f"`{use.path}` declares no `{name}`", use.span, help=help)
         return target
 
     def _used(self, unit: Unit, use: ast.Use) -> Unit:
@@ -220,6 +222,19 @@ class Library:
                 "E0204", f"`{name}` is declared twice", span, notes=[Note("the first one is here", other.node.span)]
             )
         unit.names[name] = declared
+
+
+def declared_in(name: str) -> str | None:
+    """``it is in `std.nn` `` for a name that a shipped module declares."""
+    module = shared().declaring(name)
+    return f"it is in `{module}`: `use {module} ({name})`" if module else None
+
+
+def _of_python(module: str) -> str | None:
+    from .elsewhere import FRAMEWORKS
+
+    known = module.partition(".")[0] in FRAMEWORKS
+    return "nothing of Python is here; the library is std: `use std.nn (linear, softmax)`" if known else None
 
 
 def _module_of(path: Path) -> str:

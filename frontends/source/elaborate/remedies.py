@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from .cycles import names_in
 from .elsewhere import EXPRESSIONS, FRAMEWORKS, SENTENCES
 from .library import Unit, shared
 from .mistaken import rebound
-from .values import KindValue, is_tensor
+from .values import BuiltinValue, DeclValue, KindValue, OpValue, is_tensor
 
 
 def name_help(name: str) -> str | None:
@@ -146,7 +145,7 @@ def of_call(error: Diagnostic, e: ast.Call, unit: Unit, callee: Any) -> Diagnost
     if error.notes or error.span is None or (arg is None and error.span[:5] != (e.span or error.span)[:5]):
         return error
     if error.code == "E0403" and arg is not None and arg.name is not None:
-        _rename(error, arg.name)
+        _rename(error, arg.name, callee)
     elif error.code in ("E0404", "E0505", "E0402") and error.help is None and name in _FORMS:
         error.help = _FORMS[name]
     elif error.code == "E0402" and arg is not None and isinstance(arg.value, ast.Str) and arg.value.value in DTYPES:
@@ -160,9 +159,19 @@ def of_call(error: Diagnostic, e: ast.Call, unit: Unit, callee: Any) -> Diagnost
     return error
 
 
-def _rename(error: Diagnostic, name: str) -> None:
+def _rename(error: Diagnostic, name: str, callee: Any) -> None:
     ours = _PARAMETERS.get(name)
-    if ours is not None and error.help and re.search(rf"\b{ours}\b", error.help):
+    if ours is not None and ours in _parameters(callee):
         error.help = f"it is called `{ours}` here"
     elif name in ("in_features", "in_channels", "input_dim", "embed_dim", "d_model", "num_features", "normalized_shape"):
         error.help = "leave it out: the size of the input is known"
+
+
+def _parameters(callee: Any) -> set[str]:
+    """The names of what a core op or a function of a file takes."""
+    op = callee.op if isinstance(callee, OpValue) else OPS.get(callee.name) if isinstance(callee, BuiltinValue) else None
+    if op is not None:
+        signature = op.signature
+        return {p.name for p in (*signature.operands, *signature.statics)}
+    node = callee.declared.node if isinstance(callee, DeclValue) else None
+    return {p.name for p in (*node.params, *node.statics)} if isinstance(node, ast.Function) else set()

@@ -190,7 +190,8 @@ class Signatures:
                 )  # fmt: skip
             raise Diagnostic(
                 "E0209", f"there is no type `{type.name}`", type.span,
-                help=did_you_mean(type.name, [*DTYPES, *KINDS, *records]) or "such as float, int, f32, i64, bool",
+                help=_meant(type.name) or did_you_mean(type.name, [*DTYPES, *KINDS, *records])
+                or "such as float, int, f32, i64, bool",
             )  # fmt: skip
         if type.dims is None:
             raise Diagnostic(
@@ -263,6 +264,21 @@ class _Derived:
         text = _written(expr)
         self.exprs[text] = expr
         return sym(text)
+
+
+# Types as they are called elsewhere.
+_TYPES = {
+    "float16": "f16", "half": "f16", "bfloat16": "bf16", "float32": "f32", "single": "f32", "float64": "f64", "double": "f64",
+    "int8": "i8", "uint8": "u8", "byte": "u8", "int16": "i16", "short": "i16", "int32": "i32", "int64": "i64", "long": "i64",
+    "Tensor": "float", "tensor": "float", "Array": "float", "array": "float", "ndarray": "float", "FloatTensor": "float",
+    "LongTensor": "int", "BoolTensor": "bool", "boolean": "bool", "integer": "int", "real": "float",
+}  # fmt: skip
+
+
+def _meant(name: str) -> str | None:
+    if name in ("tuple", "Tuple"):
+        return "several results stand in parentheses: `-> (float[B], float[B])`"
+    return f"it is called `{_TYPES[name]}` here" if name in _TYPES else None
 
 
 class _Symbols(dict[str, Any]):

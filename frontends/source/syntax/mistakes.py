@@ -59,6 +59,12 @@ def _hint(site: Site) -> str | None:
         return f"its type follows a colon: `{words[0]} {site.text_at(-1)}: float[…]`"
     if site.kind == "COLON" and site.inside == "LBRACE":
         return "only `param`, `buffer`, `state` and `random` take a type; otherwise write `name = expression`"
+    if words[:1] == ["random"] and "EQUAL" in site.expected:
+        return "a random input says how it is drawn: `random u: f32[B] = normal(0, 1)`"
+    if site.kind != "LPAR" and site.expected == {"LPAR"} and len(words) > 1:
+        return f"what it takes stands in parentheses: `{words[0]} {words[1]}(x: float[B, D]) -> float[B, D] {{ … }}`"
+    if site.text == "->" and site.inside == "LBRACE":
+        return "there are no functions without a name: declare a `fn`, and pass its name"
     if words[:1] == ["require"] and "COMMA" in site.expected:
         return 'a requirement has a message: `require r <= T // 2, "r is too large"`'
     if words[:1] == ["while"]:
