@@ -86,6 +86,14 @@ def compile_spec(
                 raise Diagnostic("E0204", "a compile block has one `target` clause", clause.span)
             target = clause
     renames = tuple((r.old, r.new) for r in weights.rows if isinstance(r, ast.Rename)) if weights else ()
+    rows = [row for row in weights.rows if isinstance(row, ast.Rename)] if weights else []
+    for i, row in enumerate(rows):
+        first = next((other for other in rows[:i] if other.old == row.old), None)
+        if first is not None:
+            raise Diagnostic(
+                "E0204", f"`{row.old}` is renamed twice", row.span, notes=[Note("the first time is here", first.span)],
+                help="leave one of them",
+            )  # fmt: skip
     spec = CompileSpec(
         weights.file if weights else None, renames, tuple(passes),
         target.name if target else None, options(target.args, elaborator, unit) if target else {}, block.span,

@@ -30,6 +30,12 @@ CODES = {
         "Static parameters, conditions of `if`, counts of `repeat`, shapes and lists must be known while compiling.\n"
         "A choice by a tensor is `where(condition, a, b)`, or `cond` by a scalar; a loop at run time is `fold`.",
     ),
+    "E0507": Code(
+        "a loop or a branch changes what it does not carry",
+        "The body of `fold`, `cond` and `while` sees the names around it; behind it, only those that it carries have changed.\n"
+        "    fold i in 3 from (x) { x = f(x)   total = total + x }            # wrong: `total` would be what it was\n"
+        "    fold i in 3 from (x, total) { x = f(x)   total = total + x }     # right",
+    ),
     "E0506": Code(
         "a tensor is needed, or may not be made here",
         "Operands before `*` are tensors. Parameters and states belong to layers and models, not to `fn` and `op`.",

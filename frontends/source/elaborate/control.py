@@ -11,6 +11,7 @@ from ....ir.graph import Value
 from ....ir.ops import OPS
 from ....ir.types import TensorType
 from ..syntax import ast
+from .mistaken import rebound
 from .regions import Region, share_captured
 from .values import POISON, Bundle, describe, like, same_structure, tensors_of
 
@@ -32,9 +33,11 @@ def fold(frame: Frame, s: ast.FoldStmt) -> None:
     inner.env[s.variable] = region.argument(s.variable, TensorType.of("i64"))
     _carry(region, inner, starts)
     before = {name: inner.env.get(name) for name in s.stacked}
-    _leave(region, inner, starts, s.body, s.span)
+    _leave(region, inner, starts, s.body, s.span, (s.variable, *s.stacked))
     for name in s.stacked:
         value = inner.env.get(name)
+        if value is POISON:
+            raise FollowUp
         if value is before[name]:
             raise Diagnostic("E0308", f"`{name}` is stacked, but the body of the `fold` does not bind it", s.span)
         if not isinstance(value, Value):
@@ -123,14 +126,28 @@ def _carry(region: Region, inner: Frame, starts: Carried) -> None:
         inner.env[name] = like(start, (region.argument(name, v.type) for v in tensors_of(start)))
 
 
-def _leave(region: Region, inner: Frame, starts: Carried, body: list[ast.Stmt], span: Span | None) -> None:
-    """Run a body; what the carried names then mean are the region's results."""
+def _leave(
+    region: Region, inner: Frame, starts: Carried, body: list[ast.Stmt], span: Span | None, own: Sequence[str] = ()
+) -> None:
+    """Run a body; what the carried names then mean are the region's results.
+
+    ``own`` are the names that the statement itself explains. Raises E0507 for another of outside that the body rebinds.
+    """
     word = region.graph.name
+    before = dict(inner.env)
     if inner.block(body):
         behind = "`cond`" if word == "cond" else "loop"
         raise Diagnostic(
             "E0504", f"`return` inside of `{word}`", span, help=f"carry the value and return it after the {behind}"
         )
+    for name, value in before.items():
+        if name in starts or name in own or inner.env[name] is value or inner.env[name] is POISON:
+            continue
+        raise Diagnostic(
+            "E0507", f"`{name}` gets another value in this `{word}` and is not carried, so that it is lost behind it",
+            next((s.span for s in body if name in rebound(s)), span),
+            help=f"carry it, `from ({', '.join([*starts, name])})`, or choose another name for what only the body needs",
+        )  # fmt: skip
     for name, start in starts.items():
         value = inner.env[name]
         if value is POISON:

@@ -289,8 +289,10 @@ class Elaborator:
         operands: list[Value | None] = []
         for operand, param in zip(signature.operands, node.params, strict=True):
             if operand.optional:
-                operands += [None] * len(operand.leaves())
-                continue
+                raise Diagnostic(
+                    "E0310", f"the input `{operand.name}` of a model cannot be optional: it would never be given", param.span,
+                    help=f"leave `?` out, or choose while compiling: `*, with_{operand.name}: bool = false`",
+                )  # fmt: skip
             for leaf, pattern in operand.leaves():
                 if ... in pattern.shape:
                     raise Diagnostic(

@@ -133,10 +133,9 @@ class Evaluator:
         )  # fmt: skip
 
     def _undefined(self, e: ast.Name) -> str | None:
-        from .remedies import bound_below, name_help
+        from .remedies import bound_elsewhere, name_help
 
-        line = bound_below(self.body, e.id, e.span.line) if e.span is not None else None
-        return name_help(e.id) if line is None else f"it gets its value on line {line}, below: move that line up"
+        return bound_elsewhere(self.body, e) or name_help(e.id)
 
     def _literal(self, e: Any) -> Any:
         return e.value

@@ -99,6 +99,9 @@ class Frame(Evaluator):
             self.bind(s.targets[0], value, s.target_spans[0] if s.target_spans else s.span)
             return
         items = value.items if isinstance(value, Multi) else (value,)
+        if len(set(s.targets)) != len(s.targets):
+            twice = next(n for i, n in enumerate(s.targets) if n in s.targets[:i])
+            raise Diagnostic("E0204", f"`{twice}` gets two values in one statement", s.span, help="give each result its name")
         if len(items) != len(s.targets):
             raise Diagnostic("E0404", f"{len(s.targets)} names, but the expression has {len(items)} result(s)", s.span)
         for i, (name, item) in enumerate(zip(s.targets, items, strict=True)):

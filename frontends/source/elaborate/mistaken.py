@@ -18,7 +18,9 @@ def rebound(s: ast.Stmt) -> Iterator[str]:
         yield from s.targets
     elif isinstance(s, (ast.ParamStmt, ast.StateStmt, ast.RandomStmt, ast.LetStmt)):
         yield s.name
-    elif isinstance(s, (ast.FoldStmt, ast.CondStmt, ast.WhileStmt)):
+    elif isinstance(s, ast.FoldStmt):
+        yield from (*s.carried, *s.stacked)
+    elif isinstance(s, (ast.CondStmt, ast.WhileStmt)):
         yield from s.carried
     elif isinstance(s, ast.RepeatStmt):
         yield s.variable
@@ -34,8 +36,8 @@ def returns(s: ast.Stmt) -> bool:
 
 def mentioned(node: Any) -> Iterator[ast.Name]:
     """The names in expressions of a statement that the scope around it must explain: none that it binds itself."""
-    bound = set(_bound(node))
-    return (name for name in _names(node) if name.id not in bound)
+    own = set(bound(node))
+    return (name for name in _names(node) if name.id not in own)
 
 
 def _names(node: Any) -> Iterator[ast.Name]:
@@ -49,11 +51,11 @@ def _names(node: Any) -> Iterator[ast.Name]:
             yield from _names(getattr(node, slot))
 
 
-def _bound(node: Any) -> Iterator[str]:
+def bound(node: Any) -> Iterator[str]:
     """Every name that is bound anywhere in a statement."""
     if isinstance(node, (list, tuple)):
         for item in node:
-            yield from _bound(item)
+            yield from bound(item)
         return
     if isinstance(node, _STATEMENTS):
         yield from rebound(node)
@@ -61,7 +63,7 @@ def _bound(node: Any) -> Iterator[str]:
         yield node.variable
     if isinstance(node, ast.Node):
         for slot in ("body", "orelse", "branches"):
-            yield from _bound(getattr(node, slot, None))
+            yield from bound(getattr(node, slot, None))
 
 
 def _bodies(s: ast.Stmt) -> list[list[ast.Stmt]]:

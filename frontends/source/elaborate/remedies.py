@@ -15,7 +15,7 @@ from .builtin import BUILTIN
 from .cycles import names_in
 from .elsewhere import EXPRESSIONS, FRAMEWORKS, SENTENCES
 from .library import Unit, shared
-from .mistaken import rebound
+from .mistaken import bound, rebound
 from .values import BuiltinValue, DeclValue, KindValue, OpValue, is_tensor
 
 
@@ -25,7 +25,7 @@ def name_help(name: str) -> str | None:
         return "there are no objects: a parameter is declared, `param w: float[D, D] = normal(0.02)`, and used as `w`"
     if name in FRAMEWORKS:
         return f"there is no `{name}` here: core ops are built in (`tessera ops`), the others come from std: `use std.nn (linear)`"
-    return _elsewhere(name) or _elsewhere(name.rstrip("_"))
+    return _elsewhere(name) or _elsewhere(name.rstrip("_")) if len(name) > 1 else None
 
 
 def member_help(name: str) -> str | None:
@@ -68,10 +68,17 @@ def uses_of(expr: Any) -> Iterator[tuple[str, str]]:
             yield module, name
 
 
-def bound_below(body: list[ast.Stmt], name: str, line: int) -> int | None:
-    """The line of the first statement after ``line`` that binds a name."""
-    later = (s.span.line for s in body if s.span is not None and s.span.line > line and name in rebound(s))
-    return next(later, None)
+def bound_elsewhere(body: list[ast.Stmt], name: ast.Name) -> str | None:
+    """Help for a name that a statement further below binds, or the body of a loop further up."""
+    for s in body if name.span is not None else ():
+        if s.span is None or name.span is None:
+            continue
+        if s.span.line > name.span.line and name.id in rebound(s):
+            return f"it gets its value on line {s.span.line}, below: move that line up"
+        inside = isinstance(s, (ast.FoldStmt, ast.CondStmt, ast.WhileStmt)) and name.id in bound(s)
+        if inside and s.span.end_line < name.span.line:
+            return f"only the body on line {s.span.line} binds it: carry it, `from (…, {name.id})`, with a value before"
+    return None
 
 
 def of_path(error: Diagnostic, e: ast.Attribute) -> Diagnostic:
@@ -172,6 +179,6 @@ def _parameters(callee: Any) -> set[str]:
     op = callee.op if isinstance(callee, OpValue) else OPS.get(callee.name) if isinstance(callee, BuiltinValue) else None
     if op is not None:
         signature = op.signature
-        return {p.name for p in (*signature.operands, *signature.statics)}
+        return {o.name for o in signature.operands} | {s.name for s in signature.statics}
     node = callee.declared.node if isinstance(callee, DeclValue) else None
     return {p.name for p in (*node.params, *node.statics)} if isinstance(node, ast.Function) else set()

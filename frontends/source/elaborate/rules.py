@@ -6,19 +6,20 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....ir.builder import Builder
-from ....ir.diagnostics import Diagnostic, Span
+from ....ir.diagnostics import Diagnostic, FollowUp, Span, several
 from ....ir.graph import Parameter, Value
 from ....ir.op import Composite
 from ....ir.pattern import Match, Rule
-from ....ir.signature import Bindings, RecordDef, RecordPattern
+from ....ir.signature import Bindings, RecordDef, RecordPattern, Signature
 from ..syntax import ast
 from .cycles import names_in
 from .frame import Frame
 from .library import Declared
+from .mistaken import mentioned
 from .rule_pattern import Named, PatternReader
 from .rule_weights import free_scope, recipes_of_match, weights_read
 from .signatures import environment
-from .values import Bundle, Multi, describe
+from .values import POISON, Bundle, Multi, describe
 
 if TYPE_CHECKING:
     from .elaborate import Elaborator
@@ -40,6 +41,8 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
     pattern = reader.read(node)
     optional = [o.name for o in signature.operands if o.optional]
     records = {o.name: o.type.record for o in signature.operands if isinstance(o.type, RecordPattern)}
+
+    _check_replacement(elaborator, declared, signature, set(reader.named))
 
     def environment_of(match: Match) -> dict[str, Any]:
         bound = match.bindings or Bindings()
@@ -96,6 +99,28 @@ def rule_of(elaborator: Elaborator, declared: Declared) -> Rule:
         kept,
         node.span,
     )
+
+
+def _check_replacement(elaborator: Elaborator, declared: Declared, signature: Signature, named: set[str]) -> None:
+    """What a replacement and a condition mention must be there, whether or not the rule ever fires. Raises Diagnostic."""
+    node = declared.node
+    assert isinstance(node, ast.Rewrite)
+    names = {p.name for p in (*node.params, *node.statics)} | named | set(_symbols(signature))
+    frame = Frame(elaborator, declared.unit, dict.fromkeys(names, POISON))
+    errors = []
+    for name in mentioned([*node.replacement, node.condition]):
+        try:
+            frame.eval(name)
+        except Diagnostic as error:
+            errors.append(error)
+    wrong = several(errors)
+    if not isinstance(wrong, FollowUp):
+        raise wrong
+
+
+def _symbols(signature: Signature) -> Iterator[str]:
+    for _, pattern, _ in signature.leaves():
+        yield from (name for dim in pattern.shape if dim is not ... for name in dim.symbols)
 
 
 def _first(name: str, named: Named) -> str:
