@@ -21,6 +21,8 @@ from ..tidy.inline import inline_composites
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
 from .report import RAISED, Leftover, leftovers
+from .shared import split_shared
+from .streams import batch_first
 
 # Constants of more elements are not worth folding: the numbers that patterns hold are scalars.
 _FOLD = 64
@@ -57,6 +59,8 @@ class RaiseComposites(Pass):
         fired[TIDIED] += _tidy(graph)
         if self.layout:
             fired["rearrange_named"] = name_axes(graph, skipped)
+            fired["batch_first"] = _in_one_layout(module, skipped)
+            graph = module.graph
             remove_dead(graph)
         after = _composites(graph)
         if not after:
@@ -108,7 +112,7 @@ def recover(
                 return fired
         masks = raise_masks(graph, padding, skipped)
         fired.update(masks)
-        if not sum(masks.values()):
+        if not sum(masks.values()) and not split_shared(graph):
             return fired
 
 
@@ -122,6 +126,19 @@ def explain(module: Module, rule: Rule) -> Why:
     if places.get(rule.name):
         return Why(rule.name, tuple(places[rule.name]), None)
     return why(copy.graph, rule)
+
+
+def _in_one_layout(module: Module, skipped: list[str]) -> int:
+    """Bring streams with tokens in front to [B, T, D], or leave the module as it is."""
+    trial = module.clone()
+    try:
+        count = batch_first(trial.graph)
+    except Diagnostic as error:
+        skipped.append(f"tokens were left in front of the batch: {error.message}")
+        return 0
+    if count:
+        module.graph = trial.graph
+    return count
 
 
 def _tidy(graph: Graph) -> int:

@@ -331,8 +331,9 @@ class Carrier:
         return self._carried[key]
 
     def _unmerged(self, value: Value, builder: Builder) -> Value:
-        for axis, stream, first, _ in self.token_axes(value):
-            stage = self.stage(value, stream)
+        # All of them as they are: of pairs of tokens both axes are restored, one after the other.
+        axes = [(axis, stream, first, self.stage(value, stream)) for axis, stream, first, _ in self.token_axes(value)]
+        for axis, stream, first, stage in axes:
             if stage is stream.stages[0]:
                 continue
             if self.batch(value, stream, axis) != 0:

@@ -1,0 +1,176 @@
+"""One network in many forms: tokens in front of the batch, and attention whose weights are read by others, merge as usual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tessera as ts
+from tessera.ir.analysis.cost import ATTENTION
+from tessera.ir.imported import Imported
+from tessera.passes.engine import apply
+
+
+class Block(nn.Module):
+    """Attention over tokens, which lie along ``axis`` 0 or 1, written out or as PyTorch has it."""
+
+    def __init__(self, axis: int, post: bool, written: bool) -> None:
+        super().__init__()
+        self.axis, self.post, self.written = axis, post, written
+        self.norm1, self.norm2 = nn.LayerNorm(12), nn.LayerNorm(12)
+        self.attn = nn.MultiheadAttention(12, 3, batch_first=axis == 1)
+        self.mlp = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12))
+
+    def attend(self, y: torch.Tensor) -> torch.Tensor:
+        if not self.written:
+            out: torch.Tensor = self.attn(y, y, y, need_weights=False)[0]
+            return out
+        a, b, d = y.shape
+        heads = nn.functional.linear(y, self.attn.in_proj_weight, self.attn.in_proj_bias).view(a, b, 3, 3, d // 3)
+        q, k, v = (heads.permute(2, 1, 3, 0, 4) if self.axis == 0 else heads.permute(2, 0, 3, 1, 4)).unbind(0)
+        z = (q @ k.transpose(-1, -2) * (d // 3) ** -0.5).softmax(-1) @ v
+        z = z.permute(2, 0, 1, 3) if self.axis == 0 else z.transpose(1, 2)
+        joined: torch.Tensor = self.attn.out_proj(z.reshape(a, b, d))
+        return joined
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.post:
+            x = self.norm1(x + self.attend(x))
+            return self.norm2(x + self.mlp(x))
+        x = x + self.attend(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Net(nn.Module):
+    """Takes [B, T, D]; ``reads``: the class token, the mean, or all of the tokens; ``places``: an embedding that is added."""
+
+    def __init__(self, axis: int, post: bool, written: bool, reads: str) -> None:
+        super().__init__()
+        self.axis, self.reads = axis, reads
+        self.places = nn.Parameter(torch.randn(9, 12) * 0.3)
+        self.blocks = nn.ModuleList(Block(axis, post, written) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.transpose(0, 1) + self.places[:, None] if self.axis == 0 else x + self.places
+        for block in self.blocks:
+            x = block(x)
+        if self.reads == "class":
+            return x.select(self.axis, 0)
+        if self.reads == "mean":
+            return x.mean(self.axis)
+        return x.transpose(0, 1) if self.axis == 0 else x
+
+
+def imported(model: nn.Module, x: torch.Tensor, importer: str, folder: Path) -> Imported:
+    if importer == "torch":
+        from torch.export import Dim
+
+        from tessera.frontends.torch import load as load_torch
+
+        return load_torch(model.eval(), (x,), dynamic_shapes=({0: Dim("B")},))
+    from tessera.frontends.onnx import load as load_onnx
+
+    path = folder / "model.onnx"
+    torch.onnx.export(
+        model.eval(), (x,), str(path), dynamo=False, opset_version=17, input_names=["x"], dynamic_axes={"x": {0: "B"}}
+    )  # fmt: skip
+    return load_onnx(path)
+
+
+@pytest.mark.parametrize("importer", ["torch", pytest.param("onnx", marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    ("post", "written", "reads"),
+    [
+        (False, False, "class"),
+        pytest.param(False, True, "mean", marks=pytest.mark.extended),
+        (True, True, "all"),
+        pytest.param(True, False, "class", marks=pytest.mark.extended),
+        pytest.param(False, False, "mean", marks=pytest.mark.extended),
+        pytest.param(False, True, "all", marks=pytest.mark.extended),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tokens_in_front_merge_to_the_same_indices(
+    post: bool, written: bool, reads: str, importer: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    usual, x = Net(1, post, written, reads), torch.randn(3, 9, 12)
+    other = Net(0, post, written, reads)
+    other.load_state_dict(usual.state_dict())
+    results: list[dict[str, np.ndarray]] = []
+    for model in (usual, other):
+        found = imported(model, x, importer, tmp_path)
+        raised, _ = apply(found.module, "raise_composites")
+        merged, report = apply(raised, "merge_tokens", r=2, map=True, restore=reads == "all")
+        assert report.modified == 2
+        plain = next(iter(ts.compile(raised, weights=found.weights, passes=[])(x.numpy()).values()))
+        np.testing.assert_allclose(plain, model(x).detach().numpy(), atol=2e-5)
+        for target in ("torch", "onnx"):
+            artifact = ts.compile(merged, weights=found.weights, passes=[], target=target)
+            results.append({name: np.asarray(v) for name, v in artifact(x.numpy()).items()})
+    first = next(iter(results[0].values()))
+    for result in results[1:]:
+        np.testing.assert_allclose(next(iter(result.values())), first, atol=3e-5)
+        np.testing.assert_array_equal(result["token_source"], results[0]["token_source"])
+
+
+class Shared(nn.Module):
+    """Attention whose weights are read by others: ``how`` says by whom."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.attn = nn.ModuleList(nn.MultiheadAttention(12, 3, batch_first=True) for _ in range(2))
+        self.qkv = nn.ModuleList(nn.Linear(12, 36) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        b, t, d = x.shape
+        kept = []
+        for attn, qkv in zip(self.attn, self.qkv, strict=True):
+            if self.how.startswith("MultiheadAttention"):
+                z, p = attn(x, x, x, need_weights=True, average_attn_weights=self.how.endswith("mean"))
+            else:
+                q, k, v = qkv(x).view(b, t, 3, 3, d // 3).permute(2, 0, 3, 1, 4).unbind(0)
+                p = (q @ k.transpose(-1, -2) * (d // 3) ** -0.5).softmax(-1)
+                z = (p @ v).transpose(1, 2).reshape(b, t, d)
+                if self.how == "two values":
+                    z = z - 0.5 * (p @ v.tanh()).transpose(1, 2).reshape(b, t, d)
+            x = x + z
+            kept.append(p)
+        if self.how == "two values":
+            return x.mean(1)
+        if self.how == "column":
+            return x.mean(1), kept[-1].mean((1, 2))
+        return x.mean(1), kept[-1]
+
+
+@pytest.mark.parametrize("importer", ["torch", pytest.param("onnx", marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "MultiheadAttention",
+        "two values",
+        *(pytest.param(how, marks=pytest.mark.extended) for how in ("MultiheadAttention mean", "written", "column")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_attention_whose_weights_are_read_too_is_attention(how: str, importer: str, tmp_path: Path) -> None:
+    """Pairs of equal tokens merge without a trace: a key of two tokens has its weight shared by both, in both axes."""
+    torch.manual_seed(0)
+    model, x = Shared(how), torch.randn(2, 5, 12).repeat_interleave(2, 1)
+    found = imported(model, x, importer, tmp_path)
+    raised, _ = apply(found.module, "raise_composites")
+    assert sum(n.op.qualified == ATTENTION for n in raised.graph.nodes()) == (4 if how == "two values" else 2)
+    merged, report = apply(raised, "merge_tokens", r=2, blocks=(0,), restore=True)
+    assert report.modified == 1
+    wanted = model(x)
+    wanted = [w.detach().numpy() for w in (wanted if isinstance(wanted, tuple) else (wanted,))]
+    for target in ("torch", "onnx"):
+        got = list(ts.compile(merged, weights=found.weights, passes=[], target=target)(x.numpy()).values())
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, atol=3e-5)
