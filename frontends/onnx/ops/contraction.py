@@ -237,17 +237,42 @@ def _biased(c: Call, y: Value) -> Value:
     return c.op("add", y, c.op("unsqueeze", c.x(2, "bias"), axis=axes[0] if len(axes) == 1 else tuple(axes)))
 
 
+def _fitted(
+    c: Call, pads: list[int], kernel: list[int], strides: list[int], dilations: list[int], extra: list[int]
+) -> tuple[list[int], list[int]]:
+    """What a transposed convolution cuts off at its ends and what it adds behind, where its result has a size that is asked for,
+    or that of x times the strides."""
+    mode, shape = c.attr("auto_pad", "NOTSET"), c.attr("output_shape")
+    if mode == "VALID":
+        return [0] * len(pads), extra
+    if mode == "NOTSET" and not shape:
+        return pads, extra
+    first, last, longer = [], [], []
+    for i, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        size = c.shape()[2 + i]
+        # Of a size times the stride, whatever the size is.
+        more = (k - 1) * dilation + 1 + extra[i] - stride
+        total = more if not shape else (size * stride + more - shape[i]).value
+        if total is None:
+            c.refuse(f"an output_shape of the free size {size}")
+        longer.append(extra[i] + max(0, -total))
+        total = max(0, total)
+        small, large = total // 2, total - total // 2
+        first.append(small if mode == "SAME_UPPER" else large)
+        last.append(large if mode == "SAME_UPPER" else small)
+    return [*first, *last], longer
+
+
 @imports("ConvTranspose")
 def conv_transpose(c: Call) -> Value:
     """A convolution of the input with zeros between its elements, by the mirrored kernel."""
     x, weight = c.x(), c.x(1, "weight")
     count, groups = weight.type.rank - 2, c.attr("group", 1)
-    if c.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or c.attr("output_shape"):
-        c.refuse("auto_pad or output_shape")
     strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
     pads = c.attr("pads") or [0] * (2 * count)
     extra = c.attr("output_padding") or [0] * count
     kernel = [d.value or c.refuse("a kernel of a free size") for d in weight.type.shape[2:]]
+    pads, extra = _fitted(c, pads, kernel, strides, dilations, extra)
     taken, made = (d.value or c.refuse("channels of a free size") for d in weight.type.shape[:2])
     c.equal(c.shape()[1], const(taken), f"the channels of {c.type()} and of {weight.type}")
     for i, stride in enumerate(strides):
@@ -277,7 +302,7 @@ def conv_transpose(c: Call) -> Value:
 _LARGEST_WINDOW = 256
 
 
-@imports("MaxPool", "AveragePool")
+@imports("MaxPool", "AveragePool", "LpPool")
 def pool(c: Call) -> Value:
     count = c.rank() - 2
     kernel = spatial(c, "kernel_shape", count)
@@ -296,12 +321,14 @@ def pool(c: Call) -> Value:
         pairs = [_ceiled(c, *row) for row in zip(sizes, pairs, kernel, strides, dilations, strict=True)]
     reaches(c, sizes, pairs, kernel, dilations)
     is_max = c.op_type == "MaxPool"
-    x = c.x()
+    x = c.x() if c.op_type != "LpPool" else _powers(c)
     lowest = -np.inf if x.type.dtype.kind == "float" else int(np.iinfo(x.type.dtype.numpy).min)
     padded = pad_axes(c, x, pairs, lowest if is_max else 0)
     total = _windows(c, padded, kernel, strides, dilations, "maximum" if is_max else "add")
     if is_max:
         return total
+    if c.op_type == "LpPool":
+        return _root(c, total)
     padding_is_there = any(p != (0, 0) for p in pairs)
     if not padding_is_there or (c.attr("count_include_pad", 0) and not c.attr("ceil_mode", 0)):
         return c.op("div", total, c.like(prod(kernel), total))
@@ -310,6 +337,16 @@ def pool(c: Call) -> Value:
     ones = c.op("full", shape=(1, 1, *sizes), value=1.0, dtype=x.type.dtype)
     counted = _windows(c, pad_axes(c, ones, pairs), kernel, strides, dilations, "add")
     return c.op("div", total, counted)
+
+
+def _powers(c: Call) -> Value:
+    x, p = c.op("abs", c.x()), c.attr("p", 2)
+    return x if p == 1 else c.foreign("power", x, exponent=float(p))
+
+
+def _root(c: Call, total: Value) -> Value:
+    p = c.attr("p", 2)
+    return total if p == 1 else c.foreign("power", total, exponent=1.0 / p)
 
 
 def _ceiled(c: Call, size: Dim, pair: tuple[int, int], k: int, stride: int, dilation: int) -> tuple[int, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from ....ir.dims.dim import const
 from ....ir.graph import Value
 from ....ir.types import boolean
@@ -66,14 +68,15 @@ def eye_like(c: Call) -> Value:
 
 @imports("Col2Im")
 def col_to_im(c: Call) -> Value:
-    """Blocks side by side become an image again; blocks that overlap are refused."""
+    """Blocks become an image again: side by side they are moved, where they overlap they are added."""
     image, block = c.numbers(1, "the size of the image"), c.numbers(2, "the size of a block")
     n = len(block)
     strides, pads = c.attr("strides") or [1] * n, c.attr("pads") or [0] * (2 * n)
-    if strides != block or any(pads) or any(d != 1 for d in c.attr("dilations") or []):
-        c.refuse("Col2Im of blocks that overlap or lie apart")
+    dilations = c.attr("dilations") or [1] * n
     if len(image) != n or any(size < k for size, k in zip(image, block, strict=True)):
         c.misfit(f"blocks of {block} in an image of {image}")
+    if strides != block or any(pads) or any(d != 1 for d in dilations):
+        return _overlapping(c, image, block, strides, pads, dilations)
     batch, channels, _ = c.shape()
     counts = [size // k for size, k in zip(image, block, strict=True)]
     depth = channels // prod(block)
@@ -84,6 +87,34 @@ def col_to_im(c: Call) -> Value:
     for i, (size, part) in enumerate(zip(image, covered, strict=True)):
         if size != part:  # what no block reaches is 0
             y = c.op("pad", y, axis=2 + i, after=size - part)
+    return y
+
+
+def _overlapping(
+    c: Call, image: list[int], block: list[int], strides: list[int], pads: list[int], dilations: list[int]
+) -> Value:
+    """Every place of every block is added to the padded image, whose padding is then cut off."""
+    n = len(block)
+    sizes = [size + pads[i] + pads[i + n] for i, size in enumerate(image)]
+    reach = [(k - 1) * d + 1 for k, d in zip(block, dilations, strict=True)]
+    if any(r > size for r, size in zip(reach, sizes, strict=True)):
+        c.misfit(f"blocks of {block} in an image of {image}")
+    counts = [(size - r) // s + 1 for size, r, s in zip(sizes, reach, strides, strict=True)]
+    # [places of a block, blocks]: which element of the padded image each is, row by row.
+    at = np.zeros((1, 1), np.int64)
+    for size, k, s, d, count in zip(sizes, block, strides, dilations, counts, strict=True):
+        along = np.arange(k)[:, None] * d + np.arange(count)[None] * s
+        at = (at[:, None, :, None] * size + along[None, :, None, :]).reshape(at.shape[0] * k, -1)
+    batch, channels, blocks = c.shape()
+    c.equal(blocks, const(prod(counts)), f"the blocks of {c.type()}")
+    depth = channels // prod(block)
+    x = c.transpose(c.reshape(c.x(), (batch * depth, prod(block) * prod(counts))), (1, 0))
+    start = c.op("full", shape=(prod(sizes), batch * depth), value=0, dtype=x.type.dtype)
+    y = c.op("scatter_add", start, c.constant(at.reshape(-1)), x, batch=0)
+    y = c.reshape(c.transpose(y, (1, 0)), (batch, depth, *sizes))
+    for i, size in enumerate(image):
+        if sizes[i] != size:
+            y = c.op("slice", y, axis=2 + i, start=pads[i], stop=pads[i] + size)
     return y
 
 

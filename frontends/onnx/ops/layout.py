@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.dims.dim import Dim, as_dim, const, product, prove_ge
+from ....ir.dims.dim import Dim, as_dim, const, dim_min, product, prove_ge
 from ....ir.dims.ratio import Unfoldable
 from ....ir.graph import Value
 from ....ir.types import TensorType, boolean, u8
@@ -206,7 +206,7 @@ def cut(c: Call, x: Value, axis: int, start: Dim, end: Dim, step: int) -> Value:
         x = c.op("flip", x, axis=axis)
         start, end, step = size - 1 - start, size - 1 - end, -step
     else:
-        start, end = _clamp(start, size, 0, size), _clamp(end, size, 0, size)
+        start, end = (_within(c, _clamp(bound, size, 0, size), size) for bound in (start, end))
     if prove_ge(start, end):
         # Nothing, unless a bound that may be negative is, and counts from the end.
         for bound in bounds:
@@ -235,6 +235,13 @@ def _clamp(bound: Dim, size: Dim, low: int, high: Dim) -> Dim:
     if bound.value is not None and bound.value >= _ENDLESS:
         return as_dim(high)
     return as_dim(high) if prove_ge(bound, high) else bound
+
+
+def _within(c: Call, bound: Dim, size: Dim) -> Dim:
+    """A number that may lie beyond a free size: the size is where the slice ends then."""
+    if bound.value is None or size.value is not None or c.at_most(bound, size):
+        return bound
+    return c.importer.extremum(dim_min(bound, size))
 
 
 def _from_end(bound: Dim, size: Dim) -> int | Dim:

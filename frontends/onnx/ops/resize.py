@@ -21,6 +21,10 @@ _LARGEST_MATRIX = 1 << 24
 _REPEATS = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
 
 
+# With these the one element of a result is the first of x, whatever lies behind it.
+_FROM_THE_START = ("pytorch_half_pixel", "align_corners", "asymmetric")
+
+
 @imports("Resize", "Upsample")
 def resize(c: Call) -> Value:
     rank = c.rank()
@@ -74,6 +78,8 @@ def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: 
         longer = (*shape[: axis + 1], times, *shape[axis + 1 :])
         repeated = c.op("expand", c.op("unsqueeze", x, axis=axis + 1), shape=longer)
         return c.reshape(repeated, (*shape[:axis], target, *shape[axis + 1 :]))
+    if target == 1 and source.value is None and coordinates in _FROM_THE_START:
+        return c.op("slice", x, axis=axis, start=0, stop=1)
     if source.value is not None and target.value is not None:
         if source.value * target.value > _LARGEST_MATRIX:
             c.refuse(f"resizing from {source} to {target}")

@@ -283,3 +283,17 @@ def test_an_empty_slice_whose_bound_may_count_from_the_end(tmp_path: Path) -> No
     imported = agree(model(nodes, {"x": ("f32", ["B", "T"])}, ["y"], constants), tmp_path, [{"B": 2, "T": 1}])
     with pytest.raises(Diagnostic, match="needs this of its sizes"):
         run_imported(imported, [np.zeros((2, 7), np.float32)])
+
+
+def test_a_slice_ends_where_a_free_axis_does(tmp_path: Path) -> None:
+    bounds = {"start": i(1), "end": i(6), "axis": i(1)}
+    proto = model([node("Slice", "x start end axis", "y")], {"x": ("f32", ["B", "T", 4])}, ["y"], bounds)
+    imported = agree(proto, tmp_path, [{"B": 2, "T": tokens} for tokens in (3, 6, 9)])
+    assert str(imported.module.graph.outputs[0].type.shape[1]) == "min(6, T) - 1"
+
+
+@pytest.mark.parametrize("coordinates", ["pytorch_half_pixel", "align_corners", "asymmetric"])
+def test_a_free_size_is_resized_to_one(coordinates: str, tmp_path: Path) -> None:
+    nodes = [node("Resize", "x _ _ size", "y", mode="linear", coordinate_transformation_mode=coordinates)]
+    proto = model(nodes, {"x": ("f32", [1, 2, "H", 4])}, ["y"], {"size": np.array([1, 2, 1, 4])})
+    agree(proto, tmp_path, [{"H": 3}, {"H": 8}])
