@@ -11,6 +11,7 @@ from ...ir.builder import freeze
 from ...ir.compare import same_attr
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.dims.dim import Dim
+from ...ir.equalities import infer_within
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import Trait, has
 from ...ir.ops.contraction import parse_einsum
@@ -165,7 +166,7 @@ class Matcher:
             mentioned[name] = value
         # What the pattern does not mention has its default. Inference fills that in, and counts axes from the front.
         try:
-            node.op.infer([None if v is None else v.type for v in node.inputs], mentioned, span=node.span)
+            infer_within(node.graph, node.op, node.inputs, mentioned, span=node.span)
         except Diagnostic as error:
             self._fail(state, node, error.message, close=True)
             return None

@@ -231,7 +231,8 @@ class Evaluator:
         if not isinstance(value, fits) or (isinstance(value, bool) != (dtype.kind == "bool")):
             raise Diagnostic(
                 "E0303", f"{describe(value)} cannot stand beside a tensor of {dtype}", span,
-                help="convert the tensor first: `cast(x, f32)`" if isinstance(value, float) else None,
+                help="convert the tensor first: `cast(x, f32)`" if isinstance(value, float)
+                else "call it with its tensors: `f(x)`" if isinstance(value, FUNCTIONS) else None,
             )  # fmt: skip
         return self.builder.constant(value, dtype)
 
