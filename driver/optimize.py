@@ -24,7 +24,7 @@ from .compile import compile as drive
 from .read import Source, read_model
 from .report.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
 from .report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable_sizes
-from .report.measure import Target, fields_of, machine
+from .report.measure import Target, fields_of, machine, made
 from .report.results import (
     BOTH,
     FIXED,
@@ -133,6 +133,7 @@ def optimize(
             "output": os.fspath(output),
             "written": [*written, *(str(int8_path(p)) for p in written if options.int8)],
             "compared_with_original": compared,
+            "made": made(source.file, aside, options.seed),
         }
         return report | _report(source, before, after, done, files, examples, options, tell)
 

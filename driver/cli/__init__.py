@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = cli.main(args=args, prog_name="tessera", standalone_mode=False)
+        code = cli.main(args=args, prog_name="tessera", standalone_mode=False, obj=args)
         # click gives back the code of an early exit, else what the command returned: None.
         return code if isinstance(code, int) else 0
     except Diagnostic as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def optimize(
         progress("importing", None, None)
         source = read_model(model_file, model, parse_params(params), list(weights), dtype)
         report = drive(source, passes=steps or None, output=out, options=options, progress=progress)
+    report["made"]["command"] = shlex.join(["tessera", *click.get_current_context().find_root().obj])
     if html is not None:
         _write_html(html, report)
     if as_json:

@@ -41,6 +41,7 @@ class Tally:
     magnitude: float = 0.0
     top1: int = 0
     kl: float = 0.0
+    each: list[float] = field(default_factory=list)
 
     def add(self, ours: np.ndarray, theirs: np.ndarray, scores: bool) -> None:
         """Rows [N, D]; ``theirs`` is the original."""
@@ -51,6 +52,7 @@ class Tally:
         cosine = np.where(length > 0, np.sum(a * b, axis=1) / np.where(length > 0, length, 1.0), (a == b).all(axis=1))
         self.rows += len(a)
         self.cosine += float(cosine.sum())
+        self.each.append(round(float(cosine.mean()), 6) if len(cosine) else 1.0)
         self.worst = min(self.worst, float(cosine.min(initial=1.0)))
         self.difference += float(np.sum((a - b) ** 2))
         self.magnitude += float(np.sum(b**2))
@@ -75,7 +77,7 @@ class OutputFidelity:
     """One output: ``skipped`` says why nothing was compared, ``rows`` holds the measures of each candidate.
 
     ``varies`` is how far the original's rows for different examples lie from their mean, over the length of that; None where
-    examples cannot be set side by side."""
+    examples cannot be set side by side. ``each`` has the mean cosine of every example, run after run."""
 
     name: str
     shape: str
@@ -83,6 +85,7 @@ class OutputFidelity:
     varies: float | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    each: dict[str, list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -92,6 +95,7 @@ class OutputFidelity:
             "why": self.kind.why,
             "varies": self.varies,
             "rows": self.rows,
+            "each": self.each,
             "skipped": self.skipped,
         }
 
@@ -144,6 +148,7 @@ def compare(
                     break
             else:
                 row.rows[candidate] = tally.result(row.kind.scores)
+                row.each[candidate] = tally.each
                 if together is not None and not row.kind.scores and len(together) >= _NEIGHBOURS:
                     theirs = [_one_row_each([_output(o, name, place) for o in outputs]) for outputs in runs]
                     row.rows[candidate]["same_nearest"] = _same_nearest(together, [t for t in theirs if t is not None])

@@ -1,13 +1,31 @@
-"""The report of ``tessera optimize`` as one page that needs nothing else: no scripts, no fonts, no network."""
+"""The report of ``tessera optimize`` as one page that needs nothing else: no scripts, no fonts, no network.
+
+``page.html`` beside this file is the page; here is what it is filled with.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from pathlib import Path
 from typing import Any
 
+from .results import FIRST, INT8, OPTIMIZED, ORIGINAL, RANDOM, REEXPORTED
 from .text import (
+    BLOCKS,
+    Report,
+    at,
+    block_rows,
+    cosine_text,
+    latency_rows,
+    measures,
+    memory_rows,
+    pass_text,
+    rounds_text,
+    share,
+    skipped,
+    warnings,
+)
     BLOCKS,
     Report,
     at,
@@ -17,122 +35,146 @@ from .text import (
     memory_rows,
     pass_text,
     rounds_text,
+    share,
     skipped,
     warnings,
 )
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --dim: #888; --bar: #8886; --now: #3b82c4; --good: #2e8b57; --bad: #c47a1b; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
-p { margin: .3rem 0; } .dim, th { color: var(--dim); font-weight: 400; } code { font-size: .92em; }
-.said { border-left: 4px solid var(--line); padding: .2rem .8rem; margin: .6rem 0; }
-.said.good { border-color: var(--good); } .said.bad { border-color: var(--bad); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } tr.total td { font-weight: 600; }
-svg { vertical-align: middle; } .was { fill: var(--bar); } .now { fill: var(--now); }
-"""
+# Of the drawings, in their own units; they scale with the page.
+_WIDTH, _ROW = 640, 30
+_LABEL = 130
 _BAR, _HEIGHT = 220, 12
+
+_LATENCY = ["candidate", "ms", "quartiles", "speed-up", "quartiles"]
+_MEMORY = ["candidate", "file", "private", "resident"]
 
 
 def page(report: Report) -> str:
     """A self-contained HTML document; every string of the report is escaped."""
-    machine, latency, fidelity = report["machine"], report["latency"], report["fidelity"]
-    where = f" at {at(report['sizes'])}" if report["sizes"] else ""
-    title = f"{report['model']}: what optimizing did"
-    parts = [
-        f"<h1>{escape(report['model'])}</h1>",
-        f'<p class="dim">{escape(report["source"])} → <code>{escape(report["output"])}</code>, on {escape(machine["cpu"])}, '
-        f"{machine['cores']} cores, ONNX Runtime {escape(machine['onnxruntime'])}</p>",
-        *(_said(name, row) for name, row in report["verdict"].items()),
-        *(f'<p class="said bad"><b>Warning:</b> {_prose(text)}</p>' for text in warnings(report)),
-        *(f'<p class="dim">Note: {escape(text)}</p>' for text in report["notes"]),
-        f"<h2>Tokens and FLOPs{escape(where)}</h2>",
-        _blocks(report),
-        f'<p class="dim">{escape(BLOCKS)}</p>',
-        f"<h2>Latency{escape(where)}</h2>",
-        _table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report)),
-        f'<p class="dim">Medians of {rounds_text(latency["rounds"])}; speed-ups are ratios within a round.</p>',
-    ]
-    if report["memory"]:
-        parts += [
-            "<h2>Largest memory above an idle process</h2>",
-            _table(["", "file", "private", "resident"], memory_rows(report)),
-        ]
-    parts.append(f"<h2>Fidelity to the original on {escape(fidelity['what'])}</h2>")
-    for output in fidelity["outputs"]:
-        parts.append(
-            f"<p><code>{escape(output['output'])}</code> {escape(output['shape'])}: {escape(output['why'])}</p>"
-        )
-        heads, rows = measures(output)
-        parts += [_table(heads, rows)] if rows else []
-        for reason, names in skipped(output).items():
-            parts.append(f'<p class="dim">{escape(", ".join(names))} not compared: {_prose(reason)}</p>')
-    parts += [f'<p class="dim">{escape(n)}: {escape(text)}</p>' for n, text in fidelity["baselines"].items()]
-    parts += ["<h2>Passes</h2>", _passes(report["passes"])]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def prose(text: str) -> Markup:
+        """Text with `names` in it."""
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["prose"] = prose
+    return environment.get_template("page.html").render(
+        report=report,
+        where=f" at {at(report['sizes'])}" if report["sizes"] else "",
+        figures=_figures(report),
+        warnings=warnings(report),
+        latency=_latency(report),
+        latency_rows=latency_rows(report),
+        latency_heads=_LATENCY,
+        rounds=rounds_text(report["latency"]["rounds"]),
+        blocks=_blocks(report),
+        about_blocks=BLOCKS,
+        memory_rows=memory_rows(report),
+        memory_heads=_MEMORY,
+        outputs=[_output(output) for output in report["fidelity"]["outputs"]],
+        passes=[(pass_text(row), row["notes"]) for row in report["passes"]],
     )
 
 
-def _said(name: str, row: Mapping[str, Any]) -> str:
-    kind = {True: " good", False: " bad", None: ""}[row["pays"]]
-    return f'<p class="said{kind}"><b>{escape(name.capitalize())}:</b> {_prose(row["text"])}</p>'
+def _figures(report: Report) -> list[dict[str, Any]]:
+    """The two results, before any sentence: a number, its range, and what it is."""
+    gain = report["latency"]["gain"]
+    removed = report["latency"]["base"] == REEXPORTED
+    figures = [
+        {
+            "value": f"{gain['median']:.2f}×",
+            "range": f"{gain['low']:.2f} … {gain['high']:.2f}",
+            "what": "speed, over the same file with every token" if removed else "speed, over the original",
+            "kind": _kind(report["verdict"]["speed"]["pays"]),
+        }
+    ]
+    compared = [o for o in report["fidelity"]["outputs"] if OPTIMIZED in o["rows"]]
+    if compared:
+        output = next((o for o in compared if o["kind"] == "scores"), compared[0])
+        row, each = output["rows"][OPTIMIZED], output["each"].get(OPTIMIZED) or [output["rows"][OPTIMIZED]["cosine"]]
+        top = "top1" in row
+        cosine = f"cosine {cosine_text(row['cosine'])}, worst {cosine_text(row['worst_cosine'])}"
+        figures.append(
+            {
+                "value": share(row["top1"]) if top else cosine_text(row["cosine"]),
+                "range": cosine if top else f"{cosine_text(min(each))} … {cosine_text(max(each))}",
+                "what": f"{'of the examples keep the top-1' if top else 'mean cosine'} of {output['output']}",
+                "kind": _kind(report["verdict"]["fidelity"]["pays"]),
+            }
+        )
+    return figures
 
 
-def _prose(text: str) -> str:
-    """Text with `names` in it."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+def _kind(pays: bool | None) -> str:
+    return {True: "good", False: "bad", None: "open"}[pays]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are plain text."""
-    return _markup(heads, [[escape(cell) for cell in row] for row in rows])
+# Drawings --------------------------------------------------------------------------------------------------------------
 
 
-def _markup(heads: Sequence[str], rows: Sequence[Sequence[str]], total: bool = False) -> str:
-    """Cells are HTML."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    lines = []
-    for i, row in enumerate(rows):
-        kind = ' class="total"' if total and i == len(rows) - 1 else ""
-        lines.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>")
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+def _latency(report: Report) -> dict[str, Any]:
+    """Each candidate's median and quartiles in milliseconds, as a dot on a line."""
+    rows = [(name, row["ms"]) for name, row in report["latency"]["rows"].items()]
+    most = max(ms["high"] for _, ms in rows) * 1.05 or 1.0
+
+    def x(ms: float) -> float:
+        return round(_LABEL + (_WIDTH - _LABEL - 60) * ms / most, 1)
+
+    marks = [
+        {
+            "name": name, "y": _ROW * i + _ROW // 2, "low": x(ms["low"]), "high": x(ms["high"]), "middle": x(ms["median"]),
+            "text": f"{ms['median']:.2f} ms", "ours": name not in (ORIGINAL, REEXPORTED, INT8),
+        }
+        for i, (name, ms) in enumerate(rows)
+    ]  # fmt: skip
+    told = "; ".join(f"{name} {ms['median']:.2f} ms" for name, ms in rows)
+    return {"width": _WIDTH, "height": _ROW * len(rows), "left": _LABEL, "marks": marks, "told": told}
 
 
-def _blocks(report: Report) -> str:
-    """A row a block, with a bar of its tokens after over one of those before."""
+def _output(output: Mapping[str, Any]) -> dict[str, Any]:
+    heads, rows = measures(output)
+    return {
+        "name": output["output"], "shape": output["shape"], "why": output["why"], "heads": ["candidate", *heads[1:]], "rows": rows,
+        "skipped": skipped(output), "strips": _strips(output["each"]),
+    }  # fmt: skip
+
+
+def _strips(each: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """Every example's cosine to the original as a dot, one line a candidate; None where there is one example."""
+    shown = {n: each[n] for n in (OPTIMIZED, RANDOM, FIRST, INT8) if len(each.get(n, ())) > 1}
+    if not shown:
+        return None
+    least = min(min(row) for row in shown.values())
+    low = min(0.9, least) if least > 0 else least
+    span = 1.0 - low
+
+    def x(cosine: float) -> float:
+        return round(_LABEL + (_WIDTH - _LABEL - 20) * (cosine - low) / span, 1)
+
+    rows = [
+        {"name": n, "y": _ROW * i + _ROW // 2, "dots": [x(c) for c in row], "ours": n == OPTIMIZED}
+        for i, (n, row) in enumerate(shown.items())
+    ]
+    told = "; ".join(f"{n} from {min(row):.3f} to {max(row):.3f}" for n, row in shown.items())
+    ticks = [(x(low), f"{low:.2f}"), (x(1.0), "1")]
+    return {"width": _WIDTH, "height": _ROW * len(rows) + 22, "rows": rows, "ticks": ticks, "told": told, "floor": _ROW * len(rows)}
+
+
+def _blocks(report: Report) -> list[dict[str, Any]]:
+    """A row a block, with a bar of its tokens after over one of those before; the last row is the total."""
     blocks = report["cost"]["blocks"]
     most = max((b["tokens"] or 0 for b in blocks), default=0) or 1
     rows = []
-    for texts, block in zip(block_rows(report), [*blocks, None], strict=True):
-        bar = _bar(block["tokens"], block["tokens_after"], most) if block else ""
-        rows.append([*(escape(t) for t in texts[:3]), bar, *(escape(t) for t in texts[3:])])
-    return _markup(["block", "tokens", "after", "", "FLOPs", "after", "left"], rows, total=True)
-
-
-def _bar(before: int | None, after: int | None, most: int) -> str:
-    if before is None or after is None:
-        return ""
-    shown = f"{after} of {before} tokens"
-    was, now = (
-        f'<rect class="{kind}" width="{round(_BAR * count / most, 1)}" height="{_HEIGHT}"/>'
-        for kind, count in (("was", before), ("now", after))
-    )
-    size = f'width="{_BAR}" height="{_HEIGHT}"'
-    return f'<svg {size} role="img" aria-label="{shown}"><title>{shown}</title>{was}{now}</svg>'
-
-
-def _passes(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return '<p class="dim">none</p>'
-    lines = []
-    for row in rows:
-        lines.append(f"<p>{escape(pass_text(row))}</p>")
-        lines += [f'<p class="dim">{_prose(note)}</p>' for note in row["notes"]]
-    return "\n".join(lines)
+    for cells, block in zip(block_rows(report), [*blocks, None], strict=True):
+        before, after = (block["tokens"], block["tokens_after"]) if block else (None, None)
+        bar = None
+        if before is not None and after is not None:
+            was, now = (round(_BAR * count / most, 1) for count in (before, after))
+            bar = {"was": was, "now": now, "told": f"{after} of {before} tokens"}
+        rows.append({"cells": cells, "bar": bar, "total": block is None})
+    return rows

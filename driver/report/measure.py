@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,24 @@ def machine(threads: int | None = None) -> dict[str, Any]:
         "threads": threads or "default",
         "onnxruntime": metadata.version("onnxruntime"),
         "python": platform.python_version(),
+    }
+
+
+def made(original: Path | None, result: Path, seed: int) -> dict[str, Any]:
+    """When and of what a report was made: what is needed to make it again, and to tell whether a file is the one it speaks of."""
+    import hashlib
+    from datetime import datetime
+    from importlib import metadata
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tessera": metadata.version("tessera"),
+        "seed": seed,
+        "sha256": {**({"original": digest(original)} if original else {}), "optimized": digest(result)},
     }
 
 

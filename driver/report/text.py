@@ -85,8 +85,8 @@ def _speed(report: Report) -> dict[str, Any]:
     matching = latency.get("without_matching")
     # Only where most rounds saw it: within their quartiles there may be none.
     if matching and matching["low"] > 1:
-        text += f". Choosing the tokens takes {_share(1 - 1 / matching['median'])} of the time"
-        text += f" ({_share(1 - 1 / matching['low'])} … {_share(1 - 1 / matching['high'])})"
+        text += f". Choosing the tokens takes {share(1 - 1 / matching['median'])} of the time"
+        text += f" ({share(1 - 1 / matching['low'])} … {share(1 - 1 / matching['high'])})"
     stacked = latency.get("stacked")
     if stacked:
         text += f". int8 alone gives {latency['rows']['int8']['speedup']['median']:.2f}x; fewer tokens on top of it"
@@ -107,7 +107,7 @@ def _times(ratio: Spread) -> str:
     return f"{ratio.median:.2f}x ({ratio.low:.2f} … {ratio.high:.2f})"
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
     """A share in percent, rounded down: 99.96% is not 100%."""
     percent = math.floor(value * 1000 + 1e-9) / 10
     return f"{percent:.0f}%" if percent == int(percent) else f"{percent:.1f}%"
@@ -125,11 +125,11 @@ def _fidelity(report: Report) -> dict[str, Any]:
     output = next((o for o in compared if o["kind"] == "scores"), compared[0])
     ours = output["rows"]["optimized"]
     if "top1" in ours:
-        text = f"`{output['output']}` keeps the top-1 of {_share(ours['top1'])}, with a cosine of {_cosine(ours['cosine'])}"
+        text = f"`{output['output']}` keeps the top-1 of {share(ours['top1'])}, with a cosine of {cosine_text(ours['cosine'])}"
     else:
-        text = f"`{output['output']}` keeps a cosine of {_cosine(ours['cosine'])}"
+        text = f"`{output['output']}` keeps a cosine of {cosine_text(ours['cosine'])}"
     if "same_nearest" in ours:
-        text += f", and the same nearest neighbour for {_share(ours['same_nearest'])} of the examples"
+        text += f", and the same nearest neighbour for {share(ours['same_nearest'])} of the examples"
     better = None
     for name in fidelity["baselines"]:
         theirs = output["rows"].get(name)
@@ -138,15 +138,15 @@ def _fidelity(report: Report) -> dict[str, Any]:
         gap = ours["cosine"] - theirs["cosine"]
         word = "more than" if gap > _BETTER else "less than" if gap < -_BETTER else "no more than"
         better = (better is not False) and gap > _BETTER
-        text += f"; {word} {name} ({_cosine(theirs['cosine'])})"
+        text += f"; {word} {name} ({cosine_text(theirs['cosine'])})"
     if "int8" in output["rows"]:
-        text += f"; int8 alone keeps {_cosine(output['rows']['int8']['cosine'])}"
+        text += f"; int8 alone keeps {cosine_text(output['rows']['int8']['cosine'])}"
     if fidelity["random_inputs"]:
         return {"pays": None, "text": f"on random inputs, which says nothing about real ones: {text}"}
     return {"pays": better, "text": text}
 
 
-def _cosine(value: float) -> str:
+def cosine_text(value: float) -> str:
     """Three digits, or more where three would say that nothing was lost."""
     return f"{value:.3f}" if value < 0.9995 else f"{value:.6f}"
 
@@ -194,7 +194,7 @@ def measures(output: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _figure(measure: str, value: float) -> str:
-    return _share(value) if measure in ("top1", "same_nearest") else f"{value:.2e}" if measure == "kl" else f"{value:.4f}"
+    return share(value) if measure in ("top1", "same_nearest") else f"{value:.2e}" if measure == "kl" else f"{value:.4f}"
 
 
 def rounds_text(count: int) -> str:
