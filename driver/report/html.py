@@ -26,19 +26,6 @@ from .text import (
     skipped,
     warnings,
 )
-    BLOCKS,
-    Report,
-    at,
-    block_rows,
-    latency_rows,
-    measures,
-    memory_rows,
-    pass_text,
-    rounds_text,
-    share,
-    skipped,
-    warnings,
-)
 
 # Of the drawings, in their own units; they scale with the page.
 _WIDTH, _ROW = 640, 30
