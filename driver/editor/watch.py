@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...frontends.source.elaborate.bodies import Bodies
+from ...frontends.source.elaborate.builtin import short
 from ...frontends.source.elaborate.cycles import names_in
 from ...frontends.source.elaborate.elaborate import Elaborator
 from ...frontends.source.elaborate.evaluate import join
@@ -121,7 +122,7 @@ class WatchedFrame(Frame):
         if self.elaborator.whole or not isinstance(count, int) or s.variable in set(names_in(s.body)):
             return super()._repeat(s)
         before = None
-        for step in range(count):
+        for step in range(short(count, s.iterable.span)):
             done = self._step(s, step)
             after = self._types() | {s.variable: None}
             if done or after == before:
