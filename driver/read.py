@@ -53,6 +53,7 @@ def read_model(
     params: Mapping[str, Any] | None = None,
     weights: Sequence[str] | None = None,
     dtype: str = "f32",
+    fix: Mapping[str, int] | None = None,
 ) -> Source:
     """The model of an .onnx file, a Hugging Face folder, a spec, or torch-dialect MLIR text.
 
@@ -60,12 +61,18 @@ def read_model(
         name: the file, folder, or name of a shipped model.
         model, params, dtype: as for ``load``; only for specs and folders.
         weights: safetensors files, for a spec, or for arguments of MLIR text.
+        fix: numbers for sizes that an .onnx file leaves free, by their names.
 
     Raises:
         Diagnostic: E0001 no such file, E0930 of another kind, and what the importer finds wrong.
     """
     path = Path(name)
     suffix = path.suffix.lower()
+    if fix and suffix != Onnx.suffix:
+        raise Diagnostic(
+            "E0011", f"only the sizes of an .onnx file can be fixed, but `{path.name}` is none",
+            help="of a spec they are written in its signature: `x: float[1, 128, D]`",
+        )  # fmt: skip
     if suffix in _PICKLES:
         raise _pickle(path)
     if suffix in IMPORTED:
@@ -75,7 +82,7 @@ def read_model(
             raise Diagnostic("E0011", f"`{path.name}` has no static parameters, and brings its own weights")
         if dtype != "f32":
             raise Diagnostic("E0011", f"`{path.name}` has its own dtypes; what `float` is can be chosen for specs only")
-        return _onnx(path) if suffix == Onnx.suffix else _mlir(path, weights)
+        return _onnx(path, fix) if suffix == Onnx.suffix else _mlir(path, weights)
     if os.path.isdir(path):
         from ..frontends import huggingface
 
@@ -94,10 +101,10 @@ def read_model(
     return Source(module, "spec", list(weights) if weights else None, random=random, beside=beside)
 
 
-def _onnx(path: Path) -> Source:
+def _onnx(path: Path, fix: Mapping[str, int] | None) -> Source:
     from ..frontends import onnx
 
-    found = onnx.load(path)
+    found = onnx.load(path, sizes=fix)
     return Source(found.module, "ONNX file", found.weights, list(found.notes), path, True, beside=path.parent)
 
 

@@ -11,6 +11,7 @@ from ...ir.diagnostics import Diagnostic
 from .common import (
     SEED,
     dtype_option,
+    fix_option,
     json_option,
     parse_params,
     parse_passes,
@@ -21,6 +22,7 @@ from .common import (
     verify_each_option,
     waiting,
 )
+from .measuring import parse_sizes
 
 if TYPE_CHECKING:
     from ..compile import Artifact
@@ -74,6 +76,7 @@ class Targeted(click.Command):
     help="A safetensors file, a sharded index, or a folder of them. Without any the parameters are initialised from the seed.",
 )  # fmt: skip
 @dtype_option
+@fix_option
 @click.option("--no-verify", is_flag=True, help="Do not compare the artifact with the torch reference.")
 @verify_each_option
 @click.option(
@@ -89,7 +92,7 @@ class Targeted(click.Command):
 @json_option
 def compile(
     file: str, model: str | None, params: tuple[str, ...], target: str | None, passes: tuple[str, ...], no_passes: bool,
-    weights: tuple[str, ...], dtype: str, no_verify: bool, verify_each: bool, token_map: bool,
+    weights: tuple[str, ...], dtype: str, fix: str | None, no_verify: bool, verify_each: bool, token_map: bool,
     meta: tuple[str, ...], seed: int, output: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compile a model to a file.
@@ -104,7 +107,7 @@ def compile(
 
     if passes and no_passes:
         raise click.UsageError("--pass and --no-passes contradict each other")
-    source = read_model(file, model, parse_params(params), list(weights), dtype)
+    source = read_model(file, model, parse_params(params), list(weights), dtype, parse_sizes(fix, "--fix"))
     module = source.module
     steps = [] if no_passes else parse_passes(passes) or None
     if token_map:

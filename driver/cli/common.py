@@ -43,6 +43,9 @@ pass_option = click.option(
     "--pass", "passes", multiple=True, metavar="PASS", help="Apply a pass, as in 'merge_tokens(r=8)'. Replaces those of the file."
 )  # fmt: skip
 verify_each_option = click.option("--verify-each", is_flag=True, help="Check the IR after every pass.")
+fix_option = click.option(
+    "--fix", metavar="B=1,T=128", help="Fix sizes that an .onnx file leaves free; the result takes no others."
+)
 dtype_option = click.option(
     "--dtype", type=click.Choice(["f32", "f16", "bf16"]), default="f32", show_default=True, help="What `float` stands for."
 )  # fmt: skip

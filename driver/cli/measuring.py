@@ -24,13 +24,13 @@ threads_option = click.option(
 )
 
 
-def parse_sizes(text: str | None) -> dict[str, int]:
+def parse_sizes(text: str | None, option: str = "--size") -> dict[str, int]:
     """``B=8,T=128`` as sizes. Raises E0011."""
     sizes: dict[str, int] = {}
     for part in text.split(",") if text else []:
         name, _, value = part.partition("=")
         if not name.strip() or not value.strip().isdigit() or int(value) < 1:
-            raise Diagnostic("E0011", f"`--size {part}` is not NAME=SIZE", help="as in `--size B=8,T=128`")
+            raise Diagnostic("E0011", f"`{option} {part}` is not NAME=SIZE", help=f"as in `{option} B=8,T=128`")
         sizes[name.strip()] = int(value)
     return sizes
 

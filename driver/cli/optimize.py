@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...ir.diagnostics import Diagnostic
-from .common import SEED, dtype_option, json_option, parse_params, parse_passes, print_json, waiting
+from .common import SEED, dtype_option, fix_option, json_option, parse_params, parse_passes, print_json, waiting
 from .measuring import parse_sizes, rounds_option, size_option, threads_option
 
 
@@ -33,6 +33,7 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
     "--examples", type=click.IntRange(min=1), default=32, show_default=True, help="How many calibration examples are used."
 )  # fmt: skip
 @size_option
+@fix_option
 @rounds_option
 @threads_option
 @click.option("--int8", is_flag=True, help="Also quantize both models with ONNX Runtime's own quantizer, and compare.")
@@ -54,7 +55,7 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @click.argument("model_file", metavar="MODEL")
 def optimize(
     model_file: str, passes: tuple[str, ...], calib: str | None, tokenizer: str | None, fit: str, max_length: int | None,
-    examples: int, sizes: str | None, rounds: int | None, threads: int | None, int8: bool, no_memory: bool,
+    examples: int, sizes: str | None, fix: str | None, rounds: int | None, threads: int | None, int8: bool, no_memory: bool,
     weights: tuple[str, ...], model: str | None, params: tuple[str, ...], dtype: str, opset: int | None, seed: int,
     output: str | None, html: str | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -98,7 +99,7 @@ def optimize(
     )
     with waiting("optimizing") as progress:
         progress("importing", None, None)
-        source = read_model(model_file, model, parse_params(params), list(weights), dtype)
+        source = read_model(model_file, model, parse_params(params), list(weights), dtype, parse_sizes(fix, "--fix"))
         report = drive(source, passes=steps or None, output=out, options=options, progress=progress)
     report["made"]["command"] = shlex.join(["tessera", *click.get_current_context().find_root().obj])
     if html is not None:

@@ -61,7 +61,12 @@ def load(
                 else:
                     extrema[what] = value
                 shown = what if isinstance(what, str) else Dim([(((what, 1),), 1)])
-                notes.append(f"`{shown}` is {value}: {found.reason}")
+                fixed = isinstance(what, str) and value.value is not None
+                notes.append(
+                    f"the free size `{shown}` is fixed, the result takes only {value}: {found.reason}"
+                    if fixed
+                    else f"`{shown}` is {value}: {found.reason}"
+                )
     weights = {
         full_name: LazyTensor(full_name, weight.dtype, weight.shape, weight.load)
         for full_name, weight in importer.weights.items()

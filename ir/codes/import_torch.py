@@ -7,7 +7,7 @@ CODES = {
         "operations that cannot be imported",
         "The program uses operations that have no counterpart here. All of them are listed, with how often they occur and the\n"
         "first line of Python that makes each. Not importable are above all operations whose result has a size that depends on\n"
-        "values: `x[mask]`, `nonzero`, `unique`; random numbers; transposed convolutions; control flow on values.\n\n"
+        "values: `x[mask]`, `nonzero`, `unique`; random numbers; decompositions of matrices; control flow on values.\n\n"
         "  wrong:  y = x[scores > 0.5]\n"
         "  right:  y = torch.where((scores > 0.5)[..., None], x, 0.0)",
     ),

@@ -309,6 +309,20 @@ def test_imported_models_are_shown_and_compiled_like_any(cli: Cli, vit_onnx: Pat
     assert "E0930" in cli("compile", tmp_path / "m.pt").err
 
 
+def test_a_free_size_is_fixed(cli: Cli, vit_onnx: Path, tiny: Path, tmp_path: Path) -> None:
+    def batches(path: Path) -> list[str | int]:
+        graph = onnx.load(path).graph
+        return [d.dim_value or d.dim_param for d in graph.input[0].type.tensor_type.shape.dim[:1]]
+
+    (free,) = batches(vit_onnx)
+    out = tmp_path / "fixed.onnx"
+    assert cli("compile", vit_onnx, "--fix", f"{free}=3", "-o", out).code == 0
+    assert batches(out) == [3]
+    assert f"there is {free}" in cli("compile", vit_onnx, "--fix", "Q=3", "-o", out).err
+    assert "E0011" in cli("compile", tiny, "--fix", "B=3", "-o", out).err
+    assert "`--fix B` is not NAME=SIZE" in cli("optimize", vit_onnx, "--fix", "B", "-o", out).err
+
+
 def test_a_program_is_not_loaded_without_its_weights(vit_onnx: Path) -> None:
     with pytest.raises(Diagnostic) as caught:
         ts.load(vit_onnx)
