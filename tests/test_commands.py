@@ -1,7 +1,8 @@
 """Every command and snippet that a page, a help text, a docstring or an error shows is one that works.
 
 Commands are collected from the pages, from the strings of the package's own code (docstrings and help lines of errors among them),
-and from the explanations of codes. All are parsed; `slow` runs each in a folder that has the files they speak of.
+from the comments of shipped specs, and from the explanations of codes. All are parsed; `slow` runs each in a folder that has the
+files they speak of.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -31,6 +33,8 @@ from tessera.driver.check import check
 from tessera.driver.cli import cli, main
 from tessera.driver.compile import compile as compile_model
 from tessera.frontends.onnx import load as load_onnx
+from tessera.frontends.source.syntax import ast as syntax
+from tessera.frontends.source.syntax.parser import parse
 from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
 from tessera.runtime.weights.bind import initialise
@@ -42,6 +46,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
 ROOMS = ("backends", "driver", "frontends", "ir", "kernels", "passes", "runtime", "specs")
 MODULES = sorted([*ROOT.glob("*.py"), *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))])
+SPECS = sorted((ROOT / "specs").rglob("*.tess"))
 VERBS = cli.list_commands(click.Context(cli))
 
 # A command in code quotes, or one that a line begins with, perhaps behind a prompt or a label.
@@ -81,6 +86,13 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+def comments(path: Path) -> Iterator[tuple[int, str]]:
+    """The comments of a spec, a line each, without their marks."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.lstrip().startswith("#"):
+            yield number, re.sub(r"^##? ?", "", line.lstrip())
+
+
 def explained() -> Iterator[tuple[str, str, str]]:
     """(code, ``wrong`` or ``right``, the line) of every example in the explanations of codes."""
     for code, explanation in all_codes().items():
@@ -94,10 +106,10 @@ def shown() -> list[Shown]:
         text = page.read_text(encoding="utf-8")
         for command in commands_in(text):
             found.setdefault(command, Shown(page.name, command))
-    for path in MODULES:
+    for path in [*MODULES, *SPECS]:
         if path.parts[-2] == "codes":
             continue
-        for line, text in strings(path):
+        for line, text in (comments if path.suffix == ".tess" else strings)(path):
             for command in commands_in(text):
                 found.setdefault(command, Shown(f"{path.relative_to(ROOT)}:{line}", command))
     rows = list(found.values())
@@ -129,7 +141,14 @@ SHOWN = shown()
 
 def test_there_are_commands_to_look_at() -> None:
     places = {row.place.split(":")[0] for row in SHOWN}
-    assert {"README.md", "optimize.md", "__init__.py", "driver/cli/run.py", "E0010, right"} <= places
+    assert {
+        "README.md",
+        "optimize.md",
+        "__init__.py",
+        "driver/cli/run.py",
+        "E0010, right",
+        "specs/zoo/bert.tess",
+    } <= places
     assert len(SHOWN) > 60
 
 
@@ -271,9 +290,23 @@ def _make_weights(arguments: list[str]) -> None:
     if not flags or arguments[0] not in ("compile", "optimize"):
         return
     path = Path(arguments[arguments.index(flags.pop()) + 1])
-    model = arguments[arguments.index("--model") + 1] if "--model" in arguments else None
-    graph = ts.load(arguments[1], model).graph
+    given = dict(b.split("=") for a, b in pairwise(arguments) if a == "-p")
+    graph = ts.load(arguments[1], _model(arguments), {name: int(value) for name, value in given.items()}).graph
     save_file({n: np.array(v) for n, v in initialise(graph, 0).items()}, path)
+
+
+def _model(arguments: list[str]) -> str | None:
+    return arguments[arguments.index("--model") + 1] if "--model" in arguments else None
+
+
+def _small(arguments: list[str]) -> list[str]:
+    """A command on a whole model of the zoo, on one of one layer and few words instead."""
+    items = parse((ROOT / "specs" / f"{arguments[1]}.tess").read_text("utf-8"), arguments[1]).items
+    models = [i for i in items if isinstance(i, syntax.Function) and i.kind == "model"]
+    takes = {static.name for static in next(m for m in models if _model(arguments) in (None, m.name)).statics}
+    given = {b.split("=")[0] for a, b in pairwise(arguments) if a == "-p"}
+    further = [f"{name}={value}" for name, value in (("depth", 1), ("vocab", 100)) if name in takes - given]
+    return [*arguments, *(word for text in further for word in ("-p", text))]
 
 
 @pytest.fixture
@@ -306,6 +339,8 @@ def test_a_command_runs(
     *first, last = words(row.text)
     for arguments in first:
         assert main(arguments) == 0, capsys.readouterr().err
+    if row.place.partition(":")[0].endswith(".tess"):
+        last = _small(last)
     if row.code is None:
         _make_weights(last)
     code, err = main(last), capsys.readouterr().err

@@ -139,7 +139,9 @@ def resolve_local(path: str, name: str, module: Module | None) -> Composite:
     found = next((folder / path for folder in folders if (folder / path).is_file()), None)
     if found is None:
         looked = " or ".join(dict.fromkeys(f"`{folder}`" for folder in folders))
-        raise Diagnostic("E0001", f"there is no file `{path}` in {looked}")
+        dotted = f"write an op of a shipped module with a dot, `{path}.{name}`" if path.startswith(("std.", "zoo.")) else None
+        file = None if path.endswith(".tess") else f"an op of a file is `{path}.tess:{name}`"
+        raise Diagnostic("E0001", f"there is no file `{path}` in {looked}", help=dotted or file)
     elaborator = Elaborator(_library())
     unit = elaborator.library.file(found)
     ops = _ops(unit)

@@ -265,6 +265,15 @@ def test_refused(mine: Path, options: dict[str, Any], code: str, message: str) -
     assert (caught.value.code, message in caught.value.message) == (code, True), caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("method", "help"), [("std.token:by_mass", "with a dot, `std.token.by_mass`"), ("mine:longest", "`mine.tess:longest`")]
+)
+def test_a_method_behind_a_colon_is_one_of_a_file(mine: Path, method: str, help: str) -> None:
+    with pytest.raises(Diagnostic) as caught:
+        apply(loads(PLAIN), "prune_tokens", method=method, r=2)
+    assert (caught.value.code, help in (caught.value.help or "")) == ("E0001", True)
+
+
 def test_a_method_that_protects_nothing_is_told_how(mine: Path) -> None:
     sizes = {"size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2, "hidden": 32, "classes": 3}
     vit = ts.load("zoo/vit", "vit_classifier", params=sizes)
