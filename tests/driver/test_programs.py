@@ -16,7 +16,7 @@ from tessera.backends.torch.target import Torch
 from tessera.driver.cli import main
 from tessera.ir.diagnostics import Diagnostic
 
-FILE = Path(__file__).parents[1] / "frontends" / "programs" / "chat.tess"
+FILE = Path(__file__).parents[1] / "frontends" / "source" / "elaborate" / "programs" / "chat.tess"
 IDS = np.arange(6).reshape(2, 3)
 
 

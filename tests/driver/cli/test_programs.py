@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import Cli
 
-FILE = Path(__file__).parents[2] / "frontends" / "programs" / "chat.tess"
+FILE = Path(__file__).parents[2] / "frontends" / "source" / "elaborate" / "programs" / "chat.tess"
 
 
 @pytest.fixture(autouse=True)

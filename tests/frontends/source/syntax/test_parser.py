@@ -33,7 +33,7 @@ from tessera.frontends.source.syntax.ast import (
 from tessera.frontends.source.syntax.parser import parse, parse_expr, parse_type
 from tessera.ir.diagnostics import Span
 
-PROGRAM = (Path(__file__).parent / "everything.tess").read_text(encoding="utf-8")
+PROGRAM = (Path(__file__).parents[1] / "everything.tess").read_text(encoding="utf-8")
 
 
 def body(text: str) -> list[ast.Stmt]:

@@ -14,7 +14,7 @@ from tessera.ir.graph import Graph, Initializer, Module, Value
 from tessera.ir.types import DTYPES, TensorType
 from tessera.ir.verifier import verify
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 ZOO = sorted((ROOT / "specs" / "zoo").glob("*.tess"))
 
 

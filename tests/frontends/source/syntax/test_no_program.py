@@ -13,7 +13,7 @@ from tessera.frontends.source.syntax.depth import deep_recursion
 from tessera.frontends.source.syntax.parser import parse
 from tessera.ir.diagnostics import Diagnostic
 
-PROGRAM = (Path(__file__).parent / "everything.tess").read_text(encoding="utf-8")
+PROGRAM = (Path(__file__).parents[1] / "everything.tess").read_text(encoding="utf-8")
 
 
 def error_of(text: str) -> Diagnostic | None:

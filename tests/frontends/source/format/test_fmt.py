@@ -18,7 +18,7 @@ from tessera.frontends.source.syntax.parser import parse, parse_expr, parse_type
 from tessera.frontends.source.syntax.tables import tables
 
 HERE = Path(__file__).parent
-EVERYTHING = (HERE / "everything.tess").read_text(encoding="utf-8")
+EVERYTHING = (HERE.parent / "everything.tess").read_text(encoding="utf-8")
 
 
 def format_expr(tree: ast.Expr) -> str:

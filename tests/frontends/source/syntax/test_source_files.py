@@ -17,7 +17,7 @@ from tessera.frontends.source.syntax.expressions import PRECEDENCE
 from tessera.frontends.source.syntax.parser import MAX_BYTES, parse, read_source
 from tessera.ir.diagnostics import Diagnostic
 
-EVERYTHING = Path(__file__).parent / "everything.tess"
+EVERYTHING = Path(__file__).parents[1] / "everything.tess"
 
 
 @pytest.fixture
