@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input. ``init`` fills a state or a random input that is not given."""
+    """One input. ``init`` fills a state or a random input that is not given; ``limits`` are the lengths of the tables in which
+    its elements are places."""
 
     name: str
     dtype: DType
@@ -30,6 +31,7 @@ class Port:
     role: str = "input"
     init: Initializer | None = None
     span: Span | None = None
+    limits: tuple[Dim, ...] = ()
 
     @property
     def spec(self) -> InputSpec:
@@ -186,6 +188,17 @@ class Ports:
         found = self.broken(sizes)
         if found is not None:
             raise self.unmet(*found)
+
+    def check_places(self, name: str, least: int, greatest: int, sizes: Mapping[str, int]) -> None:
+        """Raises E0905 where the elements of an input are not all places of the tables that they index."""
+        port = self.by_name[name]
+        for limit in port.limits:
+            size = limit.evaluate(dict(sizes)) if limit.symbols <= sizes.keys() else None
+            if size is not None and not 0 <= least <= greatest < size:
+                odd, places = least if least < 0 else greatest, f"0 to {size - 1}" if size else "none"
+                raise Diagnostic(
+                    "E0905", f"`{name}` has the element {odd}, but the places of the table that it indexes are {places}", port.span
+                )
 
     def unmet(self, require: Require, sizes: Mapping[str, int]) -> Diagnostic:
         """What says that a requirement does not hold."""

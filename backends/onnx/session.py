@@ -106,8 +106,8 @@ class Session:
             sizes: those that no array tells, such as the capacity of states that are not given.
 
         Raises:
-            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement of the model, E0922 NaN where tokens are
-                selected, E0912 when ONNX Runtime fails.
+            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement of the model, E0905 an index outside its
+                table, E0922 NaN where tokens are selected, E0912 when ONNX Runtime fails.
         """
         return dict(zip(self.outputs, self.run(self.feeds(arrays, seed=seed, sizes=sizes)), strict=True))
 
@@ -133,6 +133,9 @@ class Session:
         shapes = {**held, **{name: array.shape for name, array in feeds.items()}}
         values = self.ports.sizes(shapes, sizes)
         self.ports.check_requires(values)
+        for name, array in feeds.items():
+            if self.ports.by_name[name].limits and array.size:
+                self.ports.check_places(name, int(array.min()), int(array.max()), values)
         return feeds | self.ports.filled(shapes, values, seed)
 
     def binding(self) -> Any:
@@ -210,7 +213,8 @@ def _open(
 def _declared(row: Mapping[str, Any]) -> Port:
     shape = tuple(decode_dim(d) for d in row["shape"])
     init = Initializer(row["init"][0], tuple(row["init"][1:])) if "init" in row else None
-    return Port(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init)
+    limits = tuple(decode_dim(d) for d in row.get("below", ()))
+    return Port(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init, limits=limits)
 
 
 def _foreign(value: Any) -> Port:

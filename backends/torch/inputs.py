@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ir.analysis.bounds import index_limits
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.graph import Graph, Require
 from ...ir.op import Trait, has
@@ -26,7 +27,10 @@ class Inputs(Ports):
 
     def __init__(self, graph: Graph, bodies: Sequence[tuple[int | None, Graph]]) -> None:
         solve_all(graph)
-        ports = [Port(v.name, v.type.dtype, v.type.shape, v.role, v.init, v.span) for v in graph.inputs]
+        limits = index_limits(graph)
+        ports = [
+            Port(v.name, v.type.dtype, v.type.shape, v.role, v.init, v.span, tuple(limits.get(v.name, ()))) for v in graph.inputs
+        ]
         demands = [Demands(parent, body.lets, requirements(body)) for parent, body in bodies]
         super().__init__(graph.name, ports, demands, graph.facts)
         self.selects = any(has(node, Trait.SELECTS) for _, body in bodies for node in body.nodes())
@@ -41,7 +45,8 @@ class Inputs(Ports):
         ``sizes`` gives those that no given tensor tells: the capacities of states.
 
         Raises:
-            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement, E0922 NaN where tokens are selected.
+            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement, E0905 an index, E0922 NaN where tokens are
+                selected.
         """
         given = self._match(args, named)
         for name, tensor in given.items():
@@ -49,6 +54,10 @@ class Inputs(Ports):
         shapes = {name: tensor.shape for name, tensor in given.items()}
         values = self.sizes(shapes, sizes, lambda name: _shown(given[name]))
         self.check_requires(values)
+        for name, tensor in given.items():
+            # Elsewhere looking at them would wait for the device, which checks its indices itself.
+            if self.by_name[name].limits and tensor.numel() and tensor.device.type == "cpu":
+                self.check_places(name, int(tensor.min()), int(tensor.max()), values)
         made = {name: from_numpy(array).to(device) for name, array in self.filled(shapes, values, seed).items()}
         return [(given | made).get(port.name) for port in self.ports]
 

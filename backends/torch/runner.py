@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...ir.diagnostics import Diagnostic
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -42,8 +44,11 @@ class TorchRunner:
         from .inputs import fit_tensors, to_numpy
 
         tensors = fit_tensors(self.ports, arrays)
-        with torch.no_grad():
-            outputs = self.network(**tensors, seed=seed, sizes=sizes)
+        try:
+            with torch.no_grad():
+                outputs = self.network(**tensors, seed=seed, sizes=sizes)
+        except (IndexError, RuntimeError) as error:
+            raise Diagnostic("E0912", f"PyTorch failed: {str(error).splitlines()[0][:400]}") from error
         return {name: to_numpy(tensor) for name, tensor in outputs.items()}
 
     def carrying(

@@ -53,6 +53,38 @@ def index_bounds(graph: Graph) -> dict[Input, Bound | None]:
     return bounds
 
 
+def index_limits(graph: Graph) -> dict[str, list[Dim]]:
+    """For each integer input the lengths of the tables in which its elements are places as they are: moved about at most, with
+    nothing that would keep them within."""
+    given = [v for v in graph.inputs if v.role == "input" and v.type.dtype.kind == "int"]
+    found = {v.name: list(dict.fromkeys(_lengths(v, set()))) for v in given}
+    return {name: limits for name, limits in found.items() if limits}
+
+
+def _lengths(value: Value, seen: set[Value]) -> Iterator[Dim]:
+    if value in seen:
+        return
+    seen.add(value)
+    for node, position in value.uses:
+        if node.op is None:
+            continue
+        if isinstance(node.op, Composite):
+            body, inner = _inner(node, position)
+            yield from (body.expand_lets(limit) for limit in _lengths(inner, set()))
+        elif position == 1 and (has(node, Trait.INDEXES) or node.op.family == "segment"):
+            yield from (as_dim(bound.limit) for bound in _bound(node, position) if bound.limit is not None)
+        elif position in kept(node) and (has(node, Trait.MOVES) or node.op.name == "cast"):
+            yield from _lengths(node.outputs[0], seen)
+
+
+def _inner(node: Node, position: int) -> tuple[Graph, Value]:
+    """The body of a composite, and what an operand is called in it."""
+    assert isinstance(node.op, Composite)
+    types = [None if v is None else v.type for v in node.inputs]
+    body = node.op.instantiate(types, dict(node.attrs))
+    return body, body.inputs[sum(t is not None for t in types[:position])]
+
+
 def _least(bounds: list[Bound]) -> Bound | None:
     known = {b.limit.value: b for b in bounds if isinstance(b.limit, Dim) and b.limit.value is not None}
     if known:
@@ -91,10 +123,7 @@ def _bound(node: Node, position: int) -> Iterator[Bound]:
 
 
 def _through_composite(node: Node, position: int, seen: set[Value]) -> Iterator[Bound]:
-    assert isinstance(node.op, Composite)
-    types = [None if v is None else v.type for v in node.inputs]
-    body = node.op.instantiate(types, dict(node.attrs))
-    inner = body.inputs[sum(t is not None for t in types[:position])]
+    body, inner = _inner(node, position)
     # A table's length is in the caller's symbols unless the body names it itself.
     for bound in _bounds(inner, set()):
         yield Bound(body.expand_lets(bound.limit) if isinstance(bound.limit, Dim) else bound.limit, bound.ascending)

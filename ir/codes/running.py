@@ -33,7 +33,9 @@ CODES = {
     "E0905": Code(
         "an integer is no place of the table that it indexes",
         "Token ids and other indices count from 0, up to the length of the table but not including it. A host stage that gives -1\n"
-        "for *nothing* would pick the last row on one backend, and fail on another.",
+        "for *nothing* would pick the last row on one backend, and fail on another.\n\n"
+        "  wrong:  model(ids=[[5, -1]])\n"
+        "  right:  model(ids=[[5, 0]], valid=[[True, False]])",
     ),
     "E0907": Code(
         "a size cannot be told from the inputs",

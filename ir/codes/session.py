@@ -16,9 +16,10 @@ CODES = {
         "  right:  compile for f32 or f16, or run it where ONNX Runtime has a CUDA provider",
     ),
     "E0912": Code(
-        "ONNX Runtime failed while running the artifact",
-        "The inputs fit the model's declaration, but an op refused its operands: an index outside of its table, or too little\n"
-        "memory. The message says which op.\n\n"
-        "  right:  token ids smaller than the vocabulary",
+        "ONNX Runtime or PyTorch failed while running the artifact",
+        "The inputs fit the model's declaration, but an op refused its operands: an index that was computed lies outside of its\n"
+        "axis, an integer is divided by 0, or there is too little memory. The message says which op.\n\n"
+        "  wrong:  take(table, ids + 1000)\n"
+        "  right:  take(table, minimum(ids + 1000, 4999))",
     ),
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Gathering and scattering by index. Indices are not negative and within range; nothing is said of a result if they are not."""
+"""Gathering and scattering by index. Indices count from 0 and lie within their axis; what is given is checked where it is given,
+and nothing is said of a result of computed ones that do not."""
 
 from __future__ import annotations
 
