@@ -152,3 +152,39 @@ def test_a_sequence_in_two_parts_is_the_whole() -> None:
     for t in range(7):
         h = a[:, t] * h + b[:, t]
     torch.testing.assert_close(second["last"], h)
+
+
+# Scans ---------------------------------------------------------------------------------------------------------------
+
+SCAN = """
+fn combine(a1: f64[B], b1: f64[B], a2: f64[B], b2: f64[B]) -> (f64[B], f64[B]) { return a1 * a2, b1 * a2 + b2 }
+model m(a: f64[B, T], b: f64[B, T], a0: f64[B], b0: f64[B]) -> (decay: f64[B, T], h: f64[B, T]) {
+    decay, h = scan(combine, a, b, axis=1, start=[a0, b0])
+    return decay, h
+}
+"""
+
+
+def test_a_scan_in_two_parts_is_the_whole() -> None:
+    module = loads(SCAN)
+    assert module.difference(loads(print_module(module))) is None
+    net, made = build(module.graph), session(module)
+    a, b = torch.rand(2, 2, 7, dtype=torch.float64)
+    start = torch.ones(2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    whole = net(a, b, *start)
+    first = net(a[:, :3], b[:, :3], *start)
+    second = net(a[:, 3:], b[:, 3:], first["decay"][:, -1], first["h"][:, -1])
+    torch.testing.assert_close(torch.cat([first["h"], second["h"]], 1), whole["h"])
+    feed = {"a": a, "b": b, "a0": start[0], "b0": start[1]}
+    np.testing.assert_allclose(made({name: x.numpy() for name, x in feed.items()})["h"], whole["h"].numpy(), rtol=1e-12)
+    h = start[1]
+    for t in range(7):
+        h = a[:, t] * h + b[:, t]
+    torch.testing.assert_close(second["h"][:, -1], h)
+
+
+@pytest.mark.parametrize(("start", "code"), [("[a0]", "E0405"), ("[a0, 3]", "E0405"), ("[a0, b]", "E0302")])
+def test_what_a_scan_does_not_start_from(start: str, code: str) -> None:
+    with pytest.raises(Diagnostic) as caught:
+        loads(SCAN.replace("[a0, b0]", start))
+    assert caught.value.code == code

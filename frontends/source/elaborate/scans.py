@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | None) -> Any:
-    """The running results of a function: ``scan(combine, x, y, axis=1)``. Raises E0305, E0404, E0405."""
+    """The running results of a function: ``scan(combine, x, y, axis=1)``, from ``start=[a, b]`` if that is given.
+
+    Raises E0302, E0305, E0404, E0405.
+    """
     statics = {n: v for n, v, _ in arguments if n is not None}
     plain = [v for n, v, _ in arguments if n is None]
     for _, value, where in arguments:
@@ -29,7 +32,7 @@ def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | Non
                 "E0405", f"`scan` takes tensors, not {describe(value)}, whose fields would lose an axis", where,
                 help=f"scan its fields: `scan(f, {fields}, axis=1)`",
             )  # fmt: skip
-    if not plain or static_kind(plain[0]) != "fn" or not all(map(is_tensor, plain[1:])) or set(statics) != {"axis"}:
+    if not plain or static_kind(plain[0]) != "fn" or not all(map(is_tensor, plain[1:])) or set(statics) - {"start"} != {"axis"}:
         raise Diagnostic(
             "E0405", "`scan` takes a function, the tensors to scan, and an axis", span,
             help="write `scan(combine, x, y, axis=1)` with `fn combine(a: …, b: …, c: …, d: …) -> (…, …) { … }`",
@@ -40,6 +43,8 @@ def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | Non
         raise Diagnostic("E0402", f"the axis of `scan` is known when compiling, not `{axis}`", span)
     if not tensors or isinstance(axis, bool) or not isinstance(axis, int):
         raise Diagnostic("E0405", "`scan` takes at least one tensor, and an integer axis", span)
+    started = _started(frame, tensors, statics.get("start"), axis, span)
+    before, tensors = tensors, started or tensors
     assert frame.builder is not None
     region = Region("scan", frame.builder, frame.region)
     sides = []
@@ -62,7 +67,33 @@ def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | Non
         region.graph.add_output(region.local(value), f"out{i}")
     attrs = {"axis": axis, "carried": len(tensors), "body": region.graph}
     outputs = frame.emit(OPS["scan"], [*tensors, *region.captured], attrs, span)
+    if tensors is not before:
+        outputs = [frame.emit(OPS["slice"], [y], {"axis": axis, "start": 1}, span)[0] for y in outputs]
     return outputs[0] if len(outputs) == 1 else Multi(tuple(outputs))
+
+
+def _started(frame: Frame, tensors: list[Any], start: Any, axis: int, span: Span | None) -> list[Any]:
+    """The tensors with what each starts from in front of it; an empty list where nothing is given."""
+    if start is None:
+        return []
+    items = list(start) if isinstance(start, tuple) else [start]
+    if len(items) != len(tensors) or not all(map(is_tensor, items)):
+        raise Diagnostic(
+            "E0405", f"`scan` starts from a tensor for each of its {len(tensors)}", span,
+            help="write `scan(combine, x, y, axis=1, start=[a, b])`, without the axis",
+        )  # fmt: skip
+    rows = []
+    for tensor, first in zip(tensors, map(frame.local, items), strict=True):
+        shape = list(tensor.type.shape)
+        if not -len(shape) <= axis < len(shape):
+            raise Diagnostic("E0305", f"axis {axis} does not exist in {tensor.type}", span)
+        del shape[axis]
+        if first.type != TensorType(tensor.type.dtype, tuple(shape)):
+            wanted = TensorType(tensor.type.dtype, tuple(shape))
+            raise Diagnostic("E0302", f"`scan` of {tensor.type} along axis {axis} starts from {wanted}, not {first.type}", span)
+        front = frame.emit(OPS["unsqueeze"], [first], {"axis": axis}, span)[0]
+        rows.append(frame.emit(OPS["concat"], [front, tensor], {"axis": axis}, span)[0])
+    return rows
 
 
 def stack(frame: Frame, arguments: list[Argument], span: Span | None) -> Value:
