@@ -169,6 +169,18 @@ CASES: dict[str, Case] = {
     "attention, matrices transposed": attend(
         "q @ reshape(transpose(reshape(k, [B * 4, S, 8]), perm=[0, 2, 1]), [B, 4, 8, S])", "transpose_of_matrices"
     ),
+    "attention, other matrices transposed": attend(
+        "q @ reshape(transpose(reshape(k, [B * 4, S, 8]) * 0.5, perm=[0, 2, 1]), [B, 4, 8, S])", "heads_of_transposed_matrices"
+    ),
+    "attention, bounded from below": attend(
+        f"maximum({SCORES} + bias, constant(-3.4028235e+38, dtype=f32))", "scores_bounded_by_lowest"
+    ),
+    "attention, zeroed where hidden": Case(
+        "softmax_zeroed attention_from_guarded",
+        "n = not mask  b = where(not n, bias, constant(-3.4028235e+38, dtype=f32))"
+        f"  return where(n, 0.0, softmax({SCORES} + b, axis=-1)) @ v",
+        "attention", HEADS,
+    ),
     "attention, repeated matrices transposed": attend(
         "q @ reshape(transpose(reshape(expand(unsqueeze(g, 2), [B, 2, 2, S, 8]), [B * 4, S, 8]), perm=[0, 2, 1]), [B, 4, 8, S])",
         "transpose_of_repeated_matrices",

@@ -73,7 +73,10 @@ def test_experts_made_of_the_weights_compute_what_the_mlp_computed(rule: str) ->
     program = source.loads(text(active=4))
     weights = drawn(program)
     changed = same_when_printed(rewritten(program, rule))
-    assert [n for n in changed.parameters() if "moe" in n and n.endswith(".up")] == ["blocks.0.mlp.moe.up", "blocks.1.mlp.moe.up"]
+    assert [n for n in changed.parameters() if "moe" in n and n.endswith(".up")] == [
+        "blocks.0.mlp.moe.up",
+        "blocks.1.mlp.moe.up",
+    ]
     assert not any("fc1" in name for name in changed.parameters())
     for target in ("torch", "onnx"):
         before = ts.compile(program, target=target, weights=weights, passes=[])(x=X)["output"]
