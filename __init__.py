@@ -81,8 +81,10 @@ def models(name: str | os.PathLike[str]) -> list[str]:
         Diagnostic: E0001 when there is none, E01xx when it cannot be read.
     """
     from .frontends import source as frontend
+    from .runtime.files.pickles import refuse_pickled_model
     from .specs.catalog import find
 
+    refuse_pickled_model(name)
     return frontend.models(find(name)[0])
 
 

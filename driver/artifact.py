@@ -117,13 +117,13 @@ class Artifact:
 
     @property
     def inputs(self) -> list[InputSpec]:
-        """Names, dtypes and shapes of what it takes."""
-        return self.runner.inputs
+        """Names, dtypes and shapes of what it takes; behind what a call must give, states and random inputs (their ``role``)."""
+        return [*self.runner.inputs, *self.runner.optional]
 
     def __call__(
         self, *args: Any, seed: int = 0, sizes: Mapping[str, int] | None = None, **inputs: Any
     ) -> dict[str, np.ndarray]:
-        """Run it: arrays by input name, or in the order of the inputs.
+        """Run it: arrays by input name, or in the order of the inputs, or one mapping of names to arrays.
 
         Args:
             seed: for the model's random inputs, where they are not given.

@@ -30,9 +30,11 @@ def diagnose(text: str, path: str = "<string>") -> list[Diagnostic]:
 
 def examine(name: str | os.PathLike[str]) -> Examined:
     """Check a whole ``.tess`` file or shipped spec. Nothing is raised: a file that there is not is a diagnostic as well."""
+    from ..runtime.files.pickles import refuse_pickled_model
     from ..specs.catalog import find
 
     try:
+        refuse_pickled_model(name)
         path = find(name)[0]
     except Diagnostic as error:
         return Examined([], [error])

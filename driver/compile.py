@@ -55,9 +55,11 @@ def load(
         Diagnostic: whatever is wrong with the program; E0001 when there is none.
     """
     from ..frontends import source
+    from ..runtime.files.pickles import refuse_pickled_model
     from ..runtime.states import named
     from ..specs.catalog import find
 
+    refuse_pickled_model(name)
     path, found = find(name)
     if _brings_weights(path):
         raise Diagnostic(

@@ -16,11 +16,11 @@ from ..backends.mlir.target import Mlir
 from ..backends.onnx.target import Onnx
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
+from ..runtime.files.pickles import refuse_pickled_model
 from .compile import load
 
 # Files that hold a program and its weights.
 IMPORTED = frozenset({Onnx.suffix, Mlir.suffix})
-_PICKLES = frozenset({".pt", ".pth", ".bin", ".pt2", ".pkl", ".ckpt", ".jit"})
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def read_model(
             "E0011", f"only the sizes of an .onnx file can be fixed, but `{path.name}` is none",
             help="of a spec they are written in its signature: `x: float[1, 128, D]`",
         )  # fmt: skip
-    if suffix in _PICKLES:
-        raise _pickle(path)
+    refuse_pickled_model(path)
     if suffix in IMPORTED:
         if not os.path.isfile(path):
             raise Diagnostic("E0001", f"there is no file `{path}`")
@@ -131,12 +130,3 @@ def _mlir(path: Path, weights: Sequence[str] | None) -> Source:
         notes.append(f"{left} of {len(given)} tensors are no arguments of `{path.name}`, and are left out")
     return Source(found.module, "torch MLIR", found.weights, notes, None, True, beside=path.parent)
 
-
-def _pickle(path: Path) -> Diagnostic:
-    how = "holds pickles (torch.export.load opens them)" if path.suffix.lower() == ".pt2" else "is a pickle"
-    return Diagnostic(
-        "E0930",
-        f"`{path.name}` {how}: opening one runs whatever code is in it, and Tessera never does",
-        help="where you trust it: load it in Python, `torch.onnx.export(model, args, 'model.onnx', dynamo=True)`, and optimize"
-        " that; or give the ExportedProgram to `tessera.frontends.torch.load`",
-    )

@@ -88,6 +88,9 @@ def artifact_target(path: str | os.PathLike[str]) -> Target:
     file = Path(path)
     if not os.path.exists(file):
         raise Diagnostic("E0001", f"there is no file `{file}`")
+    from ..runtime.files.pickles import refuse_pickled_model
+
+    refuse_pickled_model(file)
     target = of_file(file)
     if target is None:
         first, *rest = (cls.suffix for cls in registry().values())

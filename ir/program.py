@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .signature import Signature
 
+# So much of a type is shown where a program is told in one line.
+_WIDEST = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -75,7 +78,13 @@ class Flow:
     span: Span | None = field(default=None, compare=False)
 
 
-@dataclass(eq=False, init=False)
+def _cut(type: object) -> str:
+    """A type as a line of text has room for it."""
+    text = str(type)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+
+
+@dataclass(eq=False, init=False, repr=False)
 class Program:
     """Functions over one set of parameters and states, and what they were declared with.
 
@@ -136,6 +145,16 @@ class Program:
         self.stages = dict(stages or {})
         self.flows = dict(flows or {})
         self.recipes = dict(recipes or {})
+
+    def __repr__(self) -> str:
+        """What it is called, what goes in and what comes out; of several entry points, their names."""
+        if self.several:
+            return f"<program {self.name}: {', '.join(self.functions)}>"
+        (graph,) = self.functions.values()
+        given = ", ".join(f"{v.name}: {_cut(v.type)}" for v in graph.inputs if v.role == "input")
+        pairs = zip(graph.outputs, graph.output_info, strict=True)
+        made = ", ".join(f"{info.name}: {_cut(value.type)}" for value, info in pairs if info.role == "output")
+        return f"<model {self.name}({given}) -> ({made}), {len(graph.params)} parameters>"
 
     @property
     def graph(self) -> Graph:

@@ -27,11 +27,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input of an artifact: its name, dtype (``f32``), and shape; a string is a size that the caller chooses."""
+    """One input of an artifact: its name, dtype (``f32``), and shape; a string is a size that the caller chooses. A ``role``
+    of ``state`` or ``random`` says that it is filled when it is not given."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    role: str = "input"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"

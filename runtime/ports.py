@@ -35,7 +35,7 @@ class Port:
 
     @property
     def spec(self) -> InputSpec:
-        return InputSpec(self.name, self.dtype.name, tuple(str(d) if d.value is None else d.value for d in self.shape))
+        return InputSpec(self.name, self.dtype.name, tuple(str(d) if d.value is None else d.value for d in self.shape), self.role)
 
     def __str__(self) -> str:
         return str(self.spec)

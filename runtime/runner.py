@@ -56,11 +56,17 @@ class Runner(Protocol):
 
 
 def by_name(runner: Runner, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays in the order of a runner's inputs, and named ones, as one mapping. States and random inputs are given by name.
+    """Arrays in the order of a runner's inputs, and named ones, as one mapping; one mapping alone is the named ones. States and
+    random inputs are given by name.
 
     Raises:
         Diagnostic: E0901 for too many, or one given twice.
     """
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        twice = next((name for name in args[0] if name in named), None)
+        if twice is not None:
+            raise Diagnostic("E0901", f"the input `{twice}` is given twice")
+        return {**args[0], **named}
     specs = runner.inputs
     if len(args) > len(specs):
         named_only = ", ".join(f"{spec.name}=" for spec in runner.optional)

@@ -102,6 +102,38 @@ def test_compile_call_save_open(target: str, x: np.ndarray, tmp_path: Path) -> N
     np.testing.assert_allclose(result, inner @ weights["head.weight"].T + weights["head.bias"], rtol=0, atol=1e-4)
 
 
+def test_a_mapping_gives_the_inputs(x: np.ndarray) -> None:
+    artifact = ts.compile(ts.loads(SOURCE), verify=False)
+    np.testing.assert_array_equal(artifact({"x": x})["output"], artifact(x=x)["output"])
+    with pytest.raises(ts.Diagnostic, match="given twice"):
+        artifact({"x": x}, x=x)
+    with pytest.raises(ts.Diagnostic, match="has no input `y`"):
+        artifact({"y": x})
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_inputs_tell_states_and_random_inputs(target: str) -> None:
+    text = "model m(x: f32[B, 4]) -> f32[B, 4] {\n    state s: f32[B, 4] = zeros\n    random u: f32[B, 4] = uniform(0, 1)\n"
+    artifact = ts.compile(ts.loads(f"{text}    s = s + x\n    return s + u\n}}\n"), target=target, verify=False)
+    assert [(i.name, i.role) for i in artifact.inputs] == [("x", "input"), ("s", "state"), ("u", "random")]
+    assert artifact(np.ones((1, 4), np.float32)).keys() >= {"output", "s"}
+
+
+def test_a_program_is_told_in_one_line() -> None:
+    assert repr(ts.loads(SOURCE)) == "<model tiny(x: f32[B, T, 8]) -> (output: f32[B, T, 3]), 4 parameters>"
+    one = "model a(x: f32[B]) -> f32[B] { return x }\n"
+    assert repr(ts.loads(f"{one}program p {{ entry e = a  entry f = a }}\n")) == "<program p: e, f>"
+
+
+@pytest.mark.parametrize("ask", ["load", "open", "check", "models"])
+@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.ckpt", "m.pt2"])
+def test_pickles_are_refused(ask: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ts.Diagnostic, match="pickle") as refused:
+        getattr(ts, ask)(tmp_path / name)
+    assert refused.value.code == "E0930"
+
+
 def test_saving_twice_and_to_output(x: np.ndarray, tmp_path: Path) -> None:
     artifact = ts.compile(ts.loads(SOURCE), output=tmp_path / "a.onnx")
     first = (tmp_path / "a.onnx").read_bytes()

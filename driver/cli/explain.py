@@ -56,11 +56,22 @@ def explain(
         module, reports = apply_passes(before, parse_passes(passes))
         found = explain_program(module, sizes) if module.several else explain_module(module, sizes)
         kind = "artifact" if whole else "spec"
-        facts = {"kind": kind, "file": file, **found, "passes": [r.to_dict() for r in reports]}
+        facts = {"kind": kind, "file": file, **found, "passes": [r.to_dict() for r in reports], "models": _models(file)}
     if as_json:
         print_json(facts)
     else:
         click.echo("\n".join(_lines(facts)))
+
+
+def _models(file: str) -> list[str]:
+    """All models and programs of a spec; none of what is no spec."""
+    from ...frontends.source import models
+    from ...specs.catalog import find
+
+    path = Path(file)
+    if path.suffix in (".onnx", ".mlir") or path.is_dir():
+        return []
+    return models(find(file)[0])
 
 
 def _sizes(text: str | None) -> dict[str, int]:
@@ -75,9 +86,12 @@ def _sizes(text: str | None) -> dict[str, int]:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['file']}: {facts['kind']}" + (f" of {facts['model']}" if "model" in facts else "")]
+    others = [name for name in facts.get("models", ()) if name != facts.get("model")]
+    if others:
+        lines.append(f"  the file also has {', '.join(others)} (`--model`)")
     if facts.get("doc"):
         lines += [f"  {line}" for line in facts["doc"].splitlines()]
-    for title in ("inputs", "states", "random", "outputs", "taps"):
+    for title in ("inputs", "states", "random", "outputs", "taps", "dimensions"):
         if facts.get(title):
             lines += [title, columns([[r["name"], r["type"]] for r in facts[title]], indent="  ")]
     lines += [f"requires {text}" for text in facts.get("requires", ())]

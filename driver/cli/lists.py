@@ -13,13 +13,37 @@ if TYPE_CHECKING:
     from ...passes.engine import Pass
 
 
+search_option = click.option("--search", metavar="WORDS", help="Only what these words stand in: names, signatures, documentation.")
+
+
+def _fits(words: str, *texts: str) -> bool:
+    """Whether each of some words stands in one of the texts."""
+    return all(any(word in text.lower() for text in texts) for word in words.lower().split())
+
+
+def _declared_in_std() -> list[dict[str, str]]:
+    """What the modules of std declare: name, kind, head and documentation."""
+    from ...frontends.source.elaborate.library import shared
+    from ...frontends.source.syntax import ast
+    from ..editor.describe import head, modules
+
+    return [
+        {"name": f"{module}.{name}", "family": module, "signature": head(declared.node), "doc": declared.node.doc or ""}
+        for module in modules()
+        if module.startswith("std.")
+        for name, declared in shared().std(module).names.items()
+        if shared().std(module).local(name) and not isinstance(declared.node, ast.Rewrite)
+    ]
+
+
 @click.command()
 @click.argument("name", required=False)
+@search_option
 @json_option
-def ops(name: str | None, as_json: bool) -> None:
+def ops(name: str | None, search: str | None, as_json: bool) -> None:
     """List the core ops, or show one.
 
-    A composite has a dotted name, as in `std.nn.gelu`.
+    A composite has a dotted name, as in `std.nn.gelu`. --search looks through the functions of std as well.
     """
     from ...ir.notation import show_signature
     from ...ir.ops import OPS
@@ -29,9 +53,13 @@ def ops(name: str | None, as_json: bool) -> None:
             {"name": o.name, "family": o.family, "signature": show_signature(o.signature), "doc": o.doc}
             for o in OPS.values()
         ]
+        if search is not None:
+            rows = [r for r in [*rows, *_declared_in_std()] if _fits(search, r["name"], r["signature"], r["doc"])]
         if as_json:
             print_json(rows)
             return
+        if not rows:
+            click.echo(f"no op has the words `{search}` in its name or its documentation")
         families: dict[str, list[dict[str, str]]] = {}
         for row in sorted(rows, key=lambda r: r["name"]):
             families.setdefault(row["family"], []).append(row)
@@ -103,8 +131,9 @@ def _pass(found: type[Pass]) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name", required=False)
+@search_option
 @json_option
-def specs(name: str | None, as_json: bool) -> None:
+def specs(name: str | None, search: str | None, as_json: bool) -> None:
     """List the shipped specs, or print one."""
     from ...specs import catalog
 
@@ -121,7 +150,12 @@ def specs(name: str | None, as_json: bool) -> None:
             click.echo(text, nl=False)
         return
     listing = [(n, catalog.models_of(n), catalog.summary(n)) for n in known]
-    if as_json:
+    if search is not None:
+        texts = {n: (catalog.FOLDER / n).with_suffix(".tess").read_text(encoding="utf-8").lower() for n in known}
+        listing = [row for row in listing if _fits(search, texts[row[0]], row[0])]
+    if not listing and not as_json:
+        click.echo(f"no spec has the words `{search}` in it")
+    elif as_json:
         print_json([{"name": n, "models": models, "doc": doc} for n, models, doc in listing])
     else:
         click.echo(columns([[n, " ".join(models) or "-", first_sentence(doc)] for n, models, doc in listing]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,17 +31,19 @@ if TYPE_CHECKING:
 @dtype_option
 @pass_option
 @click.option("--after", metavar="PASS", help="Stop after this pass.")
+@click.option("--inlined", is_flag=True, help="Print what the compiler makes of it: functions inlined, `repeat` unrolled.")
 @click.option("--each", is_flag=True, help="Print the model before the first pass and after each one.")
 @click.option("--why", metavar="RULE", help="Say where the rewrite rule RULE matches, and where it nearly does.")
 @verify_each_option
 @json_option
 def show(
     file: str, model: str | None, params: tuple[str, ...], dtype: str, passes: tuple[str, ...], after: str | None,
-    each: bool, why: str | None, verify_each: bool, as_json: bool,
+    inlined: bool, each: bool, why: str | None, verify_each: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print a model as source.
 
-    Without --pass, --after and --each nothing is run; --after and --each run the passes of the file's compile block.
+    Without an option the program as it is written. --inlined, a static parameter and passes show what the compiler makes of it;
+    --after and --each run the passes of the file's compile block.
     """
     module = load_module(file, model, params, dtype)
     steps = parse_passes(passes)
@@ -51,6 +54,14 @@ def show(
     if why is not None:
         _why(module, steps, why, as_json)
         return
+    if not (steps or each or after or inlined or params or dtype != "f32"):
+        written = _written(file)
+        if written is not None:
+            if as_json:
+                print_json({"after": None, "report": None, "text": "", "source": written})
+            else:
+                click.echo(written.rstrip())
+            return
     stages = _run(module, steps, verify_each)
     if each:
         _print_stages(stages, as_json)
@@ -58,6 +69,16 @@ def show(
         print_json(stages[-1])
     else:
         click.echo(stages[-1]["source"].rstrip())
+
+
+def _written(file: str) -> str | None:
+    """The text of a spec; None for a model that is imported."""
+    from ...frontends.source.syntax.parser import read_source
+    from ...specs.catalog import find
+
+    if Path(file).suffix in (".onnx", ".mlir") or Path(file).is_dir():
+        return None
+    return read_source(find(file)[0])
 
 
 def _until(steps: list[PassSpec], after: str) -> list[PassSpec]:
@@ -78,18 +99,29 @@ def _until(steps: list[PassSpec], after: str) -> list[PassSpec]:
 
 
 def _run(module: Module, steps: list[PassSpec], verify_each: bool) -> list[dict[str, Any]]:
-    from ...frontends.source import print_module
     from ..compile import apply_passes
 
-    stages: list[dict[str, Any]] = [{"after": None, "report": None, "text": "", "source": print_module(module)}]
+    stages: list[dict[str, Any]] = [{"after": None, "report": None, "text": "", "source": _source(module)}]
 
     def record(step: Pass, report: Report, module: Module) -> None:
-        stages.append(
-            {"after": step.name, "report": report.to_dict(), "text": str(report), "source": print_module(module)}
-        )
+        stages.append({"after": step.name, "report": report.to_dict(), "text": str(report), "source": _source(module)})
 
     apply_passes(module, steps, verify_each=verify_each, after=record)
     return stages
+
+
+def _source(module: Module) -> str:
+    """A module as source, with `repeat` where its blocks are equal and that reads back as the same module."""
+    from ...frontends.source import loads, print_module
+    from ...frontends.source.format.printer import print_rolled
+
+    plain, text = print_module(module), print_rolled(module)
+    if text == plain:
+        return plain
+    try:
+        return text if loads(text, model=module.name) == module else plain
+    except Diagnostic:
+        return plain
 
 
 def _print_stages(stages: list[dict[str, Any]], as_json: bool) -> None:

@@ -85,6 +85,7 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
         "random": [_row(v.name, v.type) for v in graph.inputs if v.role == "random"],
         "outputs": _outputs(graph, "output"),
         "taps": _outputs(graph, "tap"),
+        "dimensions": _dimensions(graph, chosen),
         "requires": [f"{r.left} {r.op} {r.right}: {r.message}" for r in graph.requires],
         "parameters": _parameters(graph),
         "ops": dict(Counter(node.op.qualified for node in graph.nodes()).most_common()),
@@ -127,6 +128,16 @@ def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | No
 
 def _row(name: str, type: object) -> dict[str, str]:
     return {"name": name, "type": str(type)}
+
+
+def _dimensions(graph: Graph, chosen: Mapping[str, int]) -> list[dict[str, str]]:
+    """What each symbol of the program's types is: a size of an input, or the name of another dimension."""
+    rows = []
+    for name in chosen:
+        at = next(((v, i) for v in graph.inputs for i, d in enumerate(v.type.shape) if str(d) == name), None)
+        where = f"the size of axis {at[1]} of `{at[0].name}`" if at else "a size that the inputs tell together"
+        rows.append({"name": name, "type": f"{where}; {chosen[name]} for the cost"})
+    return rows + [{"name": name, "type": f"= {dim}"} for name, dim in graph.lets.items()]
 
 
 def _outputs(graph: Graph, role: str) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from ..syntax.lexer import RESERVED
 from .fmt import format_file
 from .recipes import compile_block
 from .regions import Names, RegionPrinter
+from .roll import rolled
 from .static import initialiser, literal, type_expr
 from .wiring import flow_member, host_member
 
@@ -29,6 +30,11 @@ _INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
 def print_module(program: Program) -> str:
     """The program as Tessera source, which elaborates to an equal program."""
     return format_file(_Printer(program).file())
+
+
+def print_rolled(program: Program) -> str:
+    """As :func:`print_module`, with `repeat` where blocks are equal; it elaborates to an equal program as well."""
+    return format_file(rolled(_Printer(program).file()))
 
 
 class _Printer(RegionPrinter):

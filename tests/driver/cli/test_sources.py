@@ -112,11 +112,62 @@ def test_fmt_of_bytes_that_are_no_text(cli: Cli, tmp_path: Path) -> None:
     assert "error[E0003]" in result.err
 
 
+RULES = """\
+rewrite exact twice(x: float[...]) { neg(neg(x)) => x }
+model m(x: float[B]) -> float[B] {
+    y = exp(-x)
+    return -(y + 1.0)
+}
+"""
+
+
 def test_show_prints_source_that_reads_back(cli: Cli, tiny: Path) -> None:
     import tessera as ts
 
     result = cli("show", tiny, "-p", "classes=5")
     assert ts.loads(result.out) == ts.load(tiny, params={"classes": 5})
+
+
+def test_show_prints_what_is_written(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "m.tess"
+    spec.write_text(f"# A remark that stays.\n{RULES}", encoding="utf-8")
+    assert cli("show", spec).out == spec.read_text(encoding="utf-8")
+    assert json.loads(cli("show", spec, "--json").out)["source"] == spec.read_text(encoding="utf-8")
+    inlined = cli("show", spec, "--inlined").out
+    assert "remark" not in inlined
+    assert "y_1 = " in inlined or "exp(" in inlined
+
+
+@pytest.mark.parametrize("name", ["vit_s16", "gpt2", "minilm", "whisper_encoder"])
+def test_equal_blocks_are_one_repeat(cli: Cli, name: str) -> None:
+    import tessera as ts
+
+    module = ts.load(name)
+    shown = cli("show", name, "--inlined").out
+    assert ts.loads(shown) == module
+    assert " in " in shown.split("repeat", 1)[1].splitlines()[0]
+    assert len(shown.splitlines()) * 2 < len(ts.source(module).splitlines())
+
+
+def test_blocks_that_differ_stay_apart(cli: Cli, tmp_path: Path) -> None:
+    import tessera as ts
+
+    spec = tmp_path / "apart.tess"
+    spec.write_text(
+        "use std.nn (linear)\n"
+        "model m(x: float[B, 8], y: float[B, 8]) -> (float[B, 8], float[B, 8]) {\n"
+        "    first = x\n"
+        "    repeat i in 3 as blocks {\n"
+        "        first = x\n"
+        "        x = linear(x, out=8) as a + y\n"
+        "    }\n"
+        "    repeat i in 3 as uneven { x = linear(x, out=8, bias=i == 1) as a }\n"
+        "    return x, first\n"
+        "}\n"
+    )
+    shown = cli("show", spec, "--inlined").out
+    assert ts.loads(shown) == ts.load(spec)
+    assert "repeat" not in shown
 
 
 def test_show_after_a_pass(cli: Cli, tmp_path: Path) -> None:
@@ -142,15 +193,6 @@ def test_show_each_as_json(cli: Cli, tiny: Path) -> None:
     stages = json.loads(cli("show", tiny, "--pass", "fold_constants", "--pass", "cse", "--each", "--json").out)
     assert [s["after"] for s in stages] == [None, "fold_constants", "cse"]
     assert stages[1]["report"]["pass"] == "fold_constants"
-
-
-RULES = """\
-rewrite exact twice(x: float[...]) { neg(neg(x)) => x }
-model m(x: float[B]) -> float[B] {
-    y = exp(-x)
-    return -(y + 1.0)
-}
-"""
 
 
 def test_why_a_rule_does_not_fire(cli: Cli, tmp_path: Path) -> None:
@@ -234,6 +276,26 @@ def test_specs(cli: Cli) -> None:
     assert "model minilm(" in cli("specs", "zoo/minilm").out
     assert cli("specs", "minilm").out == cli("specs", "zoo/minilm").out
     assert "error[E0013]" in cli("specs", "zoo/vitt").err
+
+
+def test_ops_and_specs_are_found_by_words(cli: Cli) -> None:
+    found = cli("ops", "--search", "running along").out
+    assert "cumsum" in found
+    assert "std.math.cumprod" in found
+    assert "matmul" not in found
+    assert [r["name"] for r in json.loads(cli("ops", "--search", "bipartite merge", "--json").out)] == ["std.token.bipartite_merge"]
+    assert "zoo/vit " in cli("specs", "--search", "Dosovitskiy PATCH").out
+    assert "zoo/llama" not in cli("specs", "--search", "Dosovitskiy PATCH").out
+    assert "no op has the words" in cli("ops", "--search", "xylophone").out
+    assert "no spec has the words" in cli("specs", "--search", "xylophone").out
+
+
+def test_explain_says_what_each_name_of_a_type_is(cli: Cli) -> None:
+    shown = cli("explain", "zoo/vit").out
+    assert "the file also has vit_s16, vit_b16, vit_l16, vit_classifier" in shown
+    rows = json.loads(cli("explain", "zoo/vit", "--json").out)["dimensions"]
+    assert {r["name"] for r in rows} == {"B", "H", "W"}
+    assert next(r["type"] for r in rows if r["name"] == "H").startswith("the size of axis 2 of `image`")
 
 
 def test_help_explains_codes(cli: Cli) -> None:
