@@ -16,7 +16,8 @@ OURS = {
     "--version": ("ir.diagnostics", "ir.library", "driver.cli"),
     "help E0001": ("ir.diagnostics", "ir.library", "ir.codes", "driver.cli"),
     "check zoo/vit": (
-        "ir.", "specs.catalog", "frontends.source", "runtime.distributions", "runtime.weights.initialise", "driver.cli",
+        "ir.", "specs.catalog", "frontends.source", "runtime.distributions", "runtime.files.pickles",
+        "runtime.weights.initialise", "driver.cli",
         "driver.check", "driver.targets", "backends.target", "backends.onnx.target", "backends.torch.target",
         "backends.mlir.target",
     ),
