@@ -19,16 +19,17 @@ class Examined(NamedTuple):
     diagnostics: list[Diagnostic]
 
 
-def diagnose(text: str, path: str = "<string>") -> list[Diagnostic]:
+def diagnose(text: str, path: str = "<string>", *, lint: bool = False) -> list[Diagnostic]:
     """All that is wrong with a source text, in order of place. Nothing is raised.
 
     Args:
         path: where the file lies, or would: names the text in messages, and files that it uses are looked for beside it.
+        lint: with the warnings for what is legal and probably wrong (codes W01xx).
     """
-    return _examine(path, text).diagnostics
+    return _examine(path, text, lint).diagnostics
 
 
-def examine(name: str | os.PathLike[str]) -> Examined:
+def examine(name: str | os.PathLike[str], *, lint: bool = False) -> Examined:
     """Check a whole ``.tess`` file or shipped spec. Nothing is raised: a file that there is not is a diagnostic as well."""
     from ..runtime.files.pickles import refuse_pickled_model
     from ..specs.catalog import find
@@ -38,7 +39,7 @@ def examine(name: str | os.PathLike[str]) -> Examined:
         path = find(name)[0]
     except Diagnostic as error:
         return Examined([], [error])
-    return _examine(str(path), None)
+    return _examine(str(path), None, lint)
 
 
 def check(name: str | os.PathLike[str]) -> list[Module]:
@@ -54,10 +55,13 @@ def check(name: str | os.PathLike[str]) -> list[Module]:
     return modules
 
 
-def _examine(path: str, text: str | None) -> Examined:
+def _examine(path: str, text: str | None, lint: bool) -> Examined:
     from ..frontends import source
 
-    modules, errors = source.examine(path, text)
+    checked = source.examine(path, text)
+    modules, errors = checked.modules, checked.errors
+    if lint:
+        errors = [*errors, *source.warnings(checked)]
     for module in modules:
         if module.compile is not None:
             errors += check_block(module, module.compile)

@@ -19,7 +19,7 @@ import click
 from ...ir.diagnostics import Diagnostic
 
 _COMMANDS = {
-    "check": "sources", "fmt": "sources", "show": "show", "compile": "build", "run": "run", "explain": "explain",
+    "check": "sources", "lint": "sources", "fmt": "sources", "show": "show", "compile": "build", "run": "run", "explain": "explain",
     "optimize": "optimize", "bench": "bench", "lsp": "lsp",
     "ops": "lists", "passes": "lists", "specs": "lists", "help": "lists",
 }  # fmt: skip

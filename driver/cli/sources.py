@@ -16,8 +16,9 @@ from .common import diagnostic_json, json_option, paint, print_json
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--lint", "with_lint", is_flag=True, help="Show warnings as well; they do not change the exit code.")
 @json_option
-def check(files: tuple[str, ...], as_json: bool) -> None:
+def check(files: tuple[str, ...], with_lint: bool, as_json: bool) -> None:
     """Type-check files, or all `.tess` files of a folder.
 
     Names, shapes, dtypes and static parameters of every model and declaration; passes and targets of compile blocks. All
@@ -27,17 +28,21 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     for file in _tess_files(files):
-        modules, errors = examine(file)
+        modules, found = examine(file, lint=with_lint)
+        errors = [d for d in found if d.severity == "error"]
         names = [m.name for m in modules]
+        row: dict[str, Any] = {"file": file, "ok": not errors}
         if errors:
-            shown = [diagnostic_json(e) for e in errors]
-            rows.append({"file": file, "ok": False, "error": shown[0], "errors": shown})
+            row |= {"error": diagnostic_json(errors[0]), "errors": [diagnostic_json(e) for e in errors]}
         else:
-            rows.append({"file": file, "ok": True, "models": names})
+            row["models"] = names
+        if with_lint:
+            row["warnings"] = [diagnostic_json(d) for d in found if d.severity == "warning"]
+        rows.append(row)
         if as_json:
             continue
-        for error in errors:
-            click.echo(paint(error.render()), err=True)
+        for diagnostic in found:
+            click.echo(paint(diagnostic.render()), err=True)
         if len(errors) > 1:
             click.echo(f"{file}: {len(errors)} errors", err=True)
         if not errors:
@@ -45,6 +50,29 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     if not all(row["ok"] for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@json_option
+def lint(files: tuple[str, ...], as_json: bool) -> None:
+    """Show what is legal and probably wrong in files, or in all `.tess` files of a folder.
+
+    A comment `# allow: W0103` on the line, or on the line above, takes a warning back. The exit code is 1 where one is left, or an
+    error.
+    """
+    from ..check import examine
+
+    rows = [(file, examine(file, lint=True).diagnostics) for file in _tess_files(files)]
+    if as_json:
+        print_json([{"file": file, "diagnostics": [diagnostic_json(d) for d in found]} for file, found in rows])
+    for file, found in rows if not as_json else ():
+        for diagnostic in found:
+            click.echo(paint(diagnostic.render()), err=True)
+        if not found:
+            click.echo(f"{file}: ok")
+    if any(found for _, found in rows):
         raise click.exceptions.Exit(1)
 
 

@@ -72,6 +72,13 @@ def check_text(text: str, path: str = "<string>") -> list[Module]:
     return _right(check_unit(lambda library: library.text(text, path)))
 
 
+def warnings(checked: Checked) -> list[Diagnostic]:
+    """What is legal in a file and probably wrong."""
+    from .lint import lint
+
+    return lint(checked.file) if checked.file is not None else []
+
+
 def _right(checked: Checked) -> list[Module]:
     if checked.errors:
         raise several(checked.errors)

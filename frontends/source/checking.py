@@ -24,10 +24,11 @@ UnitOf = Callable[[Library], Unit]
 
 
 class Checked(NamedTuple):
-    """The models of a file that are right, and what is wrong with it, in the order in which it was found."""
+    """The models of a file that are right, what is wrong with it, as it was found, and its tree if that is whole."""
 
     modules: list[Module]
     errors: list[Diagnostic]
+    file: ast.File | None = None
 
 
 @deep_recursion()
@@ -88,12 +89,16 @@ def check_unit(unit_of: UnitOf) -> Checked:
     """Every model and program, and each other declaration as far as it can be checked by itself."""
     found = Checked([], [])
     library = Library(found.errors)
+    file = None
     try:
-        _Check(library, unit_of(library), found).run()
+        unit = unit_of(library)
+        # A tree with holes says nothing of what is not used.
+        file = None if unit.broken else unit.file
+        _Check(library, unit, found).run()
     except Diagnostic as error:
         found.errors.append(error)
     first = several(found.errors)
-    return found._replace(errors=[] if isinstance(first, FollowUp) else [first, *first.others])
+    return found._replace(file=file, errors=[] if isinstance(first, FollowUp) else [first, *first.others])
 
 
 class _Check:

@@ -19,7 +19,7 @@ from tessera.ir.codes import all_codes
 from tessera.ir.diagnostics import Diagnostic
 
 HERE = Path(__file__).parent
-# Of `several` all diagnostics are held, of the others the first.
+# Of `several` and `lint` all diagnostics are held, with warnings of the latter; of the others the first.
 CASES = sorted(HERE.glob("*/*.tess"))
 
 
@@ -33,8 +33,9 @@ def check(path: Path) -> None:
 
 def rendered(path: Path) -> str:
     """The diagnostics that are held of a case."""
-    if path.parent.name == "several":
-        return "\n\n".join(d.render() for d in diagnose_text(read_source(path), str(path)))
+    if path.parent.name in ("several", "lint"):
+        found = diagnose_text(read_source(path), str(path), lint=path.parent.name == "lint")
+        return "\n\n".join(d.render() for d in found)
     with pytest.raises(Diagnostic) as caught:
         check(path)
     return caught.value.render()

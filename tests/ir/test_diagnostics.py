@@ -66,7 +66,7 @@ def raised() -> set[str]:
         parts = path.relative_to(ROOT).parts
         if parts[0] in ("tests", "build", "benchmarks") or parts[0].startswith(".") or parts[:2] == ("ir", "codes"):
             continue
-        codes |= set(re.findall(r'"(E\d{4})"', path.read_text(encoding="utf-8")))
+        codes |= set(re.findall(r'"([EW]\d{4})"', path.read_text(encoding="utf-8")))
     return codes
 
 
@@ -81,7 +81,7 @@ def test_every_explained_code_is_raised() -> None:
 def test_every_explained_code_is_provoked_by_a_test() -> None:
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != "test_diagnostics.py"]
     texts = [path.read_text(encoding="utf-8") for path in [*tests, *(ROOT / "tests" / "errors").rglob("*.txt")]]
-    assert all_codes().keys() - set(re.findall(r"E\d{4}", "\n".join(texts))) == set()
+    assert all_codes().keys() - set(re.findall(r"[EW]\d{4}", "\n".join(texts))) == set()
 
 
 def test_no_code_is_explained_twice() -> None:
@@ -97,7 +97,7 @@ def test_no_code_is_explained_twice() -> None:
 @pytest.mark.parametrize("code", sorted(all_codes()))
 def test_an_explanation_has_a_title_and_a_text(code: str) -> None:
     title, text = all_codes()[code]
-    assert re.fullmatch(r"E\d{4}", code)
+    assert re.fullmatch(r"[EW]\d{4}", code)
     assert 0 < len(title) <= 100
     assert "\n" not in title
     assert len(text.split()) >= 12

@@ -114,4 +114,4 @@ def check_function(
 
 def _depends(error: Diagnostic) -> bool:
     """Whether the mistake names a free symbol: a caller with other sizes may be right."""
-    return error.code in ("E0402", "E0407", "E0208") or any(c.isupper() for c in error.message.split(":")[0])
+    return error.code in ("E0402", "E0407", "E0208", "E0307") or any(c.isupper() for c in error.message.split(":")[0])
