@@ -119,7 +119,8 @@ class WatchedFrame(Frame):
         count = self.eval(s.iterable)
         if isinstance(count, Dim) and self.elaborator.alone:
             return self._unknown(s)
-        if self.elaborator.whole or not isinstance(count, int) or s.variable in set(names_in(s.body)):
+        plain = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+        if self.elaborator.whole or not plain or s.variable in set(names_in(s.body)):
             return super()._repeat(s)
         before = None
         for step in range(short(count, s.iterable.span)):
