@@ -235,5 +235,6 @@ def test_slices_counted_from_the_end_follow_a_shrinking_axis() -> None:
 
 
 def test_the_set_of_core_ops_is_closed() -> None:
-    # Growth happens in specs/std: a new core op needs a lowering in every backend, and a reason.
-    assert len(OPS) <= 86
+    # Growth happens in specs/std: a new core op needs a lowering in every backend, and a reason. The last twelve: bits, windows and
+    # atan have no exact form in others, and logsumexp none that is one kernel and right at -inf.
+    assert len(OPS) <= 98
