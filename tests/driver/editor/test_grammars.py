@@ -123,11 +123,16 @@ def test_the_corpus_of_tree_sitter(language: Any, source: str, expected: str) ->
 
 
 def test_tree_sitter_reads_what_the_compiler_reads(language: Any) -> None:
-    """Every shipped file, and every wrong program that is at least well written."""
-    written = [p for p in (ROOT / "tests").rglob("*.tess") if "syntax" not in p.parts]
-    for path in [*SPECS, *written]:
+    """Every shipped file, and every wrong program that is at least well written; of the others it refuses most."""
+    refused = []
+    for path in [*SPECS, *(ROOT / "tests").rglob("*.tess")]:
         text = path.read_text(encoding="utf-8")
-        assert tree(language, text).has_error == (not well_written(text)), path
+        wrong = tree(language, text).has_error
+        if well_written(text):
+            assert not wrong, path
+        else:
+            refused.append(wrong)
+    assert sum(refused) > len(refused) / 2
 
 
 def well_written(text: str) -> bool:
