@@ -267,9 +267,8 @@ class _Derived:
 
 
 # Types as they are called elsewhere.
-_TYPES = {
-    "float16": "f16", "half": "f16", "bfloat16": "bf16", "float32": "f32", "single": "f32", "float64": "f64", "double": "f64",
-    "int8": "i8", "uint8": "u8", "byte": "u8", "int16": "i16", "short": "i16", "int32": "i32", "int64": "i64", "long": "i64",
+_TYPES = {d.long: d.name for d in DTYPES.values() if d.long != d.name} | {
+    "half": "f16", "single": "f32", "double": "f64", "byte": "u8", "short": "i16", "long": "i64",
     "Tensor": "float", "tensor": "float", "Array": "float", "array": "float", "ndarray": "float", "FloatTensor": "float",
     "LongTensor": "int", "BoolTensor": "bool", "boolean": "bool", "integer": "int", "real": "float",
 }  # fmt: skip
