@@ -209,4 +209,4 @@ def make(name: str, options: Mapping[str, Any], span: Span | None = None) -> Tar
 
 def of_file(path: Path) -> type[Target] | None:
     """The target that writes files of this name, None when none does."""
-    return next((cls for cls in registry().values() if cls.suffix == path.suffix), None)
+    return next((cls for cls in registry().values() if cls.suffix == path.suffix.lower()), None)

@@ -23,6 +23,11 @@ from .compile import load
 IMPORTED = frozenset({Onnx.suffix, Mlir.suffix})
 
 
+def is_imported(path: Path) -> bool:
+    """Whether a file or folder of that name is no spec, but brings its weights."""
+    return path.suffix.lower() in IMPORTED or path.is_dir()
+
+
 @dataclass(frozen=True)
 class Source:
     """A model brought along, whatever form it came in.

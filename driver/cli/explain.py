@@ -49,7 +49,10 @@ def explain(
     from ..targets import MANIFEST
 
     sizes = _sizes(at)
-    facts = explain_artifact(file, sizes) if of_file(Path(file)) is not None else None
+    written = of_file(Path(file)) is not None
+    if written and passes:
+        raise click.UsageError(f"--pass is for specs, and `{file}` is an artifact; `show` and `optimize` run passes on one")
+    facts = explain_artifact(file, sizes) if written else None
     if facts is None:
         whole = os.path.isfile(Path(file, MANIFEST))
         before = open_program(file).program if whole else load_module(file, model, params, dtype)
@@ -67,9 +70,9 @@ def _models(file: str) -> list[str]:
     """All models and programs of a spec; none of what is no spec."""
     from ...frontends.source import models
     from ...specs.catalog import find
+    from ..read import is_imported
 
-    path = Path(file)
-    if path.suffix in (".onnx", ".mlir") or path.is_dir():
+    if is_imported(Path(file)):
         return []
     return models(find(file)[0])
 

@@ -75,8 +75,9 @@ def _written(file: str) -> str | None:
     """The text of a spec; None for a model that is imported."""
     from ...frontends.source.syntax.parser import read_source
     from ...specs.catalog import find
+    from ..read import is_imported
 
-    if Path(file).suffix in (".onnx", ".mlir") or Path(file).is_dir():
+    if is_imported(Path(file)):
         return None
     return read_source(find(file)[0])
 

@@ -422,6 +422,19 @@ def test_explain_a_spec(cli: Cli) -> None:
     assert "pass merge_tokens (approximate): 12 modified" in text
 
 
+def test_explain_runs_no_pass_on_an_artifact(cli: Cli, artifacts: Path) -> None:
+    result = cli("explain", artifacts / "tiny.onnx", "--pass", "merge_tokens(r=13)")
+    assert result.code == 2
+    assert "--pass is for specs" in result.err
+
+
+@pytest.mark.parametrize("command", ["explain", "show"])
+def test_the_ending_of_a_model_in_capitals(cli: Cli, artifacts: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "TINY.ONNX").write_bytes((artifacts / "tiny.onnx").read_bytes())
+    result = cli(command, tmp_path / "TINY.ONNX")
+    assert result.code == 0, result.err
+
+
 def test_explain_sizes_that_are_not(cli: Cli) -> None:
     assert "error[E0011]" in cli("explain", "vit_s16", "--at", "T=2").err
     assert "error[E0011]" in cli("explain", "vit_s16", "--at", "B=x").err
