@@ -7,6 +7,7 @@ of several calls takes another seed for each, :func:`advanced`.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,14 @@ class Distribution:
         form: how it is written, with its numbers.
         kinds: of the dtypes that hold what it draws.
         complete: its numbers with those that may be left out; None where they are too many or too few.
-        fits: what must hold of them, with the dtype's kind, and in words.
+        fits: what must hold of them, with the dtype, and in words.
         draw: an array from a NumPy generator, a shape, the numbers and the dtype.
     """
 
     form: str
     kinds: tuple[str, ...]
     complete: Callable[[Args], Args | None]
-    fits: Callable[[Args, str], bool]
+    fits: Callable[[Args, DType], bool]
     rule: str
     draw: Callable[[Any, tuple[int, ...], Args, DType], Any]
 
@@ -55,7 +56,7 @@ def parameters(init: Initializer, dtype: DType, span: Span | None = None) -> Arg
             help=f"for {dtype} there is {', '.join(f'`{form}`' for form in fitting)}",
         )  # fmt: skip
     args = found.complete(init.args)
-    if args is None or not found.fits(args, dtype.kind):
+    if args is None or not found.fits(args, dtype):
         raise Diagnostic("E0405", f"`{init}` is no distribution: it is `{found.form}`, {found.rule}", span)
     return args
 
@@ -107,6 +108,17 @@ def _categorical(rng: Any, shape: tuple[int, ...], args: Args, dtype: DType) -> 
     return np.searchsorted(np.cumsum(args)[:-1], rng.random(shape), "right")
 
 
+def _held(number: float, dtype: DType) -> bool:
+    """Whether a dtype holds a number: an integer in its range, a finite real. Reals are drawn in f32."""
+    if dtype.kind == "float":
+        return abs(number) <= (65504.0 if dtype.name == "f16" else 1e38)
+    if not math.isfinite(number) or number != int(number):
+        return False
+    signed = not dtype.name.startswith("u")
+    top = 1 << (8 * dtype.size - signed)
+    return (-top if signed else 0) <= number < top
+
+
 def _exactly(count: int) -> Callable[[Args], Args | None]:
     return lambda args: args if len(args) == count else None
 
@@ -114,23 +126,25 @@ def _exactly(count: int) -> Callable[[Args], Args | None]:
 DISTRIBUTIONS: dict[str, Distribution] = {
     "uniform": Distribution(
         "uniform(low, high)", ("float", "int"), lambda args: args if len(args) == 2 else None if args else (0.0, 1.0),
-        lambda args, kind: args[0] < args[1] and (kind == "float" or all(a == int(a) for a in args)),
-        "from low up to but not including high; whole numbers for integers", _uniform,
+        lambda args, dtype: args[0] < args[1] and _held(args[0], dtype) and _held(args[1] - (dtype.kind == "int"), dtype),
+        "from low up to but not including high; whole numbers for integers, and all of them within the dtype", _uniform,
     ),
     "normal": Distribution(
         "normal(mean, std)", ("float",), lambda args: (0.0, *(args or (1.0,)))[-2:] if len(args) <= 2 else None,
-        lambda args, kind: args[1] >= 0, "with a standard deviation of at least 0; `normal(std)` has the mean 0", _normal,
+        lambda args, dtype: args[1] >= 0 and all(_held(a, dtype) for a in args),
+        "with a standard deviation of at least 0; `normal(std)` has the mean 0", _normal,
     ),
     "gumbel": Distribution(
-        "gumbel", ("float",), _exactly(0), lambda args, kind: True, "without numbers",
+        "gumbel", ("float",), _exactly(0), lambda args, dtype: True, "without numbers",
         lambda rng, shape, args, dtype: rng.gumbel(size=shape),
     ),
     "bernoulli": Distribution(
-        "bernoulli(p)", ("bool", "int", "float"), _exactly(1), lambda args, kind: 0 <= args[0] <= 1, "with p from 0 to 1",
+        "bernoulli(p)", ("bool", "int", "float"), _exactly(1), lambda args, dtype: 0 <= args[0] <= 1, "with p from 0 to 1",
         lambda rng, shape, args, dtype: rng.random(shape) < args[0],
     ),
     "categorical": Distribution(
         "categorical(p0, p1, …)", ("int",), lambda args: args or None,
-        lambda args, kind: min(args) >= 0 and abs(sum(args) - 1) < 1e-6, "with probabilities that sum to 1", _categorical,
+        lambda args, dtype: min(args) >= 0 and abs(sum(args) - 1) < 1e-6 and _held(len(args) - 1, dtype),
+        "with probabilities that sum to 1, at most as many as the dtype has numbers", _categorical,
     ),
 }  # fmt: skip

@@ -17,7 +17,7 @@ class Unfoldable(Exception):
 
 
 class Ratio:
-    """``top / bottom``, where ``bottom`` is a positive number or a size."""
+    """``top / bottom``, where ``bottom`` is a positive number, or an integer of sizes."""
 
     __slots__ = ("bottom", "top")
 
@@ -25,6 +25,8 @@ class Ratio:
         self.top, self.bottom = as_dim(top), as_dim(bottom)
         if self.bottom == 0:
             raise Unfoldable
+        if (number := self.bottom.value) is not None and number < 0:
+            self.top, self.bottom = -self.top, -self.bottom
         if self.top.value is None and self.bottom != 1:
             whole = self.top // self.bottom
             if whole * self.bottom == self.top:
@@ -105,8 +107,8 @@ class Ratio:
         return dim_max(self.top, 0) // self.bottom - dim_max(-self.top, 0) // self.bottom
 
     def __str__(self) -> str:
-        top = f"({self.top})" if len(self.top.terms) > 1 else str(self.top)
-        return str(self.top) if self.bottom == 1 else f"{top} / {self.bottom}"
+        top, bottom = (f"({d})" if len(d.terms) > 1 else str(d) for d in (self.top, self.bottom))
+        return str(self.top) if self.bottom == 1 else f"{top} / {bottom}"
 
     def whole(self) -> Dim:
         """Rounded toward zero, which is down: sizes are not negative."""
@@ -123,6 +125,9 @@ class Exact(float):
         made = super().__new__(cls, value)
         made.fraction = fraction
         return made
+
+    def __getnewargs__(self) -> tuple[float, Fraction]:  # type: ignore[override]
+        return float(self), self.fraction
 
 
 def exactly(value: float) -> Fraction | None:

@@ -42,10 +42,10 @@ class Rewrite(Pass):
         recipes: dict[str, Recipe] = {}
         fired = rewrite(module.graph, rules, limit=10 * len(module.graph) + 1000, recipes=recipes)
         if recipes:
-            # Recipes of the parameters before, which may go now, over the checkpoint.
-            read = {name for recipe in recipes.values() for name in recipe.names()}
-            sources: dict[Recipe, Recipe] = {Take(name): module.recipe(name) for name in read}
-            module.recipes.update((name, recipe.replaced(sources)) for name, recipe in recipes.items())
+            # Recipes of the parameters before, which may go now, over the checkpoint: those that an earlier match brought as well.
+            for name, recipe in recipes.items():
+                sources: dict[Recipe, Recipe] = {Take(read): module.recipe(read) for read in recipe.names()}
+                module.recipes[name] = recipe.replaced(sources)
             for name in [name for name, param in module.graph.params.items() if not param.uses]:
                 del module.graph.params[name]
                 module.recipes.pop(name, None)

@@ -196,6 +196,11 @@ def test_seeds_of_later_calls_are_no_small_numbers() -> None:
         ("bernoulli", "bool", "it is `bernoulli(p)`"),
         ("categorical(0.5, 0.4)", "i64", "with probabilities that sum to 1"),
         ("gumbel(1)", "f32", "without numbers"),
+        ("uniform(0, 300)", "i8", "within the dtype"),
+        ("uniform(-1, 4)", "u8", "within the dtype"),
+        ("uniform(0, 1e6)", "f16", "within the dtype"),
+        ("normal(0, 1e39)", "f32", "a standard deviation"),
+        ("categorical(" + ", ".join(["0.005"] * 200) + ")", "i8", "as many as the dtype has numbers"),
     ],
 )
 def test_what_is_no_distribution_is_refused(distribution: str, dtype: str, found: str) -> None:

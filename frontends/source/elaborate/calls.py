@@ -77,7 +77,7 @@ class Calls(Arguments):
             callee = self.elaborator.function_value(callee, span)
         callee, arguments, scope, instance = unwrapped(callee, arguments, scope, span)
         if isinstance(callee, (DeclValue, OpValue)):
-            value = partial(self, frame, callee, arguments, scope)
+            value = partial(self, frame, callee, arguments, scope, instance)
             if value is not None:
                 return value
         if isinstance(callee, DeclValue):
@@ -133,13 +133,16 @@ class Calls(Arguments):
         if function is None:
             raise Diagnostic("E0506", f"`{name}` needs a tensor", span)
         try:
-            return function(*(v for _, v, _ in arguments))
+            result = function(*(v for _, v, _ in arguments))
         except Diagnostic as error:
             error.span = span
             raise
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             shown = ", ".join(describe(v) for _, v, _ in arguments)
             raise Diagnostic("E0402", f"`{name}` cannot be applied to {shown or 'nothing'}", span) from None
+        if isinstance(result, int) and abs(result) >= 1 << 63:
+            raise Diagnostic("E0402", f"what `{name}` gives here is out of range", span)
+        return result
 
     def _sum(self, frame: Frame, items: tuple[Any, ...], span: Span | None) -> Any:
         """The sum of a list of tensors."""

@@ -76,7 +76,12 @@ def _instead(at: Any, axis: int) -> str | None:
 def _of_list(frame: Evaluator, e: ast.Index, value: tuple[Any, ...]) -> Any:
     if len(e.items) == 1 and isinstance(e.items[0], ast.Slice):
         item = e.items[0]
-        return value[slice(*(None if x is None else frame.eval(x) for x in (item.start, item.stop, item.step)))]
+        bounds = [None if x is None else frame.eval(x) for x in (item.start, item.stop, item.step)]
+        wrong = next((b for b in bounds if b is not None and (isinstance(b, bool) or not isinstance(b, int))), None)
+        if wrong is not None or bounds[2] == 0:
+            found = "the step 0" if wrong is None else describe(wrong)
+            raise Diagnostic("E0402", f"a slice of a list is made of integers known when compiling, not {found}", item.span)
+        return value[slice(*bounds)]
     at = frame.eval(e.items[0]) if len(e.items) == 1 else None
     if isinstance(at, bool) or not isinstance(at, int) or not -len(value) <= at < len(value):
         raise Diagnostic("E0402", f"a list of {len(value)} items has no item {describe(at)}", e.span)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span
@@ -40,8 +41,13 @@ def unwrapped(
     return callee.function, arguments, scope, callee
 
 
-def partial(calls: Calls, frame: Frame, callee: DeclValue | OpValue, arguments: list[Argument], scope: str) -> Any:
-    """What a call is that gives static parameters by name and no tensor, where one is needed: a function. Else None."""
+def partial(
+    calls: Calls, frame: Frame, callee: DeclValue | OpValue, arguments: list[Argument], scope: str, instance: Instance | None = None
+) -> Any:
+    """What a call is that gives static parameters by name and no tensor, where one is needed: a function. Else None.
+
+    That of an ``instance`` shares its weights.
+    """
     if isinstance(callee, OpValue):
         signature = callee.op.signature
     elif isinstance(callee.declared.node, ast.Function):
@@ -57,6 +63,8 @@ def partial(calls: Calls, frame: Frame, callee: DeclValue | OpValue, arguments: 
         for name, value, where in arguments if name is not None
     }  # fmt: skip
     made = Partial(callee, tuple((name, given[name]) for name in statics if name in given))
+    if instance is not None:
+        return replace(instance, given=made.given)
     return instance_of(frame, made, scope) if scope else made
 
 

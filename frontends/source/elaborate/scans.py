@@ -18,12 +18,23 @@ if TYPE_CHECKING:
     from .frame import Frame
 
 
+def _statics(name: str, arguments: list[Argument]) -> dict[str, Any]:
+    """What is given by name. Raises E0406 for what is given twice."""
+    found: dict[str, Any] = {}
+    for given, value, where in arguments:
+        if given in found:
+            raise Diagnostic("E0406", f"`{given}` of `{name}` is given twice", where)
+        if given is not None:
+            found[given] = value
+    return found
+
+
 def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | None) -> Any:
     """The running results of a function: ``scan(combine, x, y, axis=1)``, from ``start=[a, b]`` if that is given.
 
     Raises E0302, E0305, E0404, E0405.
     """
-    statics = {n: v for n, v, _ in arguments if n is not None}
+    statics = _statics("scan", arguments)
     plain = [v for n, v, _ in arguments if n is None]
     for _, value, where in arguments:
         if isinstance(value, Bundle):
@@ -98,7 +109,7 @@ def _started(frame: Frame, tensors: list[Any], start: Any, axis: int, span: Span
 
 def stack(frame: Frame, arguments: list[Argument], span: Span | None) -> Value:
     """``stack(a, b, axis=0)``, or of a list: tensors of one type side by side along a new axis. Raises E0302, E0305, E0405."""
-    statics = {n: v for n, v, _ in arguments if n is not None}
+    statics = _statics("stack", arguments)
     items = [v for n, v, _ in arguments if n is None]
     items = list(items[0]) if len(items) == 1 and isinstance(items[0], tuple) else items
     axis = statics.get("axis")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic
-from ....ir.dims.dim import Dim, as_dim
+from ....ir.dims.dim import Dim, as_dim, prove_ge
 from ....ir.dims.ratio import Exact, Ratio, Unfoldable, exactly
 from ..syntax import ast
-from .builtin import known
+from .builtin import LONGEST, known
 from .deciding import decide
 from .values import FUNCTIONS, Bundle, Multi, describe, holds_tensors
 
@@ -48,6 +49,12 @@ def static_binary(evaluator: Evaluator, e: ast.Binary, left: Any, right: Any) ->
         raise Diagnostic(
             "E0402", f"`{left} {e.op} {right}` needs a number, but the dimension is only known at run time", e.span
         )
+    if e.op in ("==", "!=") and isinstance(left, tuple) and isinstance(right, tuple):
+        return _same_lists(evaluator, replace(e, op="=="), left, right) == (e.op == "==")
+    if e.op == "*" and any(isinstance(v, (tuple, str)) for v in (left, right)):
+        items, times = (left, right) if isinstance(left, (tuple, str)) else (right, left)
+        if isinstance(times, int) and len(items) * times > LONGEST:
+            raise Diagnostic("E0402", f"`*` makes {len(items) * times:,} items, which are more than {LONGEST:,}", e.span)
     try:
         result = STATIC_OPERATORS[e.op](left, right)
     except (TypeError, KeyError):
@@ -59,6 +66,24 @@ def static_binary(evaluator: Evaluator, e: ast.Binary, left: Any, right: Any) ->
     if isinstance(result, complex) or (isinstance(result, int) and abs(result) >= 1 << 63):
         raise Diagnostic("E0402", f"`{left} {e.op} {right}` is out of range", e.span)
     return _exact(e.op, left, right, result) if isinstance(result, float) else result
+
+
+def _same_lists(evaluator: Evaluator, equal: ast.Binary, left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
+    """Whether lists are equal item by item. Raises E0407 where sizes in them leave that open."""
+    if len(left) != len(right):
+        return False
+    undecided = None
+    for a, b in zip(left, right, strict=True):
+        try:
+            if not static_binary(evaluator, equal, a, b):
+                return False
+        except Diagnostic as error:
+            if error.code != "E0407":
+                raise
+            undecided = undecided or error
+    if undecided is not None:
+        raise undecided
+    return True
 
 
 def _numbers(*values: Any) -> bool:
@@ -78,12 +103,13 @@ def _of_sizes(evaluator: Evaluator, e: ast.Binary, left: Any, right: Any) -> Any
         a, b = Ratio.written(left), Ratio.written(right)
         if e.op in _FIELD:
             return STATIC_OPERATORS[e.op](a, b)
+        if e.op not in COMPARISONS:
+            return None
+        over_one = _over_one_denominator(a, b)
     except Unfoldable:
         return None
-    if e.op not in COMPARISONS:
-        return None
     graph = evaluator.builder.graph if evaluator.builder else None
-    verdict = decide(e.op, *_over_one_denominator(a, b), graph)
+    verdict = decide(e.op, *over_one, graph)
     if verdict is None:
         raise Diagnostic(
             "E0407", f"`{left} {e.op} {right}` is not known when compiling", e.span,
@@ -93,7 +119,9 @@ def _of_sizes(evaluator: Evaluator, e: ast.Binary, left: Any, right: Any) -> Any
 
 
 def _over_one_denominator(a: Ratio, b: Ratio) -> tuple[Dim, Dim]:
-    # Denominators are positive: numbers, or sizes.
+    """Two integers that compare as two ratios do. Raises Unfoldable for a denominator that may be negative, `T - 4`."""
+    if not (prove_ge(a.bottom, 0) and prove_ge(b.bottom, 0)):
+        raise Unfoldable
     return a.top * b.bottom, b.top * a.bottom
 
 

@@ -156,3 +156,32 @@ def test_a_recipe_that_does_not_fit_is_refused(old: str, new: str, code: str, me
         rewritten(source.loads(text(1).replace(old, new)), "copies")
     assert caught.value.code == code
     assert message in caught.value.message
+
+
+def test_weights_that_a_match_brings_may_be_those_of_another_match() -> None:
+    program = source.loads("""
+use std.nn (affine, linear)
+
+layer turned(x: float[B, D], *, out: int) -> float[B, out] {
+    return linear(x, out=out) as n
+}
+
+rewrite approximate into_weights(x: float[B, D], w: float[E, D], b: float[E]) {
+    neg(affine(x, w, b)) => turned(x, out=E) as own
+    weights {
+        "own.n.weight" = w * -1.0
+        "own.n.bias" = b * -1.0
+    }
+}
+
+model m(x: f32[B, 8]) -> f32[B, 4] {
+    return -(-(-(linear(x, out=4) as fc)))
+}
+""")
+    weights = drawn(program)
+    changed = rewritten(program, "into_weights")
+    assert len(changed.parameters()) == 2
+    assert {name for recipe in changed.recipes.values() for name in recipe.names()} == set(weights)
+    expected = -(X[0] @ weights["fc.weight"].T + weights["fc.bias"])
+    for target, (found,) in on_every_target(changed, weights, {"x": X[0]}, passes=[]):
+        assert_close(found["output"], expected, target)

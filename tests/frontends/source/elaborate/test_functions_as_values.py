@@ -347,3 +347,17 @@ program pair {
     ]  # fmt: skip
     assert [v.name for v in program.functions["teacher"].inputs if v.role == "state"] == ["ema_teacher_seen"]
     same_when_printed(program)
+
+
+def test_an_instance_with_more_arguments_shares_the_weights_of_its_calls() -> None:
+    program = source.loads("""
+use std.nn (linear)
+
+model m(x: f32[T, 8]) -> f32[T, 8] {
+    shared = linear as a
+    square = shared(out=8)
+    plain = square(bias=false)
+    return square(x) + plain(x) + shared(x, 8)
+}
+""")
+    assert sorted(program.graph.params) == ["a.bias", "a.weight"]

@@ -280,3 +280,23 @@ def test_a_requirement_is_checked_when_sizes_are_known(target: str) -> None:
     artifact(x=_x(1, 8))
     with pytest.raises(ts.Diagnostic, match="T must be a multiple of 4"):
         artifact(x=_x(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("n = [1, 2, 3][::0]", "E0402"),
+        ("n = [1, 2, 3][0:1.5]", "E0402"),
+        ("n = [1, 2, 3][0:T]", "E0402"),
+        ("n = [x, x][x:]", "E0402"),
+        ("n = [1] * 100000000000000", "E0402"),
+        ('n = 100000000000000 * "a"', "E0402"),
+        ("n = round(1e308 * 10.0)", "E0402"),
+        ("n = stack(x, x, axis=0, axis=1)", "E0406"),
+        ("n = scan(add, x, axis=0, axis=1)", "E0406"),
+    ],
+)
+def test_static_values_that_there_are_not_are_refused(statement: str, code: str) -> None:
+    with pytest.raises(ts.Diagnostic) as caught:
+        ts.loads(f"model m(x: f32[T, 8]) -> f32[T, 8] {{\n    {statement}\n    return x\n}}\n")
+    assert [d.code for d in (caught.value, *caught.value.others)] == [code]

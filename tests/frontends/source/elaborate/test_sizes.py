@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +16,7 @@ import tessera as ts
 from tessera.frontends import source
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.dims.dim import sym
-from tessera.ir.dims.ratio import Ratio
+from tessera.ir.dims.ratio import Exact, Ratio
 from tessera.ir.equalities import equalities
 from tessera.ir.program import Program
 from tessera.tests.programs.support import assert_close, on_every_target, same_when_printed
@@ -206,3 +208,43 @@ model m(q: f32[B, H, T, 8], k: f32[B, G, S, 8], v: f32[B, G, S, 5], mask: bool[B
     for target, (found,) in on_every_target(program, {}, {"q": q, "k": k, "v": v, "mask": mask}):
         assert_close(found["output0"], expected, target)
         assert_close(found["output1"], masked.mean((1, 2)), target)
+
+
+@pytest.mark.parametrize("condition", ["x.shape == [2, 8]", "[2, 8] in [x.shape]", "x.shape != [2, 8]"])
+def test_lists_of_sizes_that_may_be_equal_decide_nothing(condition: str) -> None:
+    def chosen(shape: str) -> int:
+        body = f"    if {condition} {{ x = x + 1.0 }} else {{ x = x + 2.0 }}\n    return x\n"
+        text = f"model m(x: f32[{shape}]) -> f32[{shape}] {{\n{body}}}\n"
+        return next(int(n.attrs["value"]) for n in source.loads(text).graph.nodes() if "value" in n.attrs)
+
+    equal, other = (2, 1) if "!=" in condition else (1, 2)
+    assert (chosen("2, 8"), chosen("T, 4"), chosen("T, 8, 1")) == (equal, other, other)
+    with pytest.raises(Diagnostic) as caught:
+        chosen("T, 8")
+    assert caught.value.code == "E0407"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-6, 6).filter(bool), st.integers(1, 40), st.sampled_from(sorted(ROUNDING)))
+def test_a_negative_denominator_rounds_as_its_fraction(bottom: int, size: int, name: str) -> None:
+    ratio = Ratio(sym("T"), bottom)
+    methods = {"floor": lambda r: r.floor().top, "ceil": lambda r: r.ceil().top, "round": Ratio.rounded, "int": Ratio.cut}
+    assert methods[name](ratio).evaluate({"T": size}) == ROUNDING[name](Fraction(size, bottom))
+
+
+def test_comparisons_with_negative_denominators() -> None:
+    def holds(condition: str) -> bool:
+        text = f"model m(x: f32[T]) -> f32[T] {{\n    if {condition} {{ x = -x }}\n    return x\n}}\n"
+        return len(source.loads(text).graph) == 1
+
+    assert not holds("T / -2 > 0")
+    assert holds("T / -2 <= 0")
+    assert holds("(T + 4) / (T + 2) > 1")
+    with pytest.raises(Diagnostic) as caught:
+        holds("T / (T - 4) > 1")  # the sign of the denominator is open
+    assert caught.value.code == "E0402"
+
+
+def test_an_exact_real_is_copied_with_its_fraction() -> None:
+    real = Exact(0.1, Fraction(1, 10))
+    assert copy.deepcopy(real).fraction == pickle.loads(pickle.dumps(real)).fraction == real.fraction
