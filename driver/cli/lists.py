@@ -10,6 +10,8 @@ from ...ir.diagnostics import Diagnostic, did_you_mean
 from .common import columns, first_sentence, json_option, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ...passes.engine import Pass
 
 
@@ -22,7 +24,7 @@ def _fits(words: str, *texts: str) -> bool:
 
 
 def _declared_in_std() -> list[dict[str, str]]:
-    """What the modules of std declare: name, kind, head and documentation."""
+    """What the modules of std declare: name, module, head and documentation."""
     from ...frontends.source.elaborate.library import shared
     from ...frontends.source.syntax import ast
     from ..editor.describe import head, modules
@@ -43,7 +45,7 @@ def _declared_in_std() -> list[dict[str, str]]:
 def ops(name: str | None, search: str | None, as_json: bool) -> None:
     """List the core ops, or show one.
 
-    A composite has a dotted name, as in `std.nn.gelu`. --search looks through the functions of std as well.
+    What std declares has a dotted name, as in `std.nn.gelu`. --search looks through the functions of std as well.
     """
     from ...ir.notation import show_signature
     from ...ir.ops import OPS
@@ -67,20 +69,28 @@ def ops(name: str | None, search: str | None, as_json: bool) -> None:
             click.echo(f"{family}")
             click.echo(columns([[m["name"], first_sentence(m["doc"])] for m in members], indent="  "))
         return
-    op = OPS.get(name) or _composite(name, OPS)
-    info = {"name": op.qualified, "family": op.family, "signature": show_signature(op.signature), "doc": op.doc}
+    declared = {} if name in OPS else {row["name"]: row for row in _declared_in_std()}
+    if name in declared and not declared[name]["signature"].startswith("op "):
+        info = declared[name]
+    else:
+        op = OPS.get(name) or _composite(name, OPS, declared)
+        info = {"name": op.qualified, "family": op.family, "signature": show_signature(op.signature), "doc": op.doc}
     if as_json:
         print_json(info)
     else:
-        click.echo(f"{info['signature']}\n\n{op.doc}\n\nfamily: {op.family}")
+        click.echo(f"{info['signature']}\n\n{info['doc']}\n\nfamily: {info['family']}")
 
 
-def _composite(name: str, known: Any) -> Any:
+def _composite(name: str, core: Iterable[str], declared: Iterable[str]) -> Any:
     from ...ir.library import composite
 
-    if "." not in name:
-        raise _unknown("op", name, known, "`tessera ops` lists them; composites have dotted names, as in `std.nn.gelu`")
-    return composite(name)
+    if "." in name:
+        return composite(name)
+    in_std = {dotted.rpartition(".")[2]: dotted for dotted in declared}
+    if name in in_std:
+        raise Diagnostic("E0013", f"there is no core op `{name}`", help=f"std declares it: `tessera ops {in_std[name]}`")
+    known = [*core, *in_std]
+    raise _unknown("op", name, known, "`tessera ops` lists them; composites have dotted names, as in `std.nn.gelu`")
 
 
 @click.command()

@@ -34,6 +34,8 @@ def member_help(name: str) -> str | None:
     for candidate in (name, plain):
         if candidate in EXPRESSIONS or candidate in SENTENCES:
             return _elsewhere(candidate)
+        if candidate in DTYPES or candidate in _KINDS:
+            return f"here it is written `cast(x, {_KINDS.get(candidate, candidate)})`"
         if candidate in OPS or candidate in BUILTIN:
             return f"write it as a function: `{candidate}(x, …)`"
         module = shared().declaring(candidate)
@@ -123,11 +125,15 @@ def _mask_help(op: str, left: Any, right: Any, dtypes: list[str]) -> str:
     return f"{choice}convert the mask: `cast(mask, {dtype})`"
 
 
+# Kinds of the language that are methods elsewhere, and the dtype that those give.
+_KINDS = {"float": "f32", "int": "i32"}
 # How a call is written that is written otherwise elsewhere.
 _FORMS = {
     "transpose": "`transpose` takes the new order of all axes: `transpose(x, [0, 2, 1])`",
     "reshape": "`reshape` takes the new sizes as a list: `reshape(x, [B, T * D])`",
     "expand": "`expand` takes the new sizes as a list: `expand(x, [B, T, D])`",
+    "max": "the larger of two is `maximum(x, y)`",
+    "min": "the smaller of two is `minimum(x, y)`",
     "len": "the size of an axis is its dimension's name, or `x.shape[0]`",
     "int": "convert a tensor with `cast(x, i64)`",
     "real": "convert a tensor with `cast(x, f32)`",
@@ -155,6 +161,8 @@ def of_call(error: Diagnostic, e: ast.Call, unit: Unit, callee: Any) -> Diagnost
         _rename(error, arg.name, callee)
     elif error.code in ("E0404", "E0505", "E0402") and error.help is None and name in _FORMS:
         error.help = _FORMS[name]
+    elif error.code == "E0305" and name in ("max", "min") and len(e.args) > 1 and e.args[1].name is None:
+        error.help = f"{_FORMS[name]}; {error.help}"
     elif error.code == "E0402" and arg is not None and isinstance(arg.value, ast.Str) and arg.value.value in DTYPES:
         error.help = f"a dtype is a name, without quotes: `{arg.value.value}`"
     elif error.code == "E0402" and arg is not None and arg.name is None and error.help is None:

@@ -247,6 +247,18 @@ def test_ops(cli: Cli) -> None:
     assert "error[E0013]" in cli("ops", "tokp").err
 
 
+@pytest.mark.parametrize("search", ["linear", "RoPE", "LSTM", "token map"])
+def test_what_a_search_finds_can_be_shown(cli: Cli, search: str) -> None:
+    for row in json.loads(cli("ops", "--search", search, "--json").out):
+        assert row["doc"] in cli("ops", row["name"]).out
+
+
+def test_an_op_of_std_without_its_module(cli: Cli) -> None:
+    assert "std declares it: `tessera ops std.nn.softmax`" in cli("ops", "softmax").err
+    assert "std declares it: `tessera ops std.recurrent.lstm`" in cli("ops", "lstm").err
+    assert "did you mean `softmax`?" in cli("ops", "sofmax").err
+
+
 def test_passes(cli: Cli) -> None:
     listing = cli("passes").out
     assert re.search(r"merge_tokens +approximate +Merges", listing)
