@@ -48,9 +48,11 @@ def _fold(body: list[ast.Stmt], prefix: str) -> list[ast.Stmt] | None:
         for s in body
         if (m := _numbered(s)) and m[1] == prefix and isinstance(s, ast.ParamStmt)
     }
-    count = 1 + max(number for number, _, _ in params.values())
+    count = len({number for number, _, _ in params.values()})
+    if count < 2 or any(number >= count for number, _, _ in params.values()):
+        return None
     firsts = [_first_use(body, {name for name, row in params.items() if row[0] == k}) for k in range(count)]
-    if count < 2 or None in firsts:
+    if None in firsts:
         return None
     starts = [at for at in firsts if at is not None]
     length = starts[1] - starts[0]
