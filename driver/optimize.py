@@ -260,6 +260,8 @@ def _report(
     targets = opened(ORIGINAL, REEXPORTED, OPTIMIZED, FIXED, INT8, BOTH)
     optimized = targets[OPTIMIZED]
     notes = [*source.notes, *done.notes]
+    if source.file is not None and any(v.role == "random" for v in after.graph.inputs):
+        notes.append("not compared with the original: both draw random numbers of their own")
     if examples is None:
         sizes = workable_sizes([optimized, targets[ORIGINAL]], options.sizes, notes.append)
     else:

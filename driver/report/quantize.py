@@ -63,6 +63,6 @@ def integer_products(model: Path) -> int:
 
     return sum(
         node.op_type in ("MatMulInteger", "ConvInteger")
-        or (node.op_type in ("MatMul", "Gemm", "Conv") and any(map(quantized, node.input[:2])))
+        or (node.op_type in ("MatMul", "Gemm", "Conv") and quantized(node.input[0]))
         for node in graph.node
     )

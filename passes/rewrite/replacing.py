@@ -142,6 +142,3 @@ def _restless(rule: Rule, fired: dict[str, int], limit: int) -> Diagnostic:
         rule.span,
         help="give the rule a `where` that its own result fails",
     )
-
-
-# Explaining ----------------------------------------------------------------------------------------------------------
