@@ -171,7 +171,7 @@ def test_a_command_has_a_verb_and_options_that_exist(row: Shown) -> None:
 # Running ---------------------------------------------------------------------------------------------------------------
 
 SPEC = """\
-use std.nn (layer_norm, linear)
+use std.nn (layer_norm, linear)  # allow: W0101
 use zoo.vit (vit_classifier)
 
 ## A small ViT, and what a file may declare beside it.

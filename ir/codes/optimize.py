@@ -68,7 +68,7 @@ CODES = {
         "the model is quantized already",
         "Its products are integer products (MatMulInteger, ConvInteger, or QDQ around a product). A program computes in floats:\n"
         "the file that `optimize` writes of it would be several times slower. Weights alone in int8 are read as they are.\n\n"
-        "  wrong:  tessera optimize model.int8.onnx\n"
+        "  wrong:  a file that `quantize_dynamic` wrote\n"
         "  right:  tessera optimize model.onnx --int8",
     ),
 }  # fmt: skip

@@ -120,7 +120,7 @@ CODES = {
         "the memory of this machine does not hold that",
         "A parameter, a state or a random input that is to be filled takes more bytes than are free. Most often a size is\n"
         "mistyped. Parameters of a checkpoint are read one by one, and are not asked.\n\n"
-        "  wrong:  tessera compile vit_classifier -p classes=4000000000\n"
-        "  right:  tessera compile vit_classifier -p classes=4000",
+        "  wrong:  -p classes=4000000000\n"
+        "  right:  -p classes=4000",
     ),
 }  # fmt: skip

@@ -141,7 +141,8 @@ def _leave(
             "E0504", f"`return` inside of `{word}`", span, help=f"carry the value and return it after the {behind}"
         )
     for name, value in before.items():
-        if name in starts or name in own or inner.env[name] is value or inner.env[name] is POISON:
+        # What is called `_` is thrown away wherever it stands.
+        if name == "_" or name in starts or name in own or inner.env[name] is value or inner.env[name] is POISON:
             continue
         raise Diagnostic(
             "E0507", f"`{name}` gets another value in this `{word}` and is not carried, so that it is lost behind it",
