@@ -149,12 +149,13 @@ def _calls(
                 return found, problem
             rows = [max(pair, key=lambda row: row.error) for pair in zip(rows, found, strict=True)] if rows else found
             held = {v.name: made[v.name] for v in states}
-            if not all(_finite(array) for array in held.values()):
+            if not all(is_finite(array) for array in held.values()):
                 break  # nothing to learn from what has overflowed, and sessions refuse NaN
     return rows, None
 
 
-def _finite(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity in it; integers have none."""
     import numpy as np
 
     return array.dtype.kind not in "fV" or bool(np.isfinite(array.astype(np.float64)).all())

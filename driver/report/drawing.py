@@ -11,6 +11,7 @@ from ...ir.analysis.sizes import BATCH, TOKENS, default_sizes
 from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.types import DTYPES
 from ...runtime.memory import available
+from ..verify import is_finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,17 +107,11 @@ def find_inverted_masks(target: Target, sizes: Mapping[str, int], others: Sequen
         trial = replace(target, inverted=frozenset(inverted))
         feeds = draw_inputs(trial, sizes)
         try:
-            if all(_finite(array) for each in (trial, *others) for array in each(feeds).values()):
+            if all(is_finite(array) for each in (trial, *others) for array in each(feeds).values()):
                 return trial.inverted
         except Diagnostic:
             continue
     return frozenset()
-
-
-def _finite(array: np.ndarray) -> bool:
-    import numpy as np
-
-    return array.dtype.kind not in "fV" or bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def draw_inputs(target: Target, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
