@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -150,25 +151,37 @@ def specs(name: str | None, search: str | None, as_json: bool) -> None:
     known = catalog.names()
     if name is not None:
         path = name.replace(".", "/")
-        found = path if path in known else f"zoo/{path}"
-        if found not in known:
+        found = next((n for n in (path, f"zoo/{path}", f"seeds/{path}") if n in known), None)
+        if found is None:
             raise _unknown("spec", name, known, "`tessera specs` lists them")
         text = (catalog.FOLDER / found).with_suffix(".tess").read_text(encoding="utf-8")
         if as_json:
-            print_json({"name": found, "models": catalog.models_of(found), "source": text})
+            print_json({**_spec(found), "source": text})
         else:
             click.echo(text, nl=False)
         return
-    listing = [(n, catalog.models_of(n), catalog.summary(n)) for n in known]
     if search is not None:
         texts = {n: (catalog.FOLDER / n).with_suffix(".tess").read_text(encoding="utf-8").lower() for n in known}
-        listing = [row for row in listing if _fits(search, texts[row[0]], row[0])]
-    if not listing and not as_json:
+        known = [n for n in known if _fits(search, texts[n], n)]
+    listing = [_spec(n) for n in known]
+    if as_json:
+        print_json(listing)
+        return
+    if not listing:
         click.echo(f"no spec has the words `{search}` in it")
-    elif as_json:
-        print_json([{"name": n, "models": models, "doc": doc} for n, models, doc in listing])
-    else:
-        click.echo(columns([[n, " ".join(models) or "-", first_sentence(doc)] for n, models, doc in listing]))
+        return
+    click.echo(columns([[s["name"], " ".join(s["models"]) or "-", first_sentence(s["doc"])] for s in listing]))
+    seeds = [[s["name"], s["seed"]["kind"], s["seed"]["paper"], s["seed"]["measured"]] for s in listing if "seed" in s]
+    if seeds:
+        click.echo(f"\npublished systems\n{columns([['name', 'kind', 'paper', 'measured'], *seeds])}")
+
+
+def _spec(name: str) -> dict[str, Any]:
+    from ...specs import catalog
+
+    found = catalog.seed(name)
+    said = {"seed": asdict(found)} if found is not None else {}
+    return {"name": name, "models": catalog.models_of(name), "doc": catalog.summary(name), **said}
 
 
 @click.command("help")
