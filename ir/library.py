@@ -44,7 +44,7 @@ def set_op_resolvers(
     local: Callable[[str, str, Module | None], Composite], of_module: Callable[[str], list[Composite]]
 ) -> None:
     """Called once by the package: ``local("mine.tess", "score", module)`` is an op of a user's file, ``of_module("std.token")``
-    are all of a shipped module."""
+    are all of a shipped module and of those below it."""
     global _local_resolver, _ops_resolver
     _local_resolver, _ops_resolver = local, of_module
 
@@ -61,7 +61,7 @@ def local_composite(path: str, name: str, module: Module | None) -> Composite:
 
 
 def ops_of(qualified: str) -> list[Composite]:
-    """The ops that a shipped module declares. Raises Diagnostic E0202 without it."""
+    """The ops that a shipped module declares, and those below it (``std.token.merge``). Raises Diagnostic E0202 without it."""
     if _ops_resolver is None:
         raise RuntimeError("no frontend is loaded: import tessera first")
     return _ops_resolver(qualified)

@@ -126,9 +126,11 @@ def resolve(qualified: str, kind: str = "op") -> Composite:
 
 
 def resolve_ops(qualified: str) -> list[Composite]:
-    """The ops that a shipped module declares, in order. Raises Diagnostic E0202 when there is no such module."""
+    """The ops that a shipped module declares and those below it: of ``std.token`` and of ``std.token.merge``, in order. Raises
+    Diagnostic E0202 when there is no such module."""
     elaborator = shared_elaborator()
-    return [elaborator.composite(d) for d in _ops(elaborator.library.std(qualified)).values()]
+    units = [elaborator.library.std(module) for module in elaborator.library.below(qualified)]
+    return [elaborator.composite(declared) for unit in units for declared in _ops(unit).values()]
 
 
 def resolve_local(path: str, name: str, module: Module | None) -> Composite:

@@ -162,10 +162,10 @@ def _kept(room: Dim, present: Dim) -> Dim | None:
 
 
 def find_method(name: str, module: Module | None, what: str, span: Span | None = None) -> Composite:
-    """The op that ``name`` means: one of std.token, a qualified one, or `file.tess:name`.
+    """The op that ``name`` means: one of std.token or of a module below it, a qualified one, or `file.tess:name`.
 
     Raises:
-        Diagnostic: E0001 no such file, E0201 no such op, E0716 a signature that does not fit.
+        Diagnostic: E0001 no such file, E0201 no such op, or several, E0716 a signature that does not fit.
     """
     path, colon, own = name.rpartition(":")
     if colon:
@@ -182,14 +182,24 @@ def find_method(name: str, module: Module | None, what: str, span: Span | None =
                 help=did_you_mean(name, names)
                 or f'the methods are {", ".join(names)}; one of your own is `method="mine.tess:name"`',
             )  # fmt: skip
-        op = known[found]
+        op, *others = known[found]
+        if others:
+            names = [f'"{other.qualified}"' for other in known[found]]
+            raise Diagnostic(
+                "E0201", f"there are {len(names)} methods `{name}` for {what}: which of them is not said", span,
+                help=f"write where it is declared: `method={' or '.join(names)}`",
+            )  # fmt: skip
     _check(op, span)
     return op
 
 
-def methods() -> dict[str, Composite]:
-    """The shipped methods by name."""
-    return {op.name: op for op in ops_of(STD) if is_reduction(op)}
+def methods() -> dict[str, list[Composite]]:
+    """The shipped methods by name, of std.token and the modules below it; one each, unless modules disagree."""
+    found: dict[str, list[Composite]] = {}
+    for op in ops_of(STD):
+        if is_reduction(op):
+            found.setdefault(op.name, []).append(op)
+    return found
 
 
 def _check(op: Composite, span: Span | None) -> None:

@@ -83,7 +83,7 @@ class ReduceTokens(Pass):
     def method_help(cls, method: str | None) -> str:
         """All methods by the first line of their text, or one with its signature, its text and what it adds to the options."""
         if method is None:
-            known = {op.name: op.doc.split("\n")[0] for op in methods().values()}
+            known = {op.name: op.doc.split("\n")[0] for ops in methods().values() for op in ops}
             own = "one of your own: an op of a file, `mine.tess:name`"
             lines = [f"  {name}  {text}" for name, text in known.items()]
             return "\n".join(["methods (`--method NAME` tells more)", *lines, f"  {own}"])

@@ -89,6 +89,12 @@ class Library:
             )  # fmt: skip
         return self._unit(module, path, None, span)
 
+    @staticmethod
+    def below(module: str) -> list[str]:
+        """A shipped module, and those in the folder of its name."""
+        folder = SPECS.joinpath(*module.split("."))
+        return [module, *map(_module_of, sorted(folder.rglob("*.tess")))]
+
     def declaring(self, name: str) -> str | None:
         """The first module of std that declares ``name``."""
         modules = map(_module_of, sorted((SPECS / "std").rglob("*.tess")))

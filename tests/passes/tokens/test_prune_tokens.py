@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from tessera.frontends.source import load, loads, print_module
 from tessera.frontends.source.elaborate.library import SPECS
 from tessera.ir.diagnostics import Diagnostic
 from tessera.passes.engine import apply
+from tessera.passes.tokens import method
+from tessera.passes.tokens.method import find_method, methods
 from tessera.passes.tokens.prune_tokens import PruneTokens
 
 from ..conftest import Arrays, passed, run, weights_of
@@ -263,6 +266,24 @@ def test_refused(mine: Path, options: dict[str, Any], code: str, message: str) -
     with pytest.raises(Diagnostic) as caught:
         apply(loads(PLAIN), "prune_tokens", **options)
     assert (caught.value.code, message in caught.value.message) == (code, True), caught.value.message
+
+
+def test_shipped_methods_have_names_of_their_own() -> None:
+    known = methods()
+    assert {name: len(ops) for name, ops in known.items() if len(ops) > 1} == {}
+    assert {"by_mass", "by_chance", "bipartite_merge"} <= known.keys()
+
+
+def test_a_method_is_found_in_every_module_below_std_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_mass = methods()["by_mass"][0]
+    moved = replace(by_mass, module="std.token.family", signature=replace(by_mass.signature, name="moved"))
+    twin = replace(by_mass, module="std.token.family")
+    monkeypatch.setattr(method, "ops_of", lambda name: [by_mass, moved, twin])
+    assert find_method("moved", None, "prune_tokens") is moved
+    with pytest.raises(Diagnostic, match="there are 2 methods `by_mass` for prune_tokens") as caught:
+        find_method("by_mass", None, "prune_tokens")
+    assert caught.value.code == "E0201"
+    assert '"std.token.by_mass" or "std.token.family.by_mass"' in (caught.value.help or "")
 
 
 @pytest.mark.parametrize(
