@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from ...ir.analysis.cost import CostTable, cost
@@ -30,6 +31,12 @@ def _check_r(r: Any) -> str | None:
     return None
 
 
+def _check_keep(keep: Any) -> str | None:
+    if isinstance(keep, tuple) and (not keep or any(now > was for was, now in pairwise(keep))):
+        return f"must be a share for each block, none larger than the one before it, but is {show_value(keep)}"
+    return None
+
+
 def _check_protect(protect: Any) -> str | None:
     if isinstance(protect, int) and protect < 0:
         return f"must be at least 0, or a list of places, [{protect}], but is {protect}"
@@ -49,9 +56,10 @@ class ReduceTokens(Pass):
     r: int | float | tuple[int, ...] | None = option(
         None, "tokens that leave at each block: a number, a list, or a share of them (0.1)", least=0, check=_check_r
     )
-    keep: float | None = option(
-        None, "instead of r: the share of tokens left at the end, removed in equal parts", least=0, most=1
-    )
+    keep: float | tuple[float, ...] | None = option(
+        None, "instead of r: the share of tokens left at the end, removed in equal parts; or a list, what is left behind each "
+        "block", least=0, most=1, check=_check_keep,
+    )  # fmt: skip
     protect: int | tuple[int, ...] | None = option(
         None,
         "tokens that stay as they are: how many first ones, or places up to which, from either end (`[0, -1]`); when none, those "
@@ -171,6 +179,12 @@ class ReduceTokens(Pass):
         try:
             assert self.keep is None or schedule.shares
         except Unreachable as problem:
+            if problem.entry is not None:
+                raise Diagnostic(
+                    "E0709",
+                    f"`keep` lists {float(problem.entry):.3g} for a block that leaves at least {float(problem.least):.3g}",
+                    help=f"{self.why_capped}: keep more there, or let blocks before it remove more",
+                ) from None
             raise Diagnostic(
                 "E0709",
                 f"keep={self.keep} cannot be reached in {count} block(s): at least {float(problem.least):.3g} of the tokens stay "

@@ -192,10 +192,11 @@ class Reducer:
     def _schedules(self) -> dict[AttentionBlock, tuple[Schedule, int]]:
         """The schedule that each block follows, and its place in it: one for each stream of tokens."""
         options, chosen = self.options, [b for b, x in self.places.items() if x is not None]
-        if isinstance(options.r, tuple) and len(options.r) > len(chosen):
-            raise Diagnostic(
-                "E0705", f"`r` of {options.name} lists {len(options.r)} numbers for {len(chosen)} block(s)"
-            )
+        for name, given in (("r", options.r), ("keep", options.keep)):
+            if isinstance(given, tuple) and len(given) > len(chosen):
+                raise Diagnostic(
+                    "E0705", f"`{name}` of {options.name} lists {len(given)} numbers for {len(chosen)} block(s)"
+                )
         listed = dict(zip(chosen, padded(options.r, len(chosen)), strict=True)) if isinstance(options.r, tuple) else {}
         places: dict[AttentionBlock, tuple[Schedule, int]] = {}
         for stream, (first, last) in self.ends.items():
@@ -379,7 +380,7 @@ class Reducer:
 
     def _check_keep(self) -> None:
         """Say it where rounding and protected tokens keep more than was asked for."""
-        keep = self.options.keep
+        keep = self.options.keep[-1] if isinstance(self.options.keep, tuple) else self.options.keep
         for stream in self.ends if keep is not None else ():
             first, final = self.before[stream].count, stream.stages[-1].count
             if first.value is not None and final.value is not None:

@@ -22,7 +22,8 @@ class Schedule:
         limits: how many tokens the method lets go.
         r: tokens for each block (an entry a block), or a share of those present; None when ``keep`` says.
         keep: the share of the first block's tokens that is left after the last block, removed in equal parts as far as the
-            limits allow; where a block may not remove as much as its part, the blocks before it remove more.
+            limits allow; where a block may not remove as much as its part, the blocks before it remove more. A list has the
+            share that is left behind each block.
         stay: instead of both: how many tokens the first block leaves, and the others keep.
         strict: whether an entry that is too large is an error rather than cut.
         among: whether others remove tokens between these blocks.
@@ -31,7 +32,7 @@ class Schedule:
     count: int
     limits: Limits
     r: tuple[int, ...] | float | None = None
-    keep: float | None = None
+    keep: float | tuple[float, ...] | None = None
     stay: int | None = None
     strict: bool = False
     among: bool = False
@@ -51,6 +52,8 @@ class Schedule:
         cap = self.limits.cap(present)
         if self.stay is not None and index > 0:
             return present
+        if isinstance(self.keep, tuple) and self.shares[index] == (self.shares[index - 1] if index else 1):
+            return present
         if self.stay is not None:
             return larger(smaller(as_dim(self.stay), present), present - cap)
         if self.keep is not None:
@@ -67,11 +70,11 @@ class Schedule:
         return present - smaller(r, cap)
 
     def _wanted(self, index: int, first: Dim) -> Dim:
-        """The tokens that ``keep`` leaves behind one block, in equal parts or as the limits force it."""
+        """The tokens that ``keep`` leaves behind one block: as listed, in equal parts, or as the limits force it."""
         assert self.keep is not None
-        gone = 1 - exact(self.keep)
         share = self.shares[index]
-        if share == 1 - gone * (index + 1) / self.count:
+        gone = 1 - self.shares[-1]
+        if not isinstance(self.keep, tuple) and share == 1 - gone * (index + 1) / self.count:
             return first - (first * (index + 1) * gone.numerator) // (self.count * gone.denominator)
         return first - (first * (1 - share).numerator) // (1 - share).denominator
 
@@ -83,9 +86,12 @@ class Schedule:
             Unreachable: when as much as every block may remove is not enough.
         """
         assert self.keep is not None
-        keep, cap = exact(self.keep), self.limits.cap(as_dim(_LARGE)).value
+        cap = self.limits.cap(as_dim(_LARGE)).value
         assert cap is not None
         least = 1 - Fraction(cap, _LARGE).limit_denominator(1000)
+        if isinstance(self.keep, tuple):
+            return self._listed(self.keep, least)
+        keep = exact(self.keep)
         shares = [keep]
         for index in range(self.count - 2, -1, -1):
             equal = 1 - (1 - keep) * (index + 1) / self.count
@@ -94,13 +100,22 @@ class Schedule:
             raise Unreachable(least**self.count)
         return shares[::-1]
 
+    def _listed(self, keep: tuple[float, ...], least: Fraction) -> list[Fraction]:
+        """As given; a short list goes on with its last share."""
+        shares = [exact(share) for share in (*keep, *([keep[-1]] * (self.count - len(keep))))]
+        for was, now in zip([Fraction(1), *shares], shares, strict=False):
+            if now < was * least:
+                raise Unreachable(was * least, now)
+        return shares
+
 
 class Unreachable(Exception):
-    """``keep`` asks for less than ``least``, what is left when every block removes as much as it may."""
+    """``keep`` asks for less than ``least``, what is left when every block removes as much as it may; ``entry`` of a list is
+    what one block should leave."""
 
-    def __init__(self, least: Fraction) -> None:
+    def __init__(self, least: Fraction, entry: Fraction | None = None) -> None:
         super().__init__(f"at least {float(least):.3g} of the tokens stay")
-        self.least = least
+        self.least, self.entry = least, entry
 
 
 class TooMany(Exception):

@@ -151,3 +151,29 @@ def test_a_share_is_reached_or_refused() -> None:
     assert report.facts["tokens"][0][-1] == "4"
     _, report = apply(encoder(fixed=True), "merge_tokens", keep=0.25, protect=2)
     assert any("are left" in note for note in report.notes)
+
+
+def test_a_list_of_shares_says_what_each_block_leaves() -> None:
+    """A share that repeats reduces nothing, a short list goes on with its last one."""
+    text = re.sub(r"\bT\b", "40", ENCODER)
+    for keep, counts in (((0.75, 0.5), ["40", "30", "20"]), ((1.0, 0.9), ["40", "36"]), ((0.6,), ["40", "24"])):
+        _, report = apply(loads(text), "merge_tokens", keep=keep)
+        assert report.facts["tokens"] == [counts]
+    _, report = apply(encoder(), "merge_tokens", keep=(0.75, 0.5))
+    assert len(report.facts["tokens"][0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("keep", "code", "told"),
+    [
+        ((0.5, 0.6), "E0704", "none larger than the one before it"),
+        ((), "E0704", "a share for each block"),
+        ((1.2, 0.5), "E0704", "from 0 to 1"),
+        ((0.9, 0.8, 0.7), "E0705", "lists 3 numbers for 2 block"),
+        ((0.9, 0.4), "E0709", "lists 0.4 for a block that leaves at least 0.45"),
+    ],
+)
+def test_a_list_of_shares_that_cannot_be(keep: tuple[float, ...], code: str, told: str) -> None:
+    with pytest.raises(Diagnostic, match=told) as caught:
+        apply(loads(re.sub(r"\bT\b", "40", ENCODER)), "merge_tokens", keep=keep)
+    assert caught.value.code == code

@@ -139,7 +139,9 @@ model padded(x: f32[B, T, 8], keep: i64[B, T]) -> f32[B, T, 8] {
 """
 
 
-@pytest.mark.parametrize("options", [{"r": 3}, {"r": (5, 1)}, {"r": 0.2}, {"keep": 0.4}, {"r": 4, "inflect": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"r": 3}, {"r": (5, 1)}, {"r": 0.2}, {"keep": 0.4}, {"keep": (0.9, 0.5)}, {"r": 4, "inflect": -1.0}]
+)
 def test_sizes_add_up_and_sources_cover_every_token(options: dict[str, Any]) -> None:
     module = loads(PADDED)
     merged, _ = passed(module, MergeTokens(map=True, **options))
@@ -164,7 +166,7 @@ def test_nothing_to_merge_is_the_identity() -> None:
         assert report.modified == 0
 
 
-@pytest.mark.parametrize("options", [{"r": 3}, {"r": 0.5}, {"keep": 0.2}, {"r": 3, "protect": 1}])
+@pytest.mark.parametrize("options", [{"r": 3}, {"r": 0.5}, {"keep": 0.2}, {"keep": (0.8, 0.4)}, {"r": 3, "protect": 1}])
 def test_short_inputs(options: dict[str, Any]) -> None:
     """One artifact for every length down to two tokens; one token alone is refused with a reason."""
     module = loads(PADDED)
