@@ -12,7 +12,10 @@ Only JSON and safetensors are read: no code of the folder runs, and no pickle is
     parameters        static parameter -> where its value comes from:
                         "hidden_size"                                  that field, which must be there
                         {"fields": ["a", "b.c"], "default": 12}        the first that is given; without any, the default: null
-                                                                       leaves it to the spec
+                                                                       leaves it to the spec. A number is positive, or at least
+                                                                       "least"; where the default is a list, it is one or several
+                                                                       integers
+                        {"fields": […], "values": {"gelu": "std.nn.gelu"}}  what the parameter is for each word; others are refused
                         {"weight": "*pooler.dense.weight"}             whether there is such a weight; with "axis", its size
                       with "models", only those have the parameter
     computes          field -> the values that the spec computes; a missing field is the first of them; or
@@ -243,19 +246,37 @@ def _field(config: Config, path: str, missing: Any) -> Any:
 
 
 def _value(config: Config, how: Mapping[str, Any]) -> Any:
-    """The first of the fields that is given, else the default. Raises E0931 without one, E0933 for no positive number."""
+    """The first of the fields that is given, else the default. Raises E0931 without one, E0933 for what cannot be its value."""
     for name in how["fields"]:
         found = _field(config, name, None)
-        if found is None:
-            continue
-        if isinstance(how.get("default"), bool):
-            return bool(found)
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
-            raise Diagnostic("E0933", f"`{name}` must be a positive number, but is {json.dumps(found)}")
-        return found
+        if found is not None:
+            return _checked(name, found, how)
     if "default" not in how:
         raise Diagnostic("E0931", f"config.json has no `{how['fields'][0]}`")
     return how["default"]
+
+
+def _checked(name: str, found: Any, how: Mapping[str, Any]) -> Any:
+    """The value of a field as a static parameter."""
+    if "values" in how:
+        if not isinstance(found, str) or found not in how["values"]:
+            raise _unsupported(name, found, list(how["values"]))
+        return how["values"][found]
+    default = how.get("default")
+    if isinstance(default, bool):
+        return bool(found)
+    if isinstance(default, list):
+        given = found if isinstance(found, list) else [found]
+        if not given or not all(isinstance(v, int) and not isinstance(v, bool) for v in given):
+            raise Diagnostic("E0933", f"`{name}` must be an integer or a list of them, but is {json.dumps(found)}")
+        return given
+    number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    if "least" in how:
+        if not number or found < how["least"]:
+            raise Diagnostic("E0933", f"`{name}` must be a number from {how['least']} on, but is {json.dumps(found)}")
+    elif not number or found <= 0:
+        raise Diagnostic("E0933", f"`{name}` must be a positive number, but is {json.dumps(found)}")
+    return found
 
 
 def _weight(weights: Weights, how: Mapping[str, Any]) -> Any:
