@@ -24,7 +24,7 @@ from ...ir.signature import REQUIRED, Pattern, Static
 from ...ir.types import DType, TensorType, f32, i64
 from ..options import Option
 from .stream import RECORD, Facts, is_map, is_reduction
-from .wants import WANTS
+from .wants import WANTS, find_want
 
 STD = "std.token"
 # What cannot be the name of an op, since it is a word of the language.
@@ -226,10 +226,11 @@ def _misfit(op: Composite) -> str | None:
     if len(results) != 2 or not isinstance(results[0].type, Pattern) or not is_map(results[1].type):
         return "it must return the features and the token map, `(float[B, T - r, D], TokenMap[B, N, T - r])`"
     for operand in operands[2:]:
-        if operand.name not in WANTS:
+        want = find_want(operand.name, op)
+        if want is None:
             return f"nothing is known of its operand `{operand.name}`; it may ask for {', '.join(WANTS)}"
-        if isinstance(operand.type, Pattern) and WANTS[operand.name].missing:
-            return f"`{operand.name}` cannot be given yet: {WANTS[operand.name].missing}"
+        if isinstance(operand.type, Pattern) and want[0].missing:
+            return f"`{operand.name}` cannot be given yet: {want[0].missing}"
     return None
 
 

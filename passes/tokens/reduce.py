@@ -22,7 +22,7 @@ from ..tidy.dce import remove_dead
 from .method import Limits, Method, check_required, find_method, further_options, methods
 from .reducer import Reducer
 from .schedule import Schedule, Unreachable
-from .wants import WANTS
+from .wants import find_want
 
 
 def _check_r(r: Any) -> str | None:
@@ -77,6 +77,9 @@ class ReduceTokens(Pass):
     blocks: tuple[int, ...] | None = option(
         None, "the self-attention blocks to reduce in, counted from 0; all when none"
     )
+    text: str | None = option(
+        None, "the input or tap that a method which asks for `text` compares tokens with: [B, D] or [B, L, D]"
+    )
     further: tuple[tuple[str, Any], ...] = option((), "", hidden=True)
 
     @classmethod
@@ -96,7 +99,8 @@ class ReduceTokens(Pass):
             lines = [f"  {name}  {text}" for name, text in known.items()]
             return "\n".join(["methods (`--method NAME` tells more)", *lines, f"  {own}"])
         op = find_method(method, None, cls.name)
-        wants = [f"  {name}: {WANTS[name].doc}" for name, _ in Method(op).wants]
+        found = {name: find_want(name, op) for name, _ in Method(op).wants}
+        wants = [f"  {name}: {want[0].doc}" for name, want in found.items() if want is not None]
         options = [f"  {o.name}: {o.kind} = {show_value(o.default)}" for o in further_options(op).values()]
         statics = tuple(s for s in op.signature.statics if "." not in s.name)
         parts = [show_signature(replace(op.signature, statics=statics)), op.doc]

@@ -20,7 +20,7 @@ from .method import Limits, Method
 from .places import AttentionBlock, find_blocks, no_block, place_of
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
 from .stream import Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
-from .wants import WANTS, Asked, fitted, make
+from .wants import Asked, find_want, fitted, named, number_of
 
 if TYPE_CHECKING:
     from .reduce import ReduceTokens
@@ -119,7 +119,7 @@ class Reducer:
                 "E0708",
                 f"block {block.index} attends causally: merging its tokens would let early places see later ones",
                 span,
-                help="merge in blocks that see all tokens, chosen with `blocks=[…]`, or use `prune_tokens`",
+                help="merge in blocks that see all tokens, chosen with `blocks=[…]`, or use `prune_tokens` with a method that merges none",
             )
         return Diagnostic(
             "E0708",
@@ -240,6 +240,7 @@ class Reducer:
             current.tokens = TokenMap(*(self._hoisted(v, x, builder) for v in current.map.fields))
             self.origins.adopt(current)
         first, last = self.ends[stream]
+        text = named(self.options.text, self.graph, stream, self.origins)
         limits = self.method.limits(first, last)
         if current is self.before[stream]:
             self._need(current.count, limits, block)
@@ -247,6 +248,7 @@ class Reducer:
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{number}", left, least=1)
         asked = Asked(
             self.graph, builder, stream, current, x, at, self.options.metric_name(), first, last,
+            self._in_front(stream, x), text and self._hoisted(text, x, builder),
         )  # fmt: skip
         # A tap on this very value shows it as it was.
         readers = [(reader, i) for reader, i in x.uses if reader is not self.graph.end]
@@ -284,16 +286,27 @@ class Reducer:
             self.moved[was] = now
         return self.moved[value]
 
+    def _in_front(self, stream: Stream, x: Value) -> tuple[Node, ...]:
+        """The attentions of a stream in front of a place."""
+        end = self.order.get(x.node, -1)  # type: ignore[arg-type]
+        blocks = (b.attention for b in self.found if b.tokens == stream.tokens)
+        return tuple(attention for attention in blocks if self.order[attention] < end)
+
     def _want(self, name: str, pattern: Any, asked: Asked) -> Value:
         """What the method asks for, at the stage of the features."""
-        value, stream = make(name, asked), asked.stream
-        operand = WANTS[asked.metric if name == "metric" else name].operand
-        if operand is not None and asked.attention is not None:
-            whole = asked.attention.inputs[operand]
+        found, stream = find_want(asked.metric if name == "metric" else name, self.method.op), asked.stream
+        assert found is not None
+        want, static = found
+        if static is not None:
+            number = number_of(static, self.method.op, dict(self.method.settings))
+            asked = asked.of_block(number, name.removesuffix(f"_{static}"))
+        assert want.make is not None
+        value = want.make(asked)
+        if want.operand is not None and asked.attention is not None:
+            whole = asked.attention.inputs[want.operand]
             assert whole is not None
             stage = self.follower.stage(whole, stream)
-            axis = next(i for i in range(1, value.type.rank) if value.type.shape[i] == whole.type.shape[2])
-            value = self.follower.brought(value, axis, (whole, 2), stream, stage, asked.stage, asked.builder)
+            value = self.follower.brought(value, want.axis, (whole, 2), stream, stage, asked.stage, asked.builder)
         return fitted(value, pattern, asked)
 
     def _need(self, present: Dim, limits: Limits, block: AttentionBlock) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ...ir.builder import Builder
-from ...ir.diagnostics import Diagnostic
+from ...ir.diagnostics import Diagnostic, did_you_mean
+from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
-from ...ir.signature import Pattern
+from ...ir.op import Composite
+from ...ir.signature import Bindings, Pattern
 from ...ir.types import DType, f32
 from .stage import random_numbers
-from .stream import Stage, Stream
+from .stream import Origins, Stage, Stream
 
 ROPE = "std.attention.rope"
 
@@ -25,6 +28,8 @@ class Asked:
         attention: the attention that it stands behind; None in front of the first block.
         metric: which of the others `metric` is.
         first, last: how many first and last tokens are protected.
+        blocks: the attentions of these tokens in front of the place, in order.
+        text: what the option `text` names; None when it names nothing.
     """
 
     graph: Graph
@@ -36,6 +41,22 @@ class Asked:
     metric: str
     first: int
     last: int
+    blocks: tuple[Node, ...] = ()
+    text: Value | None = None
+
+    def of_block(self, number: int, what: str) -> Asked:
+        """Asking block ``number``, from 0, or back from the place. Raises E0705 when none of that number stands in front of it."""
+        if not -len(self.blocks) <= number < len(self.blocks):
+            there = f"only {len(self.blocks)}" if self.blocks else "none"
+            raise Diagnostic(
+                "E0705",
+                f"the method asks for `{what}` of block {number}, but of the blocks that attend to these tokens {there} stand(s) "
+                "in front of the place where they leave",
+                self.attention.span if self.attention is not None else None,
+                help="blocks count from 0, or back from that place: -1 is the last one in front of it; reduce in a later block, "
+                "`blocks=[…]`, to ask an early one",
+            )
+        return replace(self, attention=self.blocks[number])
 
     def behind(self, what: str) -> Node:
         """The attention. Raises E0705 when there is none yet."""
@@ -50,24 +71,30 @@ class Asked:
 
 @dataclass(frozen=True)
 class Want:
-    """``make`` gives the tensor, whose tokens are those of attention's ``operand``, if they are any of its; ``missing`` says why
-    there is none yet."""
+    """``make`` gives the tensor, whose tokens, along ``axis``, are those of attention's ``operand``, if they are any of its;
+    ``missing`` says why there is none yet."""
 
     doc: str
     make: Callable[[Asked], Value] | None = None
     operand: int | None = None
     missing: str = ""
+    axis: int = 1
 
 
 def _heads(asked: Asked, operand: int, what: str) -> Value:
-    """Queries or keys, averaged over heads, before a rotation: what a token is, not where it stands."""
-    value = asked.behind(what).inputs[operand]
-    assert value is not None
-    if value.node is not None and value.node.op.qualified == ROPE and value.node.inputs[0] is not None:
-        value = value.node.inputs[0]
+    """Queries, keys or values, averaged over heads, before a rotation: what a token is, not where it stands."""
+    value = _each_head(asked, operand, what)
     if value.type.shape[1] == 1:
         return asked.builder.op("squeeze", value, axis=1)
     return asked.builder.op("mean", value, axis=1)
+
+
+def _each_head(asked: Asked, operand: int, what: str) -> Value:
+    value = asked.behind(what).inputs[operand]
+    assert value is not None
+    if value.node is not None and value.node.op.qualified == ROPE and value.node.inputs[0] is not None:
+        return value.node.inputs[0]
+    return value
 
 
 def _row(asked: Asked) -> Value:
@@ -87,6 +114,26 @@ def _norms(asked: Asked) -> Value:
     return asked.builder.op("sqrt", asked.builder.op("sum", asked.builder.op("mul", wide, wide), axis=2))
 
 
+def _text(asked: Asked) -> Value:
+    value = asked.text
+    if value is None:
+        raise Diagnostic(
+            "E0705", "the method asks for `text`, what the tokens are compared with, but the option `text` names nothing",
+            help="name an input or a tap of the model, [B, D] or [B, L, D], with as many features as the tokens have: "
+            '`text="prompt"`',
+        )  # fmt: skip
+    batch, _, width = asked.x.type.shape
+    shape = value.type.shape
+    if len(shape) not in (2, 3) or shape[0] != batch or shape[-1] != width or value.type.dtype.kind != "float":
+        raise Diagnostic(
+            "E0705",
+            f"`text` names `{value.name}: {value.type}`, but the tokens are {asked.x.type}: it must be [{batch}, {width}] or "
+            f"[{batch}, L, {width}]",
+            help="project the text to the features of the tokens, and name that as a tap",
+        )
+    return value if len(shape) == 3 else asked.builder.op("unsqueeze", value, axis=1)
+
+
 def _noise(asked: Asked) -> Value:
     taken = {value.name for value in asked.graph.inputs}
     name = next(n for n in (f"noise{i}" for i in range(len(taken) + 1)) if n not in taken)
@@ -97,25 +144,69 @@ WANTS: dict[str, Want] = {
     "keys": Want("the attention's keys averaged over heads [B, T, K]", lambda a: _heads(a, 1, "keys"), 1),
     "queries": Want("its queries averaged over heads [B, T, K]", lambda a: _heads(a, 0, "queries"), 0),
     "tokens": Want("the features themselves [B, T, D]", lambda a: a.x),
-    "metric": Want("what the option `metric` names", lambda a: make(a.metric, a)),
+    "metric": Want("what the option `metric` names"),
     "column_mass": Want(
         "the attention that each token receives [B, T]",
         lambda a: optional_result(a.behind("column_mass"), "column_mass", True),
         1,
     ),
-    "row": Want("the attention of the token that the model reads, to each [B, H, T]", _row, 1),
+    "row": Want("the attention of the token that the model reads, to each [B, H, T]", _row, 1, axis=2),
+    "last_row": Want(
+        "the attention of the last token, to each [B, H, T]",
+        lambda a: optional_result(a.behind("last_row"), "row", -1),
+        1,
+        axis=2,
+    ),
+    "head_keys": Want("its keys, those of every head [B, H, T, K]", lambda a: _each_head(a, 1, "head_keys"), 1, axis=2),
+    "values": Want("its values averaged over heads [B, T, V]", lambda a: _heads(a, 2, "values"), 2),
     "norms": Want("the length of each token's features [B, T]", _norms),
     "noise": Want("uniform random numbers [B, T]", _noise),
-    "text": Want("the prompt's features", missing="a model's text and its images are one stream of tokens so far"),
+    "text": Want("what the option `text` names [B, L, D]", _text),
     "spans": Want("where images lie among the tokens", missing="a model's inputs do not say so yet"),
 }
 
 
-def make(name: str, asked: Asked) -> Value:
-    """The tensor of that name, at whatever stage it is."""
-    want = WANTS[name].make
-    assert want is not None
-    return want(asked)
+def find_want(name: str, op: Composite) -> tuple[Want, str | None] | None:
+    """The want that an operand of a method is, and the static parameter that says of which block; None when nothing is known of it.
+
+    ``row_early`` is the ``row`` of block number ``early``, if the method has an ``early: int``.
+    """
+    if name in WANTS:
+        return WANTS[name], None
+    for static in op.signature.statics:
+        want = WANTS.get(name.removesuffix(f"_{static.name}"))
+        if want is not None and want.operand is not None and static.kind == "int":
+            return replace(want, doc=f"{want.doc}, in block `{static.name}`"), static.name
+    return None
+
+
+def number_of(static: str, op: Composite, settings: Mapping[str, Any]) -> int:
+    """The value of a static parameter that says of which block. Raises E0705 when it is not known."""
+    default = next(s.default for s in op.signature.statics if s.name == static)
+    number = settings.get(static, default(Bindings()) if callable(default) else default)
+    number = number.value if isinstance(number, Dim) else number
+    if not isinstance(number, int):
+        raise Diagnostic(
+            "E0705", f"which block the method `{op.name}` asks is said by `{static}`, which is no number",
+            help=f"give it one, `{static}=0`",
+        )  # fmt: skip
+    return number
+
+
+def named(name: str | None, graph: Graph, stream: Stream, origins: Origins) -> Value | None:
+    """The input or the tap that the option `text` names. Raises E0705 when there is none, or it is made from the tokens themselves."""
+    if name is None:
+        return None
+    known = {v.name: v for v in graph.inputs}
+    known |= {i.name: v for i, v in zip(graph.output_info, graph.outputs, strict=True) if i.role == "tap"}
+    if name not in known:
+        raise Diagnostic(
+            "E0705", f"`text` names `{name}`, but the model has no input and no tap of that name",
+            help=did_you_mean(name, sorted(known)) or f"it has {', '.join(sorted(known))}",
+        )  # fmt: skip
+    if origins.of(known[name]) & stream.inputs:
+        raise Diagnostic("E0705", f"`text` names `{name}`, which is made from the tokens that it would be compared with")
+    return known[name]
 
 
 def fitted(value: Value, pattern: Pattern, asked: Asked) -> Value:
