@@ -188,7 +188,7 @@ def test_placed_behind_a_block_or_in_front_of_the_first() -> None:
 
 # Methods of one's own -----------------------------------------------------------------------------------------------------
 
-MINE = """use std.token (TokenMap, gather_tokens, select_top)
+MINE = """use std.token (TokenMap, gather_tokens, keep_best, select_top)
 
 ## Keeps the longest tokens.
 op longest(x: float[B, T, D], map: TokenMap[B, N, T], norms: float[B, T], *, k: int, protect: int = 0, power: real = 1.0)
@@ -208,8 +208,10 @@ op no_map(x: float[B, T, D], *, r: int) -> float[B, T - r, D] { return x[:, r:] 
 op no_budget(x: float[B, T, D], map: TokenMap[B, N, T]) -> (float[B, T, D], TokenMap[B, N, T]) { return x, map }
 op unknown(x: float[B, T, D], map: TokenMap[B, N, T], colour: float[B, T], *, r: int)
     -> (float[B, T, D], TokenMap[B, N, T]) { return x, map }
-op prompted(x: float[B, T, D], map: TokenMap[B, N, T], text: float[B, T], *, r: int)
-    -> (float[B, T, D], TokenMap[B, N, T]) { return x, map }
+op prompted(x: float[B, T, D], map: TokenMap[B, N, T], text: float[B, L, D], *, r: int)
+    -> (float[B, T - r, D], TokenMap[B, N, T - r]) { return keep_best(x, map, text[:, 0, 0:1] + map.size, r=r, protect=0, last=0) }
+op earlier(x: float[B, T, D], map: TokenMap[B, N, T], row_then: float[B, H, T], *, r: int, then: int = 1, protect: int = 0)
+    -> (float[B, T - r, D], TokenMap[B, N, T - r]) { return keep_best(x, map, row_then[:, 0], r=r, protect=protect, last=0) }
 op alone(x: float[B, T, D], map: TokenMap[B, N, T], *, r: int) -> float[B, T, D] { return x }
 """
 
@@ -249,7 +251,10 @@ def test_it_is_looked_for_beside_the_program(
         ({"method": "mine.tess:no_map", "r": 2}, "E0716", "second operand must be the token map"),
         ({"method": "mine.tess:no_budget", "r": 2}, "E0716", "`r: int`, or how many stay, `k: int`"),
         ({"method": "mine.tess:unknown", "r": 2}, "E0716", "nothing is known of its operand `colour`"),
-        ({"method": "mine.tess:prompted", "r": 2}, "E0716", "`text` cannot be given yet"),
+        ({"method": "mine.tess:prompted", "r": 2}, "E0705", "the option `text` names nothing"),
+        ({"method": "mine.tess:prompted", "r": 2, "text": "y"}, "E0705", "has no input and no tap of that name"),
+        ({"method": "mine.tess:prompted", "r": 2, "text": "x"}, "E0705", "is made from the tokens"),
+        ({"method": "mine.tess:earlier", "r": 2}, "E0705", "asks for `row` of block 1, but"),
         ({"method": "mine.tess:alone", "r": 2}, "E0716", "it must return the features and the token map"),
         ({"method": "mine.tess:shortest", "r": 2}, "E0201", "declares no op `shortest`"),
         ({"method": "yours.tess:longest", "r": 2}, "E0001", "there is no file `yours.tess`"),
