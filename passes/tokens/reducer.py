@@ -119,7 +119,8 @@ class Reducer:
                 "E0708",
                 f"block {block.index} attends causally: merging its tokens would let early places see later ones",
                 span,
-                help="merge in blocks that see all tokens, chosen with `blocks=[…]`, or use `prune_tokens` with a method that merges none",
+                help="merge in blocks that see all tokens, chosen with `blocks=[…]`, or use `prune_tokens` and a method that "
+                "merges none",
             )
         return Diagnostic(
             "E0708",

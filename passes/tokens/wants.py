@@ -194,7 +194,7 @@ def number_of(static: str, op: Composite, settings: Mapping[str, Any]) -> int:
 
 
 def named(name: str | None, graph: Graph, stream: Stream, origins: Origins) -> Value | None:
-    """The input or the tap that the option `text` names. Raises E0705 when there is none, or it is made from the tokens themselves."""
+    """The input or the tap that the option `text` names. Raises E0705 when there is none, or it is made from the tokens."""
     if name is None:
         return None
     known = {v.name: v for v in graph.inputs}

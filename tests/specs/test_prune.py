@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tessera.frontends.source import loads
-from tessera.ir.diagnostics import Diagnostic
 
 from .conftest import onnx_artifact, torch_artifact
 
@@ -70,7 +69,8 @@ def arguments(name: str, rng: np.random.Generator, batch: int, tokens: int, padd
         "position": np.stack([np.sort(np.r_[0, 1 + rng.permutation(N - 1)[: tokens - 1]]) for _ in range(batch)]),
     }
     made["source"] = np.stack([np.searchsorted(p, np.arange(N), side="right") - 1 for p in made["position"]])
-    shapes = {"H": (batch, H, tokens), "L": (batch, 3, D), "K": (batch, tokens, D), "T": (batch, tokens), "HK": (batch, H, tokens, D)}
+    shapes = {"H": (batch, H, tokens), "L": (batch, 3, D), "K": (batch, tokens, D), "T": (batch, tokens)}
+    shapes["HK"] = (batch, H, tokens, D)
     for want, shape in METHODS[name][1].items():
         size = shapes[shape]
         if want == "noise":
