@@ -197,7 +197,7 @@ def named(name: str | None, graph: Graph, stream: Stream, origins: Origins) -> V
     """The input or the tap that the option `text` names. Raises E0705 when there is none, or it is made from the tokens."""
     if name is None:
         return None
-    known = {v.name: v for v in graph.inputs}
+    known: dict[str, Value] = {v.name: v for v in graph.inputs}
     known |= {i.name: v for i, v in zip(graph.output_info, graph.outputs, strict=True) if i.role == "tap"}
     if name not in known:
         raise Diagnostic(
