@@ -114,18 +114,24 @@ class FollowUp(Diagnostic):
 
 def several(errors: Iterable[Diagnostic]) -> Diagnostic:
     """Mistakes as one exception: the first, with the others in it; none twice, and no follow-ups among them."""
+    found = distinct(errors)
+    if not found:
+        return FollowUp()
+    first, *others = found
+    for one in others:
+        one.others = []
+    first.others = others
+    return first
+
+
+def distinct(errors: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Mistakes and those that they carry, none twice, without follow-ups; each is left as it is."""
     found: dict[tuple[object, ...], Diagnostic] = {}
     for error in errors:
         for one in (error, *error.others):
             if not isinstance(one, FollowUp):
                 found.setdefault((one.code, one.message if one.span is None else one.span[:5]), one)
-    if not found:
-        return FollowUp()
-    first, *others = found.values()
-    for one in others:
-        one.others = []
-    first.others = others
-    return first
+    return list(found.values())
 
 
 def by_place(errors: Iterable[Diagnostic], file: str) -> list[Diagnostic]:

@@ -70,6 +70,8 @@ def actions(document: Document, within: Range) -> list[Action]:
 
 def _remedies(document: Document, error: Diagnostic, place: Range) -> Iterator[Action]:
     help_ = error.help or ""
+    if error.severity == "warning":
+        yield Action(f"allow {error.code} here", (_allowing(document, error.code, place.start[0]),), error, sure=False)
     for module, name in _IMPORT.findall(help_):
         yield Action(f"use {module} ({name})", (import_edit(document, module, name),), error)
     meant = _MEANT.search(help_)
@@ -83,6 +85,15 @@ def _remedies(document: Document, error: Diagnostic, place: Range) -> Iterator[A
         mending = next((edit for edit in edits if _mends(document, edit, error)), None)
         if mending is not None:
             yield Action(f"write `{text}`", (mending,), error, sure=False)
+
+
+def _allowing(document: Document, code: str, row: int) -> Edit:
+    """The comment that takes a warning back: behind the line, or above it where one stands there already."""
+    line = document.lines[row]
+    if "#" not in line:
+        return Edit(Range((row, len(line)), (row, len(line))), f"  # allow: {code}")
+    indent = line[: len(line) - len(line.lstrip())]
+    return Edit(Range((row, 0), (row, 0)), f"{indent}# allow: {code}\n")
 
 
 def _wrong_name(document: Document, error: Diagnostic, place: Range, meant: str) -> Range | None:

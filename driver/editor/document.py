@@ -12,11 +12,13 @@ from ...frontends.source.checking import block_recipes
 from ...frontends.source.elaborate.generic import check_function
 from ...frontends.source.elaborate.library import Declared
 from ...frontends.source.elaborate.rules import rule_of
+from ...frontends.source.lint import beside
 from ...frontends.source.syntax import ast
 from ...frontends.source.syntax.depth import deep_recursion
-from ...ir.diagnostics import Diagnostic, FollowUp, Span, several
+from ...ir.diagnostics import Diagnostic, Span, distinct, several
 from ..check import check_block
 from .library import OpenLibrary
+from .linting import warnings
 from .names import Name, Occurrence
 from .piece import Piece
 from .text import Place, Range, lines_of, pieces, range_of
@@ -124,7 +126,9 @@ class Document:
         )  # fmt: skip
         broken = {name for piece in self.pieces for name in piece.broken}
         self.unit, self.link_errors = self.elaborator.library.linked(self.path, self.file, broken)
-        self._home = {item.name: p for p in self.pieces for item in p.items if not isinstance(item, ast.Compile)}
+        # Of two declarations of one name the first is meant.
+        behind = reversed(self.pieces)
+        self._home = {item.name: p for p in behind for item in p.items if not isinstance(item, ast.Compile)}
         self._blocks = {item.model: p for p in self.pieces for item in p.items if isinstance(item, ast.Compile)}
         self._depends: dict[str, tuple[Any, ...]] = {}
         self._kinds = frozenset((name, d.unit.module, type(d.node)) for name, d in self.unit.names.items())
@@ -277,13 +281,15 @@ class Document:
         return known
 
     def _dependencies(self, piece: Piece) -> tuple[Any, ...]:
-        """What the findings of a piece depend on: its own text, those of the declarations it comes to, and what they import."""
+        """What the findings of a piece depend on: its own text, those of the declarations it comes to, what they import, and
+        which of the names are those of declarations that are wrong."""
         seen = {piece.key: piece.version}
-        imported: set[tuple[str, str, str]] = set()
+        imported: set[tuple[str, ...]] = set()
         pending = [piece]
         while pending:
             at = pending.pop()
             imported.update((word, *self._imports[word]) for word in at.words & self._imports.keys())
+            imported.update((word,) for word in at.words & self.unit.broken)
             near = [self._home[word] for word in at.words & self._home.keys()]
             near += [
                 self._blocks[i.name] for i in at.items if not isinstance(i, ast.Compile) and i.name in self._blocks
@@ -303,7 +309,7 @@ class Document:
             try:
                 self._item(item, found)
             except Diagnostic as error:
-                found.errors += [error, *error.others]
+                found.errors += distinct([error])
             found.called |= {
                 d.name for d in self.file.items if id(d) in elaborator.called and not isinstance(d, ast.Compile)
             }
@@ -368,11 +374,11 @@ class Document:
         try:
             part(*args)
         except Diagnostic as error:
-            return [error, *error.others]
+            return distinct([error])
         return []
 
     def diagnostics(self) -> list[Diagnostic]:
-        """All that is wrong with the text; the places in it are those of its pieces."""
+        """All that is wrong with the text, and its warnings; the places in it are those of its pieces."""
         found = [self.findings(piece) for piece in self.pieces]
         called = {name for one in found for name in one.called}
         errors = [error for piece in self.pieces for error in piece.errors]
@@ -381,8 +387,8 @@ class Document:
             errors += one.errors
             if not any(item.name in called for item in piece.items if not isinstance(item, ast.Compile)):
                 errors += one.alone
-        first = several(errors)
-        return [] if isinstance(first, FollowUp) else [first, *first.others]
+        told = distinct(errors)
+        return [*told, *beside(warnings(self), told)]
 
 
 def _common(a: list[str], b: list[str]) -> int:

@@ -18,9 +18,10 @@ from ...ir.diagnostics import Span
 from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Value
 from ...ir.op import FuncRef
-from ...ir.signature import RecordDef
+from ...ir.signature import Bindings, RecordDef
 from ...ir.types import TensorType
 from .library import OpenLibrary
+from .recall import RecallingCalls
 
 # A place in a piece: the piece's name, then lines and columns as in a span.
 Spot = tuple[str, int, int, int, int]
@@ -165,6 +166,7 @@ class Watching(Elaborator):
 
     def __init__(self, library: OpenLibrary) -> None:
         super().__init__(library)
+        self.calls = RecallingCalls(self)
         self.library: OpenLibrary = library
         self.facts: dict[str, Facts] = {}
         self.within: list[Span] = []
@@ -178,9 +180,14 @@ class Watching(Elaborator):
         values[spot(span)] = (now, now) if first is None else (first[0], now)
 
     def entered(self, frame: WatchedFrame) -> None:
-        """A body begins: of a call that is being evaluated its dimensions are known now."""
-        if self.within and frame.bound is not None and frame.region is None and frame.kind in ("fn", "layer", "model"):
-            self.facts[self.within[-1].file].calls.setdefault(spot(self.within[-1]), frame.bound)
+        """A body begins."""
+        if frame.bound is not None and frame.region is None and frame.kind in ("fn", "layer", "model"):
+            self.bound_to(frame.bound)
+
+    def bound_to(self, bound: Bindings) -> None:
+        """Of the call that is being evaluated the dimensions are known now."""
+        if self.within:
+            self.facts[self.within[-1].file].calls.setdefault(spot(self.within[-1]), bound)
 
     def called_core(self, span: Span, value: Any) -> None:
         """A call came to a value: if one node made it, that node's signature says what its dimensions are."""

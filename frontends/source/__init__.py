@@ -74,9 +74,9 @@ def check_text(text: str, path: str = "<string>") -> list[Module]:
 
 def warnings(checked: Checked) -> list[Diagnostic]:
     """What is legal in a file and probably wrong."""
-    from .lint import lint
+    from .lint import beside, lint
 
-    return lint(checked.file) if checked.file is not None else []
+    return beside(lint(checked.file), checked.errors) if checked.file is not None else []
 
 
 def _right(checked: Checked) -> list[Module]:

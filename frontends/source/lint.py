@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from .elaborate.cycles import names_in
 from .elaborate.mistaken import rebound
 from .syntax import ast
+from .unread import bodies_of, unread
 
 _ALLOW = re.compile(r"#\s*allow:\s*([\w\s,]+)")
 
 
 def lint(file: ast.File) -> list[Diagnostic]:
     """The warnings of a file that parses, without those that a comment allows."""
+    declared = frozenset(alias or name for use in file.uses for name, alias in use.names)
+    declared |= {item.name for item in file.items if not isinstance(item, ast.Compile)}
+    found = [*unused_imports(file.uses, used_names(file)), *(w for item in file.items for w in of_item(item, declared))]
+    return not_allowed(found, file)
+
+
+def not_allowed(warnings: list[Diagnostic], file: ast.File) -> list[Diagnostic]:
+    """The warnings that no comment of a file takes back."""
     allowed: dict[int, set[str]] = {}
     for comment in file.comments:
         match = _ALLOW.match(comment.text)
         if match is not None:
             codes = set(re.findall(r"\w+", match[1]))
             allowed.setdefault(comment.line + comment.own_line, set()).update(codes)
-    found = [*_unused_imports(file), *_constant_conditions(file.items)]
-    for item in file.items:
-        if isinstance(item, ast.Function):
-            found += _of_function(item, file)
-    return [w for w in found if w.span is None or w.code not in allowed.get(w.span.line, ())]
+    return [w for w in warnings if w.span is None or w.code not in allowed.get(w.span.line, ())]
 
 
-def _unused_imports(file: ast.File) -> Iterator[Diagnostic]:
+def beside(warnings: Iterable[Diagnostic], errors: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The warnings that do not follow from an error: a name that is not defined may be a misspelt one that is brought in."""
+    undefined = any(error.code == "E0201" for error in errors)
+    return [w for w in warnings if not (undefined and w.code == "W0101")]
+
+
+def used_names(file: ast.File) -> set[str]:
+    """Every name that a file mentions behind its `use` lines."""
     used = set(names_in(file.items)) | {item.model for item in file.items if isinstance(item, ast.Compile)}
     for program in file.items:
         if isinstance(program, ast.Program):
             used |= {member.model for member in program.members if isinstance(member, ast.Entry)}
-    for use in file.uses:
+    return used
+
+
+def unused_imports(uses: list[ast.Use], used: set[str]) -> Iterator[Diagnostic]:
+    """W0101 for each name that is brought in and not among those ``used``."""
+    for use in uses:
         for name, alias in use.names:
             if (alias or name) not in used:
                 yield Diagnostic(
@@ -42,7 +59,14 @@ def _unused_imports(file: ast.File) -> Iterator[Diagnostic]:
                 )
 
 
-def _of_function(node: ast.Function, file: ast.File) -> Iterator[Diagnostic]:
+def of_item(item: ast.Declaration, declared: frozenset[str]) -> Iterator[Diagnostic]:
+    """The warnings of one declaration of a file that brings in or declares the names ``declared``."""
+    yield from _constant_conditions(item)
+    if isinstance(item, ast.Function):
+        yield from _of_function(item, declared - {item.name})
+
+
+def _of_function(node: ast.Function, declared: frozenset[str]) -> Iterator[Diagnostic]:
     params = [*node.params, *node.statics]
     inside = [node.body, [p.default for p in params], [r.condition for r in node.results]]
     read = set(names_in(inside))
@@ -58,23 +82,16 @@ def _of_function(node: ast.Function, file: ast.File) -> Iterator[Diagnostic]:
             "W0102", f"the parameter `{param.name}` of `{node.name}` is never used", param.span,
             help="take it out, or begin its name with `_` where a caller needs the place",
         )  # fmt: skip
-    for statement in _statements(node.body):
-        if isinstance(statement, ast.Assign) and not any(t in read or t.startswith("_") for t in statement.targets):
-            yield Diagnostic(
-                "W0103", f"`{', '.join(statement.targets)}` is computed and never used", statement.span,
-                help="take the line out, or begin the name with `_`",
-            )  # fmt: skip
+    yield from unread(node)
     yield from _compared_reals(node)
-    yield from _shadowing(node, file)
+    yield from _shadowing(node, declared)
     yield from _nearly_sizes(node, sizes)
 
 
-def _shadowing(node: ast.Function, file: ast.File) -> Iterator[Diagnostic]:
+def _shadowing(node: ast.Function, declared: frozenset[str]) -> Iterator[Diagnostic]:
     """Names that hide a function, a record or a constant of the file."""
-    declared = {alias or name for use in file.uses for name, alias in use.names}
-    declared |= {item.name for item in file.items if not isinstance(item, ast.Compile)} - {node.name}
     places: list[tuple[str, Span | None]] = [(p.name, p.span) for p in (*node.params, *node.statics)]
-    places += [(name, s.span) for s in _statements(node.body) for name in rebound(s) if not _bodies(s)]
+    places += [(name, s.span) for s in _statements(node.body) for name in rebound(s) if not bodies_of(s)]
     told: set[str] = set()
     for name, span in places:
         if name in declared and name not in told:
@@ -130,16 +147,8 @@ def _statements(body: list[ast.Stmt]) -> Iterator[ast.Stmt]:
     """The statements of a body, those of inner bodies included."""
     for statement in body:
         yield statement
-        for inner in _bodies(statement):
+        for inner in bodies_of(statement):
             yield from _statements(inner)
-
-
-def _bodies(s: ast.Stmt) -> list[list[ast.Stmt]]:
-    if isinstance(s, ast.IfStmt):
-        return [*(body for _, body in s.branches), s.orelse or []]
-    if isinstance(s, ast.CondStmt):
-        return [s.body, s.orelse or []]
-    return [s.body] if isinstance(s, (ast.RepeatStmt, ast.FoldStmt, ast.WhileStmt)) else []
 
 
 def _walk(node: Any) -> Iterator[Any]:

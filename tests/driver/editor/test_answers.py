@@ -317,6 +317,26 @@ def test_remedies_are_applied(wrong: str, right: str) -> None:
     assert document.text == wrong
 
 
+WARNED = "use std.nn (gelu)\n\nfn f(x: float[B]) -> float[B] {\n    y = x{}\n    return x\n}\n"
+
+
+@pytest.mark.parametrize("comment", ["", "  # a # remark"])
+def test_warnings_are_shown_and_allowed(comment: str) -> None:
+    """Those of `tessera lint`, at their places; and each has a comment that takes it back."""
+    document = Document(WARNED.format(comment), "m.tess")
+    told = document.diagnostics()
+    assert [(e.code, e.severity, document.range_of(e.span).start[0]) for e in told if e.span] == [
+        ("W0101", "warning", 0), ("W0103", "warning", 3),
+    ]  # fmt: skip
+    for one in actions.actions(document, WHOLE):
+        mended = Document(_applied(document, one.edits), "m.tess")
+        assert [e.code for e in mended.diagnostics()] == [e.code for e in told if e is not one.diagnostic]
+
+
+def test_a_misspelt_name_is_no_unused_one() -> None:
+    assert [e.code for e in Document(WARNED.replace("y = x", "y = gelo(x)").format("")).diagnostics()] == ["E0201", "W0103"]
+
+
 def test_a_right_text_has_no_remedies() -> None:
     assert actions.actions(Document(MODEL.replace("::2", ":")), WHOLE) == []
 

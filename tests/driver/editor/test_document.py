@@ -34,6 +34,7 @@ model m(x: float[B, T, 4]) -> float[B, T, WIDTH] {
     return linear(x, out=WIDTH) as head
 }
 """
+FUNCTION = "\nfn f(y: float[B]) -> float[B] {\n    return y\n}\n"
 WHOLE = Range((0, 0), (10_000, 0))
 
 
@@ -83,8 +84,7 @@ def test_places_outside_of_the_text_are_brought_in() -> None:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
 @given(st.data())
 def test_edits_leave_what_a_new_document_knows(data: st.DataObject) -> None:
-    """Whatever is typed where, what is kept from before is what would be found out now. Where the text does not parse, what is told
-    behind the mistake depends on where the pieces were cut before; that there is a mistake does not."""
+    """Whatever is typed where, what is kept from before is what would be found out now, of a text that does not parse too."""
     document = Document(TEXT)
     document.diagnostics()
     text = TEXT
@@ -93,7 +93,7 @@ def test_edits_leave_what_a_new_document_knows(data: st.DataObject) -> None:
         stop = min(len(text), start + data.draw(st.sampled_from([0, 0, 1, 3, 40])))
         new = data.draw(
             st.sampled_from(
-                ["", "\n", "x", "}", "{", "linear(", "\nfn f(y: float[B]) -> float[B] {\n    return y\n}\n", " WIDTH"]
+                ["", "\n", "x", "}", "{", "linear(", "#", '"', FUNCTION, " WIDTH"]
             )
         )
         text = applied(text, place(text, start), place(text, stop), new)
@@ -101,12 +101,38 @@ def test_edits_leave_what_a_new_document_knows(data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             document.diagnostics()
     assert document.text == text
-    fresh = Document(text)
-    if any(d.code.startswith("E01") for d in (*document.diagnostics(), *fresh.diagnostics())):
-        assert document.diagnostics()
-        assert fresh.diagnostics()
-    else:
-        assert known(document) == known(fresh)
+    assert known(document) == known(Document(text))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([TEXT.replace("eps=eps", "ep=eps"), TEXT.replace("eps=eps", "ep=eps").replace("const", "cons")], id="the rest"),
+        pytest.param([TEXT.replace("use std", "use sd"), TEXT], id="a use line"),
+        pytest.param([TEXT.replace("use std", "use (std"), TEXT.replace("linear,", "liner,")], id="names that are lost"),
+        pytest.param([TEXT + FUNCTION, FUNCTION + TEXT + FUNCTION, TEXT + FUNCTION], id="the first of two"),
+        pytest.param([TEXT.replace("WIDTH)", "WIDE)").replace("(x: float[B, T, D]", "(x float[B, T, D]"), TEXT], id="mended"),
+    ],
+)  # fmt: skip
+def test_what_was_wrong_is_forgotten(steps: list[str]) -> None:
+    document = Document(TEXT)
+    for text in steps:
+        document.diagnostics()
+        document.edit(text)
+        assert known(document) == known(Document(text))
+
+
+def test_layers_of_the_library_are_looked_at_once() -> None:
+    """What is remembered of a layer is what it comes to: its types, its weights, and what is wrong with a call."""
+    wrong = TEXT.replace("as down", "as up")
+    document = Document(wrong)
+    assert [e.code for e in document.diagnostics()] == ["E0206"]
+    document.edit(TEXT)
+    assert document.diagnostics() == []
+    document.edit(wrong + "\n")
+    assert known(document) == known(Document(wrong + "\n"))
+    two = TEXT.replace("model m(", "model n(") + TEXT[TEXT.index("\nmodel") :]
+    assert known(Document(two))[1][-1].text == "f32[B, T, 8]"
 
 
 def test_an_edit_of_a_layer_makes_its_model_stale_and_nothing_else() -> None:

@@ -98,6 +98,11 @@ def test_a_session(tmp_path: Path) -> None:
         assert "layer linear(" in found.contents.value
         assert "here `f32[B, 3]`" in found.contents.value
         assert await s.diagnostics() == []
+        s.type(5, 12, 12, "  # allow: W0103\n    z = y")
+        assert [(d.code, d.severity) for d in await s.diagnostics()] == [("E0504", lsp.DiagnosticSeverity.Error)]
+        s.type(5, 4, 10, "w = y\n    return")
+        found = [(d.code, d.severity) for d in await s.diagnostics()]
+        assert ("W0103", lsp.DiagnosticSeverity.Warning) in found
 
         whole = lsp.Range(lsp.Position(0, 0), lsp.Position(9, 0))
         shapes = await s.client.text_document_inlay_hint_async(lsp.InlayHintParams(s.file, whole))
