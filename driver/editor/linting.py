@@ -1,4 +1,4 @@
-"""The warnings of a text that is being written: those of `tessera lint`, of each piece as long as nothing that they hang on changes."""
+"""The warnings of a text that is being written: those of `tessera lint`, of each piece until what they hang on changes."""
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ def unread(node: ast.Function) -> Iterator[Diagnostic]:
     for statement in walk.dead():
         names = ", ".join(statement.targets)
         if read.intersection(statement.targets):
+            message = f"this value of `{names}` is never read: the name is bound again, or the body ends, before that"
             yield Diagnostic(
-                "W0103", f"this value of `{names}` is never read: the name is bound again, or the body ends, before that", statement.span,
+                "W0103", message, statement.span,
                 help="take the line out, or begin the name with `_`",
             )  # fmt: skip
         elif names not in told:

@@ -42,10 +42,15 @@ class Session:
 
     def type(self, line: int, start: int, end: int, text: str) -> None:
         """Replace some columns of a line."""
+        self.change(lsp.Range(lsp.Position(line, start), lsp.Position(line, end)), text)
+
+    def delete(self, line: int) -> None:
+        """Take a line out."""
+        self.change(lsp.Range(lsp.Position(line, 0), lsp.Position(line + 1, 0)), "")
+
+    def change(self, where: Any, text: str) -> None:
         self.version += 1
-        change = lsp.TextDocumentContentChangePartial(
-            range=lsp.Range(lsp.Position(line, start), lsp.Position(line, end)), text=text
-        )
+        change = lsp.TextDocumentContentChangePartial(range=where, text=text)
         file = lsp.VersionedTextDocumentIdentifier(version=self.version, uri=self.file.uri)
         self.client.text_document_did_change(lsp.DidChangeTextDocumentParams(file, [change]))
 
@@ -98,11 +103,12 @@ def test_a_session(tmp_path: Path) -> None:
         assert "layer linear(" in found.contents.value
         assert "here `f32[B, 3]`" in found.contents.value
         assert await s.diagnostics() == []
-        s.type(5, 12, 12, "  # allow: W0103\n    z = y")
-        assert [(d.code, d.severity) for d in await s.diagnostics()] == [("E0504", lsp.DiagnosticSeverity.Error)]
-        s.type(5, 4, 10, "w = y\n    return")
-        found = [(d.code, d.severity) for d in await s.diagnostics()]
-        assert ("W0103", lsp.DiagnosticSeverity.Warning) in found
+        s.type(4, 0, 0, "    w = x\n")
+        assert [(d.code, d.severity) for d in await s.diagnostics()] == [("W0103", lsp.DiagnosticSeverity.Warning)]
+        s.type(4, 4, 5, "_w")
+        assert await s.diagnostics() == []
+        s.delete(4)
+        assert await s.diagnostics() == []
 
         whole = lsp.Range(lsp.Position(0, 0), lsp.Position(9, 0))
         shapes = await s.client.text_document_inlay_hint_async(lsp.InlayHintParams(s.file, whole))
