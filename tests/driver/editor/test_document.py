@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ FUNCTION = "\nfn f(y: float[B]) -> float[B] {\n    return y\n}\n"
 WHOLE = Range((0, 0), (10_000, 0))
 
 
-def known(document: Document) -> object:
+def known(document: Document) -> tuple[Any, ...]:
     return (
         sorted((e.code, e.message, document.range_of(e.span) if e.span else None) for e in document.diagnostics()),
         hints.hints(document, WHOLE),
