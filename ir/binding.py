@@ -18,11 +18,11 @@ def axis_symbol(name: str, axis: int) -> str:
 
 
 class Solution(NamedTuple):
-    """A symbol is ``(size of the axis - rest) / coefficient``; ``rest`` is made of symbols solved before."""
+    """A symbol is ``(size of the axis - rest) / coefficient``; both are made of numbers and of symbols solved before."""
 
     input: str
     axis: int
-    coefficient: int
+    coefficient: Dim
     rest: Dim
 
     @property
@@ -37,7 +37,8 @@ class Solution(NamedTuple):
 def solve_symbols(shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Solution]:
     """Which axis of which input gives each symbol its value, in an order in which each needs only those before it.
 
-    A bare axis ``T`` is preferred; else an axis that is ``a * T + b`` with a known ``b``. What nothing determines is left out.
+    A bare axis ``T`` is preferred; else an axis that is ``a * T + b`` with known ``a`` and ``b``, where ``a`` is a number or
+    a product of sizes. What nothing determines is left out.
 
         >>> {s: str(at.dim) for s, at in solve_symbols({"x": (sym("B"), sym("T") * 2 + 1)}).items()}
         {'B': 'x.0', 'T': '(x.1 - 1) // 2'}
@@ -46,7 +47,7 @@ def solve_symbols(shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Solution]:
     for name, shape in shapes.items():
         for axis, dim in enumerate(shape):
             if dim.symbol is not None:
-                solved.setdefault(dim.symbol, Solution(name, axis, 1, const(0)))
+                solved.setdefault(dim.symbol, Solution(name, axis, const(1), const(0)))
     changed = True
     while changed:
         changed = False
@@ -56,12 +57,21 @@ def solve_symbols(shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Solution]:
                 if len(unknown) != 1:
                     continue
                 symbol = next(iter(unknown))
-                coefficient = next((c for m, c in dim.terms if m == ((symbol, 1),)), 0)
+                coefficient = _coefficient(dim, symbol)
                 rest = dim - sym(symbol) * coefficient
-                if coefficient and symbol not in rest.symbols:
+                if coefficient != 0 and symbol not in rest.symbols:
                     solved[symbol] = Solution(name, axis, coefficient, rest)
                     changed = True
     return solved
+
+
+def _coefficient(dim: Dim, symbol: str) -> Dim:
+    """What one term of ``dim`` multiplies the symbol with, if that is a number or a product of sizes, which is never 0; else 0."""
+    for monomial, number in dim.terms:
+        rest = tuple(factor for factor in monomial if factor[0] != symbol)
+        if (symbol, 1) in monomial and all(isinstance(atom, str) for atom, _ in rest):
+            return Dim([(rest, number)])
+    return const(0)
 
 
 def solve_inputs(graph: Graph) -> dict[str, Solution]:
@@ -75,8 +85,9 @@ def symbol_sizes(solved: Mapping[str, Solution], shapes: Mapping[str, Sequence[i
     """The integers for :func:`solve_symbols`' symbols, given the actual shapes; without those that only an absent input tells."""
     sizes: dict[str, int] = {}
     for symbol, at in solved.items():
-        if at.input in shapes and at.rest.symbols <= sizes.keys():
-            sizes[symbol] = (shapes[at.input][at.axis] - at.rest.evaluate(sizes)) // at.coefficient
+        if at.input in shapes and at.rest.symbols | at.coefficient.symbols <= sizes.keys():
+            # No size is 0; one that is given so is refused afterwards.
+            sizes[symbol] = (shapes[at.input][at.axis] - at.rest.evaluate(sizes)) // (at.coefficient.evaluate(sizes) or 1)
     return sizes
 
 

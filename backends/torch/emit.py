@@ -188,7 +188,10 @@ class Writer(Walk[str]):
             if at.rest != 0:
                 self.used_symbols |= at.rest.symbols
                 size = f"({size} - ({_dim_source(at.rest)}))"
-            yield name, size if at.coefficient == 1 else f"{size} // {at.coefficient}"
+            if at.coefficient != 1:
+                self.used_symbols |= at.coefficient.symbols
+                size = f"{size} // ({_dim_source(at.coefficient)})"
+            yield name, size
 
     # Nodes -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, prove_ge
 from ...ir.graph import Value
 from ...ir.keys import instance_key
-from ...ir.library import composite
+from ...ir.library import composite, function
 from ...ir.types import DType, TensorType, i64
 from ..foreign import elementwise, inline
 from .names import scope_of
@@ -188,9 +188,9 @@ class Call:
             self.importer.checked.add(key)
         return results
 
-    def foreign(self, name: str, *values: Value, **statics: float) -> Value:
+    def foreign(self, name: str, *values: Value, **statics: Any) -> Value:
         """A function of ``specs/foreign`` of the values, or else of the node's operands, with the node's attributes."""
-        called = elementwise(name)
+        called = function(f"foreign.{name}") if "." in name else elementwise(name)
         names = [operand.name for operand in called.signature.operands]
         if not values:
             self.broadcast(*(self.tensor(i) for i in range(len(names))))

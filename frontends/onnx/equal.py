@@ -36,8 +36,41 @@ def solve(a: Dim, b: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
     divided = multiples(difference, order)
     if divided:
         return {symbol: sym(f"{symbol}_{n}") * n for symbol, n in divided.items()}
-    found = _factored(difference, order)
+    found = _paired(a, b, order) or _multiple(difference, order) or _factored(difference, order)
     return found or (_square(difference, order) if a.value is not None or b.value is not None else None)
+
+
+def _paired(a: Dim, b: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
+    """Products of as many free sizes, such as the axes that a norm takes together and those of its weight: one by one."""
+    factors = []
+    if len(a.terms) != 1 or len(b.terms) != 1 or a.terms[0][1] != b.terms[0][1]:
+        return None
+    for dim, other in ((a, b), (b, a)):
+        rest = dict(other.terms[0][0])
+        own = [(atom, power - min(power, rest.get(atom, 0))) for atom, power in dim.terms[0][0]]
+        if not all(isinstance(atom, str) and atom in order and power in (0, 1) for atom, power in own):
+            return None
+        factors.append(sorted((str(atom) for atom, power in own if power), key=order.__getitem__))
+    first, second = factors
+    if len(first) != len(second) or not first:
+        return None
+    ranked = [sorted(pair, key=order.__getitem__) for pair in zip(first, second, strict=True)]
+    return {later: sym(earlier) for earlier, later in ranked}
+
+
+def _multiple(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
+    """``G * (H // G) - H`` is 0 when ``H`` is a multiple of ``G``, whatever ``G`` is."""
+    for monomial, _ in difference.terms:
+        for atom, _ in monomial:
+            if not isinstance(atom, DimCall) or atom.fn != "floordiv":
+                continue
+            (symbol, divisor) = (atom.args[0].symbol, atom.args[1])
+            if symbol is None or symbol not in order or symbol in divisor.symbols or not divisor.symbols <= order.keys():
+                continue
+            value = divisor * sym(f"{symbol}_n")
+            if difference.subs({symbol: value}) == 0:
+                return {symbol: value}
+    return None
 
 
 def _factored(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:

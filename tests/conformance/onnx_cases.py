@@ -2,10 +2,12 @@
 
 Every case is compared with the results that come with it. Where sizes or axes are inputs of the graph and the case is refused so,
 it is tried again with these as initializers, which is how exporters write them. What may be refused stands in ``onnx.json`` with
-its reason. To look at some cases, or to write the table anew:
+its reason. ``onnx_free.json`` tells the same of the cases that pass, with every size of every input left free: imported so, and run
+at the case's own sizes. To look at some cases, or to write a table anew:
 
     python -m tessera.tests.conformance.onnx_cases test_cumsum_1d test_roialign.*
     python -m tessera.tests.conformance.onnx_cases --write
+    python -m tessera.tests.conformance.onnx_cases --free --write
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from tessera.frontends.source import loads, print_module
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.verifier import verify
 
-TABLE = Path(__file__).with_name("onnx.json")
+# By whether the sizes are left free.
+TABLES = {False: Path(__file__).with_name("onnx.json"), True: Path(__file__).with_name("onnx_free.json")}
 # An input of at most one axis and of so few integers may be sizes or axes, and of so few real numbers, scales.
 FEW, FEW_REAL = 64, 8
 # What a case promises is told for f32; halves are rounded more coarsely, and by every backend in places of its own.
@@ -70,18 +73,36 @@ def cases() -> dict[str, Any]:
         return {case.name: case for case in collect_testcases(None)}
 
 
-def judge(case: Any) -> Outcome:
-    """A case as it is; if that is refused, with its sizes and axes as constants."""
-    outcome = _judge(case, case.model, frozenset())
+def judge(case: Any, free: bool = False) -> Outcome:
+    """A case as it is, or with every size ``free``; if that is refused, with its sizes and axes as constants."""
+    model = _freed(case.model) if free else case.model
+    outcome = _judge(case, model, frozenset())
     if outcome.kind != "refused":
         return outcome
     constant = _constants(case)
     if not constant:
         return outcome
-    again = _judge(case, case.model, constant)
+    again = _judge(case, model, constant)
     if again.kind == "refused":
-        return outcome
+        return again if free else outcome
     return Outcome("passed with constants") if again.kind == "passed" else again
+
+
+def _freed(model: Any) -> Any:
+    """The model with a name for each axis of each input in the place of its size."""
+    free = type(model).FromString(model.SerializeToString())
+    for value in free.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.dim_param = f"{value.name}_{axis}"
+    return free
+
+
+def with_sizes() -> list[str]:
+    """The cases that pass as they are and have an input with an axis."""
+    return [
+        name for name, row in table().items()
+        if row.startswith("passed") and any(v.type.tensor_type.shape.dim for v in cases()[name].model.graph.input)
+    ]  # fmt: skip
 
 
 def _constants(case: Any) -> frozenset[str]:
@@ -180,32 +201,34 @@ def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def table() -> dict[str, str]:
+def table(free: bool = False) -> dict[str, str]:
     """What becomes of each case, by name."""
-    rows: dict[str, str] = json.loads(TABLE.read_text("utf-8"))["cases"]
+    rows: dict[str, str] = json.loads(TABLES[free].read_text("utf-8"))["cases"]
     return rows
 
 
-def write(rows: dict[str, str]) -> None:
-    """Write the table: how many there are of each outcome, of each reason, and every case."""
+def write(rows: dict[str, str], free: bool = False) -> None:
+    """Write a table: how many there are of each outcome, and every case."""
     kinds = Counter(row.partition(":")[0] for row in rows.values())
     text = {"cases of": f"onnx {onnx.__version__}", "counts": dict(sorted(kinds.items())), "cases": dict(sorted(rows.items()))}
-    TABLE.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    TABLES[free].write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="regular expressions; all cases by default")
+    parser.add_argument("--free", action="store_true", help="with every size left free")
     parser.add_argument("--write", action="store_true", help="write what was found into the table")
     options = parser.parse_args()
-    rows = table() if TABLE.exists() else {}
-    chosen = [n for n in cases() if not options.names or any(re.fullmatch(pattern, n) for pattern in options.names)]
+    rows = table(options.free) if TABLES[options.free].exists() else {}
+    every = with_sizes() if options.free else list(cases())
+    chosen = [n for n in every if not options.names or any(re.fullmatch(pattern, n) for pattern in options.names)]
     for name in chosen:
-        rows[name] = str(judge(cases()[name]))
+        rows[name] = str(judge(cases()[name], options.free))
         print(f"{name}: {rows[name]}", flush=True)
     print(Counter(rows[name].partition(":")[0] for name in chosen))
     if options.write:
-        write({name: row for name, row in rows.items() if name in cases()})
+        write({name: rows[name] for name in every if name in rows}, options.free)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from ..registry import imports
 
 def split_heads(c: Call, x: Value, heads: int) -> Value:
     """[B, T, heads * K] to [B, heads, T, K]."""
+    width = x.type.shape[2]
+    c.equal(width // heads * heads, width, f"the {heads} heads of {x.type}")
     return c.op("rearrange", x, pattern="b t (h k) -> b h t k", axes=(("h", heads),))
 
 
@@ -40,6 +42,8 @@ def attention(c: Call) -> list[Value | None]:
     if softcap and bias is not None and c.opset < 24:
         c.refuse("softcap together with an additive mask, whose order changed with opset 24,")
     tokens, keys = q.type.shape[2], k.type.shape[2]
+    if c.has(6):
+        c.equal(c.shape(6)[0], q.type.shape[0], f"the rows of {c.type(6)} and {q.type}")
     causal = bool(c.attr("is_causal", 0))
     offset = past if past is not None else const(0)
     if c.has(6):
@@ -55,11 +59,10 @@ def attention(c: Call) -> list[Value | None]:
         causal = False
     mask = _window(c, mask, tokens, keys, offset)
     attrs: dict[str, Any] = {"causal": causal}
-    if c.attr("scale") is not None:
-        attrs["scale"] = c.attr("scale")
+    scaled, attrs["scale"] = scaling(c, q, c.attr("scale"))
     if softcap:
         attrs["softcap"] = softcap
-    y = c.std("attention.attention", q, k, v, mask, bias, **attrs)
+    y = c.std("attention.attention", scaled, k, v, mask, bias, **given(attrs))
     scores = None
     if len(c.node.output) > 3 and c.node.output[3]:
         if causal:
@@ -91,12 +94,13 @@ def _scores(c: Call, q: Value, k: Value, mask: Value | None, bias: Value | None)
     if c.opset < 24 and softcap and mode in (1, 2):
         c.refuse("capped scores, whose order changed with opset 24,")
     if k.type.shape[1] != q.type.shape[1]:
+        heads, kv_heads = q.type.shape[1], k.type.shape[1]
+        c.equal(heads // kv_heads * kv_heads, heads, f"the heads of {q.type} and {k.type}")
         shape = (*k.type.shape[:2], q.type.shape[1] // k.type.shape[1], *k.type.shape[2:])
         k = c.reshape(c.expand(c.op("unsqueeze", k, axis=2), shape), (*q.type.shape[:2], *k.type.shape[2:]))
-    width = q.type.shape[3].value
-    scale = c.attr("scale") or (None if width is None else width**-0.5)
+    q, scale = scaling(c, q, c.attr("scale"))
     if scale is None:
-        c.refuse(f"scores scaled by the free size {q.type.shape[3]}")
+        scale = int(q.type.shape[3]) ** -0.5
     y = c.op("mul", c.op("einsum", q, k, equation="b h t k, b h s k -> b h t s"), c.like(scale, q))
     if mode >= 1 and softcap:
         y = c.op("mul", c.op("tanh", c.op("div", y, c.like(softcap, y))), c.like(softcap, y))
@@ -108,6 +112,20 @@ def _scores(c: Call, q: Value, k: Value, mask: Value | None, bias: Value | None)
     # A row of which every key is hidden has no softmax; ONNX gives zeros.
     hidden = c.op("eq", c.op("max", y, axis=3, keepdims=True), c.like(-math.inf, y))
     return c.op("where", hidden, c.like(0, y), c.std("nn.softmax", y))
+
+
+def scaling(c: Call, q: Value, scale: float | None) -> tuple[Value, float | None]:
+    """Queries and the number by which their scores are scaled, None for the usual one; where that comes of a free size, the
+    queries are scaled themselves."""
+    width = q.type.shape[3]
+    if scale is not None or width.value is not None:
+        return q, scale
+    return c.op("mul", q, c.op("rsqrt", c.cast(c.number(width), q.type.dtype))), 1.0
+
+
+def given(attrs: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that are there."""
+    return {name: value for name, value in attrs.items() if value is not None}
 
 
 def fitting(c: Call, q: Value, k: Value, v: Value) -> None:
@@ -158,7 +176,8 @@ def _mask(c: Call, mask: Value | None, q: Value, k: Value) -> tuple[Value | None
             mask = c.cast(c.op("pad", c.cast(mask, u8), axis=3, after=missing), boolean)
         else:
             mask = c.op("pad", mask, axis=3, after=missing, value=-math.inf)
-    for axis, size, what in ((0, q.type.shape[0], "batch"), (2, q.type.shape[2], "queries"), (3, keys, "keys")):
+    sizes = (*q.type.shape[:3], keys)
+    for axis, (size, what) in enumerate(zip(sizes, ("batch", "heads", "queries", "keys"), strict=True)):
         if mask.type.shape[axis] != 1:
             c.equal(mask.type.shape[axis], size, f"the {what} of the mask {mask.type}")
     return (mask, None) if mask.type.dtype == boolean else (None, mask)
@@ -173,10 +192,10 @@ def rotary(c: Call) -> Value:
             c.misfit("num_heads must be given for an operand of three axes")
         x = split_heads(c, x, heads)
     cosine, sine = c.x(1), c.x(2)
-    given = 3 if c.has(3) else 1
+    at = 3 if c.has(3) else 1
     for axis, dim in ((0, x.type.shape[0]), (1, x.type.shape[2])):
-        if c.shape(given)[axis] != 1:
-            c.equal(c.shape(given)[axis], dim, f"axis {axis} of {c.type(given)} and the operand {c.type()}")
+        if c.shape(at)[axis] != 1:
+            c.equal(c.shape(at)[axis], dim, f"axis {axis} of {c.type(at)} and the operand {c.type()}")
     for axis, (d, e) in enumerate(zip(cosine.type.shape, sine.type.shape, strict=True)):
         c.equal(d, e, f"axis {axis} of {cosine.type} and {sine.type}")
     if c.has(3):
@@ -195,6 +214,11 @@ def tensor_scatter(c: Call) -> Value:
         c.refuse("circular TensorScatter")
     cache, update = c.x(), c.x(1)
     axis = c.normal_axis(c.attr("axis", -2), c.rank())
+    for i, (d, e) in enumerate(zip(c.shape(), c.shape(1), strict=True)):
+        if i != axis:
+            c.equal(d, e, f"axis {i} of {c.type()} and the update {c.type(1)}")
+    if c.has(2):
+        c.equal(c.shape(2)[0], c.shape()[0], f"the rows of {c.type()} and their positions {c.type(2)}")
     order = (0, axis, *(i for i in range(1, c.rank()) if i != axis))
     back = [order.index(i) for i in range(c.rank())]
     steps = c.op("unsqueeze", c.op("iota", n=update.type.shape[axis]), axis=0)

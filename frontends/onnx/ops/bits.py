@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ....ir.dims.dim import Dim, const
+from ....ir.dims.dim import Dim, const, dim_max
 from ....ir.graph import Value
 from ....ir.types import u8
 from ..call import Call
 from ..registry import Result, imports
+from .contraction import plain
 from .elementwise import operands
 from .layout import cut
 
@@ -98,15 +99,10 @@ def center_crop_pad(c: Call) -> Result:
 
 def _centred(c: Call, x: Value, axis: int, wanted: Dim) -> Value:
     size = x.type.shape[axis]
-    more = wanted - size
-    if more == 0:
-        return x
-    if more.value is None:
-        c.refuse(f"a crop or padding of the free size {size} to {wanted}")
-    if more.value > 0:
-        return c.op("pad", x, axis=axis, before=more.value // 2, after=more.value - more.value // 2)
-    start = -more.value // 2
-    return cut(c, x, axis, const(start), start + wanted, 1)
+    more, less = (dim_max(d, const(0)) for d in (wanted - size, size - wanted))
+    if more != 0:
+        x = c.op("pad", x, axis=axis, before=plain(more // 2), after=plain(more - more // 2))
+    return x if less == 0 else cut(c, x, axis, less // 2, less // 2 + wanted, 1)
 
 
 @imports("LRN")

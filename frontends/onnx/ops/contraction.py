@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
-from ....ir.dims.dim import Dim, const
+from ....ir.dims.dim import Dim, as_dim, const, dim_max, dim_min, prove_ge
 from ....ir.graph import Value
 from ....ir.types import i32
 from ..call import Call
@@ -158,8 +159,14 @@ def _axes_of(term: str, wide: int) -> list[str]:
 # Convolutions --------------------------------------------------------------------------------------------------------
 
 
-def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]) -> list[tuple[int, int]]:
-    """What is padded before and after each spatial axis. ``kernel``: 0 for a free size."""
+# What is padded before and after an axis.
+_Pair = tuple[int | Dim, int | Dim]
+
+
+def padding(
+    c: Call, sizes: tuple[Dim, ...], kernel: Sequence[int | Dim], strides: list[int], dilations: list[int]
+) -> list[_Pair]:
+    """What is padded before and after each spatial axis."""
     mode = c.attr("auto_pad", "NOTSET")
     n = len(kernel)
     if mode in ("NOTSET", ""):
@@ -171,28 +178,27 @@ def padding(c: Call, sizes: tuple[Dim, ...], kernel: list[int], strides: list[in
         return [(0, 0)] * n
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         c.refuse(f'auto_pad="{mode}"')
-    if not all(kernel):
-        c.refuse(f'auto_pad="{mode}" of a kernel of a free size')
     pairs = []
     for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
-        reach = (k - 1) * d + 1
-        if size.value is None and s != 1:
-            rest = (size % s).value  # how far the last window reaches must not depend on the size
-            if rest is None:
-                c.refuse(f"{mode} with stride {s} over the free size {size}")
-        total = max(0, reach - 1 if s == 1 else reach - s if int(size % s) == 0 else reach - int(size % s))
-        small, large = total // 2, total - total // 2
+        # As many windows as strides fit into the size, rounded up.
+        total = -(-size // s) * s - s - size + (as_dim(k) - 1) * d + 1
+        total = total if prove_ge(total, 0) else dim_max(total, const(0))
+        small, large = plain(total // 2), plain(total - total // 2)
         pairs.append((small, large) if mode == "SAME_UPPER" else (large, small))
     return pairs
 
 
+def plain(dim: Dim) -> int | Dim:
+    return dim if dim.value is None else dim.value
+
+
 def reaches(
-    c: Call, sizes: tuple[Dim, ...], pairs: list[tuple[int, int]], kernel: list[int], dilations: list[int]
+    c: Call, sizes: tuple[Dim, ...], pairs: Sequence[_Pair], kernel: Sequence[int | Dim], dilations: list[int]
 ) -> None:
     """Require of free sizes that a window fits into them."""
-    for size, pair, k, dilation in zip(sizes, pairs, kernel, dilations, strict=True):
-        if size.value is None and k:
-            c.importer.require(size + sum(pair), ">=", const((k - 1) * dilation + 1))
+    for size, (before, after), k, dilation in zip(sizes, pairs, kernel, dilations, strict=True):
+        if size.value is None and isinstance(k, int):
+            c.importer.require(size + before + after, ">=", const((k - 1) * dilation + 1))
 
 
 def spatial(c: Call, name: str, count: int, default: int = 1) -> list[int]:
@@ -202,9 +208,9 @@ def spatial(c: Call, name: str, count: int, default: int = 1) -> list[int]:
     return list(values)
 
 
-def pad_axes(c: Call, x: Value, pairs: list[tuple[int, int]], value: float = 0) -> Value:
+def pad_axes(c: Call, x: Value, pairs: Sequence[_Pair], value: float = 0) -> Value:
     for i, (before, after) in enumerate(pairs):
-        if before or after:
+        if before != 0 or after != 0:
             x = c.op("pad", x, axis=2 + i, before=before, after=after, value=value)
     return x
 
@@ -216,29 +222,39 @@ def conv(c: Call) -> Value:
     if c.rank() != weight.type.rank:
         c.misfit(f"a convolution of {c.type()} with {weight.type}")
     strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
-    kernel = [0 if d.value is None else d.value for d in weight.type.shape[2:]]
-    c.equal(c.shape()[1], weight.type.shape[1] * c.attr("group", 1), f"the channels of {c.type()} and of {weight.type}")
+    kernel, groups = _kernel(c, weight), c.attr("group", 1)
+    c.equal(c.shape()[1], weight.type.shape[1] * groups, f"the channels of {c.type()} and of {weight.type}")
+    made = weight.type.shape[0]
+    c.equal(made // groups * groups, made, f"the {groups} groups of channels of {weight.type}")
     pairs = padding(c, c.shape()[2:], kernel, strides, dilations)
     reaches(c, c.shape()[2:], pairs, kernel, dilations)
     x = c.x()
-    if any(before != after for before, after in pairs):
+    if any(before != after or isinstance(before, Dim) for before, after in pairs):
         x, pairs = pad_axes(c, x, pairs), [(0, 0)] * count
     y = c.op(
-        "conv", x, weight, stride=tuple(strides), padding=tuple(p for p, _ in pairs), dilation=tuple(dilations),
-        groups=c.attr("group", 1),
-    )  # fmt: skip
+        "conv", x, weight, stride=tuple(strides), padding=tuple(p for p, _ in pairs), dilation=tuple(dilations), groups=groups
+    )
     return _biased(c, y)
+
+
+def _kernel(c: Call, weight: Value) -> list[int | Dim]:
+    """The sizes of a kernel, which the node may say where those of its weight are free."""
+    sizes = weight.type.shape[2:]
+    for axis, (size, given) in enumerate(zip(sizes, c.attr("kernel_shape") or sizes, strict=True), 2):
+        c.equal(size, as_dim(given), f"axis {axis} of {weight.type} and the kernel")
+    return [plain(size) for size in sizes]
 
 
 def _biased(c: Call, y: Value) -> Value:
     if not c.has(2):
         return y
     axes = list(range(1, y.type.rank - 1))
+    c.equal(c.shape(2)[0], y.type.shape[1], f"the bias {c.type(2)} of {y.type}")
     return c.op("add", y, c.op("unsqueeze", c.x(2, "bias"), axis=axes[0] if len(axes) == 1 else tuple(axes)))
 
 
 def _fitted(
-    c: Call, pads: list[int], kernel: list[int], strides: list[int], dilations: list[int], extra: list[int]
+    c: Call, pads: list[int], kernel: list[int | Dim], strides: list[int], dilations: list[int], extra: list[int]
 ) -> tuple[list[int], list[int]]:
     """What a transposed convolution cuts off at its ends and what it adds behind, where its result has a size that is asked for,
     or that of x times the strides."""
@@ -251,10 +267,10 @@ def _fitted(
     for i, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size = c.shape()[2 + i]
         # Of a size times the stride, whatever the size is.
-        more = (k - 1) * dilation + 1 + extra[i] - stride
-        total = more if not shape else (size * stride + more - shape[i]).value
+        more = (as_dim(k) - 1) * dilation + 1 + extra[i] - stride
+        total = (more if not shape else size * stride + more - shape[i]).value
         if total is None:
-            c.refuse(f"an output_shape of the free size {size}")
+            c.refuse(f"a result of a fixed size of {c.type()}, with a kernel or a size that is free,")
         longer.append(extra[i] + max(0, -total))
         total = max(0, total)
         small, large = total // 2, total - total // 2
@@ -271,10 +287,11 @@ def conv_transpose(c: Call) -> Value:
     strides, dilations = spatial(c, "strides", count), spatial(c, "dilations", count)
     pads = c.attr("pads") or [0] * (2 * count)
     extra = c.attr("output_padding") or [0] * count
-    kernel = [d.value or c.refuse("a kernel of a free size") for d in weight.type.shape[2:]]
+    kernel = _kernel(c, weight)
     pads, extra = _fitted(c, pads, kernel, strides, dilations, extra)
-    taken, made = (d.value or c.refuse("channels of a free size") for d in weight.type.shape[:2])
-    c.equal(c.shape()[1], const(taken), f"the channels of {c.type()} and of {weight.type}")
+    taken, made = weight.type.shape[:2]
+    c.equal(c.shape()[1], taken, f"the channels of {c.type()} and of {weight.type}")
+    c.equal(taken // groups * groups, taken, f"the {groups} groups of channels of {weight.type}")
     for i, stride in enumerate(strides):
         if stride > 1:
             size = x.type.shape[2 + i]
@@ -282,12 +299,16 @@ def conv_transpose(c: Call) -> Value:
             x = c.op("pad", c.op("unsqueeze", x, axis=3 + i), axis=3 + i, after=stride - 1)
             x = c.reshape(x, (*shape[: 2 + i], size * stride, *shape[3 + i :]))
             x = c.op("slice", x, axis=2 + i, start=0, stop=-(stride - 1))
-    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
-    edges = [(r - pads[i], r - pads[i + count] + extra[i]) for i, r in enumerate(reach)]
-    for i, (before, after) in enumerate(edges):
-        if before < 0 or after < 0:
-            x = c.op("slice", x, axis=2 + i, start=max(0, -before), stop=None if after >= 0 else after)
-    x = pad_axes(c, x, [(max(0, b), max(0, a)) for b, a in edges])
+    for i, (k, d) in enumerate(zip(kernel, dilations, strict=True)):
+        reach = (as_dim(k) - 1) * d
+        before, after = (plain(reach - pad) for pad in (pads[i], pads[i + count] - extra[i]))
+        if isinstance(before, int) and isinstance(after, int):
+            if before < 0 or after < 0:
+                x = c.op("slice", x, axis=2 + i, start=max(0, -before), stop=None if after >= 0 else after)
+            before, after = max(0, before), max(0, after)
+        for end in (before, after):
+            c.importer.require(as_dim(end), ">=", const(0))
+        x = pad_axes(c, x, [*[(0, 0)] * i, (before, after)])
     for axis in range(2, weight.type.rank):
         weight = c.op("flip", weight, axis=axis)
     split = c.reshape(weight, (groups, taken // groups, made, *kernel))
@@ -318,7 +339,7 @@ def pool(c: Call) -> Value:
         c.refuse("auto_pad of dilated windows, or of ones farther apart than they are wide")
     pairs = padding(c, sizes, kernel, strides, dilations)
     if c.attr("ceil_mode", 0):
-        pairs = [_ceiled(c, *row) for row in zip(sizes, pairs, kernel, strides, dilations, strict=True)]
+        pairs = [_ceiled(*row) for row in zip(sizes, pairs, kernel, strides, dilations, strict=True)]
     reaches(c, sizes, pairs, kernel, dilations)
     is_max = c.op_type == "MaxPool"
     x = c.x() if c.op_type != "LpPool" else _powers(c)
@@ -349,16 +370,15 @@ def _root(c: Call, total: Value) -> Value:
     return total if p == 1 else c.foreign("power", total, exponent=1.0 / p)
 
 
-def _ceiled(c: Call, size: Dim, pair: tuple[int, int], k: int, stride: int, dilation: int) -> tuple[int, int]:
+def _ceiled(size: Dim, pair: _Pair, k: int, stride: int, dilation: int) -> _Pair:
     """More padding behind, so that the last window that begins within the axis counts."""
-    reach = (k - 1) * dilation + 1
-    if size.value is None:
-        return c.refuse(f"ceil_mode over the free size {size}") if stride > 1 else pair
-    room = size.value + pair[0] + pair[1] - reach
-    windows = -(-room // stride) + 1
-    if (windows - 1) * stride >= size.value + pair[0]:
-        windows -= 1
-    return pair[0], pair[1] + max(0, (windows - 1) * stride - room)
+    before, after = pair
+    room = size + before + after - ((k - 1) * dilation + 1)
+    # Before the last window, and before the last place within the axis at which one may begin.
+    every, within = -(-room // stride), -(-(size + before) // stride) - 1
+    windows = every if prove_ge(within, every) else dim_min(every, within)
+    more = windows * stride - room
+    return before, plain(after + (more if prove_ge(more, 0) else dim_max(more, const(0))))
 
 
 def _windows(c: Call, x: Value, kernel: list[int], strides: list[int], dilations: list[int], combine: str) -> Value:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....ir.dims.dim import Dim
 from ....ir.graph import Value
 from ....ir.types import f32, i64, u8
 from ..call import Call
 from ..registry import MICROSOFT, imports
-from .attention import fitting, join_heads, split_heads
+from .attention import fitting, given, join_heads, scaling, split_heads
 
 
 @imports("GroupQueryAttention", domain=MICROSOFT)
@@ -34,10 +32,10 @@ def group_query_attention(c: Call) -> list[Value | None]:
     first = c.op("unsqueeze", c.op("maximum", first, c.scalar(0, i64)), axis=1)
     position = c.op("add", first, c.op("unsqueeze", c.op("iota", n=tokens), axis=0))
     if c.attr("do_rotary", 0):
-        given = c.cast(c.x(9), i64) if c.has(9) else position
+        turned = c.cast(c.x(9), i64) if c.has(9) else position
         for i in (7, 8):
             c.equal(c.shape(i)[1], c.shape(7)[1], f"the tables {c.type(7)} and {c.type(i)}")
-        tables = [c.op("take", c.x(i, "table"), given) for i in (7, 8)]
+        tables = [c.op("take", c.x(i, "table"), turned) for i in (7, 8)]
         interleaved = bool(c.attr("rotary_interleaved", 0))
         q, k = (c.std("attention.rope", x, *tables, interleaved=interleaved) for x in (q, k))
     if c.has(3) and c.has(4):
@@ -49,11 +47,8 @@ def group_query_attention(c: Call) -> list[Value | None]:
     window = c.attr("local_window_size", -1)
     if window > 0:
         mask = c.op("logical_and", mask, c.op("gt", keys, c.op("sub", at, c.scalar(window, i64))))
-    attrs: dict[str, Any] = {}
-    if c.attr("scale", 0.0):
-        attrs["scale"] = c.attr("scale")
-    if c.attr("softcap", 0.0):
-        attrs["softcap"] = c.attr("softcap")
+    q, scale = scaling(c, q, c.attr("scale", 0.0) or None)
+    attrs = given({"scale": scale, "softcap": c.attr("softcap", 0.0) or None})
     return [join_heads(c, c.std("attention.attention", q, k, v, mask, **attrs)), k, v]
 
 

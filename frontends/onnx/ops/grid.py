@@ -34,6 +34,7 @@ def depth_to_space(c: Call) -> Value:
     b, channels, h, w = c.shape()
     n = c.attr("blocksize", 1)
     depth = channels // (n * n)
+    c.equal(depth * (n * n), channels, f"the channels of {c.type()}, which become blocks of {n}")
     x = c.x()
     if c.attr("mode", "DCR") == "DCR":
         x = c.transpose(c.reshape(x, (b, n, n, depth, h, w)), (0, 3, 4, 1, 5, 2))
@@ -80,6 +81,7 @@ def col_to_im(c: Call) -> Value:
     batch, channels, _ = c.shape()
     counts = [size // k for size, k in zip(image, block, strict=True)]
     depth = channels // prod(block)
+    _blocks(c, counts, block)
     x = c.reshape(c.x(), (batch, depth, *block, *counts))
     order = [0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i))]
     covered = [count * k for count, k in zip(counts, block, strict=True)]
@@ -88,6 +90,13 @@ def col_to_im(c: Call) -> Value:
         if size != part:  # what no block reaches is 0
             y = c.op("pad", y, axis=2 + i, after=size - part)
     return y
+
+
+def _blocks(c: Call, counts: list[int], block: list[int]) -> None:
+    """So many blocks along each axis, whose elements are channels."""
+    _, channels, blocks = c.shape()
+    c.equal(blocks, const(prod(counts)), f"the blocks of {c.type()}")
+    c.equal(channels // prod(block) * prod(block), channels, f"the channels of {c.type()}")
 
 
 def _overlapping(
@@ -105,8 +114,8 @@ def _overlapping(
     for size, k, s, d, count in zip(sizes, block, strides, dilations, counts, strict=True):
         along = np.arange(k)[:, None] * d + np.arange(count)[None] * s
         at = (at[:, None, :, None] * size + along[None, :, None, :]).reshape(at.shape[0] * k, -1)
-    batch, channels, blocks = c.shape()
-    c.equal(blocks, const(prod(counts)), f"the blocks of {c.type()}")
+    batch, channels, _ = c.shape()
+    _blocks(c, counts, block)
     depth = channels // prod(block)
     x = c.transpose(c.reshape(c.x(), (batch * depth, prod(block) * prod(counts))), (1, 0))
     start = c.op("full", shape=(prod(sizes), batch * depth), value=0, dtype=x.type.dtype)
@@ -129,5 +138,6 @@ def grid_sample(c: Call) -> Value:
     if mode not in _MODES or padding not in ("zeros", "border", "reflection"):
         c.misfit(f'mode="{mode}", padding_mode="{padding}"')
     c.equal(c.shape()[0], c.shape(1)[0], f"the batch of {c.type()} and of the points {c.type(1)}")
+    c.equal(c.shape(1)[3], const(2), f"the coordinates of the points {c.type(1)}")
     attrs = {"mode": _MODES[mode], "padding": padding, "align_corners": bool(c.attr("align_corners", 0))}
     return c.std("vision.grid_sample", c.x(), c.cast(c.x(1), c.type().dtype), **attrs)

@@ -164,9 +164,11 @@ def scatter_nd(c: Call) -> Value:
     name = _mode(c)
     x = c.x()
     shape = x.type.shape
-    depth = c.shape(1)[-1].value
-    if depth is None or not 0 < depth <= len(shape):
-        c.misfit(f"indices {c.type(1)} into {c.type()}")
+    # How many axes of x an index is into follows from those of the updates, where its own size is free.
+    depth = c.rank(1) - 1 + len(shape) - c.rank(2)
+    if not 0 < depth <= len(shape):
+        c.misfit(f"indices {c.type(1)} into {c.type()} for the updates {c.type(2)}")
+    c.equal(c.shape(1)[-1], const(depth), f"the indices {c.type(1)} into {c.type()}")
     for i, (d, e) in enumerate(zip(c.shape(2), (*c.shape(1)[:-1], *shape[depth:]), strict=True)):
         c.equal(d, e, f"axis {i} of the updates {c.type(2)}")
     count = product(c.shape(1)[:-1])
@@ -226,6 +228,7 @@ def reverse_sequence(c: Call) -> Result:
     if (time, batch) not in ((0, 1), (1, 0)):
         c.refuse(f"time_axis={time} with batch_axis={batch}")
     x = c.x()
+    c.equal(c.shape(1)[0], c.shape()[batch], f"the rows of {c.type()} and their lengths {c.type(1)}")
     steps = x.type.shape[time]
     order = (batch, time, *range(2, x.type.rank))
     rows = x if batch == 0 else c.transpose(x, order)

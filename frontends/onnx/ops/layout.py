@@ -48,6 +48,10 @@ def reshape(c: Call) -> Tensor:
         c.misfit("two axes of the new shape are -1")
     if holes:
         given = [d for i, d in enumerate(shape) if i != holes[0]]
+        for i, (d, e) in enumerate(zip(old, shape[: holes[0]], strict=False)):
+            # What stands in front and comes of another tensor is the same size, unless it divides as it is.
+            if d != e and d.symbol and e.symbol and _rest(list(old), given) * product(given) != total:
+                c.equal(d, e, f"axis {i} of {c.type()} in the new shape")
         if product(given) == 0:
             c.misfit("the new shape has -1 beside 0")
         shape[holes[0]] = missing = _rest(list(old), given)

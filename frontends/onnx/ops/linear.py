@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ....ir.dims.dim import Dim, const
+from ....ir.dims.dim import const
 from ....ir.graph import Value
 from ..call import Call
 from ..registry import imports
-from .attention import join_heads, split_heads
+from .attention import join_heads, scaling, split_heads
+from .contraction import plain
 
 # Which of them a rule of update has: a decay, and a rate by which what is remembered is corrected.
 _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
@@ -33,13 +34,15 @@ def linear_attention(c: Call) -> list[Value]:
     for gate in (g for g in (decay, beta) if g is not None):
         for axis in (0, 2):
             c.equal(gate.type.shape[axis], q.type.shape[axis], f"axis {axis} of {gate.type} and {q.type}")
-    scale = c.attr("scale", 0.0) or float(_known(c, width)) ** -0.5
+    if decay is not None and decay.type.shape[3] != 1:
+        c.equal(decay.type.shape[3], width, f"the features of {decay.type} and {k.type}")
+    if beta is not None and beta.type.shape[1] != 1:
+        c.equal(beta.type.shape[1], k.type.shape[1], f"the heads of {beta.type} and {k.type}")
+    q, scale = scaling(c, q, c.attr("scale", 0.0) or None)
+    if scale is None:
+        scale = int(width) ** -0.5
     y, last = c.std_many("recurrent.linear_attention", q, k, v, start, decay, beta, scale=scale)
     return [join_heads(c, y), last]
-
-
-def _known(c: Call, width: Dim) -> int:
-    return width.value if width.value is not None else c.refuse(f"a scale by the free size {width}")
 
 
 @imports("CausalConvWithState")
@@ -49,17 +52,29 @@ def causal_convolution(c: Call) -> list[Value]:
     if activation not in ("none", "silu", "swish"):
         c.refuse(f'activation="{activation}"')
     x, weight = c.x(), c.x(1, "weight")
-    channels, kept = c.shape()[1].value, weight.type.shape[2] - 1
-    if channels is None or kept.value is None:
-        c.refuse("a causal convolution of free channels or reach")
+    channels, kept = c.shape()[1], weight.type.shape[2] - 1
+    for axis, size in ((0, channels), (1, const(1))):
+        c.equal(weight.type.shape[axis], size, f"axis {axis} of {weight.type}, for {c.type()}")
+    if c.has(2):
+        c.equal(c.shape(2)[0], channels, f"the bias {c.type(2)} of {c.type()}")
     if c.has(3):
-        c.equal(c.shape(3)[2], kept, f"the state {c.type(3)}")
+        for axis, size in enumerate((c.shape()[0], channels, kept)):
+            c.equal(c.shape(3)[axis], size, f"axis {axis} of the state {c.type(3)}")
         wide = c.op("concat", c.x(3), x, axis=2)
     else:
-        wide = c.op("pad", x, axis=2, before=kept.value) if kept.value else x
-    y = c.op("conv", wide, weight, groups=channels)
+        wide = x if kept == 0 else c.op("pad", x, axis=2, before=plain(kept))
+    y = _each_by_itself(c, wide, weight)
     if c.has(2):
         y = c.op("add", y, c.op("unsqueeze", c.x(2, "bias"), axis=1))
-    size = wide.type.shape[2] - kept
-    last = c.op("slice", wide, axis=2, start=size.value if size.value is not None else size)
+    last = c.op("slice", wide, axis=2, start=plain(wide.type.shape[2] - kept))
     return [y if activation == "none" else c.std("nn.silu", y), last]
+
+
+def _each_by_itself(c: Call, x: Value, weight: Value) -> Value:
+    """Each channel of x [B, C, T + K - 1] by its own kernel of K places, weight [C, 1, K]."""
+    channels, _, reach = weight.type.shape
+    if channels.value is not None and reach.value is not None:
+        return c.op("conv", x, weight, groups=channels.value)
+    first = c.op("unsqueeze", c.op("iota", n=x.type.shape[2] - reach + 1), axis=1)
+    windows = c.op("take", x, c.op("add", first, c.op("unsqueeze", c.op("iota", n=reach), axis=0)), axis=2)
+    return c.op("einsum", windows, weight, equation="b c t k, c o k -> b c t")

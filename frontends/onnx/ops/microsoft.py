@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....ir.dims.dim import Dim, const
 from ....ir.graph import Value
 from ....ir.types import boolean, i32
 from ..call import Call
 from ..registry import MICROSOFT, imports
-from .attention import cached, fitting, join_heads, split_heads
+from .attention import cached, fitting, given, join_heads, scaling, split_heads
 from .contraction import product
 
 
@@ -115,10 +113,8 @@ def _attend(c: Call, q: Value, k: Value, v: Value, mask_at: int, bias_at: int, p
     causal = bool(c.attr("unidirectional", 0))
     if causal:  # what that means where the numbers of tokens differ is not the same in all of ONNX Runtime
         c.equal(keys, tokens + past, "the tokens before which attention stops")
-    attrs: dict[str, Any] = {"causal": causal}
-    if c.attr("scale", 0.0):
-        attrs["scale"] = c.attr("scale")
-    return join_heads(c, c.std("attention.attention", q, k, v, mask, bias, **attrs))
+    q, scale = scaling(c, q, c.attr("scale", 0.0) or None)
+    return join_heads(c, c.std("attention.attention", q, k, v, mask, bias, **given({"causal": causal, "scale": scale})))
 
 
 def _mask(c: Call, index: int, batch: Dim, tokens: Dim, keys: Dim) -> Value | None:

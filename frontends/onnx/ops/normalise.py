@@ -86,6 +86,9 @@ def instance_normalization(c: Call) -> Value:
 def group_normalization(c: Call) -> Value:
     x, groups = c.x(), c.attr("num_groups", 1)
     channels = x.type.shape[1]
+    c.equal(channels // groups * groups, channels, f"the {groups} groups of channels of {c.type()}")
+    for i in (1, 2):
+        c.equal(c.shape(i)[0], channels if c.opset >= 21 else const(groups), f"the weight {c.type(i)} of {c.type()}")
     weight, bias = c.x(1, "weight"), c.x(2, "bias")
     if c.opset < 21:  # one weight a group then
         weight, bias = (

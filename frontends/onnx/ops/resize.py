@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ....ir.types import f32, f64
 from ..call import Call
 from ..registry import imports
 from ..values import plain_number
+from .contraction import plain
 
 # A matrix of more elements is not made.
 _LARGEST_MATRIX = 1 << 24
@@ -21,6 +23,13 @@ _LARGEST_MATRIX = 1 << 24
 _REPEATS = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
 
 
+_ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda p: np.ceil(p - 0.5), "round_prefer_ceil": lambda p: np.floor(p + 0.5),
+    "floor": np.floor, "ceil": np.ceil,
+}  # fmt: skip
+# Coordinates of free sizes: whether the middles of elements lie above one another, or their starts.
+_CENTRED = {"half_pixel": True, "pytorch_half_pixel": True, "align_corners": False, "asymmetric": False}
+_FUNCTIONS = {"linear": "vision.bilinear_matrix", "cubic": "vision.bicubic_matrix", "nearest": ""}
 # With these the one element of a result is the first of x, whatever lies behind it.
 _FROM_THE_START = ("pytorch_half_pixel", "align_corners", "asymmetric")
 
@@ -48,8 +57,7 @@ def resize(c: Call) -> Value:
                 # In the 24 bits of the scale, as ONNX Runtime does: 0.7 times 10 is 7.
                 targets.append(const(int(np.float32(size) * np.float32(number))))
             else:
-                exact = factor if number is None else float(number)
-                targets.append(_scaled(c, old[axis], exact))
+                targets.append(_scaled(c, old[axis], factor) if number is None else _times(c, old[axis], float(number)))
     if len(targets) != len(axes):
         c.misfit(f"{len(targets)} sizes for {len(axes)} axes")
     mode = c.attr("mode", "nearest")
@@ -65,6 +73,16 @@ def _scaled(c: Call, size: Dim, factor: Any) -> Dim:
     target = exact.floor().whole()
     c.importer.require(target * exact.bottom, ">=", exact.top)
     return target
+
+
+def _times(c: Call, size: Dim, scale: float) -> Dim:
+    """A free size times a number, cut off as it is in the 24 bits of the scale."""
+    ratio = Fraction(scale).limit_denominator(64)
+    sizes = np.arange(1, 1 << 14)
+    single = (sizes.astype(np.float32) * np.float32(scale)).astype(np.int64)
+    if not np.array_equal(sizes * ratio.numerator // ratio.denominator, single):
+        c.refuse(f"resizing the free size {size} by {scale}")
+    return size * ratio.numerator // ratio.denominator
 
 
 def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: str) -> Value:
@@ -89,14 +107,9 @@ def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: 
             return c.op("take", x, c.constant(rows.argmax(axis=1)), axis=axis)
         matrix = c.constant(rows.astype(np.float32))
     else:
-        cubic = mode == "cubic" and c.attr("cubic_coeff_a", -0.75) == -0.75 and not c.attr("exclude_outside", 0)
-        halves = coordinates in ("half_pixel", "pytorch_half_pixel")
-        if coordinates == "pytorch_half_pixel" and not prove_ge(target, 2):
-            c.importer.differ(target, const(1), c.where)
-        if not halves or not (mode == "linear" or cubic):
-            c.refuse(f'resizing a free size with mode="{mode}" and coordinate_transformation_mode="{coordinates}"')
-        name = "vision.bilinear_matrix" if mode == "linear" else "vision.bicubic_matrix"
-        matrix = c.std(name, source=source, target=target)
+        matrix = _of_free_sizes(c, source, target, scale, mode, coordinates)
+        if mode == "nearest":
+            return c.op("take", x, matrix, axis=axis)
     dtype = x.type.dtype
     wide = c.cast(x, f64 if dtype == f64 else f32)
     names = [f"a{i}" for i in range(x.type.rank)]
@@ -106,6 +119,29 @@ def _axis(c: Call, x: Value, axis: int, target: Dim, scale: float | None, mode: 
         equation=f"out {names[axis]}, {' '.join(names)} -> {' '.join(out)}",
     )  # fmt: skip
     return c.cast(y, dtype)
+
+
+def _of_free_sizes(c: Call, source: Dim, target: Dim, scale: float | None, mode: str, coordinates: str) -> Value:
+    """The matrix [target, source], or the indices [target] of the nearest elements."""
+    usual = c.attr("cubic_coeff_a", -0.75) == -0.75 and not c.attr("exclude_outside", 0)
+    if coordinates not in _CENTRED or mode not in _FUNCTIONS or (mode == "cubic" and not usual):
+        c.refuse(f'resizing a free size with mode="{mode}" and coordinate_transformation_mode="{coordinates}"')
+    if coordinates == "pytorch_half_pixel" and not prove_ge(target, 2):
+        c.importer.differ(target, const(1), c.where)
+    if scale is not None and source * Fraction(scale).numerator == target * Fraction(scale).denominator:
+        scale = None
+    sizes: dict[str, int | Dim] = {"source": plain(source), "target": plain(target)}
+    corners, centred = coordinates == "align_corners", _CENTRED[coordinates]
+    if mode == "nearest":
+        rounding = c.attr("nearest_mode", "round_prefer_floor" if c.op_type == "Resize" else "floor")
+        if rounding not in _ROUNDINGS:
+            c.refuse(f'nearest_mode="{rounding}"')
+        options = {"scale": scale or 0.0, "corners": corners, "centred": centred, "rounding": rounding}
+        return c.foreign("resize.nearest_by", **sizes, **options)
+    if scale is None and centred:
+        return c.std(_FUNCTIONS[mode], **sizes)
+    step = 0.0 if scale is None or corners else float(np.float32(1 / scale))
+    return c.foreign(f"resize.{mode}", **sizes, step=step, corners=corners, centred=centred)
 
 
 def interpolation(c: Call, source: int, target: int, scale: float, mode: str, coordinates: str) -> np.ndarray:
@@ -129,11 +165,7 @@ def interpolation(c: Call, source: int, target: int, scale: float, mode: str, co
     every = np.arange(target)
     if mode == "nearest":
         rounding = c.attr("nearest_mode", "round_prefer_floor" if c.op_type == "Resize" else "floor")
-        roundings: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            "round_prefer_floor": lambda p: np.ceil(p - 0.5), "round_prefer_ceil": lambda p: np.floor(p + 0.5),
-            "floor": np.floor, "ceil": np.ceil,
-        }  # fmt: skip
-        pick = roundings.get(rounding)
+        pick = _ROUNDINGS.get(rounding)
         if pick is None:
             c.refuse(f'nearest_mode="{rounding}"')
         rows[every, np.clip(pick(at), 0, source - 1).astype(int)] = 1
