@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+import tessera as ts
+from tessera.ir.diagnostics import Diagnostic
 
-import tessera as ts  # noqa: E402
-from tessera.ir.diagnostics import Diagnostic  # noqa: E402
-
-from .judges import TOLERANCE, images  # noqa: E402
+from .judges import TOLERANCE, images
 
 PARAMS = {"size": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 4, "hidden": 64, "classes": 5, "decoder_dim": 24,
           "decoder_heads": 3}  # fmt: skip
