@@ -72,7 +72,7 @@ def verify(
     Args:
         module: the program.
         runner: the artifact; its requirements decide which sizes it takes.
-        reference: the torch module of the same program and weights: ``reference(**inputs) -> {output: tensor}``.
+        reference: the torch module of the same program and weights: ``reference(inputs) -> {output: tensor}``.
         sizes: how many different choices of the free sizes.
         given: sizes to keep to, by symbol; the others are chosen.
         seed: for sizes and values.
@@ -138,9 +138,9 @@ def _calls(
     told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
     rows: list[Row] = []
     for drawn in (False, True) if states else (False,):
-        held = {v.name: _draw(v, values, bounds.get(v), rng) for v in states} if drawn else {}
+        held = {v.public: _draw(v, values, bounds.get(v), rng) for v in states} if drawn else {}
         for step in range(_STEPS if states else 1):
-            feeds = {v.name: _draw(v, values, bounds.get(v), rng) for v in given} | held
+            feeds = {v.public: _draw(v, values, bounds.get(v), rng) for v in given} | held
             extra: dict[str, Any] = {"seed": advanced(seed, step)}
             if not held and choice.keys() - told:
                 extra["sizes"] = {s: size for s, size in choice.items() if s not in told}
@@ -148,7 +148,7 @@ def _calls(
             if problem is not None:
                 return found, problem
             rows = [max(pair, key=lambda row: row.error) for pair in zip(rows, found, strict=True)] if rows else found
-            held = {v.name: made[v.name] for v in states}
+            held = {v.public: made[v.public] for v in states}
             if not all(is_finite(array) for array in held.values()):
                 break  # nothing to learn from what has overflowed, and sessions refuse NaN
     return rows, None
@@ -175,7 +175,7 @@ def _compare(
     tensors = {name: from_numpy(np.array(array, order="C")) for name, array in feeds.items()}
     try:
         with torch.no_grad():
-            wanted = {name: to_numpy(tensor) for name, tensor in reference(**tensors, **extra).items()}
+            wanted = {name: to_numpy(tensor) for name, tensor in reference(tensors, **extra).items()}
     except Diagnostic as reason:
         raise _NotTaken(reason) from None
     except (IndexError, RuntimeError) as failed:
@@ -194,14 +194,14 @@ def _compare(
     rows: list[Row] = []
     tolerances = _tolerances(graph)
     for value, info in zip(graph.outputs, graph.output_info, strict=True):
-        a, b = np.asarray(found[info.name]), wanted[info.name]
+        a, b = np.asarray(found[info.public]), wanted[info.public]
         if finite and a.shape == b.shape and value.type.dtype.kind == "float":
             a = np.where(np.isfinite(b.astype(np.float32)), a, b)
         tolerance = tolerances[value]
         error = relative_error(a, b)
-        rows.append(Row(choice, info.name, error, tolerance))
+        rows.append(Row(choice, info.public, error, tolerance))
         if not error <= tolerance:
-            return rows, _mismatch(info.name, value, a, b, error, tolerance, choice), wanted
+            return rows, _mismatch(info.public, value, a, b, error, tolerance, choice), wanted
     return rows, None, wanted
 
 

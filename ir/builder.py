@@ -51,9 +51,10 @@ class Builder:
         role: str = "input",
         init: Initializer | None = None,
         span: Span | None = None,
+        outside: str | None = None,
     ) -> Input:
         """Declare an input; ``role`` is ``input``, ``state`` or ``random``, of which the last two have an ``init``."""
-        return self.graph.add_input(Input(type, name, role, init, span))
+        return self.graph.add_input(Input(type, name, role, init, span, outside=outside))
 
     def param(
         self, full_name: str, type: TensorType, init: Initializer | None = None, trainable: bool = True,

@@ -56,10 +56,11 @@ class Part:
 class Input(Value):
     """A graph input. ``role`` is ``input``, ``state`` or ``random``; ``init`` is a state's start or a random distribution.
 
-    ``record`` is what a state's tensor is a field of; the fields of one state follow one another in their order.
+    ``record`` is what a state's tensor is a field of; the fields of one state follow one another in their order. ``outside`` is
+    what callers and files call it where that is another name, such as one that is no identifier.
     """
 
-    __slots__ = ("init", "record", "role", "span")
+    __slots__ = ("init", "outside", "record", "role", "span")
 
     def __init__(
         self,
@@ -69,12 +70,19 @@ class Input(Value):
         init: Initializer | None = None,
         span: Span | None = None,
         record: Part | None = None,
+        outside: str | None = None,
     ) -> None:
         super().__init__(type, name)
+        self.outside = outside
         self.record = record
         self.role = role
         self.init = init
         self.span = span
+
+    @property
+    def public(self) -> str:
+        """What callers and files call it."""
+        return self.name if self.outside is None else self.outside
 
 
 class Parameter(Value):
@@ -105,10 +113,16 @@ class Initializer:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The name and role (``output``, ``tap`` or ``state``) of one graph output."""
+    """The name and role (``output``, ``tap`` or ``state``) of one graph output; ``outside`` as of an :class:`Input`."""
 
     name: str
     role: str = "output"
+    outside: str | None = None
+
+    @property
+    def public(self) -> str:
+        """What callers and files call it."""
+        return self.name if self.outside is None else self.outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +293,9 @@ class Graph:
         self.params[param.full_name] = param
         return param
 
-    def add_output(self, value: Value, name: str, role: str = "output") -> None:
+    def add_output(self, value: Value, name: str, role: str = "output", outside: str | None = None) -> None:
         """Return one value more; ``role`` is ``output``, ``tap`` or ``state``."""
-        self.output_info.append(Output(name, role))
+        self.output_info.append(Output(name, role, outside))
         self._end.add_input(value)
 
     def set_outputs(self, values: Iterable[Value], info: Iterable[Output]) -> None:
@@ -341,7 +355,9 @@ class Graph:
         other = Graph(self.name)
         copies: dict[Value, Value] = {}
         for value in self.inputs:
-            copies[value] = other.add_input(Input(value.type, value.name, value.role, value.init, value.span, value.record))
+            copies[value] = other.add_input(
+                Input(value.type, value.name, value.role, value.init, value.span, value.record, value.outside)
+            )
         for param in self.params.values():
             copy = Parameter(param.type, param.full_name, param.init, param.trainable, param.span)
             copy.name = param.name

@@ -83,10 +83,11 @@ def _verify(graph: Graph, around: frozenset[str]) -> None:
 def _verify_names(graph: Graph) -> None:
     for name, param in graph.params.items():
         _need(isinstance(param, Parameter) and param.full_name == name, f"parameter {name} is filed under another name")
-    inputs = [v.name for v in graph.inputs]
-    _need(len(set(inputs)) == len(inputs), f"two inputs have one name: {inputs}")
-    outputs = [(info.role, info.name) for info in graph.output_info]
-    _need(len(set(outputs)) == len(outputs), f"two outputs have one name: {outputs}")
+    for inputs in ([v.name for v in graph.inputs], [v.public for v in graph.inputs]):
+        _need(len(set(inputs)) == len(inputs), f"two inputs have one name: {inputs}")
+    infos = graph.output_info
+    for outputs in ([(info.role, info.name) for info in infos], [(info.role, info.public) for info in infos]):
+        _need(len(set(outputs)) == len(outputs), f"two outputs have one name: {outputs}")
 
 
 def _verify_inputs(node: Node, defined: set[Value]) -> None:

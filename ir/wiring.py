@@ -11,6 +11,7 @@ from .diagnostics import Diagnostic, Note, Span, did_you_mean
 from .dims.dim import sym
 from .graph import Graph
 from .naming import unique
+from .notation import quote
 from .program import Flow, Program, Stage
 from .signature import Operand, Pattern, Result, Signature
 from .types import TensorType
@@ -61,7 +62,10 @@ def _shared(graph: Graph) -> list[tuple[str, str, str, Span | None]]:
         ("parameter" if p.trainable else "buffer", p.full_name, f"{p.type} = {p.init}", p.span)
         for p in graph.params.values()
     ]
-    rows += [("state", v.name, f"{v.type} = {v.init}", v.span) for v in graph.inputs if v.role == "state"]
+    for value in graph.inputs:
+        if value.role == "state":
+            outside = "" if value.outside is None else f" as {quote(value.outside)}"
+            rows.append(("state", value.name, f"{value.type} = {value.init}{outside}", value.span))
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ..ir.binding import Solution, solve_symbols, symbol_sizes
 from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
@@ -19,11 +19,14 @@ from .weights.initialise import fill
 if TYPE_CHECKING:
     import numpy as np
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input. ``init`` fills a state or a random input that is not given; ``limits`` are the lengths of the tables in which
-    its elements are places."""
+    """One input, by the name that callers use; its name in the program is ``own``, where that is another one, and may be said
+    as well. ``init`` fills a state or a random input that is not given; ``limits`` are the lengths of the tables in which its
+    elements are places."""
 
     name: str
     dtype: DType
@@ -32,6 +35,7 @@ class Port:
     init: Initializer | None = None
     span: Span | None = None
     limits: tuple[Dim, ...] = ()
+    own: str = ""
 
     @property
     def spec(self) -> InputSpec:
@@ -76,6 +80,7 @@ class Ports:
         self.title = title or f"`{model}`"
         self.ports = list(ports)
         self.by_name = {port.name: port for port in self.ports}
+        self._own = {port.own: port.name for port in self.ports if port.own}
         self.demands = demands
         self.facts = facts
         self._solved: dict[frozenset[str], dict[str, Solution]] = {}
@@ -89,6 +94,20 @@ class Ports:
     def optional(self) -> list[InputSpec]:
         """States and random inputs, which are filled when they are not given."""
         return [port.spec for port in self.ports if port.role != "input"]
+
+    def public(self, given: Mapping[str, T]) -> dict[str, T]:
+        """What is given by name, under the names that callers use: `past_0_key` is as good as `past.0.key`.
+
+        Raises:
+            Diagnostic: E0901 for an input that is given under both of its names.
+        """
+        found: dict[str, T] = {}
+        for name, value in given.items():
+            name = name if name in self.by_name else self._own.get(name, name)
+            if name in found:
+                raise Diagnostic("E0901", f"the input `{name}` of {self.title} is given twice")
+            found[name] = value
+        return found
 
     # Checks --------------------------------------------------------------------------------------------------------
 

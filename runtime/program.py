@@ -279,7 +279,8 @@ class _Run:
             self._check_places(step, arrays)
             outputs = entry({**kept, **arrays}, seed=advanced(self.seed, self.calls), sizes=sizes)
             self.calls += 1
-            self.states.update((i.name, outputs[i.name]) for i in graph.output_info if i.role == "state")
+            self.states.update((i.public, outputs[i.public]) for i in graph.output_info if i.role == "state")
+            outputs = {i.name: outputs[i.public] for i in graph.output_info}
         return [outputs[str(result.name)] for result in signature.results]
 
     def _check_places(self, step: Step, arrays: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ def assemble(graph: Graph, weights: Mapping[str, Any] | None, inline: bool, meta
     arguments: list[Tensor] = []
     taken: set[str] = set()
     for value in graph.inputs:
-        env[value] = Tensor(_name(value.name, taken), value.type)
+        env[value] = Tensor(_name(value.public, taken), value.type)
         arguments.append(env[value])
     if inline and graph.params and weights is None:
         raise ValueError("mode `inline` needs the weights")
@@ -70,7 +70,7 @@ def assemble(graph: Graph, weights: Mapping[str, Any] | None, inline: bool, meta
 
 def _name(text: str, taken: set[str]) -> str:
     """A name that MLIR takes: ``%encoder.layer.0.weight`` is one."""
-    base = re.sub(r"[^\w.$-]", "_", text) or "_"
+    base = re.sub(r"[^\w.$-]", "_", text, flags=re.ASCII) or "_"
     if base[0].isdigit():
         base = f"_{base}"
     name, n = base, 0

@@ -11,7 +11,7 @@ import onnx_ir as ox
 from ...ir.analysis.bounds import index_limits
 from ...ir.binding import axis_symbol, encode_dim, solve_inputs
 from ...ir.diagnostics import Diagnostic
-from ...ir.graph import Graph, Input, Module, Parameter, Value
+from ...ir.graph import Graph, Input, Module, Output, Parameter, Value
 from .lowering import Lowerer, known_type
 from .sizes import Sizes
 from .weights import Weight
@@ -40,18 +40,19 @@ def build_model(
     env: dict[Value, ox.Value] = {}
     inputs: list[ox.Value] = []
     for source in graph.inputs:
-        made = e.value(source.name, source.type.dtype, known_type(source.type))
+        made = e.value(source.public, source.type.dtype, known_type(source.type))
         inputs.append(made)
         env[source] = made
     # Taken first, so that no inner value has the name of an output. A state is an input and an output of one name, but ONNX
-    # has one name space for both.
-    names = [e.unique(info.name) for info in graph.output_info]
+    # has one name space for both; only what is given back as it came has the name of the input.
+    outgoing = list(zip(graph.outputs, graph.output_info, strict=True))
+    names = [i.public if _given_back(v, i) else e.unique(i.public) for v, i in outgoing]
     axes = {axis_symbol(v.name, i): (env[v], i) for v in graph.inputs for i in range(v.type.rank)}
     e.sizes = Sizes(e, graph, {name: at.dim for name, at in solve_inputs(graph).items()}, axes)
     for param in graph.params.values():
         env[param] = _parameter(e, param, weights[param.full_name])
     e.walk(graph, env)
-    outputs = _outputs(e, graph, env, names)
+    outputs = _outputs(e, outgoing, env, names)
     model_graph = ox.Graph(
         inputs, outputs, nodes=e.nodes, opset_imports={"": opset}, name=module.name, doc_string=module.doc or None
     )
@@ -91,12 +92,19 @@ def _after(perm: tuple[int, ...] | None, then: tuple[int, ...] | None) -> tuple[
     return then if perm is None else perm if then is None else tuple(perm[i] for i in then)
 
 
-def _outputs(e: Lowerer, graph: Graph, env: Mapping[Value, ox.Value], names: list[str]) -> list[ox.Value]:
-    """The model's outputs. Each is a value of its own: not an input, a weight, nor another output."""
+def _given_back(value: Value, info: Output) -> bool:
+    """Whether an output is an input as it came, under its name: in a file that is one value."""
+    return isinstance(value, Input) and info.role == "output" and info.public == value.public
+
+
+def _outputs(
+    e: Lowerer, outgoing: list[tuple[Value, Output]], env: Mapping[Value, ox.Value], names: list[str]
+) -> list[ox.Value]:
+    """The model's outputs. Each is a value of its own: not an input, unless it has its name, a weight, nor another output."""
     outputs: list[ox.Value] = []
-    for source, name in zip(graph.outputs, names, strict=True):
+    for (source, info), name in zip(outgoing, names, strict=True):
         made = env[source]
-        if made.producer() is None or made in outputs:
+        if (made.producer() is None or made in outputs) and not _given_back(source, info):
             made = e.raw("Identity", [made], [source.type.dtype], {})[0]
         made.name = name
         made.shape = ox.Shape(known_type(source.type))
@@ -135,13 +143,13 @@ _UPDATES = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
 
 def _in_place(graph: Graph, env: Mapping[Value, ox.Value], outputs: list[ox.Value]) -> dict[str, str]:
     """Which states one op updates and nothing else reads: their input and output may be one buffer."""
-    made = {info.name: value for info, value in zip(graph.output_info, outputs, strict=True) if info.role == "state"}
+    made = {info.public: value for info, value in zip(graph.output_info, outputs, strict=True) if info.role == "state"}
     names = []
     for source in graph.inputs:
-        reads = [use for use in env[source].uses() if use.node.op_type != "Shape"] if source.name in made else []
-        node = made[source.name].producer() if reads else None
+        reads = [use for use in env[source].uses() if use.node.op_type != "Shape"] if source.public in made else []
+        node = made[source.public].producer() if reads else None
         if node is not None and node.op_type in _UPDATES and reads == [(node, 0)]:
-            names.append(source.name)
+            names.append(source.public)
     return {"tessera.in_place": json.dumps(names)} if names else {}
 
 
@@ -153,8 +161,10 @@ def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:
 
     def row(value: Input) -> dict[str, Any]:
         entry: dict[str, Any] = {
-            "name": value.name, "dtype": value.type.dtype.name, "shape": [encode_dim(d) for d in value.type.shape],
+            "name": value.public, "dtype": value.type.dtype.name, "shape": [encode_dim(d) for d in value.type.shape],
         }  # fmt: skip
+        if value.outside is not None:
+            entry["own"] = value.name
         if value.role != "input":
             init = value.init
             entry |= {"role": value.role, "init": [init.name, *init.args] if init else ["zeros"]}
@@ -163,7 +173,7 @@ def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:
         return entry
 
     outputs = [
-        {"name": info.name, "role": info.role, "value": name}
+        {"name": info.public, "role": info.role, "value": name}
         for info, name in zip(graph.output_info, names, strict=True)
     ]
     requires = [

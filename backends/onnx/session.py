@@ -128,7 +128,11 @@ class Session:
         ``held`` are the shapes of states that are bound otherwise.
         """
         held = held or {}
+        arrays = self.ports.public(arrays)
         self.ports.check_names(arrays)
+        twice = next((name for name in arrays if name in held), None)
+        if twice is not None:
+            raise Diagnostic("E0901", f"`{twice}` is a state, which the session carries")
         feeds = {n: fit_array(self.ports.by_name[n].spec, array, nan=not self.selects) for n, array in arrays.items()}
         shapes = {**held, **{name: array.shape for name, array in feeds.items()}}
         values = self.ports.sizes(shapes, sizes)
@@ -214,7 +218,7 @@ def _declared(row: Mapping[str, Any]) -> Port:
     shape = tuple(decode_dim(d) for d in row["shape"])
     init = Initializer(row["init"][0], tuple(row["init"][1:])) if "init" in row else None
     limits = tuple(decode_dim(d) for d in row.get("below", ()))
-    return Port(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init, limits=limits)
+    return Port(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init, limits=limits, own=row.get("own", ""))
 
 
 def _foreign(value: Any) -> Port:

@@ -30,7 +30,7 @@ class CarryingModule(Carrying):
         sizes: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__((v.name for v in network.graph.inputs if v.role == "state"), states, sizes, seed)
+        super().__init__((v.public for v in network.graph.inputs if v.role == "state"), states, sizes, seed)
         self._network = copy.copy(network)  # the same parameters
         self._network.donate = True
         self._held: dict[str, Tensor] = {}
@@ -45,7 +45,7 @@ class CarryingModule(Carrying):
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
         held = self._held or {name: torch.as_tensor(value).clone() for name, value in self._start.items()}
         with torch.no_grad():
-            found = self._network(**inputs, **held, sizes=self.sizes, seed=seed)
+            found = self._network({**inputs, **held}, sizes=self.sizes, seed=seed)
         self._held = {name: found.pop(name) for name in self.names}
         memory = {t.untyped_storage().data_ptr() for t in self._held.values()}
         # What is returned may be a view of a state, which the next call writes to.

@@ -28,6 +28,8 @@ from .sizes import solve_all
 from .table import LOWERINGS, SCALAR_OPERANDS
 
 _RESERVED = frozenset(keyword.kwlist) | {"torch", "F", "ops", "self", "device", "inf", "nan", "min", "max"}
+# What callers may call an argument of ``forward``.
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def torch_dtype(dtype: DType) -> str:
@@ -124,10 +126,10 @@ class Writer(Walk[str]):
     # Whole functions ---------------------------------------------------------------------------------------------
 
     def main(self) -> str:
-        arguments = [self.name(v, v.name) for v in self.graph.inputs]
+        arguments = [self.name(v, v.public if _NAME.fullmatch(v.public) else v.name) for v in self.graph.inputs]
         self.walk(self.graph, self.names)
         rows = [
-            f"{info.name!r}: {self.operand(v)}"
+            f"{info.public!r}: {self.operand(v)}"
             for v, info in zip(self.graph.outputs, self.graph.output_info, strict=True)
         ]
         self.lines.append(f"return {{{', '.join(rows)}}}")

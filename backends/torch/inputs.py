@@ -29,7 +29,11 @@ class Inputs(Ports):
         solve_all(graph)
         limits = index_limits(graph)
         ports = [
-            Port(v.name, v.type.dtype, v.type.shape, v.role, v.init, v.span, tuple(limits.get(v.name, ()))) for v in graph.inputs
+            Port(
+                v.public, v.type.dtype, v.type.shape, v.role, v.init, v.span, tuple(limits.get(v.name, ())),
+                "" if v.outside is None else v.name,
+            )
+            for v in graph.inputs
         ]
         demands = [Demands(parent, body.lets, requirements(body)) for parent, body in bodies]
         super().__init__(graph.name, ports, demands, graph.facts)
@@ -64,8 +68,9 @@ class Inputs(Ports):
     def _match(self, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Tensor]:
         if len(args) > len(self.ports):
             raise Diagnostic("E0901", f"{self.title} takes {len(self.ports)} input(s), but {len(args)} were given")
-        values: dict[str, Any] = dict(zip(self.by_name, args, strict=False))
-        for name, tensor in named.items():
+        whole = len(args) == 1 and isinstance(args[0], Mapping)
+        values: dict[str, Any] = self.public(args[0]) if whole else dict(zip(self.by_name, args, strict=False))
+        for name, tensor in self.public(named).items():
             if name in values:
                 raise Diagnostic("E0901", f"the input `{name}` of {self.title} is given twice")
             values[name] = tensor
@@ -128,9 +133,9 @@ def fit_tensors(ports: Ports, arrays: Mapping[str, Any]) -> dict[str, Any]:
 
     A name that is no input's goes through as it is, and :meth:`Inputs.bind` says so.
     """
-    tensors = dict(arrays)
-    for name in arrays.keys() & ports.by_name.keys():
-        array = fit_array(ports.by_name[name].spec, arrays[name])
+    tensors = ports.public(arrays)
+    for name in tensors.keys() & ports.by_name.keys():
+        array = fit_array(ports.by_name[name].spec, tensors[name])
         tensors[name] = from_numpy(array if array.flags.writeable else array.copy())
     return tensors
 

@@ -35,7 +35,7 @@ class Scope(nn.Module):
 class TesseraModule(Scope):
     """A graph in PyTorch. Make it with :func:`tessera.backends.torch.build`.
 
-    Call it with its inputs, in order or by name; the result maps the name of each output, tap and new state to its tensor.
+    Call it with its inputs, in order or by name, or with one mapping of names; the result maps the name of each output, tap and new state to its tensor.
     States that are not given start from their initialiser, at the ``sizes`` that only they have. Random inputs are drawn from ``seed``, the
     same numbers as on every other backend; without one torch draws them, others in each call, from ``torch.manual_seed``. While torch
     compiles or exports, inputs are not checked, and all but random ones must be given.

@@ -34,7 +34,7 @@ class TorchRunner:
         self.metadata = metadata
         self.ports: Ports = network.inputs
         self.inputs, self.optional = self.ports.inputs, self.ports.optional
-        self.outputs = [info.name for info in module.graph.output_info]
+        self.outputs = [info.public for info in module.graph.output_info]
 
     def __call__(
         self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
@@ -46,7 +46,7 @@ class TorchRunner:
         tensors = fit_tensors(self.ports, arrays)
         try:
             with torch.no_grad():
-                outputs = self.network(**tensors, seed=seed, sizes=sizes)
+                outputs = self.network(tensors, seed=seed, sizes=sizes)
         except (IndexError, RuntimeError) as error:
             raise Diagnostic("E0912", f"PyTorch failed: {str(error).splitlines()[0][:400]}") from error
         return {name: to_numpy(tensor) for name, tensor in outputs.items()}

@@ -75,7 +75,6 @@ def run(
             check_writable(out)
     if entry is not None and flow is not None:
         raise Diagnostic("E0011", f"`--entry {entry}` and `--flow {flow}` are two things to run", help="give one of them")
-    pairs = [_pair(text) for text in inputs]
     names = _labels(labels)
     with waiting("loading") as progress:
         progress("loading the artifact", None, None)
@@ -86,6 +85,7 @@ def run(
         )  # fmt: skip
         if save_map is not None:
             _check_map(runner)
+        pairs = [_pair(text, [spec.name for spec in runner.inputs]) for text in inputs]
         arrays = read_inputs(runner.inputs, pairs, options)
         progress("running", None, None)
         start = time.perf_counter()
@@ -103,8 +103,12 @@ def run(
         _print(outputs, top, names, seconds, written)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str, known: Sequence[str]) -> tuple[str, str]:
+    """The input and the file of ``NAME=FILE``; a name may hold an `=` itself."""
     name, equals, file = text.partition("=")
+    longest = max((n for n in known if text.startswith(f"{n}=")), key=len, default=None)
+    if longest is not None:
+        return longest, text[len(longest) + 1 :]
     return (name, file) if equals else ("", text)
 
 

@@ -80,9 +80,9 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
     return {
         "model": module.name,
         "doc": module.doc,
-        "inputs": [_row(v.name, v.type) for v in graph.inputs if v.role == "input"],
-        "states": [_row(v.name, v.type) for v in graph.inputs if v.role == "state"],
-        "random": [_row(v.name, v.type) for v in graph.inputs if v.role == "random"],
+        "inputs": [_row(v.public, v.type) for v in graph.inputs if v.role == "input"],
+        "states": [_row(v.public, v.type) for v in graph.inputs if v.role == "state"],
+        "random": [_row(v.public, v.type) for v in graph.inputs if v.role == "random"],
         "outputs": _outputs(graph, "output"),
         "taps": _outputs(graph, "tap"),
         "dimensions": _dimensions(graph, chosen),
@@ -135,14 +135,14 @@ def _dimensions(graph: Graph, chosen: Mapping[str, int]) -> list[dict[str, str]]
     rows = []
     for name in chosen:
         at = next(((v, i) for v in graph.inputs for i, d in enumerate(v.type.shape) if str(d) == name), None)
-        where = f"the size of axis {at[1]} of `{at[0].name}`" if at else "a size that the inputs tell together"
+        where = f"the size of axis {at[1]} of `{at[0].public}`" if at else "a size that the inputs tell together"
         rows.append({"name": name, "type": f"{where}; {chosen[name]} for the cost"})
     return rows + [{"name": name, "type": f"= {dim}"} for name, dim in graph.lets.items()]
 
 
 def _outputs(graph: Graph, role: str) -> list[dict[str, str]]:
     pairs = zip(graph.outputs, graph.output_info, strict=True)
-    return [_row(info.name, value.type) for value, info in pairs if info.role == role]
+    return [_row(info.public, value.type) for value, info in pairs if info.role == role]
 
 
 def _parameters(graph: Graph) -> dict[str, Any]:

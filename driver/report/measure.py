@@ -228,7 +228,7 @@ class Target:
         module = module or getattr(runner, "module", None) or _carried(runner.metadata, file)
         bounds: Mapping[str, Bound | None]
         if module is not None:
-            bounds = {value.name: bound for value, bound in index_bounds(module.graph).items()}
+            bounds = {value.public: bound for value, bound in index_bounds(module.graph).items()}
         else:
             bounds = {name: Bound(length) for name, length in artifact_target(file).bounds(file).items()}
         given = [port for port in runner.ports.ports if port.role == "input"]
@@ -249,9 +249,9 @@ class Target:
         order."""
         from ...backends.torch.inputs import from_numpy, to_numpy
 
-        def reference(*, seed: int = 0, **tensors: Any) -> dict[str, Any]:
+        def reference(tensors: Mapping[str, Any], *, seed: int = 0) -> dict[str, Any]:
             found = self({name: to_numpy(tensor) for name, tensor in tensors.items()}, seed=seed)
-            names = (info.name for info in module.graph.output_info)
+            names = (info.public for info in module.graph.output_info)
             return {name: from_numpy(array) for name, array in zip(names, found.values(), strict=False)}
 
         return reference
@@ -317,7 +317,7 @@ def fields_of(graph: Graph) -> list[Field]:
     """The inputs of a program, as those of an artifact of it."""
     bounds = index_bounds(graph)
     given = [v for v in graph.inputs if v.role == "input"]
-    return [Field(v.name, v.type.dtype.name, v.type.shape, bounds.get(v)) for v in given]
+    return [Field(v.public, v.type.dtype.name, v.type.shape, bounds.get(v)) for v in given]
 
 
 def _carried(metadata: Mapping[str, str], file: Path) -> Module | None:

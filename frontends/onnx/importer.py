@@ -19,7 +19,7 @@ from .call import Call, where
 from .dims import parse_dim
 from .equal import Unify, choose, solve
 from .limits import check_numbers
-from .names import Names, made_up
+from .names import Names, made_up, outside
 from .order import ordered
 from .reader import File, domain
 from .registry import CONTROL, FOLDS, IMPORTS, Result
@@ -86,12 +86,15 @@ class Importer:
         self._initializers(graph)
         self._inputs(graph)
         wanted = [value.name for value in graph.output]
+        # What is given back as it came keeps the name of the input.
+        called = {v.public: v.name for v in self.graph.inputs}
         nodes = ordered(graph.node, wanted, set(self.root.names))
         self._check_ops(nodes)
         self.run(Frame(self.root, iter(nodes), lambda: None))
         for name in wanted:
             value = self.root.region.value(self._found(name, self.root, "the graph's output"))
-            self.graph.add_output(value, self.names.fresh(name, "output"))
+            own = called.get(name) or self.names.fresh(name, "output")
+            self.graph.add_output(value, own, outside=outside(name, own, (i.public for i in self.graph.output_info)))
         self._clean()
         check_numbers(self.graph)
         return Module(self.graph.name, self.graph)
@@ -108,11 +111,11 @@ class Importer:
         names = [value.name for value in given]
         if len(set(names)) != len(names):
             raise Diagnostic("E0754", "two inputs of the graph have one name")
-        fresh = [self.names.fresh(name, "input") for name in names]
+        fresh = self.names.each(names, "input")
         for value, name in zip(given, fresh, strict=True):
             shape = self._input_shape(value, name)
             dtype = dtype_of(value.type.tensor_type.elem_type, f"the input `{value.name}`")
-            made = self.root.region.builder.input(name, TensorType(dtype, shape))
+            made = self.root.region.builder.input(name, TensorType(dtype, shape), outside=outside(value.name, name))
             self.root.names[value.name] = Tensor(made.type, value=made, region=self.root.region)
         unknown = [s for s in self.values if s not in self.symbols and not any(s in d.symbols for d in self.values.values())]
         for symbol in unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...ir.ops import OPS
@@ -35,6 +36,11 @@ def identifier(name: str, default: str) -> str:
     return f"{text}_" if text in WORDS or text in OPS else text
 
 
+def outside(name: str, own: str, taken: Iterable[str] = ()) -> str | None:
+    """What callers call the input or output ``own``: its name in the file, where that is another one that nothing else has."""
+    return None if name in ("", own) or name in taken else name
+
+
 class Names:
     """Hands out each name once."""
 
@@ -46,6 +52,12 @@ class Names:
     def fresh(self, name: str, default: str) -> str:
         """An identifier like ``name`` that nothing else has."""
         return self._unique(identifier(name, default), self._taken, "_")
+
+    def each(self, names: Sequence[str], default: str) -> list[str]:
+        """The same for each of ``names``; those that are identifiers come first, so that they keep their names."""
+        order = sorted(range(len(names)), key=lambda i: identifier(names[i], default) != names[i])
+        made = {i: self.fresh(names[i], default) for i in order}
+        return [made[i] for i in range(len(names))]
 
     def param(self, name: str, hint: str) -> str:
         """The full name of a weight: its own, or ``hint`` where an exporter made one up."""

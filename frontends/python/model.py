@@ -28,7 +28,7 @@ from ..source.elaborate.builtin import BUILTIN, known
 from ..source.elaborate.elaborate import Elaborator
 from ..source.elaborate.frame import Frame
 from ..source.elaborate.gather import gather
-from ..source.elaborate.inputs import declared_outputs, finish_states
+from ..source.elaborate.inputs import check_outside, declared_outputs, finish_states, outside_name
 from ..source.elaborate.library import Unit
 from ..source.elaborate.regions import Region
 from ..source.elaborate.values import Bundle, DeclValue, Instance, Multi, OpValue, Partial, describe, holds_tensors
@@ -62,7 +62,7 @@ class Model:
             self._elaborator, self._unit, {}, builder=Builder(self._graph), dtypes=dict(self._bound.dtypes), kind="model",
             bound=self._bound,
         )  # fmt: skip
-        self._results: list[tuple[Tensor | Record, str | None]] = []
+        self._results: list[tuple[Tensor | Record, str | None, str | None]] = []
         self._module: Module | None = None
 
     def __enter__(self) -> Model:
@@ -86,8 +86,11 @@ class Model:
 
     # Declaring -------------------------------------------------------------------------------------------------------
 
-    def input(self, name: str, type: str) -> Any:
+    def input(self, name: str, type: str, *, external: str | None = None) -> Any:
         """Declare an input: ``m.input("x", "float[B, T, 64]")``. New dimension names are declared by being used.
+
+        Args:
+            external: what callers call it, where that is another name, such as one that is no identifier.
 
         Raises:
             Diagnostic: E0016 name taken or model finished, E0209, E0310 for the type.
@@ -104,7 +107,9 @@ class Model:
             for dim in dims:
                 for symbol in dim.symbols - self._bound.dims.keys():
                     frame.env[symbol] = self._bound.dims[symbol] = sym(symbol)
-            values.append(builder.input(leaf.replace(".", "_"), frame.type(leaf_pattern, span), span=span))
+            full = leaf.replace(".", "_")
+            outside = outside_name(full, external, leaf.partition(".")[2])
+            values.append(builder.input(full, frame.type(leaf_pattern, span), span=span, outside=outside))
         frame.env[name] = values[0]
         if isinstance(pattern, Pattern):
             return Tensor(self, values[0])
@@ -126,12 +131,12 @@ class Model:
         kind = "param" if trainable else "buffer"
         return self._declare(ast.ParamStmt(kind, name, parse_type(type), parse_expr(init), external), name)
 
-    def state(self, name: str, type: str, init: str = "zeros") -> Any:
+    def state(self, name: str, type: str, init: str = "zeros", *, external: str | None = None) -> Any:
         """Declare a state: an input and an output of the artifact, ``init`` at the start. :meth:`update` sets its new value.
 
         A record's fields are an input and an output each. A size that nothing else has is a capacity, which the runtime chooses.
         """
-        return self._declare(ast.StateStmt(name, parse_type(type), parse_expr(init)), name)
+        return self._declare(ast.StateStmt(name, parse_type(type), parse_expr(init), external), name)
 
     def update(self, name: str, value: Tensor | Record) -> None:
         """Set the new value of a state. Raises E0016 when there is none of that name."""
@@ -167,19 +172,22 @@ class Model:
         """
         self._statement(ast.RequireStmt(parse_expr(condition), message), {})
 
-    def output(self, *values: Tensor | Record, name: str | None = None) -> None:
+    def output(self, *values: Tensor | Record, name: str | None = None, external: str | None = None) -> None:
         """Declare results, in order. Without names one result is ``output``, several are ``output0``, ``output1``, ….
+
+        Args:
+            external: what callers call it, as of :meth:`input`.
 
         Raises:
             Diagnostic: E0016 for a value of another model, or several values with one name.
         """
         self._open()
         span, _ = call_site()
-        if name is not None and len(values) != 1:
+        if (name or external) is not None and len(values) != 1:
             raise Diagnostic("E0016", "one name cannot stand for several outputs", span, help="call `output` for each")
         for value in values:
             self._unwrap(value, span)
-            self._results.append((value, name))
+            self._results.append((value, name, external))
 
     @contextmanager
     def scope(self, *parts: str | int) -> Iterator[None]:
@@ -334,17 +342,19 @@ class Model:
         extra = declared_outputs(graph)
         graph.set_outputs((), ())
         taken = {info.name for _, info in extra}
-        for i, (result, name) in enumerate(self._results):
+        for i, (result, name, external) in enumerate(self._results):
             base = name or ("output" if len(self._results) == 1 else f"output{i}")
             value = self._unwrap(result, None)
-            rows = {f"{base}_{f}": v for f, v in value.fields.items()} if isinstance(value, Bundle) else {base: value}
-            for full, tensor in rows.items():
+            fields = value.fields if isinstance(value, Bundle) else {"": value}
+            for field, tensor in fields.items():
+                full = f"{base}_{field}" if field else base
                 if full in taken:
                     raise Diagnostic("E0016", f"`{full}` is the name of two outputs of `{self.name}`")
                 taken.add(full)
-                graph.add_output(tensor, full)
+                graph.add_output(tensor, full, outside=outside_name(full, external, field))
         for tensor, info in extra:
-            graph.add_output(tensor, info.name, info.role)
+            graph.add_output(tensor, info.name, info.role, info.outside)
+        check_outside(graph, None)
         self._elaborator.bodies.check(graph)
         locals_, uses = gather(self._elaborator, [graph], self._unit, self.name)
         self._module = Module(self.name, graph, self.doc, locals_, uses)

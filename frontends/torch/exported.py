@@ -22,7 +22,7 @@ from ...ir.types import TensorType
 from ..positions import write_positions
 from .apart import Apart, aten_name, writes
 from .aten import ATEN
-from .finish import input_names, lift_inline, output_names, prune
+from .finish import identifier, input_names, lift_inline, output_names, outside, prune
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
 from .protocol import Import, Refusals, Unsupported
 from .symbols import Symbols, frozen, remainder, wanted_names
@@ -138,7 +138,8 @@ class _Walk:
         self.importing.notes += frozen(self.shapes, {n.name: n.meta["val"].shape for n in given})
         self.importing.facts = symbols.facts(self.program.range_constraints)
         for node, name in zip(given, names, strict=True):
-            self.env[node] = self.importing.builder.input(name, self._type(node.meta["val"], f"the input `{name}`"))
+            type = self._type(node.meta["val"], f"the input `{name}`")
+            self.env[node] = self.importing.builder.input(name, type, outside=outside(node.name, name))
         owners: dict[Any, Value] = {}
         for node, spec in zip(nodes, specs, strict=True):
             if node in self.env or node not in self.live:
@@ -359,7 +360,9 @@ class _Walk:
                 if node is not None:
                     self.importing.notes.append(f"the output `{name}` is no tensor and is left out")
                 continue
-            self.graph.add_output(self.env[node], unique(name, taken))
+            own = unique(identifier(name), taken)
+            given = (info.public for info in self.graph.output_info)
+            self.graph.add_output(self.env[node], own, outside=outside(name, own, given))
         if not self.graph.output_info:
             raise Diagnostic("E0783", "the program returns no tensor")
 

@@ -19,13 +19,19 @@ TORCH_FILE = re.compile(r"[/\\]torch[/\\](nn|_|fx|export|utils)")
 
 
 def identifier(text: str) -> str:
-    """A name that the language takes."""
+    """A name that the language takes, and that hides nothing."""
+    from ..source.elaborate.builtin import BUILTIN
     from ..source.syntax.lexer import RESERVED
 
     name = re.sub(r"\W", "_", text).strip("_") or "x"
     if name[0].isdigit():
         name = f"x{name}"
-    return f"{name}_" if name in RESERVED or keyword.iskeyword(name) else name
+    return f"{name}_" if name in RESERVED or name in BUILTIN or keyword.iskeyword(name) else name
+
+
+def outside(text: str, own: str, taken: Iterable[str] = ()) -> str | None:
+    """What callers call the input or output ``own``: its name in the model, where that is another one that nothing else has."""
+    return None if text in ("", own) or text in taken else text
 
 
 def input_names(names: Iterable[str]) -> list[str]:
@@ -35,7 +41,7 @@ def input_names(names: Iterable[str]) -> list[str]:
 
 
 def output_names(spec: Any, leaves: list[Any]) -> list[str]:
-    """A name for each leaf of what a model returns: the keys of a ModelOutput or a dictionary, ``output_0`` of a tuple,
+    """What each leaf of what a model returns is called: by the keys of a ModelOutput or a dictionary, ``output_0`` of a tuple,
     ``output`` of a tensor."""
     from torch.utils import _pytree
 
@@ -45,7 +51,7 @@ def output_names(spec: Any, leaves: list[Any]) -> list[str]:
         names = []  # a class that cannot be made from these leaves
     if len(names) != len(leaves):
         names = [(str(n),) for n in range(len(leaves))] if len(leaves) > 1 else [()]
-    return [identifier("_".join(path if path and not path[0].isdigit() else ("output", *path))) for path in names]
+    return ["_".join(path if path and not path[0].isdigit() else ("output", *path)) for path in names]
 
 
 def _paths(value: Any, path: tuple[str, ...]) -> Iterable[tuple[str, ...]]:

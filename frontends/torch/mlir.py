@@ -16,7 +16,7 @@ from ...ir.types import DType, TensorType, bf16
 from ...runtime.files.mlir_text import check_text
 from ..positions import write_positions
 from .aten import ATEN
-from .finish import INLINE, identifier, input_names, prune
+from .finish import INLINE, identifier, input_names, outside, prune
 from .mlir_text import affine, check_size, first_error, numbers, scalar, span_of, tensor_type
 from .protocol import Import, Refusals, Unsupported
 from .symbols import usual_name
@@ -131,7 +131,10 @@ class _Walk:
                 self.env[argument] = self._param(name, TensorType(dtype, tuple(shape)), self.given[name])
                 continue
             shape = [self._size(size, axis, len(sizes), shapes.get(argument), index) for axis, size in enumerate(sizes)]
-            self.env[argument] = self.importing.builder.input(next(plain), TensorType(dtype, tuple(shape)))
+            own = next(plain)
+            self.env[argument] = self.importing.builder.input(
+                own, TensorType(dtype, tuple(shape)), outside=outside(name, own)
+            )
 
     def _size(self, size: int | None, axis: int, rank: int, bound: Any, index: int) -> Dim:
         if size is not None:

@@ -60,10 +60,10 @@ def evaluate_graph(
     Raises:
         KeyError: an input, a size or a weight is missing.
     """
-    known: dict[Value, Array] = {v: inputs[v.name] for v in graph.inputs}
+    known: dict[Value, Array] = {v: inputs[v.public] for v in graph.inputs}
     known.update((p, (weights or {})[name]) for name, p in graph.params.items())
     results = _run(graph, known, dict(sizes))
-    return dict(zip((info.name for info in graph.output_info), results, strict=True))
+    return dict(zip((info.public for info in graph.output_info), results, strict=True))
 
 
 def _run(graph: Graph, known: dict[Value, Array], outer: dict[str, int]) -> list[Array]:

@@ -159,7 +159,8 @@ CODES = {
     "E0122": _code(
         "misplaced as",
         """`f(x) as scope` names the scope of the call just before it; the scope is a dotted name. To take a part of the
-        result, put both in parentheses. A name in quotes is the name of a `param` in its file.""",
+        result, put both in parentheses. A name in quotes is what a `param` is called in its file, and an input, a state or
+        a result of a `model` by its callers.""",
         "fn f(x: float[B, T]) -> float[B] { return norm(x) as norm1[:, 0] }",
         "fn f(x: float[B, T]) -> float[B] { return (norm(x) as norm1)[:, 0] }",
     ),

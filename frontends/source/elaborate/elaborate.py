@@ -25,7 +25,7 @@ from .evaluate import size_of
 from .frame import Frame
 from .gather import gather
 from .given import given_value
-from .inputs import declared_outputs, finish_states
+from .inputs import check_outside, declared_outputs, finish_states, outside_name
 from .library import Declared, Library, Unit
 from .results import check_results
 from .signatures import Signatures
@@ -242,7 +242,8 @@ class Elaborator:
             values = check_results(self, declared, signature, bound, frame)
         except Diagnostic as error:
             raise several([error, *self.bodies.wrong(graph)]) from None
-        self._model_outputs(graph, signature, bound, values, node.name_span)
+        self._model_outputs(graph, node, signature, bound, values)
+        check_outside(graph, node.name_span)
         self.bodies.check(graph)
         return graph
 
@@ -306,33 +307,38 @@ class Elaborator:
                     for name in dim.symbols - bound.dims.keys():
                         bound.dims[name] = sym(name)
                 shape = tuple(size_of(d.subs(bound.dims), param.span) for d in dims)
-                operands.append(builder.input(leaf.replace(".", "_"), TensorType(dtype, shape), span=param.span))
+                name = leaf.replace(".", "_")
+                outside = outside_name(name, param.external, leaf.partition(".")[2])
+                operands.append(builder.input(name, TensorType(dtype, shape), span=param.span, outside=outside))
         bound.given = frozenset(o.name for o in signature.operands if not o.optional)
         bound.dims.update((name, derive(bound)) for name, derive in signature.derived)
         return operands
 
     @staticmethod
     def _model_outputs(
-        graph: Graph, signature: Signature, bound: Bindings, values: list[Any], span: Span | None
+        graph: Graph, node: ast.Function, signature: Signature, bound: Bindings, values: list[Any]
     ) -> None:
         taken = {o.name for o in graph.output_info}
         extra = declared_outputs(graph)
         rows = []
+        external = {r.name: r.external for r in node.results}
         for i, (result, value) in enumerate(zip(signature.present(bound), values, strict=True)):
             name = result.name or ("output" if len(values) == 1 else f"output{i}")
+            given = external.get(result.name) if result.name else None
             if isinstance(value, Bundle):
-                rows += [(tensor, f"{name}_{field}") for field, tensor in value.fields.items()]
+                for field, tensor in value.fields.items():
+                    rows.append((tensor, f"{name}_{field}", outside_name(f"{name}_{field}", given, field)))
             else:
-                rows.append((value, name))
-        for _, name in rows:
+                rows.append((value, name, outside_name(name, given)))
+        for _, name, _ in rows:
             if name in taken:
                 raise Diagnostic(
-                    "E0204", f"`{name}` is the name of two outputs", span,
+                    "E0204", f"`{name}` is the name of two outputs", node.name_span,
                     help="states, taps and results are all outputs: give one of them another name",
                 )  # fmt: skip
             taken.add(name)
         graph.set_outputs((), ())
-        for value, name in rows:
-            graph.add_output(value, name)
+        for value, name, outside in rows:
+            graph.add_output(value, name, outside=outside)
         for value, info in extra:
-            graph.add_output(value, info.name, info.role)
+            graph.add_output(value, info.name, info.role, info.outside)

@@ -170,7 +170,7 @@ class Frame(Evaluator):
                 "E0204", f"`{name}` is the name of two outputs", s.span,
                 help="taps that are reached twice need scopes: `layer(…) as name`, `repeat … as blocks`",
             )  # fmt: skip
-        self.root.graph.add_output(value, name, "tap")
+        self.root.graph.add_output(value, name, "tap", inputs.scoped_outside(self, name, s.external))
 
     def _require(self, s: ast.RequireStmt) -> None:
         self._need(s.condition, s)

@@ -29,12 +29,13 @@ def state(frame: Frame, s: ast.StateStmt) -> None:
     if s.name in frame.states:  # the same statement of an earlier step of a `repeat`
         finish_state(frame, s.name)
     _open_capacities(frame, pattern, s.type.span)
-    name = _public(frame, s)
+    name = _own(frame, s)
     if isinstance(pattern, Pattern):
         init = initializer(frame, s.init, "state") if s.init is not None else ZEROS
-        frame.bind(
-            s.name, frame.root.input(name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span)), s.span
+        made = frame.root.input(
+            name, frame.type(pattern, s.type.span), "state", init, frame.place(s.span), scoped_outside(frame, name, s.external)
         )
+        frame.bind(s.name, made, s.span)
     else:
         frame.bind(s.name, _record(frame, s, pattern, name), s.span)
     frame.states[s.name] = name
@@ -47,7 +48,9 @@ def random(frame: Frame, s: ast.RandomStmt) -> None:
         raise Diagnostic("E0506", f"the random input `{s.name}` must be a tensor", s.span)
     type = frame.type(pattern, s.type.span)
     init = _distribution(frame, s.distribution, type.dtype)
-    frame.bind(s.name, frame.root.input(_public(frame, s), type, "random", init, frame.place(s.span)), s.span)
+    name = _own(frame, s)
+    made = frame.root.input(name, type, "random", init, frame.place(s.span), scoped_outside(frame, name, s.external))
+    frame.bind(s.name, made, s.span)
 
 
 def finish_states(frame: Frame) -> None:
@@ -87,7 +90,32 @@ def finish_state(frame: Frame, name: str) -> None:
                 "E0308", f"the state `{name}{field}` is {old.type}, but ends as {describe(new)}", old.span,
                 help="its size stays: hold what grows in a fixed capacity, beside a count of what is filled",
             )  # fmt: skip
-        graph.add_output(new, old.name, "state")
+        graph.add_output(new, old.name, "state", old.outside)
+
+
+def outside_name(name: str, external: str | None, field: str = "") -> str | None:
+    """What callers call the input or output ``name``, by what `as` says of it, or of the record whose ``field`` it is; None for
+    the name itself."""
+    full = external if external is None or not field else f"{external}.{field}"
+    return None if full == name else full
+
+
+def scoped_outside(frame: Frame, name: str, external: str | None, field: str = "") -> str | None:
+    """The same for what a layer declares: the names of the scopes around it come first, as they do for weights."""
+    return outside_name(name, None if external is None else join(frame.scope, external), field)
+
+
+def check_outside(graph: Graph, span: Span | None) -> None:
+    """Raises E0204 where callers would have one name for two inputs, or for two outputs, or an empty one."""
+    for what, names in (("inputs", [v.public for v in graph.inputs]), ("outputs", [i.public for i in graph.output_info])):
+        if "" in names:
+            raise Diagnostic("E0204", f"one of the {what} has an empty name outside", span, help="leave `as \"\"` out")
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise Diagnostic(
+                "E0204", f"`{twice}` is the name of two {what}", span,
+                help="what stands behind `as` is what callers say: give each a name of its own",
+            )  # fmt: skip
 
 
 def declared_outputs(graph: Graph) -> list[tuple[Value, Output]]:
@@ -117,7 +145,7 @@ def _pattern(frame: Frame, s: ast.StateStmt | ast.RandomStmt, what: str) -> Patt
     return frame.elaborator.signatures.pattern(frame.unit, s.type)
 
 
-def _public(frame: Frame, s: ast.StateStmt | ast.RandomStmt) -> str:
+def _own(frame: Frame, s: ast.StateStmt | ast.RandomStmt) -> str:
     """The name of the program's input. Raises E0206 when it is taken."""
     name = join(frame.scope, s.name).replace(".", "_")
     if any(v.name.partition(".")[0] == name for v in frame.root.graph.inputs):
@@ -175,6 +203,7 @@ def _record(frame: Frame, s: ast.StateStmt, pattern: RecordPattern, name: str) -
         init = initializer(frame, given[field], "state") if field in given else ZEROS
         made = frame.root.input(f"{name}.{field}", frame.type(of, s.type.span), "state", init, frame.place(s.span))
         made.record = part
+        made.outside = scoped_outside(frame, made.name, s.external, field)
         fields[field] = made
     return Bundle(record, fields, statics)
 

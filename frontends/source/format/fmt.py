@@ -176,7 +176,7 @@ class _Formatter(ExpressionFormatter):
         if isinstance(node, str):
             return node
         default: Doc = "" if node.default is None else [" = ", self.expr(node.default)]
-        return [f"{node.name}: ", self.type(node.type), default]
+        return [f"{node.name}: ", self.type(node.type), default, _outside(node.external)]
 
     def _results(self, results: list[ast.Result]) -> Doc:
         if len(results) == 1 and results[0].name is None and results[0].condition is None:
@@ -186,7 +186,7 @@ class _Formatter(ExpressionFormatter):
     def _result(self, node: ast.Result) -> Doc:
         name = "" if node.name is None else f"{node.name}: "
         condition: Doc = "" if node.condition is None else [" if ", self.expr(node.condition)]
-        return [name, self.type(node.type), condition]
+        return [name, self.type(node.type), _outside(node.external), condition]
 
     def _rewrite(self, node: ast.Rewrite) -> None:
         head = f"rewrite {node.contract} {node.name}"
@@ -269,8 +269,7 @@ class _Formatter(ExpressionFormatter):
         self._line([f"{', '.join(node.targets)} = ", self.expr(node.value)], end_of(node.span))
 
     def _weight(self, node: ast.ParamStmt) -> None:
-        external = "" if node.external is None else f" as {quote(node.external)}"
-        self._typed(node.kind, node, node.init, external)
+        self._typed(node.kind, node, node.init)
 
     def _state(self, node: ast.StateStmt) -> None:
         self._typed("state", node, node.init)
@@ -278,13 +277,13 @@ class _Formatter(ExpressionFormatter):
     def _random(self, node: ast.RandomStmt) -> None:
         self._typed("random", node, node.distribution)
 
-    def _typed(self, word: str, node: Any, init: ast.Expr | None, external: str = "") -> None:
+    def _typed(self, word: str, node: Any, init: ast.Expr | None) -> None:
         type_ = self.type(node.type)
         value: Doc = "" if init is None else [" = ", self.expr(init)]
-        self._line([f"{word} {node.name}: ", type_, value, external], end_of(node.span))
+        self._line([f"{word} {node.name}: ", type_, value, _outside(node.external)], end_of(node.span))
 
     def _tap(self, node: ast.TapStmt) -> None:
-        self._line([f"tap {node.name} = ", self.expr(node.value)], end_of(node.span))
+        self._line([f"tap {node.name} = ", self.expr(node.value), _outside(node.external)], end_of(node.span))
 
     def _let(self, node: ast.LetStmt) -> None:
         self._line([f"let {node.name} = ", self.expr(node.value)], end_of(node.span))
@@ -360,6 +359,10 @@ class _Formatter(ExpressionFormatter):
         if index + 1 < len(node.branches):
             return start_of(node.branches[index + 1][0].span)
         return end_of(node.span) if node.orelse is None else start_of(node.else_span)
+
+
+def _outside(name: str | None) -> str:
+    return "" if name is None else f" as {quote(name)}"
 
 
 def _end_of_last(nodes: Sequence[ast.Node]) -> Place | None:

@@ -46,8 +46,12 @@ class _Printer(RegionPrinter):
         self.helpers: list[ast.Function] = []
         # Names of the file: whatever an op or a symbol of any function is called must mean the same everywhere.
         self.top = Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name})
+        # What a model binds hides a function of that name, which then goes by another.
+        self.bound: set[str] = set()
         for graph in program.functions.values():
-            self.top.taken |= {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
+            sizes = {s for v in graph.inputs for d in v.type.shape for s in d.symbols} | set(graph.lets)
+            self.top.taken |= sizes
+            self.bound |= sizes | {v.name.partition(".")[0] for v in graph.inputs}
         self.models = {name: name if program.plain else self.top.fresh(name) for name in program.functions}
         for graph in program.functions.values():
             self.top.taken |= {n.op.name for n in graph.nodes()}
@@ -74,13 +78,13 @@ class _Printer(RegionPrinter):
             if value.role == "state":
                 body += self._state(graph, value)
             elif value.role == "random" and value.init is not None:
-                body.append(ast.RandomStmt(value.name, type_expr(value.type), initialiser(value.init)))
+                body.append(ast.RandomStmt(value.name, type_expr(value.type), initialiser(value.init), value.outside))
         body += [self._param(p) for p in graph.params.values()]
         for need in graph.requires:
             body.append(ast.RequireStmt(ast.Binary(need.op, literal(need.left), literal(need.right)), need.message))
         body += self._nodes(graph)
         results = self._outputs(graph, body)
-        params = [ast.Param(v.name, type_expr(v.type)) for v in graph.inputs if v.role == "input"]
+        params = [ast.Param(v.name, type_expr(v.type), None, v.outside) for v in graph.inputs if v.role == "input"]
         return ast.Function("model", name, params, [], results, body, doc or None)
 
     def _wiring(self) -> ast.Program:
@@ -95,7 +99,7 @@ class _Printer(RegionPrinter):
         """The statement that declares a state; that of a record stands where its first field is."""
         assert value.init is not None
         if value.record is None:
-            return [ast.StateStmt(value.name, type_expr(value.type), initialiser(value.init))]
+            return [ast.StateStmt(value.name, type_expr(value.type), initialiser(value.init), value.outside)]
         pattern = value.record.pattern
         name, _, field = value.name.rpartition(".")
         fields = [n for n, _ in pattern.record.fields]
@@ -109,7 +113,8 @@ class _Printer(RegionPrinter):
             args = [ast.Arg(n, initialiser(start)) for n, start in zip(fields, starts, strict=True)]
             args += [ast.Arg(n, self._static(v)) for n, v in value.record.statics]
             init = ast.Call(ast.Name(record), args)
-        return [ast.StateStmt(name, ast.TypeExpr(record, dims), init)]
+        outside = None if value.outside is None else value.outside.removesuffix(f".{field}")
+        return [ast.StateStmt(name, ast.TypeExpr(record, dims), init, outside)]
 
     def _uses(self) -> list[ast.Use]:
         by_module: dict[str, list[tuple[str, str | None]]] = {}
@@ -132,13 +137,13 @@ class _Printer(RegionPrinter):
         for value, info in zip(graph.outputs, graph.output_info, strict=True):
             expr = self._operand(value)
             if info.role == "tap":
-                body.append(ast.TapStmt(info.name, expr))
+                body.append(ast.TapStmt(info.name, expr, info.outside))
             elif info.role == "state":
                 states[info.name] = value
             else:
-                results.append(ast.Result(type_expr(value.type), info.name))
+                results.append(ast.Result(type_expr(value.type), info.name, None, info.outside))
                 returned.append(expr)
-        if len(results) == 1 and results[0].name == "output":
+        if len(results) == 1 and results[0].name == "output" and results[0].external is None:
             results[0].name = None
         held: dict[str, str] = {}
         changed: set[str] = set()
@@ -321,7 +326,7 @@ class _Printer(RegionPrinter):
             return name
         found = self.imports.get((module, name))
         if found is None:
-            taken = {*self.imports.values(), *self.declared, *self.models.values(), self.program.name}
+            taken = {*self.imports.values(), *self.declared, *self.models.values(), self.program.name, *self.bound}
             found = self._top_name(name) if name in taken else name
             self.names.taken.add(found)
             self.top.taken.add(found)

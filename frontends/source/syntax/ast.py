@@ -51,20 +51,23 @@ class TypeExpr(Node):
 
 @dataclass(slots=True)
 class Param(Node):
-    """A parameter of a declaration, before or after ``*``."""
+    """A parameter of a declaration, before or after ``*``; ``external`` is what the input of a model is called outside."""
 
     name: str
     type: TypeExpr
     default: Expr | None = None
+    external: str | None = None
 
 
 @dataclass(slots=True)
 class Result(Node):
-    """``float[B, S]``, named ``mass: float[B, S]``, and present only ``if`` a static condition holds."""
+    """``float[B, S]``, named ``mass: float[B, S]``, and present only ``if`` a static condition holds; ``external`` is what the
+    result of a model is called outside."""
 
     type: TypeExpr
     name: str | None = None
     condition: Expr | None = None
+    external: str | None = None
 
 
 # Statements ----------------------------------------------------------------------------------------------------------
@@ -90,11 +93,12 @@ class ParamStmt(Node):
 
 @dataclass(slots=True)
 class StateStmt(Node):
-    """``state cache: f32[B, 4] = zeros``: an input and an output; the name's last value is the new state."""
+    """``state cache: f32[B, 4] = zeros as "past.0"``: an input and an output; the name's last value is the new state."""
 
     name: str
     type: TypeExpr
     init: Expr | None = None
+    external: str | None = None
 
 
 @dataclass(slots=True)
@@ -104,12 +108,14 @@ class RandomStmt(Node):
     name: str
     type: TypeExpr
     distribution: Expr
+    external: str | None = None
 
 
 @dataclass(slots=True)
 class TapStmt(Node):
     name: str
     value: Expr
+    external: str | None = None
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ the value of a token is its text. Spans come from the two indices.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
@@ -100,6 +101,7 @@ class AstBuilder(ProgramBuilder):
         _end: str,
     ) -> ast.Function:
         tensors, statics = self._split_params(params)
+        self.refuse_outside(statics if kind == "model" else chain(tensors, statics, results))
         return ast.Function(
             kind,
             name,
@@ -130,6 +132,7 @@ class AstBuilder(ProgramBuilder):
         *rest: Any,
     ) -> ast.Rewrite:
         tensors, statics = self._split_params(params)
+        self.refuse_outside([*tensors, *statics])
         weights = rest[-2] if len(rest) > 1 and isinstance(rest[-2], list) else []
         condition = rest[1] if rest[0] == "where" else None
         node = ast.Rewrite(
@@ -183,6 +186,14 @@ class AstBuilder(ProgramBuilder):
     ) -> ast.Param:
         return self.checked(i, j, ast.Param(name, type_, default, span=self.span(i, j)))
 
+    def param_outside(
+        self, i: int, j: int, name: str, _colon: str, type_: ast.TypeExpr, external: str
+    ) -> ast.Param:  # fmt: skip
+        return ast.Param(name, type_, None, external, span=self.span(i, j))
+
+    def outside(self, i: int, j: int, _as: str, name: str) -> str:
+        return unescape(name)
+
     def result_only(self, i: int, j: int, type_: ast.TypeExpr) -> list[ast.Result]:
         return [ast.Result(type_, span=self.span(i, j))]
 
@@ -203,6 +214,12 @@ class AstBuilder(ProgramBuilder):
         condition: ast.Expr | None = None,
     ) -> ast.Result:
         return self.checked(i, j, ast.Result(type_, name, condition, span=self.span(i, j)))
+
+    def result_outside(
+        self, i: int, j: int, name: str, _colon: str, type_: ast.TypeExpr, external: str, _if: str = "",
+        condition: ast.Expr | None = None,
+    ) -> ast.Result:  # fmt: skip
+        return self.checked(i, j, ast.Result(type_, name, condition, external, span=self.span(i, j)))
 
     def type(self, i: int, j: int, name: str, *rest: Any) -> ast.TypeExpr:
         dims = rest[1] if len(rest) >= 3 else None
@@ -266,11 +283,7 @@ class AstBuilder(ProgramBuilder):
         _equal: str = "",
         init: ast.Expr | None = None,
     ) -> ast.ParamStmt:
-        external = None
-        if self._quoted is not None and self._quoted[1] == j:
-            external = self._quoted[0]
-            self._quoted = None
-        return self.checked(i, j, ast.ParamStmt(kind, name, type_, init, external, span=self.span(i, j)))
+        return self.checked(i, j, ast.ParamStmt(kind, name, type_, init, self.claim_quoted(j), span=self.span(i, j)))
 
     def weight_named(
         self, i: int, j: int, kind: str, name: str, _colon: str, type_: ast.TypeExpr, _as: str, external: str
@@ -288,15 +301,20 @@ class AstBuilder(ProgramBuilder):
         _equal: str = "",
         init: ast.Expr | None = None,
     ) -> ast.StateStmt:
-        return self.checked(i, j, ast.StateStmt(name, type_, init, span=self.span(i, j)))
+        return self.checked(i, j, ast.StateStmt(name, type_, init, self.claim_quoted(j), span=self.span(i, j)))
+
+    def state_outside(
+        self, i: int, j: int, _state: str, name: str, _colon: str, type_: ast.TypeExpr, external: str
+    ) -> ast.StateStmt:
+        return ast.StateStmt(name, type_, None, external, span=self.span(i, j))
 
     def random(
         self, i: int, j: int, _random: str, name: str, _colon: str, type_: ast.TypeExpr, _equal: str, init: ast.Expr
     ) -> ast.RandomStmt:
-        return self.checked(i, j, ast.RandomStmt(name, type_, init, span=self.span(i, j)))
+        return self.checked(i, j, ast.RandomStmt(name, type_, init, self.claim_quoted(j), span=self.span(i, j)))
 
     def tap(self, i: int, j: int, _tap: str, name: str, _equal: str, value: ast.Expr) -> ast.TapStmt:
-        return self.checked(i, j, ast.TapStmt(name, value, span=self.span(i, j)))
+        return self.checked(i, j, ast.TapStmt(name, value, self.claim_quoted(j), span=self.span(i, j)))
 
     def let(self, i: int, j: int, _let: str, name: str, _equal: str, value: ast.Expr) -> ast.LetStmt:
         return self.checked(i, j, ast.LetStmt(name, value, span=self.span(i, j)))
@@ -386,5 +404,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     name: method
     for cls in (ExpressionBuilder, ProgramBuilder, AstBuilder)
     for name, method in vars(cls).items()
-    if callable(method) and not name.startswith("_") and name not in ("span", "ordered", "checked", "refuse_quoted")
+    if callable(method) and not name.startswith("_") and name not in (
+        "span", "ordered", "checked", "claim_quoted", "refuse_quoted", "refuse_outside",
+    )
 }

@@ -49,7 +49,7 @@ class ExpressionBuilder:
         self._lines = tokens.lines
         self._columns = tokens.columns
         self._ends = tokens.ends
-        # `= zeros as "a.b"` is read as part of the expression: (name, index of its last token) until the parameter
+        # `= zeros as "a.b"` is read as part of the expression: (name, index of its last token) until the statement
         # around it claims it.
         self._quoted: tuple[str, int] | None = None
         # The index of the last token of the latest `f(x) as scope`.
@@ -157,13 +157,21 @@ class ExpressionBuilder:
         self._quoted = unescape(name), j
         return value
 
+    def claim_quoted(self, j: int) -> str | None:
+        """The name of an `as "name"` that ends the statement whose last token is ``j``."""
+        if self._quoted is None or self._quoted[1] != j:
+            return None
+        (name, _), self._quoted = self._quoted, None
+        return name
+
     def refuse_quoted(self) -> None:
-        """Raise if an `as "name"` has not been claimed by a parameter."""
+        """Raise if an `as "name"` has not been claimed by a statement."""
         if self._quoted is not None:
             (name, at), self._quoted = self._quoted, None
             raise Diagnostic(
                 "E0122",
-                "a name in quotes after `as` only fits a `param` or a `buffer`",
+                "a name in quotes after `as` only fits what has one outside: a `param` or a `buffer`, a `state`, `random` or "
+                "`tap`, an input or a result of a `model`",
                 self.span(at - 1, at),
                 help=f"a scope is written without quotes: `as {name}`",
             )

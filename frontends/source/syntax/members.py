@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from ....ir.diagnostics import Diagnostic, did_you_mean
@@ -33,6 +35,15 @@ class ProgramBuilder(ExpressionBuilder):
     def _take(self, lines: list[ast.Comment]) -> str:
         self._used.update(map(id, lines))
         return "\n".join(comment.text[2:].removeprefix(" ").rstrip() for comment in lines)
+
+    def refuse_outside(self, nodes: Iterable[ast.Param | ast.Result]) -> None:
+        """Raise E0122 for an `as "name"` on what nobody calls from outside."""
+        for node in nodes:
+            if node.external is not None:
+                raise Diagnostic(
+                    "E0122", f"`{node.name}` has no other name outside: only an input or a result of a `model` has", node.span,
+                    help=f"leave `as \"{node.external}\"` out",
+                )  # fmt: skip
 
     def _split_params(self, items: list[Any]) -> tuple[list[ast.Param], list[ast.Param]]:
         """The parameters before and after the `*`, which arrives as the index of its token."""
@@ -74,6 +85,7 @@ class ProgramBuilder(ExpressionBuilder):
     ) -> ast.Host:  # fmt: skip
         self._member(i, word, "host")
         tensors = self._tensors(name, params)
+        self.refuse_outside(chain(tensors, results))
         return ast.Host(name, unescape(reference), tensors, results, span=self.span(i, j))
 
     def flow(
@@ -82,6 +94,7 @@ class ProgramBuilder(ExpressionBuilder):
     ) -> ast.Function:  # fmt: skip
         self._member(i, word, "flow")
         tensors = self._tensors(name, params)
+        self.refuse_outside(chain(tensors, results))
         return ast.Function(
             "flow", name, tensors, [], results, body, name_span=self.span(i + 1, i + 1), span=self.span(i, j)
         )
