@@ -170,8 +170,7 @@ class ExpressionBuilder:
             (name, at), self._quoted = self._quoted, None
             raise Diagnostic(
                 "E0122",
-                "a name in quotes after `as` only fits what has one outside: a `param` or a `buffer`, a `state`, `random` or "
-                "`tap`, an input or a result of a `model`",
+                "a name in quotes after `as` is what a weight, a state, an input or a result of a `model` is called outside",
                 self.span(at - 1, at),
                 help=f"a scope is written without quotes: `as {name}`",
             )
