@@ -30,8 +30,9 @@ from tessera.ir.verifier import verify
 # What exporters and users write, pairs that become one identifier, words of this language and of Python, and worse.
 HOSTILE = [
     "input.1", "input_1", "input-1", "input 1", "past_key_values.0.key", "serving_default_x:0", "onnx::Concat_2", "1234",
-    "/block/out_0", "pad", "state", "sum", "mean", "seed", "sizes", "self", "args", "tensors", "model", "m", "T", "B", "x", "output", "forward",
-    "lambda", "None", "class", "print", "range", "len", "torch", "F", "ops", "device", "attention", "gelu", "softmax",
+    "/block/out_0", "pad", "state", "sum", "mean", "seed", "sizes", "self", "args", "tensors", "model", "m", "T", "B", "x",
+    "output", "forward", "lambda", "None", "class", "print", "range", "len", "torch", "F", "ops", "device",
+    "attention", "gelu", "softmax",
     "naïve", "输入", "ﬁ", "²", "é.è", "emoji 🙂", '"', "\\", 'a"b\\n', "a\nb", "\t", " ", ".", "_", "__", "as", "=", "a=b", "a.0",
 ]  # fmt: skip
 NAMES = st.one_of(
