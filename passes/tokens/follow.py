@@ -135,6 +135,8 @@ class Follower(Carrier):
             raise CannotFollow(f"`{node.op.name}` depends on the places of the tokens, which {how} changes")
         if kind is Along.CUT:
             check_cut(self, node, targets)
+        if kind is Along.EXTREME and any(s.padding is None and s.emptied(stage) for s, stage in targets.values()):
+            raise CannotFollow(f"`{node.op.name}` over tokens meets padding, of which there was none before")
         inside = kind is Along.INSIDE and node.op.qualified != MEAN_POOL
         if inside and not self._bodies.each(node, self._given_types(node), axes_of):
             self._inline(node)
@@ -295,11 +297,14 @@ class Follower(Carrier):
                 if bias is None or not self._knows_sizes(bias, stage):
                     sizes = flow.log_size(stream, stage, k.type.dtype, builder)
                     node.set_input(4, sizes if bias is None else builder.op("add", bias, sizes))
-            elif (
-                stream.padding is not None and node.inputs[3] is None and not (bias and self._knows_sizes(bias, stage))
-            ):
-                node.set_input(3, flow.valid_mask(stream, stage, builder))
+            elif self._may_hide(node, stream, stage) and not (bias and self._knows_sizes(bias, stage)):
+                valid, mask = flow.valid_mask(stream, stage, builder), node.inputs[3]
+                node.set_input(3, valid if mask is None else builder.op("logical_and", mask, valid))
         self._retype(node, targets)
+
+    def _may_hide(self, node: Node, stream: Stream, stage: Stage) -> bool:
+        """Whether keys that are padding are to be hidden: those that the mask said, or those that reductions left empty."""
+        return stream.emptied(stage) or (stream.padding is not None and node.inputs[3] is None)
 
     def _knows_sizes(self, bias: Value, stage: Stage) -> bool:
         """Whether a bias has the sizes of a stage in it: those that a pass before gave it, made anew."""

@@ -131,7 +131,7 @@ def _limits(method: Method, protect: int, last: int) -> Limits:
     for need in body.requires:
         small, large = (need.left, need.right) if need.op in ("<", "<=") else (need.right, need.left)
         room = large - small - (1 if need.op in ("<", ">") else 0)
-        if room.symbols == {"T"}:
+        if room.symbols == {"T"} and need.op != "==":
             # `T >= 2`.
             fewest, why = max((fewest, why), (-int(room.subs({"T": as_dim(0)})), need.message))
         bound = _solved(room, "r") if method.budget == "r" else _kept(room, present)
@@ -226,11 +226,8 @@ def _misfit(op: Composite) -> str | None:
     if len(results) != 2 or not isinstance(results[0].type, Pattern) or not is_map(results[1].type):
         return "it must return the features and the token map, `(float[B, T - r, D], TokenMap[B, N, T - r])`"
     for operand in operands[2:]:
-        want = find_want(operand.name, op)
-        if want is None:
+        if find_want(operand.name, op) is None:
             return f"nothing is known of its operand `{operand.name}`; it may ask for {', '.join(WANTS)}"
-        if isinstance(operand.type, Pattern) and want[0].missing:
-            return f"`{operand.name}` cannot be given yet: {want[0].missing}"
     return None
 
 

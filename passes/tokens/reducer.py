@@ -264,6 +264,7 @@ class Reducer:
             reader.set_input(i, y)
         stage = Stage(left, node, Facts(), flow.name_fields(made[1:], number), at or block.attention)
         stage.facts = facts_of(node)
+        stream.padded |= stage.facts.padded
         stream.stages.insert(stream.stages.index(current) + 1, stage)
         stream.current = stage
         self.origins.adopt(stage)

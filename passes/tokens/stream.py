@@ -27,6 +27,7 @@ class Facts:
     ordered: bool = True
     merged: bool = False
     total: bool = True
+    padded: bool = False
     first: int = 0
     last: int = 0
 
@@ -119,6 +120,10 @@ class Stream:
         """Whether sizes may be other than 1."""
         return self.padded or any(s.facts.merged for s in self.until(stage))
 
+    def emptied(self, stage: Stage) -> bool:
+        """Whether reductions may have left padding where none was."""
+        return any(s.facts.padded for s in self.until(stage))
+
     def said(self, stage: Stage) -> str:
         """What was done to tokens up to a stage, in messages."""
         return "merged" if any(s.facts.merged for s in self.until(stage)) else "dropped"
@@ -203,6 +208,7 @@ def find_streams(graph: Graph, axes: Axes) -> list[Stream]:
         known[made.source] = stream
     for stream in streams:
         stream.tokens, stream.batch = (axes.find(*axis) for axis in (stream.tokens, stream.batch))
+        stream.padded = stream.emptied(stream.stages[-1])
     return streams
 
 

@@ -12,7 +12,7 @@ from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import Composite
 from ...ir.signature import Bindings, Pattern
-from ...ir.types import DType, f32
+from ...ir.types import DType, TensorType, f32, i64
 from .stage import random_numbers
 from .stream import Origins, Stage, Stream
 
@@ -71,13 +71,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Want:
-    """``make`` gives the tensor, whose tokens, along ``axis``, are those of attention's ``operand``, if they are any of its;
-    ``missing`` says why there is none yet."""
+    """``make`` gives the tensor, whose tokens, along ``axis``, are those of attention's ``operand``, if they are any of its."""
 
     doc: str
     make: Callable[[Asked], Value] | None = None
     operand: int | None = None
-    missing: str = ""
     axis: int = 1
 
 
@@ -140,6 +138,23 @@ def _noise(asked: Asked) -> Value:
     return random_numbers(name, asked.stream.batch_size, asked.stage.map, asked.builder)
 
 
+def _spans(asked: Asked) -> Value:
+    """By position: a token that was merged already is where it is."""
+    length = asked.builder.graph.expand_lets(asked.stage.map.source.type.shape[1])
+    type = TensorType(i64, (asked.stream.batch_size, length))
+    given = next((value for value in asked.graph.inputs if value.name == "spans"), None)
+    if given is None:
+        given = asked.builder.input("spans", type)
+    elif given.type != type:
+        raise Diagnostic(
+            "E0705", f"the method asks for the input `spans`, {type}, but the model has one that is {given.type}", given.span,
+            help="rename the model's own",
+        )  # fmt: skip
+    if asked.stage.node is None:
+        return given
+    return asked.builder.op("gather", given, asked.stage.map.position, axis=1)
+
+
 WANTS: dict[str, Want] = {
     "keys": Want("the attention's keys averaged over heads [B, T, K]", lambda a: _heads(a, 1, "keys"), 1),
     "queries": Want("its queries averaged over heads [B, T, K]", lambda a: _heads(a, 0, "queries"), 0),
@@ -162,7 +177,7 @@ WANTS: dict[str, Want] = {
     "norms": Want("the length of each token's features [B, T]", _norms),
     "noise": Want("uniform random numbers [B, T]", _noise),
     "text": Want("what the option `text` names [B, L, D]", _text),
-    "spans": Want("where images lie among the tokens", missing="a model's inputs do not say so yet"),
+    "spans": Want("which span each token is part of [B, T], the input `spans` [B, N]", _spans),
 }
 
 
