@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .diagnostics import Diagnostic, Span
 from .dims.dim import Dim, sym
 from .equalities import infer_within
@@ -154,7 +152,7 @@ def freeze(value: Any) -> Any:
         return tuple(freeze(v) for v in value)
     if isinstance(value, Dim):
         return value if value.value is None else value.value
-    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+    if getattr(value, "ndim", None) == 0:
         return value.item()
     return float(value) if isinstance(value, float) else value
 

@@ -4,10 +4,12 @@ for ``H // 2``."""
 from __future__ import annotations
 
 import math
-from fractions import Fraction
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from .dim import Dim, DimLike, as_dim, ceildiv, const, dim_max, dim_min
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 Number = Union["Ratio", int, float]
 
@@ -37,8 +39,12 @@ class Ratio:
         """A number as a ratio. Raises Unfoldable for one whose fraction is not short, 1/3 as a float."""
         if isinstance(value, Ratio):
             return value
+        if isinstance(value, int):
+            return Ratio(value)
         if value != value or value in (float("inf"), float("-inf")):
             raise Unfoldable
+        from fractions import Fraction
+
         fraction = Fraction(value)
         if fraction.denominator > 1 << 16:
             raise Unfoldable
@@ -49,7 +55,7 @@ class Ratio:
         """As :meth:`of`, of a number as it is written: 0.7 is seven tenths. Raises Unfoldable for one that is not finite."""
         if isinstance(value, Ratio):
             return value
-        if isinstance(value, Dim):
+        if isinstance(value, (int, Dim)):
             return Ratio(value)
         fraction = exactly(value)
         if fraction is None:
@@ -132,6 +138,8 @@ class Exact(float):
 
 def exactly(value: float) -> Fraction | None:
     """The fraction that a number is as it is written or was computed; None for one that is not finite."""
+    from fractions import Fraction  # brings decimal numbers along
+
     if isinstance(value, Exact):
         return value.fraction
     return Fraction(repr(value)) if math.isfinite(value) else None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..diagnostics import Span
 from ..dims.dim import as_dim
+from ..numeric import np
 from ..op import Attrs, Trait, fail
 from ..types import TensorType
 from . import define

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..diagnostics import Span
+from ..numeric import np
 from ..op import Attrs, Bad, Sample, Trait
 from ..types import TensorType
 from . import define
-from .meaning import plain
+from .meaning import Function, plain
 
 
-def _unary(name: str, kind: str, meaning: Callable[..., Any], doc: str, low: float = -2.0, high: float = 2.0) -> None:
+def _unary(name: str, kind: str, meaning: Function, doc: str, low: float = -2.0, high: float = 2.0) -> None:
     def samples(rng: Any) -> list[Sample]:
         return [Sample((rng.uniform(low, high, shape).astype(np.float32),)) for shape in [(3, 5), (2, 1, 4), ()]]
 
@@ -23,24 +21,22 @@ def _unary(name: str, kind: str, meaning: Callable[..., Any], doc: str, low: flo
            bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
 
 
-_erf = np.frompyfunc(math.erf, 1, 1)
-
-_unary("neg", "num", np.negative, "`-x`.")
-_unary("abs", "num", np.abs, "The absolute value.")
-_unary("sign", "num", np.sign, "-1, 0 or 1.")
-_unary("exp", "float", np.exp, "`e ** x`.")
-_unary("log", "float", np.log, "The natural logarithm; -inf at 0.", 0.1, 4.0)
-_unary("sqrt", "float", np.sqrt, "The square root.", 0.1, 4.0)
+_unary("neg", "num", "negative", "`-x`.")
+_unary("abs", "num", "abs", "The absolute value.")
+_unary("sign", "num", "sign", "-1, 0 or 1.")
+_unary("exp", "float", "exp", "`e ** x`.")
+_unary("log", "float", "log", "The natural logarithm; -inf at 0.", 0.1, 4.0)
+_unary("sqrt", "float", "sqrt", "The square root.", 0.1, 4.0)
 _unary("rsqrt", "float", lambda x: 1 / np.sqrt(x), "`1 / sqrt(x)`.", 0.1, 4.0)
-_unary("sin", "float", np.sin, "The sine of radians.")
-_unary("cos", "float", np.cos, "The cosine of radians.")
-_unary("atan", "float", np.arctan, "The angle in radians whose tangent is x, between -pi/2 and pi/2.")
-_unary("tanh", "float", np.tanh, "The hyperbolic tangent.")
+_unary("sin", "float", "sin", "The sine of radians.")
+_unary("cos", "float", "cos", "The cosine of radians.")
+_unary("atan", "float", "arctan", "The angle in radians whose tangent is x, between -pi/2 and pi/2.")
+_unary("tanh", "float", "tanh", "The hyperbolic tangent.")
 _unary("sigmoid", "float", lambda x: 1 / (1 + np.exp(-x)), "`1 / (1 + exp(-x))`.")
-_unary("erf", "float", lambda x: np.asarray(_erf(x.astype(float)), float), "The error function.")
-_unary("floor", "float", np.floor, "The greatest integer not above x.")
-_unary("ceil", "float", np.ceil, "The least integer not below x.")
-_unary("round", "float", np.round, "The nearest integer; halves go to the even one.")
+_unary("erf", "float", lambda x: np.vectorize(math.erf, [float])(x), "The error function.")
+_unary("floor", "float", "floor", "The greatest integer not above x.")
+_unary("ceil", "float", "ceil", "The least integer not below x.")
+_unary("round", "float", "round", "The nearest integer; halves go to the even one.")
 
 
 def _two(low: float, high: float, integer: bool = False) -> Any:
@@ -61,7 +57,7 @@ _MIXED = Bad((TensorType.of("f32", [3]), TensorType.of("i64", [3])), {}, "E0303"
 
 
 def _binary(
-    name: str, kind: str, meaning: Callable[..., Any], doc: str, low: float = -2.0, high: float = 2.0,
+    name: str, kind: str, meaning: Function, doc: str, low: float = -2.0, high: float = 2.0,
     integer: bool = False, traits: tuple[Trait, ...] = (), neutral: float | None = None,
 ) -> None:  # fmt: skip
     define(f"{name}(a: {kind}[...], b: {kind}[...]) -> {kind}[...]", doc, family="elementwise", packs="broadcast",
@@ -70,43 +66,41 @@ def _binary(
 
 
 _CHOICE = (Trait.COMMUTES, Trait.IDEMPOTENT, Trait.KEEPS)
-_binary("add", "num", np.add, "`a + b`.", traits=(Trait.COMMUTES,), neutral=0)
-_binary("sub", "num", np.subtract, "`a - b`.", neutral=0)
-_binary("mul", "num", np.multiply, "`a * b`.", traits=(Trait.COMMUTES,), neutral=1)
-_binary("div", "float", np.divide, "`a / b`.", 0.5, 2.0, neutral=1)
-_binary("floordiv", "int", np.floor_divide, "`a // b`, rounded down; `b` is not 0.", integer=True, neutral=1)
-_binary("mod", "int", np.mod, "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
-_binary("pow", "float", np.power, "`a ** b`, for `a >= 0`.", 0.1, 2.0, neutral=1)
-_binary("minimum", "num", np.minimum, "The smaller of two elements.", traits=_CHOICE)
-_binary("maximum", "num", np.maximum, "The larger of two elements.", traits=_CHOICE)
+_binary("add", "num", "add", "`a + b`.", traits=(Trait.COMMUTES,), neutral=0)
+_binary("sub", "num", "subtract", "`a - b`.", neutral=0)
+_binary("mul", "num", "multiply", "`a * b`.", traits=(Trait.COMMUTES,), neutral=1)
+_binary("div", "float", "divide", "`a / b`.", 0.5, 2.0, neutral=1)
+_binary("floordiv", "int", "floor_divide", "`a // b`, rounded down; `b` is not 0.", integer=True, neutral=1)
+_binary("mod", "int", "mod", "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
+_binary("pow", "float", "power", "`a ** b`, for `a >= 0`.", 0.1, 2.0, neutral=1)
+_binary("minimum", "num", "minimum", "The smaller of two elements.", traits=_CHOICE)
+_binary("maximum", "num", "maximum", "The larger of two elements.", traits=_CHOICE)
 
 
-def _compare(name: str, kind: str, symbol: str, meaning: Callable[..., Any], *traits: Trait) -> None:
+def _compare(name: str, kind: str, symbol: str, meaning: Function, *traits: Trait) -> None:
     define(f"{name}(a: {kind}[...], b: {kind}[...]) -> bool[...]", f"`a {symbol} b`.", family="elementwise",
            packs="broadcast", traits=(Trait.COMPARES, *traits), meaning=plain(meaning),
            samples=_two(0, 0, integer=True), bad=(_CLASH, _MIXED))  # fmt: skip
 
 
-_compare("eq", "any", "==", np.equal, Trait.COMMUTES)
-_compare("ne", "any", "!=", np.not_equal, Trait.COMMUTES)
-_compare("lt", "num", "<", np.less)
-_compare("le", "num", "<=", np.less_equal)
-_compare("gt", "num", ">", np.greater)
-_compare("ge", "num", ">=", np.greater_equal)
+_compare("eq", "any", "==", "equal", Trait.COMMUTES)
+_compare("ne", "any", "!=", "not_equal", Trait.COMMUTES)
+_compare("lt", "num", "<", "less")
+_compare("le", "num", "<=", "less_equal")
+_compare("gt", "num", ">", "greater")
+_compare("ge", "num", ">=", "greater_equal")
 
 
 def _logical_samples(rng: Any) -> list[Sample]:
     return [Sample((rng.random(a) < 0.5, rng.random(b) < 0.5)) for a, b in [((3, 5), (3, 5)), ((2, 4), (4,))]]
 
 
-for _name, _doc, _meaning, _neutral in [
-    ("logical_and", "`a and b`.", np.logical_and, True),
-    ("logical_or", "`a or b`.", np.logical_or, False),
-]:
+for _name, _doc, _neutral in [("logical_and", "`a and b`.", True), ("logical_or", "`a or b`.", False)]:
     define(f"{_name}(a: bool[...], b: bool[...]) -> bool[...]", _doc, family="elementwise", packs="broadcast",
-           traits=(Trait.COMMUTES, Trait.IDEMPOTENT), meaning=plain(_meaning), neutral=_neutral, samples=_logical_samples, bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
+           traits=(Trait.COMMUTES, Trait.IDEMPOTENT), meaning=plain(_name), neutral=_neutral, samples=_logical_samples,
+           bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
 
-define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise", meaning=plain(np.logical_not),
+define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise", meaning=plain("logical_not"),
        samples=lambda rng: [Sample((rng.random((3, 4)) < 0.5,))],
        bad=(Bad((TensorType.of("f32", [2]),), {}, "E0303"),))  # fmt: skip
 
@@ -127,23 +121,23 @@ def _bits_samples(below: int | None) -> Any:
 
 
 _BITS = (Trait.COMMUTES, Trait.IDEMPOTENT)
-_BIT_OPS: list[tuple[str, str, Any, tuple[Trait, ...], int]] = [
-    ("bitwise_and", "The bits that are set in both.", np.bitwise_and, _BITS, -1),
-    ("bitwise_or", "The bits that are set in one or both.", np.bitwise_or, _BITS, 0),
-    ("bitwise_xor", "The bits that are set in one of them only.", np.bitwise_xor, (Trait.COMMUTES,), 0),
-    ("left_shift", "a with its bits moved up by b places, zeros behind them; b is from 0 to below the number of bits.", np.left_shift, (), 0),
-    ("right_shift", "a with its bits moved down by b places, its sign kept: `a // 2 ** b`; b is from 0 to below the number of bits.", np.right_shift, (), 0),
+_BIT_OPS: list[tuple[str, str, tuple[Trait, ...], int]] = [
+    ("bitwise_and", "The bits that are set in both.", _BITS, -1),
+    ("bitwise_or", "The bits that are set in one or both.", _BITS, 0),
+    ("bitwise_xor", "The bits that are set in one of them only.", (Trait.COMMUTES,), 0),
+    ("left_shift", "a with its bits moved up by b places, zeros behind them; b is from 0 to below the number of bits.", (), 0),
+    ("right_shift", "a with its bits moved down by b places, its sign kept: `a // 2 ** b`; b is from 0 to below the number of bits.", (), 0),
 ]  # fmt: skip
-for _name, _doc, _meaning, _more, _zero in _BIT_OPS:
+for _name, _doc, _more, _zero in _BIT_OPS:
     define(f"{_name}(a: int[...], b: int[...]) -> int[...]", _doc, family="elementwise", packs="broadcast", traits=_more,
-           meaning=plain(_meaning), neutral=_zero, samples=_bits_samples(64 if "shift" in _name else None),
+           meaning=plain(_name), neutral=_zero, samples=_bits_samples(64 if "shift" in _name else None),
            bad=(_CLASH_INT, Bad((TensorType.of("f32", [3]), TensorType.of("f32", [3])), {}, "E0303")))  # fmt: skip
 define("bitwise_not(x: int[...]) -> int[...]", "Every bit flipped: `-1 - x` of a signed integer.", family="elementwise",
-       meaning=plain(np.bitwise_not), samples=lambda rng: [Sample((x.inputs[0],)) for x in _bits_samples(None)(rng)],
+       meaning=plain("bitwise_not"), samples=lambda rng: [Sample((x.inputs[0],)) for x in _bits_samples(None)(rng)],
        bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
 
 define("is_nan(x: float[...]) -> bool[...]", "Whether the element is not a number.", family="elementwise",
-       meaning=plain(np.isnan),
+       meaning=plain("isnan"),
        samples=lambda rng: [Sample((np.array([1.0, np.nan, np.inf], np.float32),))],
        bad=(Bad((TensorType.of("i64", [2]),), {}, "E0303"),))  # fmt: skip
 
@@ -155,7 +149,7 @@ def _where_samples(rng: Any) -> list[Sample]:
 
 define("where(condition: bool[...], a: any[...], b: any[...]) -> any[...]",
        "`a` where the condition holds, else `b`. A static condition picks while compiling.", family="elementwise",
-       packs="broadcast", traits=(Trait.KEEPS,), meaning=plain(np.where), samples=_where_samples,
+       packs="broadcast", traits=(Trait.KEEPS,), meaning=plain("where"), samples=_where_samples,
        bad=(Bad((TensorType.of("f32", [2]), TensorType.of("f32", [2]), TensorType.of("f32", [2])), {}, "E0303"),))  # fmt: skip
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from ..numeric import np
 from ..op import Bad, Sample, Trait
 from ..types import TensorType
 from . import define

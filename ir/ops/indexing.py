@@ -7,15 +7,14 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..diagnostics import Span
 from ..dims.dim import as_dim
+from ..numeric import np
 from ..op import Attrs, Bad, Meaning, Sample, Trait, fail
 from ..types import TensorType
 from . import define
 from .axes import normal_axis
-from .meaning import along, rows
+from .meaning import Function, along, resolved, rows
 
 _PICKS = (Trait.INDEXES, Trait.KEEPS)
 
@@ -127,22 +126,23 @@ def _scatter_samples(unique: bool) -> Any:
     return samples
 
 
-def _scatter(combine: Any) -> Meaning:
+def _scatter(combine: Function) -> Meaning:
     def run(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
         x, index, updates = xs
         out = x.copy()
-        combine(out, rows(index, attrs["batch"]), updates)
+        resolved(combine)(out, rows(index, attrs["batch"]), updates)
         return [out]
 
     return run
 
 
-for _mode, _doc, _combine, _traits in [
+_COMBINE: list[tuple[str, str, Function, tuple[Trait, ...]]] = [
     ("set", "x with `updates` written at `index`; an index occurs at most once.", operator.setitem, _PICKS),
-    ("add", "x with `updates` added at `index`; an index may occur many times.", np.add.at, (Trait.INDEXES,)),
-    ("min", "x, or the smallest of the `updates` at `index` where that is smaller.", np.minimum.at, _PICKS),
-    ("max", "x, or the largest of the `updates` at `index` where that is larger.", np.maximum.at, _PICKS),
-]:
+    ("add", "x with `updates` added at `index`; an index may occur many times.", "add.at", (Trait.INDEXES,)),
+    ("min", "x, or the smallest of the `updates` at `index` where that is smaller.", "minimum.at", _PICKS),
+    ("max", "x, or the largest of the `updates` at `index` where that is larger.", "maximum.at", _PICKS),
+]
+for _mode, _doc, _combine, _traits in _COMBINE:
     _kind = "any" if _mode == "set" else "num"
     define(f"scatter_{_mode}(x: {_kind}[...], index: int[...], updates: {_kind}[...], *, batch: int = 1) -> {_kind}[...]",
            _doc + " x [batch…, N, …], index [batch…, K], updates [batch…, K, …].", family="indexing",
@@ -279,7 +279,7 @@ define("cumsum(x: num[...], *, axis: int, exclusive: bool = false, reverse: bool
        family="scan", rule=_along_rule, bad=_AXIS_BAD, traits=(Trait.AXIS,), meaning=_cumsum,
        samples=_scan_samples([{"exclusive": e, "reverse": r} for e in (False, True) for r in (False, True)]))  # fmt: skip
 define("cummax(x: num[...], *, axis: int) -> num[...]", "Running maxima along one axis.", family="scan",
-       rule=_along_rule, traits=(Trait.AXIS, Trait.KEEPS), meaning=along(np.maximum.accumulate),
+       rule=_along_rule, traits=(Trait.AXIS, Trait.KEEPS), meaning=along("maximum.accumulate"),
        samples=_scan_samples([{}]), bad=_AXIS_BAD)  # fmt: skip
 
 

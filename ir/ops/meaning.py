@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
-
+from ..numeric import np
 from ..op import Attrs, Meaning
 from ..types import TensorType
 
+# A function of arrays, or NumPy's name of one, which takes no NumPy until it is called: "maximum.accumulate".
+Function = str | Callable[..., Any]
 
-def plain(function: Callable[..., Any]) -> Meaning:
+
+def resolved(function: Function) -> Any:
+    return attrgetter(function)(np) if isinstance(function, str) else function
+
+
+def plain(function: Function) -> Meaning:
     """A function of the operands, whatever the attributes are."""
-    return lambda xs, attrs, types: [function(*xs)]
+    return lambda xs, attrs, types: [resolved(function)(*xs)]
 
 
-def along(function: Callable[..., Any]) -> Meaning:
+def along(function: Function) -> Meaning:
     """A function of one operand and the axis that the attributes name."""
-    return lambda xs, attrs, types: [function(xs[0], attrs["axis"])]
+    return lambda xs, attrs, types: [resolved(function)(xs[0], attrs["axis"])]
 
 
-def reduction(function: Callable[..., Any]) -> Meaning:
+def reduction(function: Function) -> Meaning:
     """A NumPy reduction of one operand, in the operand's own dtype."""
 
     def run(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
-        return [function(xs[0], axis=attrs["axis"], keepdims=attrs["keepdims"])]
+        return [resolved(function)(xs[0], axis=attrs["axis"], keepdims=attrs["keepdims"])]
 
     return run
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..diagnostics import Span
 from ..dims.dim import Dim, as_dim, prove_ge
+from ..numeric import np
 from ..op import Attrs, Bad, Sample, Trait, fail
 from ..types import TensorType, i64
 from . import define

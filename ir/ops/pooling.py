@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ..diagnostics import Span
 from ..dims.dim import Dim, as_dim, ceildiv, const, dim_min, product, prove_ge
+from ..numeric import np
 from ..op import Attrs, Bad, Meaning, Sample, fail
 from ..types import TensorType
 from . import define

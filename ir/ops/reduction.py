@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..diagnostics import Span
 from ..dims.dim import Dim, const
+from ..numeric import np
 from ..op import Attrs, Bad, Sample, Trait
 from ..types import TensorType, boolean, i64
 from . import define
 from .axes import normal_axes, normal_axis
-from .meaning import reduction
+from .meaning import Function, reduction
 
 
 def reduced_shape(shape: tuple[Dim, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[Dim, ...]:
@@ -64,32 +63,29 @@ def _mean(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     return np.sum(x, axis=axis, keepdims=keepdims) / np.prod([x.shape[a] for a in axis])
 
 
-_OVER_AXES: list[tuple[str, str, str, Any, tuple[Trait, ...]]] = [
-    ("sum", "num", "The sum over `axis` (one, a list, or all).", np.sum, (Trait.SUMS,)),
+_OVER_AXES: list[tuple[str, str, str, Function, tuple[Trait, ...]]] = [
+    ("sum", "num", "The sum over `axis` (one, a list, or all).", "sum", (Trait.SUMS,)),
     ("mean", "float", "The arithmetic mean over `axis`.", _mean, (Trait.SUMS, Trait.NONEMPTY)),
     ("logsumexp", "float", "`log(sum(exp(x)))` over `axis`, which does not overflow; of nothing but -inf it is -inf.", _logsumexp,
      (Trait.NONEMPTY,)),
-    ("prod", "num", "The product over `axis`.", np.prod, ()),
-    ("max", "num", "The largest element over `axis`.", np.max, _EXTREME),
-    ("min", "num", "The smallest element over `axis`.", np.min, _EXTREME),
+    ("prod", "num", "The product over `axis`.", "prod", ()),
+    ("max", "num", "The largest element over `axis`.", "max", _EXTREME),
+    ("min", "num", "The smallest element over `axis`.", "min", _EXTREME),
 ]
 for _name, _kind, _doc, _meaning, _traits in _OVER_AXES:
     define(f"{_name}(x: {_kind}[...], *, axis: any = none, keepdims: bool = false) -> {_kind}[...]", _doc,
            family="reduction", rule=_rule, flops=_flops, traits=_traits, meaning=reduction(_meaning),
            samples=_samples(), bad=(_BAD,))  # fmt: skip
 
-for _name, _doc, _meaning in [
-    ("any", "Whether some element is true.", np.any),
-    ("all", "Whether all elements are true.", np.all),
-]:
+for _name, _doc in [("any", "Whether some element is true."), ("all", "Whether all elements are true.")]:
     define(f"{_name}(x: bool[...], *, axis: any = none, keepdims: bool = false) -> bool[...]", _doc, family="reduction",
-           rule=_rule, flops=_flops, traits=(Trait.IDEMPOTENT,), meaning=reduction(_meaning), samples=_samples(True),
+           rule=_rule, flops=_flops, traits=(Trait.IDEMPOTENT,), meaning=reduction(_name), samples=_samples(True),
            bad=(Bad((TensorType(boolean, (const(2),)),), {"axis": 1}, "E0305"),))  # fmt: skip
 
-for _name, _doc, _meaning in [
-    ("argmax", "The index of the largest element along one axis; the lowest index among equals.", np.argmax),
-    ("argmin", "The index of the smallest element along one axis; the lowest index among equals.", np.argmin),
+for _name, _doc in [
+    ("argmax", "The index of the largest element along one axis; the lowest index among equals."),
+    ("argmin", "The index of the smallest element along one axis; the lowest index among equals."),
 ]:
     define(f"{_name}(x: num[...], *, axis: int = -1, keepdims: bool = false) -> i64[...]", _doc, family="reduction",
-           rule=_arg_rule, flops=_flops, traits=(Trait.SELECTS, Trait.NONEMPTY), meaning=reduction(_meaning),
+           rule=_arg_rule, flops=_flops, traits=(Trait.SELECTS, Trait.NONEMPTY), meaning=reduction(_name),
            samples=_samples(one_axis=True), bad=(_BAD,))  # fmt: skip

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from ..diagnostics import Span
 from ..dims.dim import Dim, as_dim, const, product, prove_ge
+from ..numeric import np
 from ..op import Attrs, Bad, Sample, Trait, fail
 from ..signature import broadcast_shapes
 from ..types import TensorType, f32, i64
@@ -266,7 +265,7 @@ def _squeeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> l
 
 
 define("squeeze(x: any[...], *, axis: any) -> any[...]", "Without the given axes, which have size 1.", family="shape",
-       rule=_squeeze_rule, traits=_RESHAPES, meaning=along(np.squeeze),
+       rule=_squeeze_rule, traits=_RESHAPES, meaning=along("squeeze"),
        samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"axis": a}) for a in (0, -1, [0, 2])],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 0}, "E0307"),))  # fmt: skip
 
@@ -282,7 +281,7 @@ def _unsqueeze_rule(types: list[TensorType], attrs: Attrs, span: Span | None) ->
 
 
 define("unsqueeze(x: any[...], *, axis: any) -> any[...]", "With new axes of size 1 at the given places of the result.",
-       family="shape", rule=_unsqueeze_rule, traits=_RESHAPES, meaning=along(np.expand_dims),
+       family="shape", rule=_unsqueeze_rule, traits=_RESHAPES, meaning=along("expand_dims"),
        samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1, [0, 2])],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 4}, "E0305"),))  # fmt: skip
 
@@ -411,6 +410,6 @@ def _flip_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 
 define("flip(x: any[...], *, axis: int) -> any[...]", "In reverse order along one axis.", family="shape", rule=_flip_rule,
-       traits=_ALONG, meaning=along(np.flip),
+       traits=_ALONG, meaning=along("flip"),
        samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1)],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 2}, "E0305"),))  # fmt: skip

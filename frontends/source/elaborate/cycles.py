@@ -73,16 +73,24 @@ def _free(body: list[ast.Stmt], bound: set[str]) -> Iterator[str]:
                 bound.add(s.name)
 
 
+_PLACES = frozenset({"span", "name_span", "target_spans"})
+# Where nodes of a class hold others, the last ones first.
+_SLOTS: dict[type[ast.Node], list[str]] = {}
+
+
 def names_in(node: Any) -> Iterator[str]:
     """Every identifier in a syntax tree: names, and the names of types."""
-    if isinstance(node, ast.Name):
-        yield node.id
-    elif isinstance(node, ast.TypeExpr):
-        yield node.name
-    if isinstance(node, ast.Node):
-        for slot in type(node).__dataclass_fields__:
-            if slot not in ("span", "name_span", "target_spans"):
-                yield from names_in(getattr(node, slot))
-    elif isinstance(node, (list, tuple)):
-        for item in node:
-            yield from names_in(item)
+    left = [node]
+    while left:
+        at = left.pop()
+        if isinstance(at, (list, tuple)):
+            left.extend(reversed(at))
+        elif isinstance(at, ast.Node):
+            if isinstance(at, ast.Name):
+                yield at.id
+            elif isinstance(at, ast.TypeExpr):
+                yield at.name
+            kind = type(at)
+            if kind not in _SLOTS:
+                _SLOTS[kind] = [slot for slot in kind.__dataclass_fields__ if slot not in _PLACES][::-1]
+            left.extend([getattr(at, slot) for slot in _SLOTS[kind]])

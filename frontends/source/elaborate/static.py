@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic
@@ -17,6 +16,8 @@ from .deciding import decide
 from .values import FUNCTIONS, Bundle, Multi, describe, holds_tensors
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from .evaluate import Evaluator
 
 STATIC_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
