@@ -33,7 +33,7 @@ def _no_kernel(node: Node) -> bool:
     return operand(node).dtype not in (f32, f16, bf16) or node.attrs["softcap"] != 0 or len(node.outputs) > 1
 
 
-@claim("std.attention.attention", needs="Attention", unless=_no_kernel)
+@claim("std.attention.attention", "std.attention.attend", needs="Attention", unless=_no_kernel)
 def attention(
     e: Emitter, node: Node, q: ox.Value, k: ox.Value, v: ox.Value, mask: ox.Value | None, bias: ox.Value | None
 ) -> ox.Value:

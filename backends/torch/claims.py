@@ -75,6 +75,7 @@ CLAIMS: dict[str, Claim] = {
     "std.nn.group_normalize": "torch.group_norm({0}, {groups}, {1}, {2}, {eps})",
     "std.nn.batch_normalize": "F.batch_norm({0}, {1}, {2}, {3}, {4}, eps={eps})",
     "std.attention.attention": _attention,
+    "std.attention.attend": _attention,
     "std.cache.write_rows": lambda call: f"ops.write_rows({', '.join(call.args)}, {call.donated(0)})",
     "std.cache.append": _append,
     "std.cache.gather_path": _gather_path,
@@ -84,4 +85,5 @@ CLAIMS: dict[str, Claim] = {
 UNLESS: dict[str, Callable[[Node], bool]] = {
     # Statistics and soft caps have no argument in scaled_dot_product_attention.
     "std.attention.attention": lambda node: len(node.outputs) > 1 or node.attrs["softcap"] != 0,
+    "std.attention.attend": lambda node: node.attrs["softcap"] != 0,
 }

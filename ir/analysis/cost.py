@@ -105,8 +105,8 @@ def cost(graph: Graph) -> CostTable:
     """The cost of each block; what lies before the first attention is the ``stem``, what follows is the last block's.
 
     A composite's operations are those of its body. Its bytes are those of its operands and results: a backend claims it
-    whole, and an attention map that is never stored is no traffic. It is stored where attention returns statistics or caps its
-    scores, which no kernel does: such a call moves what its body moves.
+    whole, and an attention map that is never stored is no traffic. It is stored where attention returns statistics of all rows or
+    caps its scores, which no kernel does: such a call moves what its body moves. One row is one small product more.
     """
     meter = _Meter()
     blocks: list[Block] = []
@@ -228,6 +228,7 @@ def _body(node: Node) -> Graph:
 
 def _stores_map(node: Node) -> bool:
     """Whether an attention has to be lowered through its body by every backend."""
-    return node.op.qualified == ATTENTION and (len(node.outputs) > 1 or node.attrs["softcap"] != 0)
+    of_all = node.op.qualified == ATTENTION and (node.attrs["column_mass"] or node.attrs["log_sum_exp"])
+    return bool(of_all) or (node.op.qualified == ATTENTION and node.attrs["softcap"] != 0)
 
 

@@ -460,6 +460,10 @@ CLAIM_CASES: dict[str, list[tuple[Operands, dict[str, Any]]]] = {
         ([(2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8), None, None], {"softcap": 3.0}),
         ([(2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8), None, None], {"log_sum_exp": True, "row": 0}),
     ],
+    "std.attention.attend": [
+        ([(2, 4, 5, 8), (2, 2, 7, 8), (2, 2, 7, 6), "mask 2 1 5 7", None], {"causal": True}),
+        ([(2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8), None, None], {"softcap": 3.0}),
+    ],
     "std.cache.write_rows": [([(2, 4, 7, 8), "below 8 2", (2, 4, 3, 8)], {})],
     "std.cache.append": [
         ([(2, 4, 7, 8), (2, 4, 7, 6), "below 8 2", (2, 4, 3, 8), (2, 4, 3, 6), count], {})

@@ -87,6 +87,28 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.token.by_mass": (
         Row(attrs={"r": T // 2}, below=MAP), Row(attrs={"r": 2, "protect": 1}, below=MAP, scales=("odd", "large")),
     ),
+    **{
+        f"std.token.{name}": (Row(attrs={"r": T // 2, **attrs}, shapes={"L": const(3)}, below=MAP, selects=True),)
+        for name, attrs in {
+            "prune.by_row": {"heads": "max"}, "prune.fastv": {}, "prune.by_relevance": {}, "prune.by_repetition": {},
+            "prune.by_correlation": {}, "dart.dart": {"pivots": 1},
+        }.items()
+    },
+    **{
+        f"std.token.{name}": (Row(attrs={"r": 2, **attrs}, below=MAP, selects=True, scales=("odd", "large")),)
+        for name, attrs in {
+            "prune.diverse": {"objective": "k_center"}, "prune.divprune": {}, "prune_layers.hired": {"width": 1, "parts": 1},
+            "prune_fuse.evit": {}, "visionzip.visionzip": {},
+        }.items()
+    },
+    "std.token.prune_layers.hiprune": (
+        Row(attrs={"r": 2, "width": 1, "middle": 0, "alpha": 0.8}, below=MAP, selects=True, scales=("large",)),
+    ),
+    "std.attention.attend": (Row(("mask",), {"causal": True}, FULL),),
+    "std.attention.column_mass": (Row(scales=SOME, attrs={"block": 64}), Row(("mask",), {"block": 2}, MASK, scales=SOME)),
+    "std.attention.attention_row": (
+        Row(attrs={"row": -1, "causal": True}), Row(("mask", "bias"), {"row": 0, "softcap": 5.0}, FULL),
+    ),
     "std.token.by_chance": (Row(attrs={"r": T // 2}, below=MAP),),
     "std.arrays.argsort": tuple(Row(attrs={"descending": d}) for d in (False, True)),
     "std.arrays.one_hot": (Row(attrs={"classes": 5}, below={"index": 7}),),

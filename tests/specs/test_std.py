@@ -508,3 +508,18 @@ def test_other_losses(agrees: Agrees) -> None:
     agrees("std.losses.load_balance", "load_balance(x, e)", 7 * (share * x.softmax(-1).mean(0)).sum(), x=x, e=expert)
     even = torch.eye(7) * 40
     agrees("std.losses.load_balance", "load_balance(x, e)", torch.tensor(1.0), x=even, e=torch.arange(7))
+
+
+def test_column_mass_in_blocks_is_that_of_the_map(compiled: Callable[..., Any]) -> None:
+    """To 1e-6, for numbers of queries that blocks do not divide; and nothing as large as the map is in the program."""
+    text = """
+    use std.attention (attention, column_mass)
+    model m(q: f32[B, 2, T, 8], k: f32[B, 2, S, 8]) -> (f32[B, S], f32[B, S]) {
+        y, mass = attention(q, k, k, column_mass=true)
+        return column_mass(q, k, block=16), mass
+    }"""
+    run = compiled(loads(text))
+    for tokens in (1, 16, 37):
+        q, k = torch.randn(2, 2, tokens, 8).numpy(), torch.randn(2, 2, 21, 8).numpy()
+        blocks, whole = run(q=q, k=k).values()
+        np.testing.assert_allclose(blocks, whole, atol=1e-6)
