@@ -346,6 +346,12 @@ def _weights(
     if isinstance(weights, Mapping):
         return bind(module.everything(), weights, recipes=module.recipes, seed=seed), "arrays", []
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
+    if len(paths) == 1 and _brings_weights(Path(paths[0])):
+        # Those of the file that a program was imported from.
+        from .read import read_model
+
+        tensors = read_model(paths[0]).weights
+        return bind(module.everything(), tensors, recipes=module.recipes, seed=seed, span=span), Path(paths[0]).name, []
     opened = open_weights([Path(p) for p in paths], renames, span=span)
     bound = bind(module.everything(), opened, recipes=module.recipes, seed=seed, span=span)
     return bound, ", ".join(Path(p).name for p in paths), []

@@ -19,7 +19,7 @@ from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from ..runtime.files.aside import check_writable, written_aside
-from .compile import CLEANUP, Progress, apply_passes
+from .compile import CLEANUP, Progress, apply_passes, parse_pass
 from .compile import compile as drive
 from .read import Source, read_model
 from .report.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
@@ -27,6 +27,7 @@ from .report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable
 from .report.measure import Target, fields_of, machine, made
 from .report.results import (
     BOTH,
+    EVEN,
     FIXED,
     INT8,
     OPTIMIZED,
@@ -42,6 +43,8 @@ from .report.results import (
 if TYPE_CHECKING:
     from ..passes.engine import Pass
     from .artifact import Artifact, CompileReport
+    from .fit.budget import Budget
+    from .fit.fit import Fitted
 
 RAISE = "raise_composites"
 
@@ -49,7 +52,7 @@ RAISE = "raise_composites"
 @dataclass(frozen=True)
 class Options:
     """What is measured, and on what. ``calib`` None: on random inputs, which say nothing about fidelity. ``sizes`` are those
-    of the timing, and the comparisons keep to them."""
+    of the timing, and the comparisons keep to them. ``budget``: search for a schedule that keeps to it."""
 
     calib: str | os.PathLike[str] | None = None
     tokenizer: str | None = None
@@ -63,6 +66,7 @@ class Options:
     memory: bool = True
     seed: int = 0
     opset: int | None = None
+    budget: Budget | None = None
 
 
 # The whole way -----------------------------------------------------------------------------------------------------------
@@ -105,6 +109,10 @@ def optimize(
     examples = _given_examples(source, options)
     with tempfile.TemporaryDirectory(prefix="tessera-") as name, _place(output, options.int8) as aside:
         folder = Path(name)
+        fitted = None
+        if options.budget is not None:
+            fitted = _fitted(source, steps, options, examples, folder, tell)
+            steps, examples = list(fitted.passes), fitted.held_back
         tell("rewriting and writing", None, None)
         artifact = drive(
             module, target=Onnx.name, weights=source.weights, passes=[*raising, *steps], opset=options.opset,
@@ -113,7 +121,7 @@ def optimize(
         )  # fmt: skip
         before = raised[len(raising)]
         files = {OPTIMIZED: Candidate(aside, artifact.module)}
-        files |= _others(source, before, artifact, options, folder, tell)
+        files |= _others(source, before, artifact, fitted, options, folder, tell)
         compared = _compare_with_original(source, files, options, tell)
         if options.int8:
             from .report.quantize import quantize
@@ -131,11 +139,18 @@ def optimize(
             "model": after.name,
             "source": source.kind,
             "output": os.fspath(output),
-            "written": [*written, *(str(int8_path(p)) for p in written if options.int8)],
+            "written": [
+                *written,
+                *(str(int8_path(p)) for p in written if options.int8),
+                *(str(program_path(p)) for p in written if fitted is not None),
+            ],
             "compared_with_original": compared,
             "made": made(source.file, aside, options.seed),
         }
-        return report | _report(source, before, after, done, files, examples, options, tell)
+        report |= _report(source, before, after, done, files, examples, fitted, options, tell)
+        if fitted is not None and written:
+            _write_program(fitted, before, source, program_path(output))
+        return report
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,11 @@ class Candidate:
 def int8_path(output: str | os.PathLike[str]) -> Path:
     """Where the quantized form of an output goes."""
     return Path(output).with_suffix(f".int8{Onnx.suffix}")
+
+
+def program_path(output: str | os.PathLike[str]) -> Path:
+    """Where the program that a search chose is written as source."""
+    return Path(output).with_suffix(".tess")
 
 
 def _check_floats(source: Source) -> None:
@@ -186,11 +206,40 @@ def _raising(source: Source) -> list[PassSpec]:
     return [PassSpec(RAISE)] if source.raising and RAISE in registry() else []
 
 
+def _fitted(
+    source: Source,
+    steps: Sequence[str | PassSpec | Pass],
+    options: Options,
+    examples: Examples | None,
+    folder: Path,
+    tell: Progress,
+) -> Fitted:
+    """The passes that keep to the budget. Raises E0011 for passes that are objects: they have their schedule."""
+    from .fit.fit import How, fit
+
+    assert options.budget is not None
+    named = [parse_pass(p) if isinstance(p, str) else p for p in steps]
+    specs = [p for p in named if isinstance(p, PassSpec)]
+    if len(specs) < len(named):
+        raise Diagnostic("E0011", "a budget goes with passes by name", help='write `passes=["merge_tokens"]`')
+    before, _ = apply_passes(source.module, _raising(source))
+    how = How(options.sizes, options.threads, options.seed, options.opset)
+    return fit(source, before, specs, options.budget, examples, how, folder, tell)
+
+
+def _write_program(fitted: Fitted, before: Module, source: Source, path: Path) -> None:
+    """The program beside the artifact, with the passes that were chosen and where its weights are."""
+    from .fit.fit import program_text
+
+    with written_aside(path) as aside:
+        aside.write_text(program_text(before, fitted.passes, source, path.parent), encoding="utf-8")
+
+
 def _others(
-    source: Source, before: Module, artifact: Artifact, options: Options, folder: Path, tell: Progress
+    source: Source, before: Module, artifact: Artifact, fitted: Fitted | None, options: Options, folder: Path, tell: Progress
 ) -> dict[str, Candidate]:
-    """What the result is compared with: the original, the same program with every token, and the two graphs that say what
-    merging is worth."""
+    """What the result is compared with: the original, the same program with every token, the two graphs that say what
+    merging is worth, and the schedule that nobody had to search for."""
     from ..passes.tokens.baselines import fixed_indices, random_dropping
     from ..passes.tokens.stream import reductions
 
@@ -200,6 +249,8 @@ def _others(
         wanted[REEXPORTED] = before
     if any(reductions(after.graph)):
         wanted |= {FIXED: fixed_indices(after), RANDOM: random_dropping(after)}
+    if fitted is not None and fitted.even is not None:
+        wanted[EVEN] = apply_passes(before, fitted.even)[0]
     files = {ORIGINAL: Candidate(source.file, None)} if source.file else {}
     for what, module in wanted.items():
         tell(f"building for comparison: {what}", None, None)
@@ -248,6 +299,7 @@ def _report(
     done: CompileReport,
     files: dict[str, Candidate],
     examples: Examples | None,
+    fitted: Fitted | None,
     options: Options,
     tell: Progress,
 ) -> dict[str, Any]:
@@ -257,7 +309,7 @@ def _report(
         candidates = {n: files[n] for n in names if n in files}
         return {n: Target.open(c.file, c.module, name=n, threads=options.threads) for n, c in candidates.items()}
 
-    targets = opened(ORIGINAL, REEXPORTED, OPTIMIZED, FIXED, INT8, BOTH)
+    targets = opened(ORIGINAL, REEXPORTED, OPTIMIZED, EVEN, FIXED, INT8, BOTH)
     optimized = targets[OPTIMIZED]
     notes = [*source.notes, *done.notes]
     if source.file is not None and any(v.role == "random" for v in after.graph.inputs):
@@ -274,6 +326,7 @@ def _report(
         "files": {n: t.bytes for n, t in targets.items() if n != FIXED},
         "machine": machine(options.threads),
         "sizes": sizes,
+        "fit": fitted.to_dict() if fitted is not None else None,
         "random_weights": source.random,
         "notes": notes,
         "passes": [r.to_dict() for r in done.passes],

@@ -17,6 +17,12 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @click.command()
 @click.option("--pass", "passes", multiple=True, metavar="PASS", help="Apply a pass, as in 'merge_tokens(r=8)'.")
 @click.option(
+    "--budget", "budgets", multiple=True, metavar="KIND=VALUE",
+    help="Search for a schedule that keeps to it, and for the method among those of --pass that say no number: latency=0.6x or"
+    " 12ms, flops=0.5x, tokens=64 (the mean over the blocks), fidelity=0.99 (mean cosine of the output). Needs --calib; half of"
+    " the examples judge.",
+)  # fmt: skip
+@click.option(
     "--calib", metavar="DATA",
     help="Examples for the comparison: an .npz of arrays by input name, an .npy, a folder of images, or a .txt with a text on"
     " each line. Without any, inputs are random, and fidelity on them says nothing.",
@@ -54,8 +60,9 @@ from .measuring import parse_sizes, rounds_option, size_option, threads_option
 @json_option
 @click.argument("model_file", metavar="MODEL")
 def optimize(
-    model_file: str, passes: tuple[str, ...], calib: str | None, tokenizer: str | None, fit: str, max_length: int | None,
-    examples: int, sizes: str | None, fix: str | None, rounds: int | None, threads: int | None, int8: bool, no_memory: bool,
+    model_file: str, passes: tuple[str, ...], budgets: tuple[str, ...], calib: str | None, tokenizer: str | None, fit: str,
+    max_length: int | None, examples: int, sizes: str | None, fix: str | None, rounds: int | None, threads: int | None,
+    int8: bool, no_memory: bool,
     weights: tuple[str, ...], model: str | None, params: tuple[str, ...], dtype: str, opset: int | None, seed: int,
     output: str | None, html: str | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -69,7 +76,8 @@ def optimize(
     """
     from ...backends.onnx.target import Onnx
     from ...runtime.files.aside import check_writable
-    from ..optimize import Options
+    from ..fit.budget import parse_budget
+    from ..optimize import Options, program_path
     from ..optimize import optimize as drive
     from ..read import read_model
 
@@ -78,7 +86,7 @@ def optimize(
     kept = out != os.devnull
     if kept and Path(out).suffix != Onnx.suffix:
         raise Diagnostic("E0012", f"`optimize` writes `{Onnx.suffix}` files, but the output is `{out}`")
-    for file in (out if kept else None, html):
+    for file in (out if kept else None, program_path(out) if kept and budgets else None, html):
         if file is not None:
             check_writable(file)
     if Path(out).resolve() == Path(model_file).resolve():
@@ -96,6 +104,7 @@ def optimize(
         not no_memory,
         seed,
         opset,
+        parse_budget(budgets) if budgets else None,
     )
     with waiting("optimizing") as progress:
         progress("importing", None, None)

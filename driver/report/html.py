@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .results import FIRST, INT8, OPTIMIZED, ORIGINAL, RANDOM, REEXPORTED
+from . import tried
+from .results import EVEN, FIRST, INT8, OPTIMIZED, ORIGINAL, RANDOM, REEXPORTED
 from .text import (
     BLOCKS,
     Report,
@@ -64,6 +65,9 @@ def page(report: Report) -> str:
         memory_rows=memory_rows(report),
         memory_heads=_MEMORY,
         outputs=[_output(output) for output in report["fidelity"]["outputs"]],
+        tried=tried.drawing(report["fit"]) if report["fit"] else None,
+        tried_heads=tried.heads(report["fit"]) if report["fit"] else [],
+        tried_rows=tried.rows(report["fit"]) if report["fit"] else [],
         passes=[(pass_text(row), row["notes"]) for row in report["passes"]],
     )
 
@@ -133,7 +137,7 @@ def _output(output: Mapping[str, Any]) -> dict[str, Any]:
 
 def _strips(each: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
     """Every example's cosine to the original as a dot, one line a candidate; None where there is one example."""
-    shown = {n: each[n] for n in (OPTIMIZED, RANDOM, FIRST, INT8) if len(each.get(n, ())) > 1}
+    shown = {n: each[n] for n in (OPTIMIZED, EVEN, RANDOM, FIRST, INT8) if len(each.get(n, ())) > 1}
     if not shown:
         return None
     least = min(min(row) for row in shown.values())

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ORIGINAL, REEXPORTED, OPTIMIZED, FIXED = "original", "re-exported", "optimized", "fixed indices"
 RANDOM, FIRST = "random dropping", "first tokens"
+# As many blocks, equal parts, as much time: what a search has to be better than.
+EVEN = "constant schedule"
 INT8, BOTH = "int8", "optimized + int8"
 # Runs of the random baseline, each with a seed of its own.
 SEEDS = 3
@@ -105,7 +107,7 @@ def fidelities(
         return found
 
     original = outputs(ORIGINAL)
-    candidates = {n: [outputs(n)] for n in (REEXPORTED, OPTIMIZED, INT8, BOTH) if n in targets}
+    candidates = {n: [outputs(n)] for n in (REEXPORTED, OPTIMIZED, EVEN, INT8, BOTH) if n in targets}
     baselines: dict[str, str] = {}
     if RANDOM in targets:
         candidates[RANDOM] = [outputs(RANDOM, seed) for seed in range(SEEDS)]

@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], last: bool = False) -> RenderableType:
-    """Figures under heads, with a line above the last row where that is a total."""
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], last: bool = False, left: Collection[int] = (0,)
+) -> RenderableType:
+    """Figures under heads, with a line above the last row where that is a total; the columns in ``left`` hold words."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(heads):
-        made.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
+        made.add_column(head, justify="left" if i in left else "right", no_wrap=i == 0 or i not in left)
     for i, row in enumerate(rows):
         made.add_row(*row, end_section=last and i == len(rows) - 2)
     return made

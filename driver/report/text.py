@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import tried
 from .fidelity import SHAPE
 from .measure import Spread
 from .results import BOTH, NOTICED, OPTIMIZED, ORIGINAL, REEXPORTED, pays
@@ -46,8 +47,10 @@ _MEASURES = {
 
 
 def verdict(report: Report) -> dict[str, dict[str, Any]]:
-    """``speed`` and ``fidelity``: each with ``pays`` (true, false, or null where nobody can tell) and a ``text``."""
-    return {"speed": _speed(report), "fidelity": _fidelity(report)}
+    """``speed``, ``fidelity`` and, after a search, ``search``: each with ``pays`` (true, false, or null where nobody can tell) and
+    a ``text``."""
+    found = {"speed": _speed(report), "fidelity": _fidelity(report)}
+    return {**found, "search": tried.verdict(report)} if report["fit"] else found
 
 
 def at(sizes: Mapping[str, int]) -> str:
@@ -280,6 +283,9 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"on {machine['cpu']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']}\n")
     yield _sentences(report)
     where = f" at {at(report['sizes'])}" if report["sizes"] else ""
+    if report["fit"]:
+        yield Text(f"\nWhat nothing beats, of {len(report['fit']['tried'])} schedules tried", style="bold")
+        yield table(tried.heads(report["fit"]), tried.rows(report["fit"]), left=(0, 3))
     yield Text(f"\nTokens and FLOPs{where}", style="bold")
     yield table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
     yield Text(BLOCKS)

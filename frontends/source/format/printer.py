@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ....ir.compare import same_attr
+from ....ir.compiling import CompileSpec
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic
 from ....ir.graph import Graph, Input, Node, Parameter, Value
@@ -37,9 +38,15 @@ def print_rolled(program: Program) -> str:
     return format_file(rolled(_Printer(program).file()))
 
 
+def print_compiled(program: Program, spec: CompileSpec) -> str:
+    """As :func:`print_rolled`, with a ``compile`` block that names the weights and the passes of ``spec``: a file to go on from."""
+    return format_file(rolled(_Printer(program, spec).file()))
+
+
 class _Printer(RegionPrinter):
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, spec: CompileSpec | None = None) -> None:
         self.program = program
+        self.spec = spec
         self.declared = program.declared()
         needed = {name for declaration in self.declared.values() for name in declaration.needs}
         self.imports = {target: name for name, target in program.uses.items() if name in needed}
@@ -66,7 +73,7 @@ class _Printer(RegionPrinter):
         ]
         if not program.plain:
             items.append(self._wiring())
-        items += compile_block(program)
+        items += compile_block(program, self.spec)
         return ast.File("", self._uses(), [*(d.syntax for d in self.declared.values()), *self.helpers, *items])
 
     def _model(self, name: str, graph: Graph, doc: str) -> ast.Function:

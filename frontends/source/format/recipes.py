@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....ir.compiling import CompileSpec
 from ....ir.graph import Initializer
 from ....ir.program import Program
 from ....ir.recipe import Apply, Fill, Recipe, Take
@@ -15,10 +16,17 @@ from .static import literal
 _INFIX = {"add": "+", "mul": "*", "matmul": "@"}
 
 
-def compile_block(program: Program) -> list[ast.Compile]:
-    """What the weights are made of, where that is more than their names."""
-    rows: list[ast.Rename | ast.Recipe] = [ast.Recipe(n, recipe_expr(r)) for n, r in program.recipes.items()]
-    return [ast.Compile(program.name, [], [ast.WeightsClause(None, rows)])] if rows else []
+def compile_block(program: Program, spec: CompileSpec | None = None) -> list[ast.Compile]:
+    """What the weights are made of, where that is more than their names; of ``spec`` also their file, renames and passes."""
+    rows: list[ast.Rename | ast.Recipe] = [ast.Rename(*pair) for pair in (spec.renames if spec else ())]
+    rows += [ast.Recipe(n, recipe_expr(r)) for n, r in program.recipes.items()]
+    file = spec.weights if spec else None
+    clauses: list[ast.WeightsClause | ast.PassClause | ast.TargetClause] = []
+    if rows or file:
+        clauses.append(ast.WeightsClause(file, rows))
+    for step in spec.passes if spec else ():
+        clauses.append(ast.PassClause(step.name, [ast.Arg(name, literal(value)) for name, value in step.options.items()]))
+    return [ast.Compile(program.name, [], clauses)] if clauses else []
 
 
 def recipe_expr(recipe: Recipe) -> ast.Expr:

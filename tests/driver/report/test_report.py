@@ -27,6 +27,7 @@ def base() -> dict[str, Any]:
         "made": {"date": "2026-01-02T03:04:05+00:00", "tessera": "0.1.0", "seed": 0, "sha256": {"optimized": "ab12"},
                  "command": "tessera optimize vit.onnx"},
         "sizes": {"B": 1}, "notes": [], "random_weights": False, "verified": [],
+        "fit": None,
         "passes": [{"pass": "merge_tokens", "contract": "approximate", "modified": 2, "notes": ["block 1: cut"]}],
         "cost": {
             "blocks": [
