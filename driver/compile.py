@@ -217,7 +217,16 @@ def compile(
         artifact = Artifact(module, goal, goal.build(module, bound, facts), facts, report)
     if output is None and into is None and not verify:
         return artifact
-    _write_and_verify(artifact, reference, bound, seed if verify else None, sizes, output, into, clock)
+
+    def ahead() -> list[str]:
+        from .one_way import check_one_way
+
+        def own() -> Bound:
+            return _weights(read, read, weights, renames, seed)[0]
+
+        return check_one_way(read, reference, own, bound, report.passes, seed, sizes)
+
+    _write_and_verify(artifact, reference, bound, seed if verify else None, sizes, output, into, clock, ahead)
     return artifact
 
 
@@ -230,6 +239,7 @@ def _write_and_verify(
     output: str | os.PathLike[str] | None,
     into: Path | None,
     clock: _Clock,
+    ahead: Callable[[], list[str]],
 ) -> None:
     """Write the artifact aside, compare what was written (``seed`` None: do not), and only then put it into place."""
     from ..runtime.files.aside import written_aside
@@ -241,7 +251,7 @@ def _write_and_verify(
         artifact.report.size = sum(p.stat().st_size for p in aside.parent.iterdir())
         if seed is not None:
             with clock("comparing with the reference"):
-                _compare(artifact, aside, reference, bound, seed, sizes)
+                _compare(artifact, aside, reference, bound, seed, sizes, ahead)
     artifact._wrote(aside if output is None else Path(output))
 
 
@@ -271,9 +281,11 @@ def _save_program(
 
 
 def _compare(
-    artifact: Artifact, path: Path, reference: Module, bound: Bound, seed: int, sizes: Mapping[str, int] | None
-) -> None:
-    """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ."""
+    artifact: Artifact, path: Path, reference: Module, bound: Bound, seed: int, sizes: Mapping[str, int] | None,
+    ahead: Callable[[], list[str]],
+) -> None:  # fmt: skip
+    """Open the file and compare it with the torch reference on the same inputs. Raises E0809 when they differ, and what
+    ``ahead`` raises of later tokens that it sees."""
     from concurrent.futures import ThreadPoolExecutor
 
     from .targets import READERS
@@ -292,7 +304,7 @@ def _compare(
         found = artifact._target.check(path, artifact.module, bound, READERS, compare)
     artifact._runner = found.runner
     artifact.report.verified = found.rows
-    artifact.report.notes += found.notes
+    artifact.report.notes += [*found.notes, *ahead()]
 
 
 def _import_reference() -> None:

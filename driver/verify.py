@@ -138,9 +138,9 @@ def _calls(
     told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
     rows: list[Row] = []
     for drawn in (False, True) if states else (False,):
-        held = {v.public: _draw(v, values, bounds.get(v), rng) for v in states} if drawn else {}
+        held = {v.public: draw_input(v, values, bounds.get(v), rng) for v in states} if drawn else {}
         for step in range(_STEPS if states else 1):
-            feeds = {v.public: _draw(v, values, bounds.get(v), rng) for v in given} | held
+            feeds = {v.public: draw_input(v, values, bounds.get(v), rng) for v in given} | held
             extra: dict[str, Any] = {"seed": advanced(seed, step)}
             if not held and choice.keys() - told:
                 extra["sizes"] = {s: size for s, size in choice.items() if s not in told}
@@ -270,7 +270,7 @@ def _mismatch(
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def _draw(value: Input, sizes: Mapping[str, int], bound: IndexBound | None, rng: np.random.Generator) -> np.ndarray:
+def draw_input(value: Input, sizes: Mapping[str, int], bound: IndexBound | None, rng: np.random.Generator) -> np.ndarray:
     """Random contents of an input.
 
     Floats are normal. Integers that index a table are below its length, and borders ascend. Other integers, and booleans, are

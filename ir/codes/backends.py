@@ -40,4 +40,12 @@ CODES = {
         "Before an artifact is written it is compared with the torch reference on random inputs at two sizes. An output differed\n"
         "by more than rounding explains, or an index differed at all. Nothing was written. `--no-verify` skips the comparison.",
     ),
+    "E0810": Code(
+        "an early output sees a later token",
+        "A model that predicts the next token looks at no later one. Before it is written, what passes that change values made\n"
+        "of such a model is tried: late tokens are changed, and what it gives for those before must stay as it is. It did not,\n"
+        "so that the model would read the future. Reduce tokens where every one sees all others, or only pick some.\n\n"
+        "  wrong:  pass merge_tokens(r=8, blocks=[0])       # though the blocks of the decoder are causal\n"
+        "  right:  pass merge_tokens(r=8)                   # which leaves causal blocks as they are",
+    ),
 }  # fmt: skip
