@@ -10,7 +10,6 @@ from typing import Any
 
 from ...ir.analysis.axes import Axes, Axis
 from ...ir.builder import Builder
-from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
 from . import stage as flow
@@ -322,35 +321,6 @@ class Carrier:
         for axis in range(x.type.rank):
             self.axes.join((x, axis), (y, axis))
         self._adopt(y, 1, (x, 1), stream, stage)
-
-    def unmerged(self, value: Value, builder: Builder) -> Value:
-        """``value`` with every original token given what its reduced token has."""
-        key = (value, "unmerged")
-        if key not in self._carried:
-            self._carried[key] = self._unmerged(value, builder)
-        return self._carried[key]
-
-    def _unmerged(self, value: Value, builder: Builder) -> Value:
-        # All of them as they are: of pairs of tokens both axes are restored, one after the other.
-        axes = [(axis, stream, first, self.stage(value, stream)) for axis, stream, first, _ in self.token_axes(value)]
-        for axis, stream, first, stage in axes:
-            if stage is stream.stages[0]:
-                continue
-            if self.batch(value, stream, axis) != 0:
-                raise Diagnostic(
-                    "E0710", f"{shown(value)} has no batch axis in front, so that its tokens cannot be restored"
-                )
-            if value.type.rank == 3 and axis == 1 and first == 0:
-                back = flow.unmerged(value, stage, builder)
-            else:
-                back = builder.op(
-                    "take", value, flow.vector(stream, stage, "source", first, builder), axis=axis, batch=1
-                )
-            # The class of the original tokens, so far as they were cut off in the same way.
-            views = ((root, view) for root, view in self._views.items() if view == (stream, first, stream.stages[0]))
-            self._adopt(back, axis, next((root for root, _ in views), (back, axis)), stream, stream.stages[0])
-            value = back
-        return value
 
 
 def with_size(shape: tuple[Any, ...], axis: int, dim: Dim) -> tuple[Any, ...]:

@@ -19,14 +19,15 @@ from ...ir.ops.contraction import parse_einsum
 from ...ir.types import TensorType, f32
 from ..tidy.inline import instantiate, splice
 from . import stage as flow
-from .carry import CannotFollow, Carrier, Targets, resized, shown
+from .carry import CannotFollow, Targets, resized, shown
 from .ends import check_cut
+from .restore import Restorer
 from .stream import Origins, Stage, Stream, facts_of, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
 
 
-class Follower(Carrier):
+class Follower(Restorer):
     """Brings everything in a graph to the stages of the tokens that it meets.
 
     Args:
@@ -56,6 +57,7 @@ class Follower(Carrier):
 
     def visit(self, node: Node) -> None:
         """Bring one node's operands to one stage and infer its types anew."""
+        self.give_back(node)
         targets = self._targets(node)
         if node in self._reductions:
             self._reduce_again(node, targets)
@@ -95,7 +97,9 @@ class Follower(Carrier):
 
     def _now(self, stream: Stream, given: Stage) -> Stage:
         """The last stage that this pass put behind one that was there, in front of the next that was there."""
-        for stage in stream.stages[stream.stages.index(given) + 1 :]:
+        if given not in (stream.stages[0], *stream.until(stream.current)):
+            return given
+        for stage in stream.between(given, stream.current):
             if stage in self._counts:
                 break
             given = stage
@@ -108,11 +112,13 @@ class Follower(Carrier):
     def _reduce_again(self, node: Node, targets: Targets) -> None:
         """A reduction that was there already: it meets the tokens that are left now, and removes as many as it did."""
         stream, stage = self._reductions[node]
-        stream.current = stage
+        stream.meet(stage)
         if not targets:
             return
         self.align(node, targets)
-        self._fit(node, stream.stages[stream.stages.index(stage) - 1])
+        assert stage.parent is not None
+        stage.parent = targets.get(stage.parent, (stream, stage.parent))[1]
+        self._fit(node, stage.parent)
         reinfer(node)
         count = node.output.type.shape[1]
         stage.resized = count != stage.count

@@ -31,8 +31,8 @@ class MergeTokens(ReduceTokens):
     inflect: float = option(
         0.0, "how a number r changes over the blocks: 0 constant, -1 falls from 2 r to 0, 1 rises", least=-1, most=1
     )
-    metric: Literal["keys", "tokens"] = option(
-        "keys", "what is compared: the attention keys averaged over heads, or the tokens"
+    metric: Literal["keys", "tokens"] | None = option(
+        None, "what is compared: the attention keys averaged over heads, or the tokens, when none where no attention has run before"
     )
 
     def requires(self, module: Module) -> None:
@@ -42,7 +42,7 @@ class MergeTokens(ReduceTokens):
             )
 
     def metric_name(self) -> str:
-        return self.metric
+        return self.metric or ("keys" if self.where in ("attention", "block") else "tokens")
 
     def numbers(self, count: int) -> tuple[int, ...]:
         assert isinstance(self.r, int)

@@ -29,8 +29,8 @@ from .wants import WANTS, find_want
 STD = "std.token"
 # What cannot be the name of an op, since it is a word of the language.
 _WORDS = {"random": "by_chance"}
-# What the pass itself says: `padding` whether some tokens are.
-_OWN = frozenset({"r", "k", "protect", "last", "padding"})
+# What the pass itself says: `padding` whether some tokens are; of a grid its height and width, and its clusters.
+_OWN = frozenset({"r", "k", "protect", "last", "padding", "height", "width", "rows", "columns"})
 _KINDS: dict[str, Any] = {"int": int, "real": float, "bool": bool, "str": str, "list": tuple[int | float, ...]}
 
 
@@ -39,15 +39,17 @@ class Method:
     """An op that fits, as a pass uses it.
 
     Args:
-        settings: the values of its further static parameters that are given.
+        settings: the values of its further static parameters that are given, and of those of the way back.
+        back: the op that gives every token a value again; None to copy.
     """
 
     op: Composite
     settings: tuple[tuple[str, Any], ...] = ()
+    back: Composite | None = None
 
     @property
     def statics(self) -> dict[str, Static]:
-        return {s.name: s for s in self.op.signature.statics if "." not in s.name}
+        return statics_of(self.op)
 
     @property
     def budget(self) -> str:
@@ -62,7 +64,7 @@ class Method:
     def attrs(self, left: Dim, present: Dim, protect: int, last: int, padding: bool) -> dict[str, Any]:
         """The static arguments with which ``left`` of ``present`` tokens stay."""
         own = {"r": present - left, "k": left, "protect": protect, "last": last, "padding": padding}
-        return {**{name: value for name, value in own.items() if name in self.statics}, **dict(self.settings)}
+        return {name: value for name, value in {**own, **dict(self.settings)}.items() if name in self.statics}
 
     def limits(self, protect: int, last: int) -> Limits:
         """What its `require`s say of the number of tokens. Raises Diagnostic E0501 when they allow no such ``protect``."""
@@ -81,6 +83,11 @@ class Method:
         return True
 
 
+def statics_of(op: Composite) -> dict[str, Static]:
+    """The static parameters of an op by name, without those of records."""
+    return {s.name: s for s in op.signature.statics if "." not in s.name}
+
+
 @dataclass(frozen=True)
 class Limits:
     """What holds for the number of tokens T that a method meets.
@@ -88,6 +95,7 @@ class Limits:
     Args:
         most: the most that may leave, expressions of ``T``.
         fewest, why: with how few it works, and what it says where there are fewer.
+        only: with which number alone it works, if there is one.
         facts: what it does.
     """
 
@@ -95,6 +103,7 @@ class Limits:
     fewest: int
     why: str
     facts: Facts
+    only: int | None = None
 
     def cap(self, present: Dim) -> Dim:
         """How many of ``present`` tokens may leave."""
@@ -127,17 +136,20 @@ def _limits(method: Method, protect: int, last: int) -> Limits:
             "(`total=false`), which the sizes of what is left do not count",
             help="merge what leaves into a token that stays, or drop it and leave the features of the others as they are",
         )
-    most, fewest, why = [], 1, ""
+    most, fewest, why, only = [], 1, "", None
     for need in body.requires:
         small, large = (need.left, need.right) if need.op in ("<", "<=") else (need.right, need.left)
         room = large - small - (1 if need.op in ("<", ">") else 0)
         if room.symbols == {"T"} and need.op != "==":
             # `T >= 2`.
             fewest, why = max((fewest, why), (-int(room.subs({"T": as_dim(0)})), need.message))
+        if need.op == "==" and (one := room - present).value is not None:
+            # `T == 64`.
+            only, why = -one.value, need.message
         bound = _solved(room, "r") if method.budget == "r" else _kept(room, present)
         if bound is not None:
             most.append(bound)
-    return Limits(tuple(most), fewest, why, facts)
+    return Limits(tuple(most), fewest, why, facts, only)
 
 
 def _shape_of(method: Method) -> list[Dim]:
@@ -238,15 +250,16 @@ def _name(dim: Any) -> str | None:
 # Options -------------------------------------------------------------------------------------------------------------
 
 
-def further_options(op: Composite) -> dict[str, Option]:
-    """The options that a method adds to those of the pass: its own static parameters."""
-    found = {}
-    for static in op.signature.statics:
-        if "." in static.name or static.name in _OWN or static.kind not in _KINDS:
-            continue
-        default = None if static.default is REQUIRED or callable(static.default) else static.default
-        kind = _KINDS[static.kind]
-        found[static.name] = Option(static.name, kind | None if default is None else kind, default, f"of `{op.name}`")
+def further_options(op: Composite, back: Composite | None = None) -> dict[str, Option]:
+    """The options that a method adds to those of the pass: its own static parameters, and those of the way back."""
+    found: dict[str, Option] = {}
+    for one in (op, back) if back is not None else (op,):
+        for static in statics_of(one).values():
+            if static.name in _OWN or static.kind not in _KINDS or static.name in found:
+                continue
+            default = None if static.default is REQUIRED or callable(static.default) else static.default
+            kind = _KINDS[static.kind]
+            found[static.name] = Option(static.name, kind | None if default is None else kind, default, f"of `{one.name}`")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...ir.analysis.axes import Axes, Axis
@@ -21,7 +22,7 @@ class AttentionBlock:
         index: its place among the self-attention blocks of the model.
         attention: the ``attention`` node; its operands are q, k, v, mask, bias.
         stream: [B, T, D], where tokens can leave: the sum behind attention, or the norm of it (post-norm).
-        residual: the operand of that sum which did not pass through this attention.
+        residual, branch: the operands of that sum: the one that did not pass through this attention, and the one that did.
         tokens, batch: the classes of the token and the batch axis.
     """
 
@@ -29,6 +30,7 @@ class AttentionBlock:
     attention: Node
     stream: Value
     residual: Value
+    branch: Value
     tokens: Axis
     batch: Axis
 
@@ -69,10 +71,12 @@ def _block(node: Node, index: int, axes: Axes, place: dict[Node, int]) -> Attent
     if found is None:
         return "no sum `x + …` with x: float[B, T, D] follows it before the next attention"
     add, residual = found
+    branch = add.inputs[1] if add.inputs[0] is residual else add.inputs[0]
+    assert branch is not None
     rows, wanted = q.type.shape[0], add.output.type.shape[0]
     if rows != wanted:
         return f"its batch is {rows}, but that of the sum behind it {wanted}: split heads off the batch into axis 1"
-    return AttentionBlock(index, node, _stream(add, tokens, axes), residual, tokens, batch)
+    return AttentionBlock(index, node, _stream(add, tokens, axes), residual, branch, tokens, batch)
 
 
 def _residual_sum(attention: Node, tokens: Axis, axes: Axes, place: dict[Node, int]) -> tuple[Node, Value] | None:
@@ -120,12 +124,94 @@ def _reduced(value: Value) -> Value:
     return value if user is None else _reduced(user.output)
 
 
-def place_of(block: AttentionBlock, blocks: list[AttentionBlock], place: str) -> Value | None:
-    """Where the tokens of a block leave: behind its attention, or behind all of it, which is what the next block adds to."""
+@dataclass(frozen=True)
+class Place:
+    """Where tokens of a block leave.
+
+    Args:
+        x: the features [B, T, D] that are reduced.
+        end: behind which every token is given back; None where those that left are gone.
+        behind: whether the block's attention has run before.
+    """
+
+    x: Value
+    end: Value | None = None
+    behind: bool = False
+
+
+def place_of(
+    block: AttentionBlock, blocks: list[AttentionBlock], place: str, feature: Callable[[Value], bool]
+) -> Place | None:
+    """Where the tokens of a block leave, for each word of the option `place` but `keys`; None where a block has no such place.
+
+    ``feature`` tells what is made of tokens' features from what is made of their places.
+    """
+    if place == "start":
+        return Place(block.residual)
+    if place == "around_block":
+        return Place(block.residual, end_of(block, blocks))
+    if place == "around_attention":
+        return Place(_front(block, feature), block.branch)
     if place == "attention":
-        return block.stream
-    behind = [b for b in blocks if b.index > block.index]
-    return behind[0].residual if behind and isinstance(behind[0].residual.node, Node) else None
+        return Place(block.stream, behind=True)
+    following = _following(block, blocks)
+    return Place(following, behind=True) if following is not None else None
+
+
+def _following(block: AttentionBlock, blocks: list[AttentionBlock]) -> Value | None:
+    """What the next block adds to."""
+    behind = next((b for b in blocks if b.index > block.index and b.tokens == block.tokens), None)
+    return behind.residual if behind is not None and isinstance(behind.residual.node, Node) else None
+
+
+def end_of(block: AttentionBlock, blocks: list[AttentionBlock]) -> Value:
+    """The features behind all of a block: what the next one adds to; of the last one, behind its last sum and that one's norm."""
+    following = _following(block, blocks)
+    if following is not None:
+        return following
+    value = block.stream
+    while (behind := _next_sum(value)) is not None:
+        value = behind
+    return value
+
+
+def _next_sum(value: Value) -> Value | None:
+    """The sum of a feature and of what is made of it, behind its norm where that alone reads it."""
+    passed, node = {value}, value.node
+    while node is not None:
+        if any(v in passed for v in node.inputs):
+            if node.op.qualified == "add" and value in node.inputs and all(v in passed for v in node.inputs):
+                only = node.output.users[0] if len(node.output.users) == 1 else None
+                return only.output if only is not None and only.op is not None and only.op.qualified in NORMS else node.output
+            passed.update(node.outputs)
+        node = node.next
+    return None
+
+
+def _front(block: AttentionBlock, feature: Callable[[Value], bool]) -> Value:
+    """The features of which queries, keys and values are made: the norm in front of them, or the residual itself.
+
+    Going back from the three, always from the last one made, until one value is left of which all of them are made.
+    """
+    order = {node: i for i, node in enumerate(_graph(block).nodes())}
+    frontier = {v for v in block.attention.inputs[:3] if v is not None}
+    found = block.residual
+    while frontier and frontier != {block.residual}:
+        last = max(frontier, key=lambda v: order.get(v.node, -1) if v.node is not None else -1)
+        if last.node is None:
+            break
+        if len(frontier) == 1 and last.type == block.residual.type:
+            found = last
+        frontier = (frontier - {last}) | {v for v in last.node.inputs if v is not None and feature(v)}
+    # A product of the residual itself is no norm of it.
+    product = found.node is not None and found.node.op.family == "contraction"
+    return block.residual if product else found
+
+
+def _graph(block: AttentionBlock) -> Graph:
+    graph = block.attention.graph
+    assert graph is not None
+    return graph
 
 
 def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:

@@ -24,9 +24,3 @@ class PruneTokens(ReduceTokens):
     why_capped = "protected tokens stay, and at least one"
 
     method: str = option("by_mass", 'how: by_mass, "random", or an op of your own, `mine.tess:name`')
-    k: int | None = option(
-        None, "instead of r: how many tokens the first of the blocks leaves; the others keep them", least=1
-    )
-
-    def stay(self) -> int | None:
-        return self.k

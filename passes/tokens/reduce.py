@@ -12,13 +12,15 @@ from ...ir.analysis.sizes import default_sizes
 from ...ir.analysis.table import Table
 from ...ir.compiling import PassSpec
 from ...ir.diagnostics import Diagnostic
+from ...ir.dims.dim import Dim
 from ...ir.graph import Module
 from ...ir.notation import show_signature, show_value
 from ..engine import Pass
-from ..options import Option, check_further, option, options_of
+from ..options import Option, check_further, option
 from ..recover.masks import raise_masks
 from ..report import Report
 from ..tidy.dce import remove_dead
+from .back import find_back
 from .method import Limits, Method, check_required, find_method, further_options, methods
 from .reducer import Reducer
 from .schedule import Schedule, Unreachable
@@ -60,15 +62,22 @@ class ReduceTokens(Pass):
         None, "instead of r: the share of tokens left at the end, removed in equal parts; or a list, what is left behind each "
         "block", least=0, most=1, check=_check_keep,
     )  # fmt: skip
+    k: int | None = option(
+        None, "instead of r: how many tokens the first of the blocks leaves; the others keep them", least=1
+    )
     protect: int | tuple[int, ...] | None = option(
         None,
         "tokens that stay as they are: how many first ones, or places up to which, from either end (`[0, -1]`); when none, those "
         "that the model reads by place",
         check=_check_protect,
     )
-    place: Literal["attention", "block", "start"] = option(
-        "attention", "where tokens leave: behind a block's attention, behind the block, or before the first block"
+    place: Literal["attention", "block", "start", "around_attention", "around_block"] = option(
+        "attention",
+        "where tokens leave: behind a block's attention, behind the block, or before the first block; around attention or around "
+        "the block, behind which all of them are back",
     )
+    begin: int | None = option(None, "the block before which tokens leave, all at once: `place=start` at a block of its own")
+    end: int | None = option(None, "the last block that works on fewer tokens: behind it every token has a value again")
     proportional: bool = option(True, "attend to a merged token as often as its size says")
     restore: bool = option(
         False, "give outputs, and what needs tokens in their places, the value of every original token"
@@ -80,15 +89,21 @@ class ReduceTokens(Pass):
     text: str | None = option(
         None, "the input or tap that a method which asks for `text` compares tokens with: [B, D] or [B, L, D]"
     )
+    back: str = option(
+        "copy",
+        "how tokens get a value back where a region ends: copy, that of the token that each became part of; or an op beside the "
+        "method, `reconstruct`",
+    )
     further: tuple[tuple[str, Any], ...] = option((), "", hidden=True)
 
     @classmethod
     def further_options(cls, spec: PassSpec) -> dict[str, Option] | None:
         """Those of the method; None for one whose file is only known beside a module."""
-        method = spec.options.get("method", cls.method)
-        if not isinstance(method, str) or ":" in method:
+        method, back = spec.options.get("method", cls.method), spec.options.get("back", cls.back)
+        if not isinstance(method, str) or not isinstance(back, str) or ":" in method + back:
             return None
-        return further_options(find_method(method, None, cls.name, spec.span))
+        op = find_method(method, None, cls.name, spec.span)
+        return further_options(op, find_back(back, method, op, None, spec.span))
 
     @classmethod
     def method_help(cls, method: str | None) -> str:
@@ -119,9 +134,13 @@ class ReduceTokens(Pass):
         assert isinstance(self.r, int)
         return (self.r,) * count
 
-    def stay(self) -> int | None:
-        """How many tokens are left, where that is an option."""
-        return None
+    def settled(self, method: Method, tokens: Dim) -> Method:
+        """The method with what only a stream of so many tokens tells of its settings."""
+        return method
+
+    def ends(self, method: Method, tokens: Dim) -> tuple[int, int] | None:
+        """How many first and last of so many tokens are asked to stay; None when the model says."""
+        return self.protected()
 
     def protected(self) -> tuple[int, int] | None:
         """How many first and last tokens are asked to stay; None when the model says."""
@@ -131,13 +150,68 @@ class ReduceTokens(Pass):
             (-at for at in self.protect if at < 0), default=0
         )
 
+    # Where ------------------------------------------------------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """The place, as the blocks see it."""
+        return "start" if self.begin is not None else self.place
+
+    @property
+    def each(self) -> bool:
+        """Whether every token is back behind each block, so that blocks do not share a budget."""
+        return self.place.startswith("around_")
+
+    def chosen(self, count: int) -> list[int]:
+        """The blocks to reduce in, of ``count``. Raises E0704 for one that there is not, E0705 for options that say two things."""
+        ends = {n: at for n, at in (("begin", self.begin), ("end", self.end)) if at is not None}
+        for name, numbers in {"blocks": self.blocks or (), **{n: (at,) for n, at in ends.items()}}.items():
+            for index in numbers:
+                if not -count <= index < count:
+                    raise Diagnostic(
+                        "E0704",
+                        f"`{name}` of the pass `{self.name}` names block {index}, but the model has {count} self-attention "
+                        "block(s)",
+                    )
+        if ends and self.each:
+            raise Diagnostic(
+                "E0705", f"`place={self.place}` gives tokens back in each block, so that there is no `{next(iter(ends))}`",
+                help=f"leave `{next(iter(ends))}` out, and choose blocks with `blocks=[…]`; or leave `place` out",
+            )  # fmt: skip
+        if self.back != type(self).back and self.end is None and not self.each:
+            raise Diagnostic(
+                "E0705", f"`back={self.back}` gives tokens back at the end of a region, but no `end` says where that is",
+                help="name the last block that works on fewer tokens, `end=8`",
+            )  # fmt: skip
+        if self.begin is not None and (self.blocks is not None or self.place not in ("attention", "start")):
+            other = "blocks" if self.blocks is not None else "place"
+            raise Diagnostic(
+                "E0705", f"`begin` says where tokens leave, and `{other}` says it too", help="leave one of them out"
+            )
+        if self.blocks is not None:
+            blocks = sorted({i % count for i in self.blocks})
+            if self.end is not None and blocks and blocks[-1] > self.end % count:
+                raise Diagnostic(
+                    "E0705", f"`blocks` names block {blocks[-1]}, which lies behind `end={self.end}`",
+                    help="let the region end behind the last of the blocks",
+                )  # fmt: skip
+            return blocks
+        first, last = (self.begin or 0) % count, (-1 if self.end is None else self.end) % count
+        if last < first:
+            raise Diagnostic(
+                "E0705", f"the region begins in front of block {first} and ends behind block {last}, which comes before it",
+                help="blocks are counted from 0: let `end` be `begin` or a later one",
+            )  # fmt: skip
+        return list(range(first, last + 1))
+
     # Running ----------------------------------------------------------------------------------------------------
 
     def run(self, module: Module) -> Report:
         op = find_method(self.method, module, self.name)
-        settings = check_further(type(self), further_options(op), dict(self.further))
+        back = find_back(self.back, self.method, op, module)
+        settings = check_further(type(self), further_options(op, back), dict(self.further))
         check_required(op, settings, self.name)
-        method = Method(op, tuple(sorted(settings.items())))
+        method = Method(op, tuple(sorted(settings.items())), back)
         given, notes = module.graph, _read_masks(module)
         graph = module.graph
         before, originals = cost(given), list(graph.outputs)
@@ -163,13 +237,11 @@ class ReduceTokens(Pass):
 
     def schedule(self, count: int, limits: Limits, among: bool) -> Schedule:
         """For ``count`` blocks. Raises E0705 for options that do not go together."""
-        stay = self.stay()
-        given = {"r": self.r, "keep": self.keep, "k": stay}
+        given = {"r": self.r, "keep": self.keep, "k": self.k}
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
-            known = [name for name in given if name in options_of(type(self))]
             said = " and ".join(f"`{n}`" for n in names)
-            told = f"both {said}" if names else "neither " + " nor ".join(f"`{n}`" for n in known)
+            told = f"both {said}" if names else "neither " + " nor ".join(f"`{n}`" for n in given)
             raise Diagnostic(
                 "E0705",
                 f"{self.name} is given {told}, but needs exactly one of them",
@@ -179,7 +251,7 @@ class ReduceTokens(Pass):
             return Schedule(count, limits, self.r, strict=True, among=among)
         if isinstance(self.r, int):
             return Schedule(count, limits, self.numbers(count), among=among)
-        schedule = Schedule(count, limits, self.r, self.keep, stay, among=among)
+        schedule = Schedule(count, limits, self.r, self.keep, self.k, among=among)
         try:
             assert self.keep is None or schedule.shares
         except Unreachable as problem:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 from ...ir.analysis.axes import Axes
 from ...ir.analysis.sight import Sight, Sights
 from ...ir.builder import Builder, freeze
-from ...ir.diagnostics import Diagnostic, Note
+from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim, prove_ge
-from ...ir.graph import Graph, Node, Output, Require, Value
+from ...ir.graph import Graph, Node, Require, Value
 from ...ir.notation import show_value
-from ...ir.types import f32
 from . import stage as flow
+from .back import way_back
 from .ends import read_by_place
 from .follow import Follower
 from .method import Limits, Method
-from .places import AttentionBlock, find_blocks, no_block, place_of
+from .outputs import finish
+from .places import AttentionBlock, Place, end_of, find_blocks, no_block, place_of
+from .restore import Region
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
 from .stream import Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
 from .wants import Asked, find_want, fitted, named, number_of
@@ -43,6 +45,8 @@ class Reducer:
         self.causal: list[AttentionBlock] = []
         self.chosen = self._chosen()
         self.origins = Origins(graph, found_streams)
+        # The stream of every block that has one, and of those that are chosen.
+        self.peers: dict[AttentionBlock, Stream] = {}
         self.of_block: dict[AttentionBlock, Stream] = {}
         self.streams = found_streams
         self._assign(axes)
@@ -50,8 +54,10 @@ class Reducer:
             graph, axes, self.streams, self.origins, proportional=options.proportional, restore=options.restore,
             fit=self._fit,
         )  # fmt: skip
-        self.places = {block: self._place(block) for block in self.chosen}
-        self.by_node = {x.node: b for b, x in self.places.items() if x is not None}
+        self.places = {b: place for b in self.chosen if (place := self._place(b)) is not None}
+        self.by_node = {place.x.node: b for b, place in self.places.items()}
+        # The regions that are open, by the node behind which they end.
+        self.open: dict[Node | None, Region] = {}
         self.ends = {stream: self._ends(stream) for stream in self.streams if self._blocks_of(stream)}
         self.schedules = self._schedules()
         # The stage at which each attention was met.
@@ -59,47 +65,43 @@ class Reducer:
         self.attentions = {block.attention: block for block in self.chosen}
 
     def run(self) -> int:
-        for block, x in self.places.items():
-            if x is not None and x.node is None:
-                self._reduce(block, x)
+        for block, place in self.places.items():
+            if place.x.node is None:
+                self._reduce(block, place)
         self.follower.walk(self._behind)
         if self.done:
-            self._outputs()
+            finish(self.graph, self.follower, self.options)
+            for node in self.follower.restored:
+                self.notes.append(f"`{node.op.name}` at {node.span} reads every original token's merged value")
             self._check_keep()
         return self.done
 
     def _behind(self, node: Node) -> None:
         if node in self.attentions:
             self.met[node] = self.of_block[self.attentions[node]].current
+        if node in self.open:
+            self.follower.close(self.open.pop(node))
         if node in self.by_node:
-            x = self.places[self.by_node[node]]
-            assert x is not None
-            self._reduce(self.by_node[node], x)
+            self._reduce(self.by_node[node], self.places[self.by_node[node]])
 
     # Before anything happens ----------------------------------------------------------------------------------------
 
     def _chosen(self) -> list[AttentionBlock]:
-        found, options = self.found, self.options
-        chosen = found
-        if options.blocks is not None:
-            for index in options.blocks:
-                if not -len(found) <= index < len(found):
-                    raise Diagnostic(
-                        "E0704",
-                        f"`blocks` of the pass `{options.name}` names block {index}, but the model has {len(found)} "
-                        "self-attention block(s)",
-                    )
-            chosen = [found[i] for i in sorted({i % len(found) for i in options.blocks})]
+        options = self.options
+        chosen = [self.found[i] for i in options.chosen(len(self.found))]
+        named = options.blocks is not None or options.begin is not None
         known = Sights(self.graph)
         sights = {block: known.of(block.attention) for block in chosen}
         causal = [b for b, sight in sights.items() if sight.one_way]
+        if chosen:
+            self.method = options.settled(self.method, chosen[0].stream.type.shape[1])
         facts = self.method.limits(0, 0).facts
         if facts.ordered and not facts.merged:
             self.causal = causal
             return chosen
-        kept = [b for b, sight in sights.items() if not sight.one_way and (options.blocks or sight.unknown is None)]
+        kept = [b for b, sight in sights.items() if not sight.one_way and (named or sight.unknown is None)]
         left = [b for b in chosen if b not in kept]
-        if left and (options.blocks is not None or not kept):
+        if left and (named or not kept):
             raise self._causal(left[0], sights[left[0]])
         for told in ("attend causally", "may attend causally"):
             numbers = [str(b.index) for b in left if (b in causal) == (told == "attend causally")]
@@ -141,6 +143,8 @@ class Reducer:
                 stream = Stream(block.tokens, axes.find(x, 0), x.type.shape[0], [Stage(x.type.shape[1])])
                 known[block.tokens] = stream
                 self.streams.append(stream)
+            if stream is not None:
+                self.peers[block] = stream
             if block in chosen:
                 assert stream is not None
                 self.of_block[block] = stream
@@ -155,12 +159,18 @@ class Reducer:
 
     def _blocks_of(self, stream: Stream) -> list[AttentionBlock]:
         blocks = [b for b in self.chosen if self.of_block[b] is stream]
-        return blocks[:1] if self.options.place == "start" else blocks
+        return blocks[:1] if self.options.where == "start" else blocks
 
-    def _place(self, block: AttentionBlock) -> Value | None:
-        if self.options.place == "start":
-            return block.residual if block is self._blocks_of(self.of_block[block])[0] else None
-        return place_of(block, self.found, self.options.place)
+    def _place(self, block: AttentionBlock) -> Place | None:
+        options, stream = self.options, self.of_block[block]
+        if block not in self._blocks_of(stream):
+            return None
+        peers = [b for b in self.found if self.peers.get(b) is stream]
+        place = place_of(block, peers, options.where, lambda v: self.follower.is_feature(v, stream))
+        if place is not None and options.end is not None:
+            last = [b for b in self.chosen if self.of_block[b] is stream][-1]
+            place = replace(place, end=end_of(last, peers))
+        return place
 
     def _ends(self, stream: Stream) -> tuple[int, int]:
         """How many first and last tokens stay: what is asked for, or what the model reads by its place."""
@@ -170,7 +180,7 @@ class Reducer:
         if any(self.of_block[block] is stream for block in self.causal):
             # What comes next is said by the last token.
             last = max(last, 1)
-        asked = self.options.protected()
+        asked = self.options.ends(self.method, stream.current.count)
         if asked is None:
             # Of merged tokens the last one can be had again where all are restored.
             merged = self.options.restore and self.method.limits(0, 0).facts.merged
@@ -192,7 +202,7 @@ class Reducer:
 
     def _schedules(self) -> dict[AttentionBlock, tuple[Schedule, int]]:
         """The schedule that each block follows, and its place in it: one for each stream of tokens."""
-        options, chosen = self.options, [b for b, x in self.places.items() if x is not None]
+        options, chosen = self.options, list(self.places)
         for name, given in (("r", options.r), ("keep", options.keep)):
             if isinstance(given, tuple) and len(given) > len(chosen):
                 raise Diagnostic(
@@ -200,27 +210,36 @@ class Reducer:
                 )
         listed = dict(zip(chosen, padded(options.r, len(chosen)), strict=True)) if isinstance(options.r, tuple) else {}
         places: dict[AttentionBlock, tuple[Schedule, int]] = {}
-        for stream, (first, last) in self.ends.items():
+        for stream, ends in self.ends.items():
             blocks = [b for b in chosen if self.of_block[b] is stream]
-            schedule = options.schedule(len(blocks), self.method.limits(first, last), len(stream.stages) > 1)
-            if listed:
-                schedule = replace(schedule, r=tuple(listed[b] for b in blocks))
-            places.update((block, (schedule, i)) for i, block in enumerate(blocks))
+            # Where every token comes back behind each block, each begins with all of them.
+            for part in [[b] for b in blocks] if options.each else [blocks]:
+                schedule = options.schedule(len(part), self.method.limits(*ends), len(stream.stages) > 1)
+                if listed:
+                    schedule = replace(schedule, r=tuple(listed[b] for b in part))
+                places.update((block, (schedule, i)) for i, block in enumerate(part))
         self.before = {stream: stream.stages[0] for stream in self.streams}
         return places
 
     # Reducing ----------------------------------------------------------------------------------------------------
 
-    def _reduce(self, block: AttentionBlock, x: Value) -> None:
-        """Let tokens of a block's stream go, and let everything behind read what is left."""
-        stream, follower = self.of_block[block], self.follower
-        current, at = stream.current, None if self.options.place == "start" else block.attention
+    def _reduce(self, block: AttentionBlock, place: Place) -> None:
+        """Let tokens of a block's stream go, and let everything behind read what is left, up to the end of a region."""
+        stream, follower, given = self.of_block[block], self.follower, place.x
+        builder = Builder(self.graph).before(given.node.next if given.node is not None else next(iter(self.graph.nodes())))
+        builder.span, builder.scope = block.attention.span, block.attention.scope
+        current, at = stream.current, block.attention if place.behind else None
+        x = follower.given_back(given, builder)
+        now = follower.stage(x, stream)
+        if now is not current and follower.was_given(current):
+            # Behind a region that was there before.
+            current = stream.current = now
         if self.schedules[block][1] == 0:
             self.before[stream] = current
         left = self._left(block, stream, current.count)
         if left == current.count:
             return
-        if follower.stage(x, stream) is not current:
+        if now is not current:
             self.notes.append(
                 f"block {block.index}: its tokens were restored before it, and none is {self.options.verbs[1]} again"
             )
@@ -230,15 +249,13 @@ class Reducer:
         if at is not None and follower.stage(keys, stream) is not self.met.get(at, current):
             self.notes.append(f"block {block.index}: it attends to restored tokens, and {self.options.verbs[0]} none")
             return
-        builder = Builder(self.graph).before(x.node.next if x.node is not None else next(iter(self.graph.nodes())))
-        builder.span, builder.scope = block.attention.span, block.attention.scope
         if current.tokens is None:
             mask = block.attention.inputs[3]
             known = flow.padding_in(mask, stream, self.axes) if mask is not None else None
-            known = known and self._hoisted(known, x, builder)
+            known = known and self._hoisted(known, given, builder)
             flow.start(stream, known, self.origins, builder)
         elif current.node is None:
-            current.tokens = TokenMap(*(self._hoisted(v, x, builder) for v in current.map.fields))
+            current.tokens = TokenMap(*(self._hoisted(v, given, builder) for v in current.map.fields))
             self.origins.adopt(current)
         first, last = self.ends[stream]
         text = named(self.options.text, self.graph, stream, self.origins)
@@ -249,10 +266,10 @@ class Reducer:
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{number}", left, least=1)
         asked = Asked(
             self.graph, builder, stream, current, x, at, self.options.metric_name(), first, last,
-            self._in_front(stream, x), text and self._hoisted(text, x, builder),
+            self._in_front(stream, given), text and self._hoisted(text, given, builder),
         )  # fmt: skip
-        # A tap on this very value shows it as it was.
-        readers = [(reader, i) for reader, i in x.uses if reader is not self.graph.end]
+        # A tap on this very value shows it as it was, and what lies beside a region or behind it reads it as it was.
+        readers = self._readers(place)
         wants = [self._want(name, pattern, asked) for name, pattern in self.method.wants]
         attrs = self.method.attrs(left, current.count, first, last, stream.padded)
         op = self.method.op
@@ -262,14 +279,30 @@ class Reducer:
         y.name = x.name
         for reader, i in readers:
             reader.set_input(i, y)
-        stage = Stage(left, node, Facts(), flow.name_fields(made[1:], number), at or block.attention)
+        stage = Stage(left, current, node, Facts(), flow.name_fields(made[1:], number), at or block.attention)
         stage.facts = facts_of(node)
         stream.padded |= stage.facts.padded
-        stream.stages.insert(stream.stages.index(current) + 1, stage)
-        stream.current = stage
+        stream.meet(stage)
         self.origins.adopt(stage)
         follower.adopt_reduced(x, y, stream, stage)
+        if place.end is not None:
+            back = way_back(self.method, x, y, stage, self.ends[stream])
+            self.open[place.end.node] = Region(stream, current, stage, back)
         self.done += 1
+
+    def _readers(self, place: Place) -> list[tuple[Any, int]]:
+        """What reads the features of a place and is to read those that are left: of a region, what its end is made of."""
+        readers = [(reader, i) for reader, i in place.x.uses if reader is not self.graph.end]
+        if place.end is None:
+            return readers
+        start = self.order.get(place.x.node, -1)  # type: ignore[arg-type]
+        pending, within = [place.end.node], set()
+        while pending:
+            node = pending.pop()
+            if node is not None and node not in within and self.order.get(node, -1) > start:
+                within.add(node)
+                pending += [v.node for v in node.inputs if v is not None]
+        return [(reader, i) for reader, i in readers if reader in within]
 
     def _hoisted(self, value: Value, x: Value, builder: Builder) -> Value:
         """A value that is made behind the place of ``x``, made in front of it: a mask, or the map that another pass began."""
@@ -312,10 +345,14 @@ class Reducer:
         return fitted(value, pattern, asked)
 
     def _need(self, present: Dim, limits: Limits, block: AttentionBlock) -> None:
-        if not prove_ge(self.graph.expand_lets(present), limits.fewest, self.graph.facts):
+        if limits.only is None:
             need = Require(present, ">=", as_dim(limits.fewest), limits.why, block.attention.span)
-            if need not in self.graph.requires:
-                self.graph.requires.append(need)
+            known = prove_ge(self.graph.expand_lets(present), limits.fewest, self.graph.facts)
+        else:
+            need = Require(present, "==", as_dim(limits.only), limits.why, block.attention.span)
+            known = present.value is not None
+        if not known and need not in self.graph.requires:
+            self.graph.requires.append(need)
 
     def _left(self, block: AttentionBlock, stream: Stream, present: Dim) -> Dim:
         (schedule, index), options = self.schedules[block], self.options
@@ -357,42 +394,6 @@ class Reducer:
         left = Builder(self.graph).name_dim("tokens", left, least=1)
         node.attrs[budget] = freeze(present - left if budget == "r" else left)
 
-    # The end ------------------------------------------------------------------------------------------------------
-
-    def _outputs(self) -> None:
-        """Graph outputs that shrank: restored, or reported. A state has to keep its shape."""
-        graph, follower = self.graph, self.follower
-        states = {v.name: v.type for v in graph.inputs if v.role == "state"}
-        last = {
-            v: stream.stages[-1] for stream in self.streams for s in stream.stages if s.tokens for v in s.map.fields
-        }
-        for i, (value, info) in enumerate(zip(list(graph.outputs), graph.output_info, strict=True)):
-            if info.role == "tap" and value in last:
-                # A map that a pass before exposed.
-                final = last[value].map
-                what = "size" if value.type.dtype == f32 else "source"
-                graph.end.set_input(i, getattr(final, what))
-                continue
-            if self.options.restore:
-                value = follower.unmerged(value, Builder(graph))
-                graph.end.set_input(i, value)
-            if info.role == "state" and value.type != states.get(info.name, value.type):
-                raise self._changed_state(info, value)
-        if self.options.map:
-            self._expose_maps()
-        for node in follower.restored:
-            self.notes.append(f"`{node.op.name}` at {node.span} reads every original token's merged value")
-
-    def _expose_maps(self) -> None:
-        """The last map of every stream as taps; of several streams each is numbered."""
-        reduced = [s for s in self.streams if len(s.stages) > 1]
-        taken = {info.name for info in self.graph.output_info}
-        for i, stream in enumerate(reduced):
-            number = str(i) if len(reduced) > 1 else ""
-            for what in ("source", "size"):
-                if f"token_{what}{number}" not in taken:
-                    self.graph.add_output(getattr(stream.stages[-1].map, what), f"token_{what}{number}", "tap")
-
     def _check_keep(self) -> None:
         """Say it where rounding and protected tokens keep more than was asked for."""
         keep = self.options.keep[-1] if isinstance(self.options.keep, tuple) else self.options.keep
@@ -402,12 +403,3 @@ class Reducer:
                 wanted = first.value - int(first.value * (1 - exact(keep or 0.0)))
                 if final.value > wanted:
                     self.notes.append(f"keep={keep} of {first} tokens is {wanted}, but {final} are left")
-
-    def _changed_state(self, info: Output, value: Value) -> Diagnostic:
-        return Diagnostic(
-            "E0710",
-            f"the state `{info.name}` would become {value.type}: its tokens were {self.options.verbs[1]}, but a state keeps its "
-            "shape",
-            notes=[Note("the value is computed here", value.node.span if value.node is not None else None)],
-            help="restore every token with `restore=true`",
-        )

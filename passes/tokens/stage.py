@@ -205,17 +205,17 @@ def reduced(
 
 def _mean(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:
     dtype, rank = value.type.dtype, value.type.rank
-    owner = _owner(stream, stage, to, builder)
+    places = owner(stream, stage, to, 0, builder)
     shares = spread(stage.map.size, rank, 1, 0, builder)
     total = spread(to.map.size, rank, 1, 0, builder)
     total = builder.op("where", builder.op("eq", total, builder.constant(0.0, f32)), builder.constant(1.0, f32), total)
     weighted = builder.op("mul", builder.op("cast", value, dtype=f32), shares)
-    mean = builder.op("div", builder.op("segment_sum", weighted, owner, segments=to.count), total)
+    mean = builder.op("div", builder.op("segment_sum", weighted, places, segments=to.count), total)
     return mean if dtype == f32 else builder.op("cast", mean, dtype=dtype)
 
 
 def _sum(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:
-    return builder.op("segment_sum", value, _owner(stream, stage, to, builder), segments=to.count)
+    return builder.op("segment_sum", value, owner(stream, stage, to, 0, builder), segments=to.count)
 
 
 def _picked(stream: Stream, value: Value, stage: Stage, to: Stage, builder: Builder) -> Value:
@@ -232,14 +232,18 @@ def place_in(stream: Stream, stage: Stage, to: Stage, builder: Builder) -> Value
     return stream.cache[key]
 
 
-def _owner(stream: Stream, stage: Stage, to: Stage, builder: Builder) -> Value:
-    """[B, t]: the token of stage ``to`` that each token of ``stage`` is part of."""
+def owner(stream: Stream, stage: Stage, to: Stage, first: int, builder: Builder) -> Value:
+    """[B, t]: the token of stage ``to`` that each of ``stage`` is part of, from number ``first`` on and counted from there."""
     if stage is stream.stages[0]:
-        return to.map.source
+        return vector(stream, to, "source", first, builder)
     key = ("owner", stage, to)
     if key not in stream.cache:
         stream.cache[key] = builder.op("gather", to.map.source, stage.map.position, axis=1)
-    return stream.cache[key]
+    whole = stream.cache[key]
+    if first == 0:
+        return whole
+    part = builder.op("slice", whole, axis=1, start=first)
+    return builder.op("sub", part, builder.constant(first, part.type.dtype))
 
 
 def _swap(rank: int, axis: int) -> tuple[int, ...]:

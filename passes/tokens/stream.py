@@ -55,6 +55,7 @@ class Stage:
 
     Args:
         count: how many there are.
+        parent: the stage whose tokens were reduced; None for the original ones.
         node: the reduction that made it; None for the original ones.
         facts: what that reduction did.
         tokens: the map; None while nothing is reduced yet.
@@ -63,6 +64,7 @@ class Stage:
     """
 
     count: Dim
+    parent: Stage | None = None
     node: Node | None = None
     facts: Facts = field(default_factory=Facts)
     tokens: TokenMap | None = None
@@ -79,13 +81,17 @@ class Stage:
 class Stream:
     """The tokens of one axis class, ``stages[0]`` the original ones.
 
+    Stages stand in the order of the graph. Behind a region tokens are again those in front of it, so that a stage may have
+    several that were made of it.
+
     Args:
         tokens, batch: the axis classes, of the original tokens.
         batch_size: the size of the batch axis.
         inputs: which graph inputs the token features come from, a bit each: values that come from them are features.
         padding: where the padding mask comes from, and whether true means a real token.
         padded: whether some tokens may be padding, of size 0.
-        current: the last stage that a walk through the graph has come to.
+        current: the stage that a walk through the graph is at.
+        latest: the last stage that it met.
     """
 
     tokens: Axis
@@ -98,7 +104,13 @@ class Stream:
     cache: dict[Any, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.current = self.stages[0]
+        self.current = self.latest = self.stages[0]
+
+    def meet(self, stage: Stage) -> None:
+        """Say that a walk has come to a stage, which is put where it belongs if it is new."""
+        if stage not in self.stages:
+            self.stages.insert(self.stages.index(self.latest) + 1, stage)
+        self.current = self.latest = stage
 
     @property
     def length(self) -> Dim:
@@ -107,11 +119,16 @@ class Stream:
 
     def later(self, a: Stage, b: Stage) -> Stage:
         """The one that comes behind the other."""
-        return a if self.stages.index(a) > self.stages.index(b) else b
+        return b if a in self.until(b) or a is self.stages[0] else a
 
     def between(self, start: Stage, to: Stage) -> list[Stage]:
         """The stages behind ``start``, up to ``to``."""
-        return self.stages[self.stages.index(start) + 1 : self.stages.index(to) + 1]
+        found: list[Stage] = []
+        at: Stage | None = to
+        while at is not None and at is not start and at is not self.stages[0]:
+            found.insert(0, at)
+            at = at.parent
+        return found
 
     def until(self, to: Stage) -> list[Stage]:
         return self.between(self.stages[0], to)
@@ -199,12 +216,11 @@ def find_streams(graph: Graph, axes: Axes) -> list[Stream]:
             known[taken.source] = stream
             streams.append(stream)
             axes.join((x, 1), (taken.source, 1))
-        elif stream.stages[-1].map.source is not taken.source:
-            continue
         made = TokenMap(*node.outputs[1:4])
         _join_axes(node, axes)
         axes.join((taken.source, 1), (made.source, 1))
-        stream.stages.append(Stage(y.type.shape[1], node, facts_of(node), made))
+        parent = next(stage for stage in stream.stages if stage.map.source is taken.source)
+        stream.stages.append(Stage(y.type.shape[1], parent, node, facts_of(node), made))
         known[made.source] = stream
     for stream in streams:
         stream.tokens, stream.batch = (axes.find(*axis) for axis in (stream.tokens, stream.batch))
