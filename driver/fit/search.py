@@ -236,11 +236,12 @@ def _within(way: _Search, aim: float, known: Mapping[str, PassSpec]) -> tuple[Tr
             low = goal
             if costs[0] >= aim * _NEAR:
                 break
-        wanted = goal * aim / costs[0]
+        # Counts of tokens are rounded: a small step may change nothing.
+        wanted = goal * min(aim / costs[0], 0.95) if costs[0] > aim else goal * aim / costs[0]
         goal = wanted if low < wanted < high else (low + min(high, 1.0)) / 2
     if best is None:
         raise Diagnostic(
-            "E0941", f"no schedule keeps to {way.budget}: the cheapest of those tried takes {cheapest:.2f} of what it took",
+            "E0941", f"no schedule keeps to {way.budget}: the cheapest of those tried takes {cheapest:.2f}x",
             help="allow more, or let several methods be tried, with a `--pass` each",
         )  # fmt: skip
     return best

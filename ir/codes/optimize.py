@@ -75,12 +75,12 @@ CODES = {
         "no schedule keeps to the budget",
         "`optimize --budget` tried schedules of the allowed methods, and none costs as little, or keeps as much of the output, as\n"
         "was asked. Measurements are kept: another budget goes on from them.\n\n"
-        "  wrong:  tessera optimize m.onnx --calib x.npz --budget latency=0.1x\n"
-        "  right:  tessera optimize m.onnx --calib x.npz --budget latency=0.7x",
+        "  wrong:  tessera optimize minilm.onnx --calib texts.txt --budget flops=0.01x\n"
+        "  right:  tessera optimize minilm.onnx --calib texts.txt --budget flops=0.7x",
     ),
     "E0942": Code(
         "a search can compare no output",
         "The method takes tokens away that every float output of the model has a row for, so that nothing is left to compare.\n\n"
-        "  right:  tessera optimize m.onnx --calib x.npz --budget latency=0.7x --pass 'merge_tokens(restore=true)'",
+        "  right:  tessera optimize minilm.onnx --calib texts.txt --budget flops=0.7x --pass 'merge_tokens(restore=true)'",
     ),
 }  # fmt: skip

@@ -82,8 +82,8 @@ def test_a_search_keeps_to_its_budget_and_is_no_worse_than_constant(losses: Sequ
         "tokens=70": lambda t: t.tokens / 70,
     }[budget]
     assert spent(found.chosen) <= 1.011
-    # Equal parts cannot save that many FLOPs.
-    assert (found.constant is None) == (budget == "flops=0.6x")
+    # In six blocks equal parts cannot save that many FLOPs.
+    assert (found.constant is None) == (budget == "flops=0.6x" and len(losses) == 6)
     if found.constant is not None:
         assert found.chosen.fidelity >= found.constant.fidelity or spent(found.constant) > 1.01
 
