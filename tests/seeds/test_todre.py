@@ -1,4 +1,4 @@
-"""ToDRE's row: diversity of photographs' patches against its theoretical maximum and against random; dropping the image in a decoder."""
+"""ToDRE's row: diversity of photographs' patches beside its maximum and random choice; dropping the image in a decoder."""
 
 from __future__ import annotations
 
