@@ -62,13 +62,12 @@ def _examine(path: str, text: str | None, lint: bool) -> Examined:
     modules, errors = checked.modules, checked.errors
     if lint:
         errors = [*errors, *source.warnings(checked)]
-    for module in modules:
-        if module.compile is not None:
-            errors += check_block(module, module.compile)
+    for block in checked.blocks:
+        errors += check_block(block)
     return Examined(modules, by_place(errors, path))
 
 
-def check_block(module: Module, block: CompileSpec) -> list[Diagnostic]:
+def check_block(block: CompileSpec) -> list[Diagnostic]:
     """What is wrong with the passes and the target of a ``compile`` block. None is imported that the block does not need."""
     errors = []
     if block.passes:
@@ -80,10 +79,10 @@ def check_block(module: Module, block: CompileSpec) -> list[Diagnostic]:
             except Diagnostic as error:
                 errors.append(error)
     if block.target is not None:
-        from .targets import chosen
+        from .targets import chosen_by
 
         try:
-            chosen(module)
+            chosen_by(block)
         except Diagnostic as error:
             errors.append(error)
     return errors

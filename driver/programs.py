@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends.target import find, registry
 from ..ir.diagnostics import Diagnostic
 from ..runtime.files.aside import folder_aside
-from ..runtime.program import Entry, Host, ProgramRunner
+from ..runtime.program import Entry, Host, Opened, ProgramRunner
 from .artifact import Artifact, CompileReport
 from .targets import MANIFEST, READERS, open_artifact
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..runtime.weights.bind import Bound
 
 
-def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner | ProgramRunner:
+def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Opened | ProgramRunner:
     """A saved artifact, ready to run: what :func:`tessera.driver.targets.open_artifact` opens, or the folder of a program.
 
     Args:
@@ -38,7 +38,7 @@ def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Run
     """
     if os.path.isfile(Path(path, MANIFEST)):
         return open_program(path, threads=threads)
-    return open_artifact(path, threads=threads)
+    return Opened(open_artifact(path, threads=threads))
 
 
 def open_program(path: str | os.PathLike[str], *, threads: int | None = None) -> ProgramRunner:

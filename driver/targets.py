@@ -12,6 +12,7 @@ from ..backends.target import Readers, Target, default, make, of_file, registry
 from ..ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
+    from ..ir.compiling import CompileSpec
     from ..ir.graph import Module
     from ..ir.imported import Imported
     from ..runtime.runner import Runner
@@ -31,7 +32,16 @@ def chosen(
     Raises:
         Diagnostic: E0012 for a target or an option that there is not, a wrong value, and an output of another target.
     """
-    spec = module.compile
+    return chosen_by(module.compile, name, options, output)
+
+
+def chosen_by(
+    spec: CompileSpec | None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> Target:
+    """As :func:`chosen`, by a ``compile`` block alone: what it says is right or wrong whatever its model is."""
     span = spec.span if spec is not None else None
     written = spec.target if spec is not None else None
     by_output = of_file(Path(output)) if output is not None else None

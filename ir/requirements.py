@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .dims.dim import Dim, as_dim, const, prove_ge
+from .dims.dim import Dim, as_dim, const, divisors, prove_ge
 from .graph import Graph, Node, Require, Value
 from .op import Trait, has
 from .ops.shape import slice_bounds
@@ -16,12 +16,43 @@ def requirements(graph: Graph) -> list[Require]:
 
     Only what could not be proved is in the list.
     """
-    found = dict.fromkeys(graph.requires)
+    seen: set[Dim] = set()
+    found: dict[Require, None] = {}
+    for left, right, message in _divisions(set(graph.lets.values()), seen):
+        if not prove_ge(left, right, graph.facts):
+            found.setdefault(Require(left, ">=", right, message))
+    for name, dim in graph.lets.items():
+        least = const(graph.facts.get(name, (1, None))[0])
+        if not prove_ge(dim, least, graph.facts):
+            found.setdefault(Require(dim, ">=", least, f"`let {name}` names a size, which cannot be negative"))
+    for stated in graph.requires:
+        found |= dict.fromkeys((*_stated(stated, seen, graph), stated))
     for node in graph.nodes():
-        for left, right, message in _needs(node):
+        for left, right, message in (*_divisions(_sizes(node), seen), *_needs(node)):
             if not prove_ge(left, right, graph.facts):
                 found.setdefault(Require(left, ">=", right, message, node.span))
     return list(found)
+
+
+def _sizes(node: Node) -> set[Dim]:
+    """Every size that a node has or is told."""
+    sizes = {d for value in node.outputs for d in value.type.shape}
+    return sizes | {v for v in node.attrs.values() if isinstance(v, Dim)}
+
+
+def _stated(need: Require, seen: set[Dim], graph: Graph) -> Iterator[Require]:
+    """What the two sides of a requirement divide by: asked first."""
+    for left, right, message in _divisions({need.left, need.right}, seen):
+        if not prove_ge(left, right, graph.facts):
+            yield Require(left, ">=", right, message, need.span)
+
+
+def _divisions(sizes: set[Dim], seen: set[Dim]) -> Iterator[tuple[Dim, Dim, str]]:
+    """What sizes divide by, unless they are among those ``seen``: a quotient of sizes has a positive divisor."""
+    for size in sizes - seen:
+        for divisor in divisors(size):
+            yield divisor, const(1), f"`{size}` divides by `{divisor}`, which must be positive"
+    seen |= sizes
 
 
 def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
@@ -33,6 +64,12 @@ def _needs(node: Node) -> Iterator[tuple[Dim, Dim, str]]:
         first = node.inputs[0]
         assert first is not None
         yield first.type.shape[node.attrs["axis"]], as_dim(node.attrs["k"]), "`topk` cannot select more elements than there are"
+    if node.op.qualified == "pad":
+        for side in ("before", "after"):
+            yield as_dim(node.attrs[side]), const(0), f"`pad` cannot take elements away: `{side}` is negative"
+    if node.op.qualified in ("fold", "while"):
+        steps = as_dim(node.attrs["n" if "n" in node.attrs else "limit"])
+        yield steps, const(0), f"`{node.op.name}` cannot take fewer than 0 steps"
     if has(node, Trait.NONEMPTY):
         first = node.inputs[0]
         assert first is not None

@@ -175,9 +175,12 @@ def _read_group(
 ) -> dict[str, np.ndarray]:
     import numpy as np
 
+    if len(files) == 1 and not spec.shape and (number := _number(files[0])) is not None and not os.path.isfile(files[0]):
+        return {spec.name: np.asarray(number)}
     for file in files:
         if not os.path.isfile(file):
-            raise Diagnostic("E0001", f"there is no file `{file}`")
+            help = f"`{spec}` has axes, and is given as a file; only a scalar may be given as a number"
+            raise Diagnostic("E0001", f"there is no file `{file}`", help=None if _number(file) is None else help)
     suffixes = {Path(f).suffix.lower() for f in files}
     if suffixes == {".txt"}:
         from .text import read_texts
@@ -191,6 +194,18 @@ def _read_group(
     if len({p.shape[1:] for p in parts}) != 1:
         raise Diagnostic("E0902", f"the files for `{spec}` have different shapes: {[list(p.shape) for p in parts]}")
     return {spec.name: np.concatenate(parts, axis=0)}
+
+
+def _number(text: str) -> float | int | bool | None:
+    """What a text on the command line means as a scalar; None when it is no number."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
 
 
 def _read_one(spec: InputSpec, file: str, options: Options) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -188,7 +189,9 @@ class Ports:
     def _extend(sizes: dict[str, int], demands: Demands) -> None:
         for name, dim in demands.lets.items():
             if dim.symbols <= sizes.keys():
-                sizes[name] = dim.evaluate(sizes)
+                # What divides by 0 is no size: a requirement says so.
+                with suppress(ZeroDivisionError):
+                    sizes[name] = dim.evaluate(sizes)
 
     def broken(self, sizes: Mapping[str, int]) -> tuple[Require, dict[str, int]] | None:
         """The first requirement that does not hold at these sizes, and the sizes of its body. What is not known is not asked."""

@@ -60,6 +60,19 @@ class Entry:
         return f"<entry point {self.name}>"
 
 
+class Opened(Entry):
+    """A saved artifact of one model: called as an entry point is, and else what runs it."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.metadata.get("tessera.model", "model"), runner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
+
+    def __repr__(self) -> str:
+        return f"<artifact {self.name}>"
+
+
 class ProgramRunner:
     """A program, ready to run.
 

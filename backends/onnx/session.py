@@ -17,6 +17,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import const, sym
 from ...ir.graph import Initializer, Require
 from ...ir.types import DTYPES
+from ...runtime.failures import failed
 from ...runtime.inputs import fit_array
 from ...runtime.ports import Demands, Port, Ports
 
@@ -92,7 +93,9 @@ class Session:
         self.in_place = frozenset(entry("tessera.in_place", []))
         lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
         model = self.metadata.get("tessera.model", "the artifact")
-        self.ports = Ports(model, ports, [Demands(None, lets, requires)], title="the artifact")
+        # Of a file that Tessera did not write nothing is known.
+        facts: dict[str, tuple[int, int | None]] | None = None if rows is None else {}
+        self.ports = Ports(model, ports, [Demands(None, lets, requires)], facts, title="the artifact")
         self.inputs, self.optional = self.ports.inputs, self.ports.optional
 
     def __call__(
@@ -151,14 +154,14 @@ class Session:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime has no common exception class
-            raise Diagnostic("E0912", f"ONNX Runtime failed: {_reason(error)}") from error
+            raise failed("ONNX Runtime", _reason(error)) from error
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in order for what :meth:`feeds` gave; nothing is checked again. Raises E0912."""
         try:
             results: list[np.ndarray] = self._session.run(self._values, feeds)
         except Exception as error:  # ONNX Runtime has no common exception class
-            raise Diagnostic("E0912", f"ONNX Runtime failed: {_reason(error)}") from error
+            raise failed("ONNX Runtime", _reason(error)) from error
         return results
 
     def sizes(self, shapes: Mapping[str, Sequence[int]], chosen: Mapping[str, int] | None = None) -> dict[str, int]:

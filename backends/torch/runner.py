@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import Diagnostic
+from ...runtime.failures import failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ class TorchRunner:
             with torch.no_grad():
                 outputs = self.network(tensors, seed=seed, sizes=sizes)
         except (IndexError, RuntimeError) as error:
-            raise Diagnostic("E0912", f"PyTorch failed: {str(error).splitlines()[0][:400]}") from error
+            raise failed("PyTorch", str(error)) from error
         return {name: to_numpy(tensor) for name, tensor in outputs.items()}
 
     def carrying(

@@ -111,6 +111,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             lines += [title, columns([[r["name"], r["type"]] for r in facts[title]], indent="  ")]
     if facts.get("compile"):
         lines += _compile(facts["compile"])
+        if facts["compile"]["passes"] and not facts.get("passes"):
+            lines.append("  what stands above is the program before these passes; `--pass '…'` shows it after one")
     for row in facts.get("passes", ()):
         where = f" of {row['entry']}" if "entry" in row else ""
         lines.append(f"pass {row['pass']}{where} ({row['contract']}): {row['modified']} modified")

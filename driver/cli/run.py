@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("artifact")
 @click.option(
     "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE",
-    help="An image, .npy, .npz or .txt file. Given several times for one name, the files become a batch.",
+    help="An image, .npy, .npz or .txt file, or the number of a scalar. Several files of one name become a batch.",
 )  # fmt: skip
 @click.option("--save", metavar="OUT.npz", help="Save all outputs.")
 @click.option("--save-map", metavar="OUT.png", help="Draw which patches of the image merged (compile with --map).")

@@ -15,6 +15,7 @@ from ...frontends.source.elaborate.rules import rule_of
 from ...frontends.source.lint import beside
 from ...frontends.source.syntax import ast
 from ...frontends.source.syntax.depth import deep_recursion
+from ...ir.compiling import CompileSpec
 from ...ir.diagnostics import Diagnostic, Span, distinct, several
 from ..check import check_block
 from .library import OpenLibrary
@@ -345,6 +346,18 @@ class Document:
         elaborator, unit = self.elaborator, self.unit
         block = next((b for b in compiles(unit) if b.model == node.name), None)
         spec, statics = compile_spec(elaborator, unit, block)
+        errors = check_block(spec) if spec is not None else []
+        try:
+            self._elaborated(node, block, spec, statics)
+        except Diagnostic as error:
+            raise several([error, *errors]) from None
+        if errors:
+            raise several(errors)
+
+    def _elaborated(
+        self, node: ast.Function | ast.Program, block: ast.Compile | None, spec: CompileSpec | None, statics: dict[str, Any]
+    ) -> None:
+        elaborator, unit = self.elaborator, self.unit
         if any(s.default is None and s.name not in statics for s in node.statics):
             if isinstance(node, ast.Function):
                 # Nothing says which model it is to be; with free numbers its shapes are known all the same.
@@ -357,9 +370,6 @@ class Document:
             return
         module.compile = spec
         module.recipes = block_recipes(elaborator, unit, module, block, statics)
-        errors = check_block(module, spec)
-        if errors:
-            raise several(errors)
 
     def _alone(self, declared: Declared) -> list[Diagnostic]:
         """What is wrong with a function whoever calls it."""

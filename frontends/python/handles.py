@@ -177,7 +177,7 @@ class Function:
 
 # What is called like an op, and is none: signature and documentation.
 _BUILT_IN = {
-    "scan": ("scan(f: fn, x: any[...]*, *, axis: int) -> any[...]*", OPS["scan"].doc),
+    "scan": ("scan(f: fn, x: any[...]*, *, axis: int, start: list? = none) -> any[...]*", OPS["scan"].doc),
     "stack": ("stack(xs: any[...]*, *, axis: int) -> any[...]", "Tensors of one type side by side along a new axis."),
 }
 

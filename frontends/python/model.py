@@ -33,6 +33,7 @@ from ..source.elaborate.library import Unit
 from ..source.elaborate.regions import Region
 from ..source.elaborate.values import Bundle, DeclValue, Instance, Multi, OpValue, Partial, describe, holds_tensors
 from ..source.syntax import ast
+from ..source.syntax.lexer import is_name
 from ..source.syntax.parser import parse_expr, parse_type
 from .callsite import call_site
 from .handles import ACTIVE, Function, Namespace, Record, Tensor, core_ops, folder, library, use
@@ -47,7 +48,7 @@ class Model:
 
     def __init__(self, name: str, *, doc: str = "", dtype: str = "f32") -> None:
         span, _ = call_site()
-        if not name.isidentifier():
+        if not is_name(name):
             raise Diagnostic("E0016", f"`{name}` cannot be the name of a model", span)
         if dtype not in DTYPES or DTYPES[dtype].kind != "float":
             raise Diagnostic("E0016", f"`float` cannot stand for {dtype!r}", span, help="one of f32, f16, bf16, f64")
@@ -186,6 +187,9 @@ class Model:
         if (name or external) is not None and len(values) != 1:
             raise Diagnostic("E0016", "one name cannot stand for several outputs", span, help="call `output` for each")
         for value in values:
+            if not isinstance(value, (Tensor, Record)):
+                help = f"name an output with `name=`: `m.output(y, name={value!r})`" if isinstance(value, str) else None
+                raise Diagnostic("E0016", f"an output is a tensor or a record of the model, not {value!r}", span, help=help)
             self._unwrap(value, span)
             self._results.append((value, name, external))
 
@@ -246,8 +250,8 @@ class Model:
         return self._frame
 
     def _fresh(self, name: str, span: Span | None) -> None:
-        if not name.isidentifier() or name in BUILTIN or name in self._frame.env:
-            reason = "is taken" if name in self._frame.env else "is built in" if name in BUILTIN else "is no identifier"
+        if not is_name(name) or name in BUILTIN or name in self._frame.env:
+            reason = "is taken" if name in self._frame.env else "is built in" if name in BUILTIN else "is no name of the language"
             raise Diagnostic("E0016", f"`{name}` {reason}", span, help="choose another name")
 
     def _declare(self, statement: ast.Stmt, name: str) -> Any:

@@ -16,6 +16,7 @@ from .syntax import ast
 from .syntax.depth import deep_recursion
 
 if TYPE_CHECKING:
+    from ...ir.compiling import CompileSpec
     from ...ir.pattern import Rule
     from ...ir.recipe import Recipe
 
@@ -24,10 +25,12 @@ UnitOf = Callable[[Library], Unit]
 
 
 class Checked(NamedTuple):
-    """The models of a file that are right, what is wrong with it, as it was found, and its tree if that is whole."""
+    """The models of a file that are right, what is wrong with it, as it was found, its ``compile`` blocks, those of wrong models
+    too, and its tree if that is whole."""
 
     modules: list[Module]
     errors: list[Diagnostic]
+    blocks: list[CompileSpec]
     file: ast.File | None = None
 
 
@@ -87,7 +90,7 @@ def block_recipes(
 @deep_recursion()
 def check_unit(unit_of: UnitOf) -> Checked:
     """Every model and program, and each other declaration as far as it can be checked by itself."""
-    found = Checked([], [])
+    found = Checked([], [], [])
     library = Library(found.errors)
     file = None
     try:
@@ -133,6 +136,8 @@ class _Check:
     def _model(self, node: ast.Function | ast.Program, block: ast.Compile | None) -> None:
         unit, elaborator = self.unit, self.elaborator
         spec, statics = compile_spec(elaborator, unit, block)
+        if spec is not None:
+            self.found.blocks.append(spec)
         if any(s.default is None and s.name not in statics for s in node.statics):
             return
         module = elaborator.model(unit, node.name, statics, spans(block))

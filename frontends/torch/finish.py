@@ -23,7 +23,7 @@ def identifier(text: str) -> str:
     from ..source.elaborate.builtin import BUILTIN
     from ..source.syntax.lexer import RESERVED
 
-    name = re.sub(r"\W", "_", text).strip("_") or "x"
+    name = re.sub(r"\W", "_", text, flags=re.ASCII).strip("_") or "x"
     if name[0].isdigit():
         name = f"x{name}"
     return f"{name}_" if name in RESERVED or name in BUILTIN or keyword.iskeyword(name) else name

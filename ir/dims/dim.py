@@ -16,7 +16,7 @@ every operation here walks the graph, only ``str`` writes the form out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import gcd
 from operator import index
 from typing import Any, ClassVar, Union
@@ -309,6 +309,17 @@ def ceildiv(a: DimLike, b: DimLike) -> Dim:
     """``a / b`` rounded up, for ``b > 0``."""
     b = as_dim(b)
     return (as_dim(a) + b - 1) // b
+
+
+def divisors(dim: Dim) -> Iterator[Dim]:
+    """What a dimension divides by that is no number, the parts of its parts included."""
+    for monomial, _ in dim.terms:
+        for atom, _ in monomial:
+            if isinstance(atom, DimCall):
+                if atom.fn in ("floordiv", "mod") and atom.args[1].value is None:
+                    yield atom.args[1]
+                for arg in atom.args:
+                    yield from divisors(arg)
 
 
 def dim_min(*args: DimLike) -> Dim:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics import Span
-from ..dims.dim import as_dim
+from ..dims.dim import Dim, as_dim, prove_ge
 from ..numeric import np
 from ..op import Attrs, Trait, fail
 from ..types import TensorType
@@ -30,6 +30,14 @@ def _keeps(op: str, body: Graph, inputs: Sequence[Input], carried: list[TensorTy
                        "a carried value keeps its type; `repeat` is for counts that shrink")  # fmt: skip
 
 
+def _steps(op: str, what: str, steps: Any, span: Span | None) -> Dim:
+    """Raises E0402 for a count that is known to be negative."""
+    count = as_dim(steps)
+    if prove_ge(-1, count):
+        raise fail("E0402", f"{op}: {what} is {count}, but must not be negative", span, "0 steps leave everything as it is")
+    return count
+
+
 def _shown(types: Iterable[TensorType]) -> str:
     return f"({', '.join(map(str, types))})"
 
@@ -39,7 +47,7 @@ def _fold_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
     carried = types[: attrs["carried"]]
     _takes("fold", "the body", body.inputs[1:], types, span)
     _keeps("fold", body, body.inputs[1:], carried, span)
-    steps = as_dim(attrs["n"])
+    steps = _steps("fold", "the number of steps", attrs["n"], span)
     stacked = [v.type for v in body.outputs[len(carried) :]]
     return [*carried, *(TensorType(type.dtype, (steps, *type.shape)) for type in stacked)]
 
@@ -134,6 +142,7 @@ define("cond(p: any[...], values: any[...]*, *, carried: int, then: any, orelse:
 
 
 def _while_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
+    _steps("while", "the limit", attrs["limit"], span)
     carried = types[: attrs["carried"]]
     for word in ("test", "body"):
         _takes("while", f"the {word}", attrs[word].inputs, types, span)

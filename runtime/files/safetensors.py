@@ -112,6 +112,8 @@ def _read_header(path: Path, span: Span | None) -> tuple[dict[str, Entry], int]:
         with path.open("rb") as file:
             total = os.fstat(file.fileno()).st_size
             head = file.read(8)
+            if (head[:4] == b"PK\x03\x04" and path.suffix.lower() == ".npz") or head[:6] == b"\x93NUMPY":
+                raise _arrays(path, span)
             if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
                 raise _pickle(path, span)
             if len(head) < 8:
@@ -184,6 +186,14 @@ def refuse_pickle(path: Path, span: Span | None) -> None:
     """Raise E0601 for a file whose name says that it is a pickle."""
     if path.suffix.lower() in _PICKLE_SUFFIXES:
         raise _pickle(path, span)
+
+
+def _arrays(path: Path, span: Span | None) -> Diagnostic:
+    return Diagnostic(
+        "E0602", f"{path.name} holds NumPy arrays; Tessera loads weights only from safetensors", span,
+        help=f"convert it once: `safetensors.numpy.save_file(dict(numpy.load('{path.name}')), 'weights.safetensors')`;"
+        " `ts.compile` takes a mapping of arrays as `weights` too",
+    )  # fmt: skip
 
 
 def _pickle(path: Path, span: Span | None) -> Diagnostic:

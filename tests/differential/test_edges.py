@@ -125,7 +125,12 @@ def test_a_runtime_that_fails_is_a_diagnostic(target: str, body: str) -> None:
     artifact = ts.compile(loads(f"model m(x: f32[K], n: i64[K]) -> i64[K] {{ return {body} }}"), target=target, verify=False)
     with pytest.raises(ts.Diagnostic) as caught:
         artifact(x=np.ones(3, np.float32), n=np.array([1, 2, 3]))
+    cause = "lies outside its axis" if "take" in body else "divided by 0"
     assert caught.value.code == "E0912"
+    assert cause in caught.value.message
+    assert caught.value.help
+    # The runtime's own words are no message.
+    assert [note.message.split(" says: ")[0] for note in caught.value.notes] in (["ONNX Runtime"], ["PyTorch"])
 
 
 def test_a_module_refuses_what_is_no_place() -> None:
@@ -144,3 +149,65 @@ def test_a_module_refuses_what_is_no_place() -> None:
 def test_what_has_no_result_is_refused(text: str) -> None:
     with pytest.raises(ts.Diagnostic):
         ts.compile(loads(text))(np.zeros((0, 3), np.float32))
+
+
+# Sizes -----------------------------------------------------------------------------------------------------------------
+
+SIZED = {
+    "nothing": ("x", {0: "E0902", 1: None}),
+    "quotient": ("full([B, ceil(T / (T - 4))], 1.0, f32)", {3: "E0904", 4: "E0904", 5: None, 9: None}),
+    "division": ("full([B, T // (T - 4)], 1.0, f32)", {2: "E0904", 4: "E0904", 6: None}),
+    "rest": ("full([B, 7 % (T - 4)], 1.0, f32)", {4: "E0904", 6: None}),
+    "padding": ("pad(x, axis=1, before=T - 4, after=0)", {3: "E0904", 4: None, 6: None}),
+    "padding behind": ("pad(x, axis=1, before=8, after=T - 4)", {3: "E0904", 6: None}),
+    "steps": ("turns(x, n=T - 4)", {3: "E0904", 4: None, 6: None}),
+    "limit": ("until(x, n=T - 4)", {3: "E0904", 4: None, 6: None}),
+}
+LOOPS = """fn turns(x: float[B, T], *, n: int) -> float[B, T] {
+    fold i in n from (x) {
+        x = x * 2.0
+    }
+    return x
+}
+
+fn until(x: float[B, T], *, n: int) -> float[B, T] {
+    while any(x < 99.0, axis=[0, 1]) from (x) limit n {
+        x = x * 2.0
+    }
+    return x
+}
+
+"""
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_that_make_no_sense_are_refused(name: str, target: str, named: bool) -> None:
+    """What a size is divided by is positive, padding and steps are not negative, and no size of an input is 0: refused before the
+    call where they are not, the same on every backend."""
+    body, cases = SIZED[name]
+    let = ""
+    if named and "T - 4" in body:
+        let, body = "    let n = T - 4\n", body.replace("T - 4", "n")
+        if name == "division":
+            let, body = "    let n = T // (T - 4)\n", "full([B, n], 1.0, f32)"
+    module = loads(f"{LOOPS}model m(x: float[B, T]) -> float[B] {{\n{let}    return sum({body}, axis=1)\n}}\n")
+    artifact = ts.compile(module, target=target)
+    for size, code in cases.items():
+        x = np.ones((2, size), np.float32)
+        if code is None:
+            assert artifact(x=x)["output"].shape == (2,)
+            continue
+        with pytest.raises(ts.Diagnostic) as caught:
+            artifact(x=x)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_the_sum_of_nothing_is_0(target: str) -> None:
+    """Of an axis of no elements; and of one that a slice leaves empty."""
+    artifact = ts.compile(loads("model m(x: float[B, 0], y: float[B, T]) -> (float[B], float[B]) {\n"
+                                "    return sum(x, axis=1), sum(y[:, T:], axis=1)\n}\n"), target=target)  # fmt: skip
+    found = artifact(x=np.ones((2, 0), np.float32), y=np.ones((2, 3), np.float32))
+    assert [a.tolist() for a in found.values()] == [[0, 0], [0, 0]]

@@ -89,6 +89,7 @@ def test_scalar(place: str, dtype: str, target: str, tmp_path: Path) -> None:
     compare(artifact(**given), graph, given | states)
     opened = ts.open(artifact.save(tmp_path / f"m{artifact.suffix}"))
     compare(opened(given), graph, given | states)
+    compare(opened(**given), graph, given | states)
     session = artifact.session()
     for _ in range(2):
         found = {**session(**given), **session.states()}

@@ -385,3 +385,41 @@ def test_casts_take_dtypes_by_name() -> None:
         x = m.input("x", "f32[B]")
         m.output(ops.cast(x, dtype="i64"))
     assert m.module == ts.loads("model casts(x: f32[B]) -> i64[B] { return cast(x, i64) }")
+
+
+@pytest.mark.parametrize("name", ["m²", "modèle", "return", "2m", "a b", ""])
+def test_a_name_that_the_language_cannot_write(name: str) -> None:
+    with pytest.raises(ts.Diagnostic) as caught:
+        ts.model(name)
+    assert caught.value.code == "E0016"
+    with pytest.raises(ts.Diagnostic) as caught, ts.model("m") as m:
+        m.output(m.input(name, "f32[B]"))
+    assert caught.value.code == "E0016"
+
+
+@pytest.mark.parametrize("name", ["w²", "größe.w", "2.weight", "a-b", "return", "x/y:z"])
+def test_weights_of_any_name_print(name: str) -> None:
+    """What a weight is called in its file is a text; its name in the source is one of the language's."""
+    with ts.model("m") as m:
+        x = m.input("x", "f32[B, 4]")
+        m.output(x @ m.param(name, "f32[4, 4]"))
+    printed = ts.loads(ts.source(m))
+    assert printed.difference(m.module) is None
+    assert list(printed.graph.params) == [name]
+
+
+def test_scan_starts_from_a_value() -> None:
+    with ts.model("m") as m:
+        x, a = m.input("x", "f32[B, 4]"), m.input("a", "f32[B]")
+        m.output(ts.ops.scan(ts.ops.add, x, axis=1, start=a))
+    assert "start: list?" in ts.ops.scan.__doc__
+    import numpy as np
+
+    found = ts.compile(m)(x=np.ones((2, 4), np.float32), a=np.array([0, 5], np.float32))["output"]
+    assert found.tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
+
+
+def test_an_output_is_a_tensor() -> None:
+    with pytest.raises(ts.Diagnostic, match="not 'y'") as caught, ts.model("m") as m:
+        m.output(m.input("x", "f32[B]"), "y")
+    assert "name='y'" in (caught.value.help or "")

@@ -440,3 +440,14 @@ def test_more_than_memory_holds() -> None:
     error = refused(lambda: fill(Initializer("normal"), (1 << 40, 1 << 10), f32, name="head.weight"))
     assert error.code == "E0618"
     assert error.message.startswith("`head.weight`, f32[1099511627776, 1024], takes 4194304 GiB, and ")
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.npy"])
+def test_numpy_arrays_are_no_pickle(tmp_path: Path, name: str) -> None:
+    """They are refused as what they are, with the line that converts them."""
+    array = np.ones((2, 3), np.float32)
+    np.savez(tmp_path / name, w=array) if name.endswith("z") else np.save(tmp_path / name, array)
+    error = refused(lambda: open_weights(tmp_path / name))
+    assert error.code == "E0602"
+    assert "NumPy arrays" in error.message
+    assert "save_file" in (error.help or "")

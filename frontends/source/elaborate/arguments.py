@@ -11,8 +11,9 @@ from ....ir.graph import Value
 from ....ir.signature import Operand, Pattern, RecordPattern, Signature
 from ....ir.types import DTYPES, DType
 from .frame import Frame
-from .partial import instances
+from .partial import forgotten, instances
 from .values import (
+    FUNCTIONS,
     Bundle,
     KindValue,
     describe,
@@ -24,6 +25,8 @@ from .values import (
 if TYPE_CHECKING:
     from .elaborate import Elaborator
 
+# Kinds of static parameters that may be a function.
+_TAKE_FUNCTIONS = ("fn", "any")
 Argument = tuple[str | None, Any, Span | None]
 
 
@@ -60,6 +63,9 @@ class Arguments:
                 if holds_tensors(value) and variadic and not free_operands:
                     rest += [(item, where) for item in value]
                     continue
+                if isinstance(value, FUNCTIONS) and free_operands:
+                    # A tensor was meant where no function can be.
+                    tensorial = not any(s.kind in _TAKE_FUNCTIONS for s in signature.statics if s.name in free_statics)
                 slots = free_operands if tensorial else free_statics
                 if not slots:
                     what = "tensor" if tensorial else "static"
@@ -150,7 +156,7 @@ class Arguments:
                 frame.local(frame.scalar(value, self._literal_dtype(operand.type, signature, values, value), where))
             ]
         raise Diagnostic(
-            "E0506", f"`{operand.name}` of `{signature.name}` must be a tensor, not {describe(value)}", where
+            "E0506", f"`{operand.name}` of `{signature.name}` must be a tensor, not {describe(value)}", where, help=forgotten(value)
         )
 
     @staticmethod

@@ -17,7 +17,7 @@ from ..syntax import ast
 from . import indexing
 from .builtin import BINARY, BUILTIN, SPECIAL, STATIC_FUNCTIONS, known
 from .library import Unit
-from .partial import instance_of
+from .partial import forgotten, instance_of
 from .regions import Region
 from .static import static_binary
 from .values import (
@@ -102,7 +102,7 @@ class Evaluator:
         """The value of an expression that must be a tensor. Raises E0506 when it is not."""
         value = self.eval(expr)
         if not is_tensor(value):
-            raise Diagnostic("E0506", f"{what} must be a tensor, not {describe(value)}", expr.span)
+            raise Diagnostic("E0506", f"{what} must be a tensor, not {describe(value)}", expr.span, help=forgotten(value))
         return value
 
     def _name(self, e: ast.Name) -> Any:
@@ -232,7 +232,7 @@ class Evaluator:
             raise Diagnostic(
                 "E0303", f"{describe(value)} cannot stand beside a tensor of {dtype}", span,
                 help="convert the tensor first: `cast(x, f32)`" if isinstance(value, float)
-                else "call it with its tensors: `f(x)`" if isinstance(value, FUNCTIONS) else None,
+                else forgotten(value),
             )  # fmt: skip
         return self.builder.constant(value, dtype)
 

@@ -18,7 +18,7 @@ from .builtin import BUILTIN, known, short
 from .deciding import decide
 from .evaluate import Evaluator, join
 from .mistaken import mentioned, rebound, returns
-from .partial import shared_weight
+from .partial import forgotten, shared_weight
 from .regions import Region
 from .static import COMPARISONS, comparable
 from .values import POISON, Bundle, Multi, describe, is_tensor
@@ -103,7 +103,8 @@ class Frame(Evaluator):
             twice = next(n for i, n in enumerate(s.targets) if n in s.targets[:i])
             raise Diagnostic("E0204", f"`{twice}` gets two values in one statement", s.span, help="give each result its name")
         if len(items) != len(s.targets):
-            raise Diagnostic("E0404", f"{len(s.targets)} names, but the expression has {len(items)} result(s)", s.span)
+            message = f"{len(s.targets)} names, but the expression has {len(items)} result(s)"
+            raise Diagnostic("E0404", message, s.span, help=forgotten(value))
         for i, (name, item) in enumerate(zip(s.targets, items, strict=True)):
             self.bind(name, item, s.target_spans[i] if s.target_spans else s.span)
 
@@ -158,7 +159,7 @@ class Frame(Evaluator):
     def _tap(self, s: ast.TapStmt) -> None:
         value = self.eval(s.value)
         if not is_tensor(value):
-            raise Diagnostic("E0506", f"`tap {s.name}` exposes a tensor, not {describe(value)}", s.span)
+            raise Diagnostic("E0506", f"`tap {s.name}` exposes a tensor, not {describe(value)}", s.span, help=forgotten(value))
         if self.region is not None or self.kind not in ("layer", "model"):
             raise Diagnostic(
                 "E0506", f"`tap {s.name}` stands in {self.standing}", s.span,
@@ -168,7 +169,9 @@ class Frame(Evaluator):
         if any(info.name == name for info in self.root.graph.output_info):
             raise Diagnostic(
                 "E0204", f"`{name}` is the name of two outputs", s.span,
-                help="taps that are reached twice need scopes: `layer(…) as name`, `repeat … as blocks`",
+                help=f"calls that share weights share one scope: return the value, and `tap {s.name} = …` where they are called"
+                if self.instances
+                else "taps that are reached twice need scopes: `layer(…) as name`, `repeat … as blocks`",
             )  # fmt: skip
         self.root.graph.add_output(value, name, "tap", inputs.scoped_outside(self, name, s.external))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from ....ir.diagnostics import Diagnostic
 from ....ir.graph import Graph
 from ..syntax import ast
 from ..syntax.lexer import RESERVED
+from ..syntax.rename import renamed
 from .builtin import BUILTIN
 from .cycles import free_names, names_in
 from .library import Declared, Unit
@@ -146,17 +147,3 @@ def _bound(node: Any) -> Iterator[str]:
     if isinstance(children, (list, tuple)):
         for child in children:
             yield from _bound(child)
-
-
-def renamed(node: Any, names: Mapping[str, str]) -> Any:
-    """A syntax tree with other identifiers."""
-    if isinstance(node, (list, tuple)):
-        return type(node)(renamed(item, names) for item in node)
-    if not isinstance(node, ast.Node):
-        return node
-    slots = {f.name: renamed(getattr(node, f.name), names) for f in fields(node) if "span" not in f.name}
-    if isinstance(node, ast.Name):
-        slots["id"] = names.get(node.id, node.id)
-    elif isinstance(node, ast.TypeExpr):
-        slots["name"] = names.get(node.name, node.name)
-    return replace(node, **slots)

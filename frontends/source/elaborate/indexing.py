@@ -9,6 +9,7 @@ from ....ir.dims.dim import Dim
 from ....ir.graph import Value
 from ....ir.ops import OPS
 from ..syntax import ast
+from .partial import forgotten
 from .values import describe, is_tensor
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def index(frame: Evaluator, e: ast.Index) -> Any:
     if isinstance(value, tuple):
         return _of_list(frame, e, value)
     if not is_tensor(value):
-        raise Diagnostic("E0506", f"{describe(value)} cannot be indexed", e.span)
+        raise Diagnostic("E0506", f"{describe(value)} cannot be indexed", e.span, help=forgotten(value))
     items = list(e.items)
     dots = [i for i, item in enumerate(items) if isinstance(item, ast.Ellipsis_)]
     if len(dots) > 1 or len(items) - len(dots) > value.type.rank:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span
 from ....ir.graph import Value
+from ....ir.notation import show_value
 from ....ir.types import TensorType
 from ..syntax import ast
 from .values import DeclValue, Instance, OpValue, Partial, describe
@@ -66,6 +67,21 @@ def partial(
     if instance is not None:
         return replace(instance, given=made.given)
     return instance_of(frame, made, scope) if scope else made
+
+
+def forgotten(value: Any) -> str | None:
+    """What to write where a function stands and a tensor is wanted: a call of it with one; None for anything else."""
+    given = value.given if isinstance(value, (Partial, Instance)) else ()
+    function = value.function if isinstance(value, (Partial, Instance)) else value
+    if isinstance(function, OpValue):
+        name, operands = function.op.name, [o.name for o in function.op.signature.operands if not o.optional]
+    elif isinstance(function, DeclValue) and isinstance(function.declared.node, ast.Function):
+        name, node = function.declared.node.name, function.declared.node
+        operands = [p.name for p in node.params if not p.type.optional]
+    else:
+        return None
+    options = [f"{option}={show_value(v)}" for option, v in given]
+    return f"it is a function until it is called with its tensors: `{name}({', '.join([*operands, *options])})`"
 
 
 def instance_of(frame: Frame, value: Any, scope: str) -> Any:

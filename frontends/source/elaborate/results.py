@@ -12,6 +12,7 @@ from ....ir.signature import Bindings, ListPattern, Pattern, RecordPattern, Sign
 from ..syntax import ast
 from .frame import Frame
 from .library import Declared
+from .partial import forgotten
 from .values import Bundle, describe, is_tensor
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def _checked(
                 raise Diagnostic(
                     "E0309",
                     f"{what} of `{node.name}` must be a tensor {result.type}, but is {describe(value)}",
-                    span,
-                )
+                    span, help=forgotten(value),
+                )  # fmt: skip
             _check_result(elaborator, node, what, result.type, value, bound, frame)
         checked.append(_localised(frame, value))
     return checked

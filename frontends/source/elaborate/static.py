@@ -13,6 +13,7 @@ from ....ir.dims.ratio import Exact, Ratio, Unfoldable, exactly
 from ..syntax import ast
 from .builtin import LONGEST, known
 from .deciding import decide
+from .partial import forgotten
 from .values import FUNCTIONS, Bundle, Multi, describe, holds_tensors
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ STATIC_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
 _FIELD = ("+", "-", "*", "/")
+# What is exact of numbers as they are written: `0.7 // 0.1` is 7.
+_RATIONAL = (*_FIELD, "//", "%")
 # How long the denominator of a number may grow; what is longer is a float and nothing else.
 _LONGEST = 1 << 256
 # The highest power of a size.
@@ -38,7 +41,7 @@ def static_binary(evaluator: Evaluator, e: ast.Binary, left: Any, right: Any) ->
     for side, expr in ((left, e.left), (right, e.right)):
         refused = isinstance(side, (Bundle, Multi)) or (holds_tensors(side) and e.op not in ("+", "*"))
         if refused or (isinstance(side, FUNCTIONS) and e.op not in ("==", "!=")):
-            raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span)
+            raise Diagnostic("E0402", f"`{e.op}` cannot be applied to {describe(side)}", expr.span, help=forgotten(side))
     # A function is one value, as a name or as the attribute that it becomes.
     left, right = (evaluator.elaborator.attribute(v) if isinstance(v, FUNCTIONS) else v for v in (left, right))
     sized = isinstance(left, (Dim, Ratio)) or isinstance(right, (Dim, Ratio))
@@ -138,10 +141,12 @@ def comparable(left: Any, right: Any) -> tuple[Dim, Dim] | None:
 
 def _exact(op: str, left: Any, right: Any, result: float) -> float:
     """A computed real with its fraction, where it has a short one."""
-    if op not in _FIELD:
+    if op not in _RATIONAL:
         return result
     a, b = exactly(left), exactly(right)
     if a is None or b is None:
         return result
-    fraction: Fraction = STATIC_OPERATORS[op](a, b)
+    fraction = Fraction(STATIC_OPERATORS[op](a, b))
+    if op not in _FIELD:
+        result = float(fraction)
     return Exact(result, fraction) if fraction.denominator < _LONGEST else result

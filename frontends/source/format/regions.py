@@ -26,7 +26,7 @@ class Names:
         self.taken = set(taken)
 
     def fresh(self, hint: str) -> str:
-        base = re.sub(r"\W", "_", hint).strip("_") or "v"
+        base = re.sub(r"\W", "_", hint, flags=re.ASCII).strip("_") or "v"
         if base[0].isdigit():
             base = f"v{base}"
         base = re.sub(r"_\d+$", "", base) or base

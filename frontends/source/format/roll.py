@@ -8,7 +8,9 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
 
+from ....ir.naming import unique
 from ..syntax import ast
+from ..syntax.rename import renamed
 
 # A parameter of a block: what its name has before and behind the block's number.
 _NUMBERED = re.compile(r"(.+?)\.(\d+)\.(.+)")
@@ -143,8 +145,8 @@ def _written(
     if inner & set(_read(after)) or used != set(params):
         return None
     taken = {n for s in body for n in (*_read(s), *(s.targets if isinstance(s, ast.Assign) else ()))}
-    variable = next(v for v in ("i", "j", "k", "step", "block_number") if v not in taken)
-    block = [_renamed(s, carried) for s in first]
+    variable = next((v for v in ("i", "j", "k", "step", "block_number") if v not in taken), "") or unique("i", taken, joint="")
+    block = [renamed(s, carried) for s in first]
     loop = ast.RepeatStmt(variable, ast.Int(run.times), prefix, [*own, *block])
     starts: list[ast.Stmt] = [ast.Assign([source], ast.Name(name)) for name, source in carried.items()]
     last = {run.pairs[t][-1]: t for t in bound}
@@ -152,7 +154,7 @@ def _written(
     places = [i for i, s in enumerate(body) if isinstance(s, ast.ParamStmt) and s.name in params]
     before = [s for i, s in enumerate(body[: run.start]) if i not in places and (i < places[0] or not _is_param(s))]
     later = [s for i, s in enumerate(body[: run.start]) if i not in places and i > places[0] and _is_param(s)]
-    return [*before, *starts, loop, *later, *(_renamed(s, last) for s in after)]
+    return [*before, *starts, loop, *later, *(renamed(s, last) for s in after)]
 
 
 def _is_param(s: ast.Stmt) -> TypeGuard[ast.ParamStmt]:
@@ -163,14 +165,3 @@ def _free_by(first: Sequence[ast.Stmt], name: str, source: str) -> bool:
     """Whether a carried name is read no more where a block binds what the next block has instead."""
     at = next(i for i, s in enumerate(first) if isinstance(s, ast.Assign) and source in s.targets)
     return name not in set(_read(list(first[at + 1 :])))
-
-
-def _renamed(node: Any, names: dict[str, str]) -> Any:
-    if isinstance(node, (list, tuple)):
-        return type(node)(_renamed(item, names) for item in node)
-    if not isinstance(node, ast.Node):
-        return node
-    slots = {f.name: _renamed(getattr(node, f.name), names) for f in fields(node) if "span" not in f.name}
-    if isinstance(node, ast.Name):
-        slots["id"] = names.get(node.id, node.id)
-    return replace(node, **slots)

@@ -162,13 +162,12 @@ class AstBuilder(ProgramBuilder):
         return ast.Assign(targets[0], value, targets[1], span=self.span(i, j))
 
     def where(self, i: int, j: int, word: str) -> str:
-        if word != "where":
-            raise Diagnostic(
-                "E0101",
-                f"found `{word}`, expected `where` or `}}`",
-                self.span(i, i),
-                help="a rewrite holds `pattern => replacement` and perhaps `where condition`",
-            )
+        return self._word(i, word, "where", "}", "a rewrite holds `pattern => replacement` and perhaps `where condition`")
+
+    def _word(self, i: int, word: str, wanted: str, other: str, help: str) -> str:
+        """A name that is a keyword in its place. Raises E0101 for another one."""
+        if word != wanted:
+            raise Diagnostic("E0101", f"found `{word}`, expected `{wanted}` or `{other}`", self.span(i, i), help=help)
         return word
 
     def star(self, i: int, j: int, _star: str) -> int:
@@ -367,14 +366,7 @@ class AstBuilder(ProgramBuilder):
         return ast.FoldStmt(variable, self.checked(i, j, count), carried, body, stacked, span=self.span(i, j))
 
     def stack(self, i: int, j: int, word: str) -> str:
-        if word != "stack":
-            raise Diagnostic(
-                "E0101",
-                f"found `{word}`, expected `stack` or `{{`",
-                self.span(i, i),
-                help="the values of every step: `fold i in n from (h) stack (y) { … }`",
-            )
-        return word
+        return self._word(i, word, "stack", "{", "the values of every step: `fold i in n from (h) stack (y) { … }`")
 
     def cond(self, i: int, j: int, *parts: Any) -> ast.CondStmt:
         _cond, condition, _from, _open, carried, _close, body, *orelse = parts

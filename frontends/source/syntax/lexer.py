@@ -38,6 +38,7 @@ _TOKEN = re.compile(
     )""",
     re.ASCII | re.VERBOSE,
 )
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SCOPE_AFTER_AS = re.compile(r"[ \t\r\f\v]*(\w+(?:\.\w+)*)", re.ASCII)
 _INT = re.compile(r"[0-9]+")
 _REAL = re.compile(r"[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)")
@@ -120,6 +121,11 @@ def tokenize(text: str, known: dict[str, str]) -> Tokens:
     _names_of_arguments(tokens)
     _check_nesting(tokens)
     return tokens
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of something: letters, digits and `_` of ASCII, and no word of the language."""
+    return _NAME.fullmatch(text) is not None and text not in RESERVED
 
 
 def is_closed(literal: str) -> bool:

@@ -462,3 +462,25 @@ def test_explain_a_foreign_onnx_file(cli: Cli, tmp_path: Path) -> None:
     assert "opset ai.onnx 20; 1 nodes: Exp 1" in cli("explain", tmp_path / "f.onnx").out
     np.save(tmp_path / "a.npy", np.zeros((2, 3), np.float32))
     assert cli("run", tmp_path / "f.onnx", "-i", f"a={tmp_path / 'a.npy'}").code == 0
+
+
+def test_explain_says_that_the_passes_of_a_block_are_not_run(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "m.tess"
+    spec.write_text("model m(x: f32[B]) -> f32[B] {\n    return x + 1.0\n}\n\ncompile m {\n    pass dce\n}\n")
+    assert "is the program before these passes" in cli("explain", spec).out
+    assert "is the program before these passes" not in cli("explain", spec, "--pass", "dce").out
+
+
+def test_a_scalar_is_given_as_a_number(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "m.tess"
+    body = "return where(b, x * t + cast(n, f32), x)"
+    spec.write_text(f"model m(x: f32[2], t: f32[], n: i64[], b: bool[]) -> f32[2] {{\n    {body}\n}}\n")
+    np.save(tmp_path / "x.npy", np.ones(2, np.float32))
+    assert cli("compile", spec, "-o", tmp_path / "m.onnx", "--no-verify").code == 0
+    given = ["-i", f"x={tmp_path / 'x.npy'}", "-i", "t=0.5", "-i", "n=3", "-i", "b=true"]
+    assert cli("run", tmp_path / "m.onnx", *given, "--save", tmp_path / "o.npz").code == 0
+    assert np.load(tmp_path / "o.npz")["output"].tolist() == [3.5, 3.5]
+    odd = cli("run", tmp_path / "m.onnx", "-i", "x=0.5", *given[2:])
+    assert odd.code != 0
+    assert "only a scalar may be given as a number" in odd.err
+    assert "there is no file `half`" in cli("run", tmp_path / "m.onnx", *given[:2], "-i", "t=half", *given[4:]).err

@@ -248,3 +248,11 @@ def test_comparisons_with_negative_denominators() -> None:
 def test_an_exact_real_is_copied_with_its_fraction() -> None:
     real = Exact(0.1, Fraction(1, 10))
     assert copy.deepcopy(real).fraction == pickle.loads(pickle.dumps(real)).fraction == real.fraction
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("0.7 // 0.1", 7.0), ("0.7 % 0.1", 0.0), ("-0.7 // 0.2", -4.0), ("-0.7 % 0.2", 0.1), ("1.0 // 3.0 + 0.6 // 0.2", 3.0),
+    ("0.3 % 0.1 * 10", 0.0), ("7 // 0.7", 10.0),
+])  # fmt: skip
+def test_quotients_of_numbers_count_as_they_are_written(text: str, value: float) -> None:
+    ts.loads(f'model m(x: float[B]) -> float[B] {{\n    require {text} == {value}, "equal"\n    return x\n}}\n')
