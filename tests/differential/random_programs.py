@@ -60,8 +60,9 @@ class Var:
 class Writer:
     """Writes one program; ``pick(n)`` chooses below n, so that a seed or a test library may say how."""
 
-    def __init__(self, pick: Pick, statements: int = 10) -> None:
+    def __init__(self, pick: Pick, statements: int = 10, head: str = HEAD) -> None:
         self.pick = pick
+        self.head = head
         self.count = 0
         self.lines: list[str] = []
         self.depth = 1
@@ -125,7 +126,7 @@ class Writer:
         takes = ", ".join(f"{v.name}: {v.type}" for v in self.inputs)
         gives = ", ".join(v.type for v in outputs)
         body = "\n".join(self.lines)
-        return f"{HEAD}\nmodel m({takes}) -> ({gives}) {{\n{body}\n}}\n"
+        return f"{self.head}\nmodel m({takes}) -> ({gives}) {{\n{body}\n}}\n"
 
     def declare(self) -> None:
         for _ in range(1 + self.pick(3)):
@@ -159,11 +160,16 @@ class Writer:
 
     def statement(self) -> bool:
         """Write one statement; whether there was something that it could be about."""
+        kinds = self.kinds()
+        return kinds[self.pick(len(kinds))]()
+
+    def kinds(self) -> list[Callable[[], bool]]:
+        """What may be written here."""
         kinds = [self.unary, self.binary, self.binary, self.reduce, self.einsum, self.shape, self.shape, self.join, self.compare,
                  self.choose, self.order, self.integer, self.along, self.composite, self.index]  # fmt: skip
         if self.depth == 1:
             kinds += [self.fold, self.scan, self.cond, self.loop, self.record, self.layer, self.attend]
-        return kinds[self.pick(len(kinds))]()
+        return kinds
 
     # Statements --------------------------------------------------------------------------------------------------
 

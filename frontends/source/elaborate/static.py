@@ -146,7 +146,7 @@ def _exact(op: str, left: Any, right: Any, result: float) -> float:
     a, b = exactly(left), exactly(right)
     if a is None or b is None:
         return result
-    fraction = Fraction(STATIC_OPERATORS[op](a, b))
+    fraction = type(a)(STATIC_OPERATORS[op](a, b))
     if op not in _FIELD:
         result = float(fraction)
     return Exact(result, fraction) if fraction.denominator < _LONGEST else result
