@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dims.dim import Dim
+from ..dims.dim import Dim, const
 from ..graph import Graph, Node, Value
 from ..op import Attrs, Composite, Op, Trait, has
 from ..types import DType, TensorType
@@ -85,9 +85,8 @@ def _results(node: Node, known: Mapping[Value, Array], sizes: dict[str, int]) ->
 def evaluate_node(node: Node, given: Sequence[Array], sizes: dict[str, int]) -> list[Array]:
     """The results of a node of a core op at known sizes."""
     assert isinstance(node.op, Op)
-    return evaluate(
-        node.op, given, {name: _at(value, sizes) for name, value in node.attrs.items()}, [v.type for v in node.outputs]
-    )
+    types = [TensorType(v.type.dtype, tuple(const(d.evaluate(sizes)) for d in v.type.shape)) for v in node.outputs]
+    return evaluate(node.op, given, {name: _at(value, sizes) for name, value in node.attrs.items()}, types)
 
 
 def _at(value: Any, sizes: dict[str, int]) -> Any:

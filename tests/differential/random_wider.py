@@ -1,5 +1,5 @@
-"""More kinds of statements for random programs: lists, states of records, weights that calls share, loops that keep a value of every
-step or lie within one another, integers by bits, segments, searches, pooling, functions as values."""
+"""More kinds of statements for random programs: lists, states of records, weights that calls share, loops that keep a value of
+every step or lie within one another, integers by bits, segments, searches, pooling, functions as values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from .random_programs import HEAD, Pick, Var, Writer
 
-WIDER_HEAD = HEAD.replace("use std.nn (gelu,", "use std.arrays (argsort, one_hot, roll)\nuse std.math (clamp, cumprod, log1p)\nuse std.nn (gelu,") + """
+_USES = "use std.arrays (argsort, one_hot, roll)\nuse std.math (clamp, cumprod)\n"
+WIDER_HEAD = HEAD.replace("use std.nn", f"{_USES}use std.nn") + """
 record Memory[B] { total: F[B]  count: i64[B] }
 
 layer cell(x: F[B, N], *, scale: real = 0.5) -> F[B, N] {
@@ -124,7 +125,8 @@ class Wider(Writer):
             return True
         if x.dtype == "F":
             return bool(self.bind(f"cumprod(tanh({x.name}), axis={self.pick(len(x.shape))})", "F", x.shape, False))
-        return bool(self.bind(f"{self.one('cumsum', 'cummax')}({x.name} % 9, axis={self.pick(len(x.shape))})", "i64", x.shape, True))
+        running = f"{self.one('cumsum', 'cummax')}({x.name} % 9, axis={self.pick(len(x.shape))})"
+        return bool(self.bind(running, "i64", x.shape, True))
 
     def padded(self) -> bool:
         x = self.find(str(self.one("F", "i64")), least=1)
@@ -208,6 +210,8 @@ class Wider(Writer):
         self.block(1 + self.pick(2), carried, [Var(i, "i64", ())])
         self.line(f"    {kept} = sin({x.name})")
         self.line("}")
+        if n == "0":
+            return bool(self.bind(f"sum({kept}, axis=0)", "F", x.shape, False))
         self.vars.append(Var(kept, "F", (n, *x.shape), False))
         return True
 

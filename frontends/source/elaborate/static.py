@@ -17,7 +17,6 @@ from .partial import forgotten
 from .values import FUNCTIONS, Bundle, Multi, describe, holds_tensors
 
 if TYPE_CHECKING:
-    from fractions import Fraction
 
     from .evaluate import Evaluator
 
