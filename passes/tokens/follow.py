@@ -21,13 +21,14 @@ from ..tidy.inline import instantiate, splice
 from . import stage as flow
 from .carry import CannotFollow, Targets, resized, shown
 from .ends import check_cut
+from .join import Joiner
 from .restore import Restorer
 from .stream import Origins, Stage, Stream, facts_of, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
 
 
-class Follower(Restorer):
+class Follower(Restorer, Joiner):
     """Brings everything in a graph to the stages of the tokens that it meets.
 
     Args:
@@ -133,6 +134,9 @@ class Follower(Restorer):
             return
         if self._reads_map(node, targets):
             self.align(node, targets)
+            self._retype(node, targets)
+            return
+        if self.join(node, targets):
             self._retype(node, targets)
             return
         kind = along(node, axes_of, self.axes)
@@ -282,7 +286,9 @@ class Follower(Restorer):
         k, mask, row = node.inputs[1], node.inputs[3], node.attrs["row"]
         assert k is not None
         for stream, stage in targets.values():
-            if node.attrs["causal"] and not all(s.facts.ordered and not s.facts.merged for s in stream.until(stage)):
+            if node.attrs["causal"] and not all(
+                s.facts.ordered and (s.joined or not s.facts.merged) for s in stream.until(stage)
+            ):
                 raise CannotFollow("causal attention needs tokens in their places")
             first, last = stream.kept(stage)
             if row is not None and not -last <= row < first:

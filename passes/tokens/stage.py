@@ -113,6 +113,9 @@ def vector(stream: Stream, stage: Stage, what: str, first: int, builder: Builder
         part = builder.op("slice", whole, axis=1, start=first)
         if what != "size":
             part = builder.op("sub", part, builder.constant(first, part.type.dtype))
+        if what == "source" and not all(s.facts.total for s in stream.until(stage)):
+            # For a dropped token may stand one that is cut off here: the nearest that is not stands for both.
+            part = builder.op("maximum", part, builder.constant(0, part.type.dtype))
         stream.cache[key] = part
     return stream.cache[key]
 

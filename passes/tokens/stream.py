@@ -61,6 +61,7 @@ class Stage:
         tokens: the map; None while nothing is reduced yet.
         behind: the attention that the reduction stands behind, for messages.
         resized: whether the count is another than the one that the graph was made for.
+        joined: whether it is that of reduced tokens behind others (:mod:`.join`): what was merged saw all that was merged with it.
     """
 
     count: Dim
@@ -70,6 +71,7 @@ class Stage:
     tokens: TokenMap | None = None
     behind: Node | None = None
     resized: bool = False
+    joined: bool = False
 
     @property
     def map(self) -> TokenMap:
