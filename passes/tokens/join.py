@@ -45,6 +45,11 @@ class Joiner(Carrier):
 
     def join(self, node: Node, targets: Targets) -> bool:
         """Let a node that joins reduced tokens with others follow. False for another node. Raises CannotFollow."""
+        if node.op.qualified not in ("concat", "rearrange"):
+            return False
+        if any(self.origins.maps(v) and not self.origins.of(v) for v in node.inputs if v is not None):
+            # What a pass before wrote of its map, to join it.
+            raise _again(node)
         if node.output.type.rank != 3:
             return False
         if node.op.qualified == "concat" and node.attrs["axis"] == 1:
@@ -99,10 +104,7 @@ class Joiner(Carrier):
             return _Part(value, value.type.shape[1], value.type.shape[1])
         stream, first, given = found
         if given.node is not None:
-            raise CannotFollow(
-                f"`{node.op.name}` joins tokens that a pass before this one reduced too",
-                "reduce them in one pass: its `r` or `keep` may be a list, one number a block",
-            )
+            raise _again(node)
         if self.batch(value, stream, 1) != 0:
             raise CannotFollow(f"`{node.op.name}` joins tokens of other rows than those that were {stream.said(targets[given][1])}")
         stage = targets[given][1]
@@ -130,7 +132,7 @@ class Joiner(Carrier):
         out = node.output
         stream = self._joined_stream(out)
         if len(stream.stages) > 1:
-            raise CannotFollow(f"`{node.op.name}` joins tokens again that were joined before")
+            raise _again(node)
         if stream.stages[0].tokens is None:
             flow.start(stream, None, self.origins, Builder(self.graph).before(node))
         merged = any(f.merged for f in facts)
@@ -157,6 +159,13 @@ class Joiner(Carrier):
         self._roots.append((stream.tokens, stream, stream.stages[0]))
         self.find_views()
         return stream
+
+
+def _again(node: Node) -> CannotFollow:
+    return CannotFollow(
+        f"`{node.op.name}` joins tokens that were reduced before this pass already",
+        "reduce them in one pass: its `r` or `keep` may be a list, one number a block",
+    )
 
 
 def _is_fold(node: Node) -> bool:
