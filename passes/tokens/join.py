@@ -1,13 +1,13 @@
 """Reduced tokens beside others: what a stream is behind `concat(text, image, text)`, and where rows of a batch become one row.
 
-The joined tokens are a stream of their own, at a stage that this pass did not make but derives: its map is that of what was reduced,
-moved behind what stands before it. So everything that belongs to places (rotary tables, masks) follows by position, as it does behind
-a reduction. What is joined stands in the order of its positions, so that causal attention may follow.
+The joined tokens are a stream of their own, at a stage that this pass did not make but derives: its map is that of what was
+reduced, moved behind what stands before it. So everything that belongs to places (rotary tables, masks) follows by position, as
+it does behind a reduction. What is joined stands in the order of its positions, so that causal attention may follow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...ir.builder import Builder
 from ...ir.dims.dim import Dim, as_dim, prove_ge
@@ -34,7 +34,7 @@ class _Part:
     before: Dim
     now: Dim
     map: TokenMap | None = None
-    facts: Facts = Facts()
+    facts: Facts = field(default_factory=Facts)
 
 
 class Joiner(Carrier):
@@ -89,11 +89,11 @@ class Joiner(Carrier):
         rows = node.output.type.shape[1] // part.before
         number = builder.op("unsqueeze", builder.op("iota", n=rows, dtype=i64), axis=1)
         fields = []
-        for field, step in ((part.map.source, part.now), (part.map.size, None), (part.map.position, part.before)):
-            field = builder.op("rearrange", field, pattern="(b n) t -> b n t", axes=(("n", _plain(rows)),))
+        for tensor, step in ((part.map.source, part.now), (part.map.size, None), (part.map.position, part.before)):
+            tensor = builder.op("rearrange", tensor, pattern="(b n) t -> b n t", axes=(("n", _plain(rows)),))
             if step is not None:
-                field = builder.op("add", field, builder.op("mul", number, builder.dim_value(step)))
-            fields.append(builder.op("rearrange", field, pattern="b n t -> b (n t)", axes=()))
+                tensor = builder.op("add", tensor, builder.op("mul", number, builder.dim_value(step)))
+            fields.append(builder.op("rearrange", tensor, pattern="b n t -> b (n t)", axes=()))
         node.set_input(0, part.value)
         self._derive(node, TokenMap(*fields), rows * part.now, [part.facts], (0, 0), targets)
 
@@ -106,7 +106,9 @@ class Joiner(Carrier):
         if given.node is not None:
             raise _again(node)
         if self.batch(value, stream, 1) != 0:
-            raise CannotFollow(f"`{node.op.name}` joins tokens of other rows than those that were {stream.said(targets[given][1])}")
+            raise CannotFollow(
+                f"`{node.op.name}` joins tokens of other rows than those that were {stream.said(targets[given][1])}"
+            )
         stage = targets[given][1]
         if not self._is_at(value, stream, given, stage):
             value = self.carry(value, stream, given, stage, node)
@@ -114,15 +116,20 @@ class Joiner(Carrier):
             flow.vector(stream, stage, what, first, builder) for what in ("source", "size", "position")
         )
         steps = stream.until(stage)
-        merged = any(s.facts.merged for s in steps)
-        total = all(s.facts.total for s in steps)
         if not all(s.facts.ordered for s in steps):
             position, order = builder.multi("sort", position, axis=1)
             rank = builder.multi("sort", order, axis=1)[1]
             source = builder.op("gather", rank, source, axis=1)
             size = builder.op("gather", size, order, axis=1)
             value = builder.op("take", value, order, axis=1, batch=1)
-        facts = Facts(merged=merged, total=total, first=max(stream.kept(stage)[0] - first, 0), last=stream.kept(stage)[1])
+        kept = stream.kept(stage)
+        facts = Facts(
+            merged=any(s.facts.merged for s in steps),
+            total=all(s.facts.total for s in steps),
+            padded=stream.padded or stream.emptied(stage),
+            first=max(kept[0] - first, 0),
+            last=kept[1],
+        )
         return _Part(value, given.count - first, stage.count - first, TokenMap(source, size, position), facts)
 
     def _derive(
@@ -135,11 +142,15 @@ class Joiner(Carrier):
             raise _again(node)
         if stream.stages[0].tokens is None:
             flow.start(stream, None, self.origins, Builder(self.graph).before(node))
-        merged = any(f.merged for f in facts)
-        first, last = ends
         behind = next(iter(targets.values()))[1].behind
-        total = all(f.total for f in facts)
-        stage = Stage(now, None, Facts(True, merged, total, first, last), joined, behind, joined=True)
+        own = Facts(
+            merged=any(f.merged for f in facts),
+            total=all(f.total for f in facts),
+            padded=any(f.padded for f in facts),
+            first=ends[0],
+            last=ends[1],
+        )
+        stage = Stage(now, None, own, joined, behind, joined=True)
         stream.stages.append(stage)
         stream.current = stage
         self.origins.adopt(stage)
@@ -178,7 +189,9 @@ def _is_fold(node: Node) -> bool:
 
 
 def _unreduced(count: Dim, batch: Dim, builder: Builder) -> TokenMap:
-    here = builder.op("expand", builder.op("unsqueeze", builder.op("iota", n=count, dtype=i64), axis=0), shape=(batch, count))
+    here = builder.op(
+        "expand", builder.op("unsqueeze", builder.op("iota", n=count, dtype=i64), axis=0), shape=(batch, count)
+    )
     return TokenMap(here, builder.op("full", shape=(batch, count), value=1.0, dtype=f32), here)
 
 

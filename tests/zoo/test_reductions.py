@@ -1,4 +1,4 @@
-"""Token reductions inside the zoo's towers, and what they leave read by decoders: judged by transformers' decoders, given what is left."""
+"""Token reductions inside the zoo's towers: decoders read what is left, judged by transformers' decoders that are given it."""
 
 from __future__ import annotations
 
