@@ -150,7 +150,7 @@ class Joiner(Carrier):
             first=ends[0],
             last=ends[1],
         )
-        stage = Stage(now, None, own, joined, behind, joined=True)
+        stage = Stage(now, stream.stages[0], None, own, joined, behind, joined=True)
         stream.stages.append(stage)
         stream.current = stage
         self.origins.adopt(stage)
