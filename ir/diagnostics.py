@@ -154,6 +154,12 @@ def register_source(file: str, text: str) -> None:
     _SOURCES[file] = text
 
 
+def source_line(span: Span) -> str:
+    """The line of source at a place; empty where its text is not at hand."""
+    rows = _SOURCES.get(span.file, "").split("\n")
+    return rows[span.line - 1].strip() if 1 <= span.line <= len(rows) else ""
+
+
 def _snippet(span: Span) -> list[str]:
     lines = [f"  --> {span}"]
     text = _SOURCES.get(span.file)

@@ -147,7 +147,7 @@ def test_the_wheel_ships_the_code_the_language_files_and_nothing_else(wheel: Pat
     wanted = {
         f"tessera/{p.as_posix()}"
         for p in files()
-        if p.parts[0] not in OUTSIDE and p.suffix in {".py", ".tess", ".json", ".lark", ".typed", ".html"}
+        if p.parts[0] not in OUTSIDE and p.suffix in {".py", ".tess", ".json", ".lark", ".typed", ".html", ".css"}
     }
     wanted |= {"tessera/py.typed"}
     assert shipped == wanted

@@ -10,6 +10,7 @@ import click
 
 from ...ir.diagnostics import Diagnostic
 from .common import SEED, columns, json_option, print_json, waiting
+from .feeding import channels, pair, reading_options
 from .measuring import parse_sizes
 
 if TYPE_CHECKING:
@@ -34,16 +35,7 @@ if TYPE_CHECKING:
     help="Print the K largest entries of each row of the first output.",
 )
 @click.option("--labels", metavar="FILE", help="Names for --top, one a line.")
-@click.option(
-    "--fit", type=click.Choice(["exact", "resize", "crop"]), default="exact", show_default=True,
-    help="How an image of another size is brought to the model's: not at all; both sides scaled; the middle cut out.",
-)  # fmt: skip
-@click.option(
-    "--mean", metavar="R,G,B", help="Subtracted from pixels in 0…1. Default: the artifact's image_mean, or ImageNet's."
-)
-@click.option("--std", metavar="R,G,B", help="Divides them. Default: the artifact's image_std, or ImageNet's.")
-@click.option("--tokenizer", metavar="FILE", help="A tokenizer.json for .txt. Default: the one beside the artifact.")
-@click.option("--max-length", type=click.IntRange(min=1), help="Cut texts to that many tokens.")
+@reading_options
 @click.option("--lines", is_flag=True, help="Every line of a .txt file is a text of its own.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="For the model's random inputs.")
 @click.option("--size", "sizes", metavar="C=4096", help="Sizes that no input tells: the capacities of states.")
@@ -80,12 +72,12 @@ def run(
         progress("loading the artifact", None, None)
         runner = open_part(artifact, entry, flow, allow_host)
         options = Options(
-            fit, _numbers("--mean", mean), _numbers("--std", std), tokenizer, max_length, lines, runner.metadata,
+            fit, channels("--mean", mean), channels("--std", std), tokenizer, max_length, lines, runner.metadata,
             Path(artifact).parent,
         )  # fmt: skip
         if save_map is not None:
             _check_map(runner)
-        pairs = [_pair(text, [spec.name for spec in runner.inputs]) for text in inputs]
+        pairs = [pair(text, [spec.name for spec in runner.inputs]) for text in inputs]
         arrays = read_inputs(runner.inputs, pairs, options)
         progress("running", None, None)
         start = time.perf_counter()
@@ -101,21 +93,6 @@ def run(
         print_json({**_summary(outputs, top, names, seconds), "written": written})
     else:
         _print(outputs, top, names, seconds, written)
-
-
-def _pair(text: str, known: Sequence[str]) -> tuple[str, str]:
-    """The input and the file of ``NAME=FILE``; a name may hold an `=` itself."""
-    name, equals, file = text.partition("=")
-    longest = max((n for n in known if text.startswith(f"{n}=")), key=len, default=None)
-    if longest is not None:
-        return longest, text[len(longest) + 1 :]
-    return (name, file) if equals else ("", text)
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    from ...runtime.images import numbers
-
-    return None if text is None else numbers(option, text)
 
 
 def _labels(file: str | None) -> list[str]:

@@ -39,19 +39,8 @@ _MEMORY = ["candidate", "file", "private", "resident"]
 
 def page(report: Report) -> str:
     """A self-contained HTML document; every string of the report is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup, escape
-
-    def prose(text: str) -> Markup:
-        """Text with `names` in it."""
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["prose"] = prose
-    return environment.get_template("page.html").render(
+    return filled(
+        "page.html",
         report=report,
         where=f" at {at(report['sizes'])}" if report["sizes"] else "",
         figures=_figures(report),
@@ -70,6 +59,23 @@ def page(report: Report) -> str:
         tried_rows=tried.rows(report["fit"]) if report["fit"] else [],
         passes=[(pass_text(row), row["notes"]) for row in report["passes"]],
     )
+
+
+def filled(template: str, **values: Any) -> str:
+    """A page beside this file, filled; every string is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def prose(text: str) -> Markup:
+        """Text with `names` in it."""
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["prose"] = prose
+    return environment.get_template(template).render(**values)
 
 
 def _figures(report: Report) -> list[dict[str, Any]]:

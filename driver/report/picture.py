@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+# The light grey under what is dimmed.
+_DIMMED = 195.0
 # Tokens before the patches: none, a class token, a class and a distillation token, or these and a few registers.
 _MOST_PREFIX = 16
 
@@ -30,12 +32,13 @@ def patch_grid(tokens: int, height: int, width: int) -> tuple[int, int, int]:
     raise Diagnostic("E0925", f"{tokens} tokens are not a grid of square patches of a {width} × {height} image")
 
 
-def draw_map(image: np.ndarray, source: np.ndarray) -> Image.Image:
+def draw_map(image: np.ndarray, source: np.ndarray, dropped: np.ndarray | None = None) -> Image.Image:
     """The picture: each group in the mean colour of its pixels, with a border in a colour of its own.
 
     Args:
         image: ``u8[H, W, 3]``, the picture as the model saw it.
         source: ``i64[N]``, for each original token the index of the token that it became a part of.
+        dropped: ``bool[N]``, the tokens that became part of none: they are dimmed, and those that stay are as they were.
 
     Raises:
         Diagnostic: E0925 when the tokens are not a grid of patches.
@@ -52,6 +55,12 @@ def draw_map(image: np.ndarray, source: np.ndarray) -> Image.Image:
     means = np.stack([np.bincount(flat, image[..., c].ravel()) / counts for c in range(3)], axis=1)
     picture = means[labels]
     edge = _edges(labels)
+    if dropped is not None:
+        gone = np.kron(dropped[prefix:].reshape(rows, columns), np.ones((height // rows, width // columns), np.int64)) > 0
+        single = (np.bincount(groups[~dropped[prefix:]], minlength=len(counts)) <= 1)[labels]
+        picture = np.where((single | gone)[..., None], image, picture)
+        picture[gone] = _DIMMED + 0.15 * picture[gone]
+        edge &= ~(single | gone)
     picture[edge] = _palette(len(counts))[labels[edge]]
     return Image.fromarray(picture.round().astype(np.uint8))
 

@@ -9,7 +9,7 @@ Figures are dimensions, exact for every size of the free symbols, and become num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,18 +108,24 @@ def cost(graph: Graph) -> CostTable:
     whole, and an attention map that is never stored is no traffic. It is stored where attention returns statistics of all rows or
     caps its scores, which no kernel does: such a call moves what its body moves. One row is one small product more.
     """
-    meter = _Meter()
     blocks: list[Block] = []
     name, tokens, total = "stem", None, Cost()
-    seen: set[Value] = set()
-    for node in graph.nodes():
+    for node, own in each(graph):
         if node.op.qualified == ATTENTION:
             blocks.append(Block(name, tokens, total))
             name, total = str(len(blocks) - 1), Cost()
             tokens = node.inputs[0].type.shape[2] if node.inputs[0] is not None else None
-        total = total + meter.node(node, seen)
+        total = total + own
     blocks.append(Block(name, tokens, total))
     return CostTable(tuple(blocks), dict(graph.lets))
+
+
+def each(graph: Graph) -> Iterator[tuple[Node, Cost]]:
+    """Every node in order, and what it costs by itself."""
+    meter = _Meter()
+    seen: set[Value] = set()
+    for node in graph.nodes():
+        yield node, meter.node(node, seen)
 
 
 def working_bytes(graph: Graph, sizes: Mapping[str, int]) -> int:

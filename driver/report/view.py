@@ -1,0 +1,265 @@
+"""A program as one page that a person reads: the river of its tokens, what became of those of one input, and every statement with
+its shapes, its cost and the line that it comes from. ``view.html`` beside this file is the page; here is what it is filled with.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...ir.analysis.cost import ATTENTION, CostTable, cost, each
+from ...ir.diagnostics import source_line
+from .fates import Fate, Step, fates
+from .html import filled
+from .text import at
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...ir.graph import Module, Node
+    from ...ir.types import TensorType
+
+# Of the river, in its own units; it scales with the page.
+_LENGTH, _DEPTH, _TOP, _COLUMN = 1040, 170, 34, 26
+# Names of blocks that fit below a river, and pictures that fit beside one another.
+_NAMES, _PICTURES = 26, 5
+# A patch is drawn at least so many pixels wide.
+_PATCH = 12
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What became of one input: ``image`` u8[H, W, 3] as the model saw it, or the ``words`` of its tokens."""
+
+    name: str
+    outputs: Mapping[str, np.ndarray]
+    image: np.ndarray | None = None
+    words: Sequence[str] | None = None
+
+
+def page(module: Module, sizes: Mapping[str, int], steps: Sequence[Step] = (), shown: Sequence[Shown] = ()) -> str:
+    """A self-contained HTML document.
+
+    Args:
+        sizes: of every free dimension; shapes and costs are told at these.
+        steps: the program's reductions; ``shown`` has their maps for each input that is to be drawn.
+    """
+    graph = module.graph
+    table = cost(graph).at(sizes)
+    values = graph.sizes(dict(sizes))
+    total = table.total
+    # The last reduction has no block behind it that shows what it left.
+    end = steps[-1].after.evaluate(values) if steps else None
+    params = [p.type.numel.evaluate(values) for p in graph.params.values()]
+    return filled(
+        "view.html",
+        name=module.name,
+        doc=module.doc or "",
+        where=at(sizes),
+        inputs=[(v.public, str(v.type)) for v in graph.inputs if v.role == "input"],
+        outputs=[
+            (info.public, str(v.type)) for v, info in zip(graph.outputs, graph.output_info, strict=True) if info.role == "output"
+        ],
+        facts=_facts(sum(params), total.flops, table, end),
+        river=_river(table, end),
+        steps=[{"method": s.method, "does": "merges" if s.merges else "drops", "block": s.block} for s in steps],
+        drawn=[_drawn(one, steps) for one in shown],
+        blocks=_blocks(module, table, values),
+    )
+
+
+def _facts(params: int, flops: int, table: CostTable, end: int | None) -> list[tuple[str, str]]:
+    tokens = [b.tokens for b in table.blocks if b.tokens]
+    facts = [("parameters", _number(params)), ("FLOPs", _number(flops)), ("blocks", str(len(tokens)))]
+    if tokens:
+        last = tokens[-1] if end is None else end
+        facts.append(("tokens", f"{tokens[0]} → {last}" if tokens[0] != last else str(last)))
+    return facts
+
+
+def _number(value: float) -> str:
+    """``86.6 M``."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:g}"
+
+
+# The river --------------------------------------------------------------------------------------------------------------
+
+
+def _river(table: CostTable, end: int | None) -> dict[str, Any] | None:
+    """A band as wide as there are tokens, from block to block, in the end those that are left; None for a program without
+    attention."""
+    blocks = [b for b in table.blocks if b.tokens]
+    if not blocks:
+        return None
+    most = max(b.tokens for b in blocks)
+    step = _LENGTH / len(blocks)
+    middle = _TOP + _DEPTH / 2
+    every = -(-len(blocks) // _NAMES)
+
+    def half(tokens: int) -> float:
+        return max(_DEPTH / 2 * tokens / most, 0.75)
+
+    last = half(blocks[-1].tokens if end is None else end)
+    marks: list[dict[str, Any]] = []
+    upper, lower = [], []
+    for i, block in enumerate(blocks):
+        x0, x1 = i * step, (i + 1) * step
+        turn = min(step * 0.55, 60.0)
+        h = half(block.tokens)
+        after = half(blocks[i + 1].tokens) if i + 1 < len(blocks) else last
+        bend = x1 - turn / 2
+        upper.append(f"L{x1 - turn:.1f},{middle - h:.1f} C{bend:.1f},{middle - h:.1f} {bend:.1f},{middle - after:.1f}")
+        upper.append(f"{x1:.1f},{middle - after:.1f}")
+        lower += [f"L{x0:.1f},{middle + h:.1f}", f"{x1 - turn:.1f},{middle + h:.1f}"]
+        lower += [f"C{bend:.1f},{middle + after:.1f} {bend:.1f},{middle + h:.1f}"]
+        share = block.cost.flops / max(table.total.flops, 1)
+        marks.append(
+            {
+                "x": round(x0, 1), "width": round(step, 1), "middle": round(x0 + (step - turn) / 2, 1), "count": block.tokens,
+                "name": block.name, "named": i % every == 0, "y": round(middle - h - 8, 1),
+                "heat": round(min(share * len(blocks), 2) / 2, 2),
+                "told": f"block {block.name}: {block.tokens} tokens, {_number(block.cost.flops)}FLOPs, {share:.1%} of all",
+            }
+        )  # fmt: skip
+    first = half(blocks[0].tokens)
+    path = f"M0,{middle - first:.1f} {' '.join(upper)} L{_LENGTH},{middle + last:.1f} {' '.join(lower[::-1])}"
+    told = ", ".join(str(b.tokens) for b in blocks)
+    return {"width": _LENGTH, "height": _TOP + _DEPTH + _COLUMN, "path": f"{path} Z", "marks": marks, "told": told,
+            "floor": _TOP + _DEPTH + 18, "top": _TOP, "depth": _DEPTH}  # fmt: skip
+
+
+# One input ----------------------------------------------------------------------------------------------------------------
+
+
+def _drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
+    """What became of one input's tokens: pictures behind some of the steps, or its words."""
+    final = fates(steps, shown.outputs, 0)
+    left = sum(f.left is not None for f in final)
+    merged = sum(f.left is not None and f.host is not None for f in final)
+    counts = ((len(final) - left, "stay"), (merged, "are merged into others"), (left - merged, "are dropped"))
+    facts = f"{len(final)} tokens: {', '.join(f'{count} {what}' for count, what in counts if count)}"
+    drawn: dict[str, Any] = {"name": shown.name, "facts": facts, "pictures": [], "words": []}
+    if shown.image is not None:
+        chosen = sorted({round(i * (len(steps) - 1) / max(_PICTURES - 1, 1)) for i in range(_PICTURES)}) if steps else []
+        drawn["pictures"] = [{"src": _png(shown.image, None), "told": "the image as the model sees it"}]
+        for index in chosen:
+            now = fates(steps, shown.outputs, 0, index + 1)
+            count = sum(f.left is None for f in now)
+            where = f"behind block {steps[index].block}" if steps[index].block >= 0 else "at the start"
+            drawn["pictures"].append({"src": _png(shown.image, now), "told": f"{where}: {count} tokens"})
+    if shown.words is not None:
+        drawn["words"] = _words(shown.words, final, steps)
+    return drawn
+
+
+def _png(image: np.ndarray, now: Sequence[Fate] | None) -> str:
+    """As a data URI; enlarged where patches are only a few pixels wide."""
+    import numpy as np
+    from PIL import Image
+
+    from .picture import draw_map, patch_grid
+
+    scale = 1
+    if now is not None:
+        rows = patch_grid(len(now), *image.shape[:2])[0]
+        scale = max(1, -(-_PATCH * rows // image.shape[0]))
+    large = np.repeat(np.repeat(image, scale, 0), scale, 1)
+    if now is None:
+        picture = Image.fromarray(large)
+    else:
+        dropped = np.array([f.host is None for f in now])
+        picture = draw_map(large, np.array([i if f.host is None else f.host for i, f in enumerate(now)]), dropped)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _words(words: Sequence[str], final: Sequence[Fate], steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Each token with the group that it is in, by a number that colours go by; None for one that is alone or gone."""
+    members: dict[int, list[int]] = {}
+    for token, fate in enumerate(final):
+        if fate.host is not None:
+            members.setdefault(fate.host, []).append(token)
+    groups = {host: i for i, host in enumerate(h for h, all_ in members.items() if len(all_) > 1)}
+    rows = []
+    for token, (word, fate) in enumerate(zip(words, final, strict=False)):
+        behind = "" if fate.left is None else f" behind block {steps[fate.left].block}"
+        if fate.host is None:
+            told = f"dropped{behind}"
+        elif fate.host in groups:
+            others = " ".join(words[i] for i in members[fate.host] if i != token and i < len(words))
+            told = f"one token with: {others}{f'; it left{behind}' if behind else ''}"
+        else:
+            told = "stays by itself"
+        number = groups.get(fate.host) if fate.host is not None else None
+        rows.append({"text": word, "hue": None if number is None else round(number * 137.5) % 360, "gone": fate.host is None,
+                     "told": told})  # fmt: skip
+    return rows
+
+
+# The program --------------------------------------------------------------------------------------------------------------
+
+
+def _blocks(module: Module, table: CostTable, values: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The statements of each block as they print, with what comes out of them, what they cost and where they stood."""
+    from ...frontends.source import print_module
+    from ..targets import READERS
+
+    text = print_module(module)
+    lines = text.split("\n")
+    # The same program again, whose places are lines of the text that is shown.
+    again = READERS.source(text, f"{module.name}:view").graph
+    printed = dict(zip(module.graph.nodes(), again.nodes(), strict=True))
+    rows: list[list[dict[str, Any]]] = [[]]
+    seen: set[int] = set()
+    for node, own in each(module.graph):
+        if node.op.qualified == ATTENTION:
+            rows.append([])
+        flops = own.flops.evaluate(values)
+        span = printed[node].span
+        if span is None:
+            continue
+        if span.line in seen and rows[-1]:
+            rows[-1][-1]["flops"] += flops
+            continue
+        seen.add(span.line)
+        told = [f"{_number(flops)}FLOPs", f"{_number(own.bytes.evaluate(values))}B moved"]
+        rows[-1].append(
+            {
+                "text": " ".join(line.strip() for line in lines[span.line - 1 : span.end_line]),
+                "types": ", ".join(_type(v.type, values) for v in node.outputs), "flops": flops,
+                "told": " · ".join(told), "place": _place(node),
+            }
+        )  # fmt: skip
+    found = []
+    for block, statements in zip(table.blocks, rows, strict=True):
+        most = max((s["flops"] for s in statements), default=0) or 1
+        for s in statements:
+            s["bar"], s["flops"] = round(100 * s["flops"] / most), _number(s["flops"]) if s["flops"] else ""
+        found.append(
+            {
+                "name": "stem" if block.name == "stem" else f"block {block.name}", "tokens": block.tokens,
+                "flops": _number(block.cost.flops), "share": f"{block.cost.flops / max(table.total.flops, 1):.1%}",
+                "statements": statements,
+            }
+        )  # fmt: skip
+    return found
+
+
+def _type(type: TensorType, values: Mapping[str, int]) -> str:
+    return f"{type.dtype}[{', '.join(str(d.evaluate(values)) for d in type.shape)}]"
+
+
+def _place(node: Node) -> str:
+    """The user's line, and where it stands."""
+    if node.span is None:
+        return ""
+    line = source_line(node.span)
+    return f"{node.span.file}:{node.span.line}{f'  {line}' if line else ''}"
+

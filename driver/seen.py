@@ -1,0 +1,157 @@
+"""What ``tessera view`` shows: the program of whatever file it is given, and a run of it in which every reduction tells its map.
+
+seen = see(Path("fast.onnx"))
+ran = seen.run([("image", "cat.png")])
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backends.onnx.target import Onnx
+from ..ir.analysis.sizes import default_sizes
+from ..ir.compiling import PassSpec
+from ..ir.diagnostics import Diagnostic
+from ..runtime.images import fitted, image_size, is_image, open_image
+from ..runtime.inputs import IMAGES, Options, read_inputs
+from ..runtime.text import FIELDS, load_tokenizer
+from .compile import apply_passes
+from .compile import compile as drive
+from .read import Source, read_model
+from .report.fates import Step, traced
+from .report.view import Shown
+from .targets import READERS, artifact_target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..ir.graph import Module
+    from ..runtime.inputs import InputSpec
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of the tokens of one input; ``sizes`` are those it was run at."""
+
+    steps: Sequence[Step] = ()
+    shown: Sequence[Shown] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A program to look at.
+
+    Args:
+        weights: as ``compile`` takes them; None: its own, or initial ones.
+        metadata: of the artifact it was read from.
+        beside: where a tokenizer may lie.
+    """
+
+    module: Module
+    weights: Any
+    metadata: Mapping[str, str]
+    beside: Path | None
+
+    def run(self, pairs: Sequence[tuple[str, str]], how: Options | None = None) -> Run:
+        """Run it on files, the first of a batch.
+
+        Raises:
+            Diagnostic: E0925 when no token leaves, or when what it takes is neither an image nor text; what reading and running
+                raise.
+        """
+        how = how or Options(metadata=self.metadata, beside=self.beside)
+        module, steps = traced(self.module)
+        if not steps:
+            raise Diagnostic(
+                "E0925", "nothing becomes of the tokens: the program has no reduction in it",
+                help="add one: `--pass 'merge_tokens(r=8)'`; of an artifact, one that was compiled with it",
+            )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+            file = Path(folder, f"seen{Onnx.suffix}")
+            made = drive(module, target=Onnx.name, weights=self.weights, passes=[], verify=False, output=file)
+            arrays = read_inputs(made.runner.inputs, pairs, how)
+            outputs = made.runner(arrays)
+            sizes = made.runner.ports.sizes({name: array.shape for name, array in arrays.items()})
+        name = pairs[0][0] or made.runner.inputs[0].name
+        symbols = self.module.graph.symbols()
+        shown = [_shown(made.runner.inputs, name, pairs[0][1], arrays, outputs, how)]
+        return Run(steps, shown, {s: size for s, size in sizes.items() if s in symbols})
+
+
+def see(
+    path: Path,
+    model: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    weights: Sequence[str] | None = None,
+    dtype: str = "f32",
+    passes: Sequence[PassSpec] = (),
+) -> Seen:
+    """The program in a file: of an artifact of ours what it carries, with its reductions as they were made. Raises Diagnostic."""
+    carried = _carried(path)
+    if carried is not None:
+        module, metadata = carried
+        tensors: Any = read_model(path).weights
+        steps = list(passes)
+    else:
+        source = read_model(path, model, params, weights, dtype)
+        module, tensors, metadata = source.module, source.weights, {}
+        steps = [*_raising(source), *(passes or (module.compile.passes if module.compile else ()))]
+    beside = path if path.is_dir() else path.parent
+    return Seen(apply_passes(module, steps)[0], tensors, metadata, beside)
+
+
+def _carried(path: Path) -> tuple[Module, Mapping[str, str]] | None:
+    """The program that an artifact carries as source, and its metadata."""
+    if path.suffix.lower() != Onnx.suffix or not os.path.isfile(path):
+        return None
+    facts = artifact_target(path).facts(path)
+    metadata: Mapping[str, str] = facts["metadata"] if facts is not None else {}
+    if "tessera.source" not in metadata:
+        return None
+    return READERS.source(metadata["tessera.source"], f"{path.name}:source"), metadata
+
+
+def _raising(source: Source) -> list[PassSpec]:
+    return [PassSpec("raise_composites")] if source.raising else []
+
+
+def sizes_for(module: Module, given: Mapping[str, int]) -> dict[str, int]:
+    """A size for every free dimension. Raises E0011 for one that the program does not have."""
+    chosen = default_sizes(module.graph)
+    for name in given:
+        if name not in chosen:
+            known = ", ".join(chosen) or "none"
+            raise Diagnostic("E0011", f"`{module.name}` has no free dimension `{name}`", help=f"it has {known}")
+    return {**chosen, **given}
+
+
+def _shown(
+    specs: Sequence[InputSpec],
+    name: str,
+    file: str,
+    arrays: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    how: Options,
+) -> Shown:
+    """The picture or the words that belong to the tokens. Raises E0925 for other inputs."""
+    import numpy as np
+
+    spec = next((s for s in specs if s.name == name), specs[0])
+    if is_image(spec) and Path(file).suffix.lower() in IMAGES:
+        height, width = image_size(spec)
+        return Shown(name, outputs, image=np.asarray(fitted(open_image(file), height, width, how.fit, file)))
+    ids = next((s.name for s in specs if FIELDS.get(s.name) == "ids" and s.name in arrays), None)
+    if ids is not None:
+        tokenizer = load_tokenizer(how)
+        words = [tokenizer.id_to_token(int(i)) or f"#{i}" for i in arrays[ids][0]]
+        return Shown(name, outputs, words=[word.replace("Ġ", "").replace("▁", "") or "·" for word in words])
+    raise Diagnostic(
+        "E0925", f"what becomes of `{name}` cannot be drawn: it is neither an image nor token ids",
+        help="give an image file to an image input, or a text file to token ids",
+    )  # fmt: skip
