@@ -9,7 +9,7 @@ from typing import Any
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
 from ..options import option
-from .method import Limits, Method
+from .method import GRID, Limits, Method
 from .reduce import ReduceTokens
 from .schedule import Schedule, exact
 
@@ -36,6 +36,7 @@ class ClusterTokens(ReduceTokens):
 
     name = "cluster_tokens"
     verbs = ("clusters", "clustered")
+    told = GRID
     why_capped = "there are as many clusters as rows x columns"
 
     method: str = option("superpixels", "how: an op of std.token, or one of your own, `mine.tess:name`")
@@ -141,4 +142,4 @@ class ClusterTokens(ReduceTokens):
 
 
 def _knows_grid(method: Method) -> bool:
-    return {"height", "width", "rows", "columns"} <= method.statics.keys()
+    return method.statics.keys() >= GRID

@@ -29,8 +29,10 @@ from .wants import WANTS, find_want
 STD = "std.token"
 # What cannot be the name of an op, since it is a word of the language.
 _WORDS = {"random": "by_chance"}
-# What the pass itself says: `padding` whether some tokens are; of a grid its height and width, and its clusters.
-_OWN = frozenset({"r", "k", "protect", "last", "padding", "height", "width", "rows", "columns"})
+# What the pass itself says: `padding` whether some tokens are.
+_OWN = frozenset({"r", "k", "protect", "last", "padding"})
+# What a pass that knows the grid says of it and its clusters.
+GRID = frozenset({"height", "width", "rows", "columns"})
 _KINDS: dict[str, Any] = {"int": int, "real": float, "bool": bool, "str": str, "list": tuple[int | float, ...]}
 
 
@@ -250,12 +252,17 @@ def _name(dim: Any) -> str | None:
 # Options -------------------------------------------------------------------------------------------------------------
 
 
-def further_options(op: Composite, back: Composite | None = None) -> dict[str, Option]:
-    """The options that a method adds to those of the pass: its own static parameters, and those of the way back."""
+def further_options(
+    op: Composite, back: Composite | None = None, told: frozenset[str] = frozenset()
+) -> dict[str, Option]:
+    """The options that a method adds to those of the pass: its own static parameters, and those of the way back.
+
+    ``told``: what the pass says to them beside the budget.
+    """
     found: dict[str, Option] = {}
     for one in (op, back) if back is not None else (op,):
         for static in statics_of(one).values():
-            if static.name in _OWN or static.kind not in _KINDS or static.name in found:
+            if static.name in _OWN | told or static.kind not in _KINDS or static.name in found:
                 continue
             default = None if static.default is REQUIRED or callable(static.default) else static.default
             kind = _KINDS[static.kind]
@@ -263,11 +270,11 @@ def further_options(op: Composite, back: Composite | None = None) -> dict[str, O
     return found
 
 
-def check_required(op: Composite, given: Mapping[str, Any], what: str) -> None:
+def check_required(op: Composite, given: Mapping[str, Any], what: str, told: frozenset[str] = frozenset()) -> None:
     """Raises E0705 when a method's parameter that has no default is not given."""
     for static in op.signature.statics:
         needed = static.default is REQUIRED and not static.optional and "." not in static.name
-        if needed and static.name not in _OWN and static.name not in given:
+        if needed and static.name not in _OWN | told and static.name not in given:
             raise Diagnostic(
                 "E0705", f"the method `{op.name}` of {what} needs `{static.name}: {static.kind}`",
                 help=f"write `{what}(…, {static.name}={show_value('…')})`",

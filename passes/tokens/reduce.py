@@ -53,6 +53,8 @@ class ReduceTokens(Pass):
     # What happens to a token that leaves, and why not to more of them.
     verbs: ClassVar[tuple[str, str]]
     why_capped: ClassVar[str]
+    # Static parameters of a method that the pass gives it beside the budget; all others are options.
+    told: ClassVar[frozenset[str]] = frozenset()
 
     method: str = option("", "how: an op of std.token, or one of your own, `mine.tess:name`")
     r: int | float | tuple[int, ...] | None = option(
@@ -103,7 +105,7 @@ class ReduceTokens(Pass):
         if not isinstance(method, str) or not isinstance(back, str) or ":" in method + back:
             return None
         op = find_method(method, None, cls.name, spec.span)
-        return further_options(op, find_back(back, method, op, None, spec.span))
+        return further_options(op, find_back(back, method, op, None, spec.span), cls.told)
 
     @classmethod
     def method_help(cls, method: str | None) -> str:
@@ -116,7 +118,7 @@ class ReduceTokens(Pass):
         op = find_method(method, None, cls.name)
         found = {name: find_want(name, op) for name, _ in Method(op).wants}
         wants = [f"  {name}: {want[0].doc}" for name, want in found.items() if want is not None]
-        options = [f"  {o.name}: {o.kind} = {show_value(o.default)}" for o in further_options(op).values()]
+        options = [f"  {o.name}: {o.kind} = {show_value(o.default)}" for o in further_options(op, None, cls.told).values()]
         statics = tuple(s for s in op.signature.statics if "." not in s.name)
         parts = [show_signature(replace(op.signature, statics=statics)), op.doc]
         parts += ["it asks for\n" + "\n".join(wants)] if wants else []
@@ -209,8 +211,8 @@ class ReduceTokens(Pass):
     def run(self, module: Module) -> Report:
         op = find_method(self.method, module, self.name)
         back = find_back(self.back, self.method, op, module)
-        settings = check_further(type(self), further_options(op, back), dict(self.further))
-        check_required(op, settings, self.name)
+        settings = check_further(type(self), further_options(op, back, self.told), dict(self.further))
+        check_required(op, settings, self.name, self.told)
         method = Method(op, tuple(sorted(settings.items())), back)
         given, notes = module.graph, _read_masks(module)
         graph = module.graph
