@@ -1,4 +1,4 @@
-"""HiRED's row: budgets by their formula, quadrants beside the published stripes, the class token's row, and what a decoder saves."""
+"""HiRED's row: budgets by their formula, quadrants and the published stripes, the class token's row, what a decoder saves."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ def parts(early: np.ndarray, rho: float, alpha: float, published: bool) -> tuple
     whole = min(int(alpha * budget), N)
     mark = np.zeros(N, int)
     mark[np.argsort(-early, kind="stable")[: int(N * (1 - alpha))]] = 1
-    if published:
-        marks = mark.reshape(2, 2, -1).sum(-1).ravel()
-    else:
-        marks = mark.reshape(2, SIDE // 2, 2, SIDE // 2).sum((1, 3)).ravel()
+    cells, axes = ((2, 2, -1), 2) if published else ((2, SIDE // 2, 2, SIDE // 2), (1, 3))
+    marks = mark.reshape(cells).sum(axes).ravel()
     return marks, np.r_[whole, np.minimum((budget - whole) * marks // marks.sum(), N)]
 
 
@@ -41,7 +39,7 @@ def parts(early: np.ndarray, rho: float, alpha: float, published: bool) -> tuple
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("rho", "alpha", "compat"), [(0.2, 0.5, "none"), (0.1, 0.3, "published"), (0.4, 0.75, "none")])
 def test_every_image_gets_its_share(rho: float, alpha: float, compat: str, target: str) -> None:
-    """200 random images: the shares are the formula's, what stays is the best of each, and rounding loses at most P of the budget."""
+    """200 random images: the shares are the formula's, what stays is the best of each, rounding loses at most P of the budget."""
     rng = np.random.default_rng(0)
     early, late = (np.exp(3 * rng.standard_normal(s)).astype(np.float32) for s in ((200, N), (200, P + 1, N)))
     made = select(target, rho=rho, alpha=alpha, compat=compat)(early, late)
@@ -61,8 +59,8 @@ def test_every_image_gets_its_share(rho: float, alpha: float, compat: str, targe
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_quadrant_is_a_quadrant(target: str) -> None:
-    """All 144 marks are in the upper right quarter: the crop that shows it gets the crops' whole budget. The published code cuts the
-    flat row of patches instead, and gives it to the two upper crops."""
+    """All 144 marks are in the upper right quarter: the crop that shows it gets the crops' whole budget. The published code cuts
+    the flat row of patches instead, and gives it to the two upper crops."""
     early = np.zeros((1, N), np.float32)
     early.reshape(SIDE, SIDE)[: SIDE // 2, SIDE // 2 :] = 1
     late = np.random.default_rng(1).random((1, P + 1, N), np.float32)
@@ -89,7 +87,8 @@ def test_the_row_of_the_class_token_is_that_of_the_map() -> None:
 
 
 SMALL: dict[str, Any] = {
-    "size": 96, "patch": 8, "dim": 32, "tower_heads": 2, "late": 2, "width": 128, "depth": 4, "heads": 4, "hidden": 256, "vocab": 30,
+    "size": 96, "patch": 8, "dim": 32, "tower_heads": 2, "late": 2,
+    "width": 128, "depth": 4, "heads": 4, "hidden": 256, "vocab": 30,
 }  # fmt: skip
 
 
@@ -107,7 +106,7 @@ def partitions() -> np.ndarray:
 
 @pytest.mark.extended
 def test_photographs_through_a_tower_and_a_decoder() -> None:
-    """The same on both targets; and the decoder's work and caches fall as the tokens do: 720 visual ones to 144, beside 16 of text."""
+    """The same on both targets; the decoder's work and caches fall as the tokens do: 720 visual ones to 144, beside 16 of text."""
     text = np.random.default_rng(3).standard_normal((2, 16, 128)).astype(np.float32)
     made, flops = {}, {}
     for rho in (0.2, 1.0):
