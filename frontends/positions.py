@@ -15,6 +15,7 @@ from ..ir.analysis.evaluate import to_value
 from ..ir.builder import Builder
 from ..ir.dims.dim import as_dim
 from ..ir.graph import Graph, Initializer, Parameter, Value
+from ..ir.op import Trait, has
 from ..ir.types import DType, TensorType, boolean
 
 # A float that hides what it is added to: exp of it is 0 next to any other.
@@ -40,7 +41,7 @@ def write_positions(graph: Graph, weights: MutableMapping[str, Any], trained: bo
             param.replace_uses(made)
             del graph.params[name], weights[name]
             notes.append(f"`{name}` is a triangle or a band: it is computed from positions")
-        elif (seen := _hiding(array := np.asarray(weights[name]), param.type.dtype)) is not None:
+        elif _added(param) and (seen := _hiding(array := np.asarray(weights[name]), param.type.dtype)) is not None:
             _write_seen(graph, name, array, seen, weights)
             notes.append(f"`{name}` hides places from others: which ones is written beside it")
     for node in list(graph.nodes()):
@@ -60,11 +61,23 @@ def _one_matrix(shape: Any) -> bool:
     return _of_places(shape) and all(d == 1 for d in shape[:-2])
 
 
+def _added(value: Value) -> bool:
+    """Whether somebody reads a buffer, however it is moved about, as something else than a weight: that of a product, a convolution
+    or an embedding is not looked at as a whole."""
+    for node, position in value.uses:
+        if node.op is None or node.op.family == "control":
+            return True
+        weighs = node.op.family == "contraction" or node.op.qualified == "std.nn.affine"
+        weighs |= has(node, Trait.INDEXES) and position == 0
+        moved = has(node, Trait.MOVES) or node.op.qualified == "cast"
+        if not weighs and (not moved or _added(node.output)):
+            return True
+    return False
+
+
 def _hiding(array: np.ndarray, dtype: DType) -> np.ndarray | None:
     """Which places a buffer of biases shows to which, where some are hidden one way: one matrix if that is all it says."""
-    corners = (array[..., 0, -1], array[..., -1, 0])
-    # Weights fail at their corners, and are not read as a whole.
-    if dtype.kind != "float" or not any((corner <= _LOW).any() for corner in corners):
+    if dtype.kind != "float" or not array.size or not array.min() <= _LOW:
         return None
     seen = array > _LOW
     if (seen == seen.swapaxes(-1, -2)).all() if seen.shape[-1] == seen.shape[-2] else seen.all():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .pattern import Rule
 
 # The shipped modules whose rules recover composites, in the order in which they join in; known by their names alone.
-RAISING = tuple(f"std.recover.{n}" for n in ("decomposed", "primitives", "variants", "scores", "attention"))
+RAISING = tuple(f"std.recover.{n}" for n in ("decomposed", "primitives", "variants", "scores", "masks", "attention"))
 
 _resolver: Callable[[str, str], Composite] | None = None
 _local_resolver: Callable[[str, str, Module | None], Composite] | None = None

@@ -18,6 +18,7 @@ from ..tidy.cse import merge_equal
 from ..tidy.dce import remove_dead
 from ..tidy.fold_constants import fold_graph
 from ..tidy.inline import inline_composites
+from .casts import cast_late
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
 from .report import RAISED, Leftover, leftovers
@@ -98,7 +99,7 @@ def recover(
     ``padding``: whether a mask of the lowest number is one where some query may see no key. ``skipped``: is given what did not fit;
     what a model is recovered from stays a program in any case.
     """
-    fired: Counter[str] = Counter({TIDIED: _tidy(graph)})
+    fired: Counter[str] = Counter({TIDIED: _tidy(graph), "cast_late": cast_late(graph)})
     skipped = [] if skipped is None else skipped
     while True:
         rules: list[Rule] = []

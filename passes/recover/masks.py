@@ -221,17 +221,30 @@ def _as_condition(expr: Expr) -> tuple[Expr | None, float]:
         if _low(yes) and _zero(no):
             return simplify(Apply("logical_not", (condition,))), _low(yes)
     if expr.op == "mul":
-        for gap, low in (expr.args, expr.args[::-1]):
-            # (1 - mask) * lowest, of a mask that holds 0 and 1.
-            if isinstance(gap, Apply) and gap.op == "sub" and _one(gap.args[0]) and _low(low):
-                inner = gap.args[1]
-                if isinstance(inner, Apply) and inner.op == "cast" and inner.dtype.kind == "float":
-                    inner = inner.args[0]
-                    if isinstance(inner, Element) and inner.value.type.dtype.kind == "int":
-                        return Apply("ne", (inner, Known(as_dim(0)))), _low(low)
-                    if _is_condition(inner):
-                        return inner, _low(low)
+        for gap, by in (expr.args, expr.args[::-1]):
+            if not isinstance(gap, Apply) or (number := number_of(by)) is None:
+                continue
+            # (1 - mask) * lowest or (mask - 1) * highest, of a mask that holds 0 and 1.
+            if gap.op == "sub" and _one(gap.args[0]) and _low(by):
+                condition = _truth(gap.args[1])
+            elif gap.op == "sub" and _one(gap.args[1]) and -number <= _LOWEST:
+                condition, number = _truth(gap.args[0]), -number
+            else:
+                hidden = _truth(gap) if _low(by) else None
+                condition = None if hidden is None else simplify(Apply("logical_not", (hidden,)))
+            if condition is not None:
+                return condition, number
     return None, 0.0
+
+
+def _truth(expr: Expr) -> Expr | None:
+    """The condition of which an expression is the number: 1 where it holds, else 0."""
+    if not (isinstance(expr, Apply) and expr.op == "cast" and expr.dtype.kind == "float"):
+        return None
+    inner = expr.args[0]
+    if isinstance(inner, Element) and inner.value.type.dtype.kind == "int":
+        return Apply("ne", (inner, Known(as_dim(0))))
+    return inner if _is_condition(inner) else None
 
 
 def _hides(expr: Expr) -> float:

@@ -16,7 +16,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.op import Trait, has
 from ...ir.ops.contraction import parse_einsum
 from ...ir.pattern import Call, Match, Number, Pattern, Rule, Scalar, Static, Var
-from ...ir.types import DType
+from ...ir.types import DType, boolean
 
 # How far a constant may be from the number in the pattern, relative to it: the rounding of its dtype.
 _ROUNDING = {"f16": 1e-3, "bf16": 8e-3, "f32": 1.2e-7}
@@ -197,7 +197,7 @@ class Matcher:
             stays |= feeding
         for node in inside - {root} - stays:
             # What only makes or moves elements may be read elsewhere too: leaving it where it is costs nothing twice.
-            if has(node, Trait.MAKES) or has(node, Trait.MOVES) or node.op.qualified == "cast":
+            if has(node, Trait.MAKES) or has(node, Trait.MOVES) or node.op.qualified == "cast" or _of_condition(node):
                 continue
             if any(user not in inside for value in node.outputs for user in value.users):
                 self._fail(state, node, f"`{node.op.name}` is read elsewhere too")
@@ -312,3 +312,17 @@ def why(graph: Graph, rule: Rule) -> Why:
     found = tuple(node.span for node in roots if matcher.match(node) is not None)
     nearest = matcher.nearest or NearMiss(0, matcher.size, None, f"the model has no `{rule.pattern.op}`")
     return Why(rule.name, found, None if found else nearest)
+
+
+def _of_condition(node: Node, depth: int = 3) -> bool:
+    """Whether a node does arithmetic with a condition and numbers alone, `(1 - mask) * c`, as blocks that share a mask share it."""
+
+    def plain(value: Value | None) -> bool:
+        made = value.node if value is not None else None
+        if made is None:
+            return value is None
+        if made.op.qualified == "cast":
+            return made.inputs[0] is not None and made.inputs[0].type.dtype == boolean
+        return made.op.qualified == "constant" or _of_condition(made, depth - 1)
+
+    return depth > 0 and node.op.family == "elementwise" and all(map(plain, node.inputs))

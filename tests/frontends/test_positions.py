@@ -168,6 +168,42 @@ def test_a_buffer_makes_attention_causal(mask: np.ndarray, causal: bool, importe
         assert apply(module, "merge_tokens", r=2, restore=True)[1].modified == 1
 
 
+HOLES = {
+    "one pair": [(3, 5)],
+    "above the diagonal": [(i, j) for i in range(40) for j in range(i + 1, 40) if (i, j) != (0, 39)],
+    "a column": [(i, 20) for i in range(20)],
+    "a row": [(5, j) for j in range(6, 39)],
+    **{f"random {seed}": [tuple(p) for p in np.random.default_rng(seed).integers(1, 39, (60, 2))] for seed in range(8)},
+}
+
+
+@pytest.mark.parametrize(
+    "holes", [pytest.param(h, id=n, marks=() if n == "one pair" else pytest.mark.extended) for n, h in HOLES.items()]
+)
+def test_holes_away_from_the_corners_are_seen(holes: list[tuple[int, int]]) -> None:
+    """A buffer of biases is looked at as a whole: what is hidden one way is no learnt number."""
+    bias = np.random.default_rng(0).standard_normal((40, 40)).astype(np.float32)
+    for query, key in holes:
+        if query != key:
+            bias[query, key] = LOW
+    found = imported(Block(bias, True).eval(), "torch", Path())
+    module, _ = apply(found.module, "raise_composites")
+    weights = {name: found.weights[name] for name in module.graph.params}
+    x = torch.randn(2, 12, 8)
+    with torch.no_grad():
+        want, (got,) = Block(bias, True).eval()(x), build(module, weights)(x).values()
+    np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-5)
+    with pytest.raises(Diagnostic) as caught:
+        apply(module, "merge_tokens", r=2)
+    assert caught.value.code == "E0708"
+
+
+def test_numbers_that_hide_nothing_are_learnt() -> None:
+    bias = np.random.default_rng(0).standard_normal((40, 40)).astype(np.float32)
+    module, _ = apply(imported(Block(bias, True).eval(), "torch", Path()).module, "raise_composites")
+    assert apply(module, "merge_tokens", r=2, restore=True)[1].modified == 1
+
+
 def test_a_model_that_computes_nothing_else() -> None:
     module = loads("model m(x: f32[1]) -> (f32[1], bool[6, 6]) { buffer w: bool[6, 6] return x, w }")
     assert not list(module.graph.nodes())

@@ -175,6 +175,21 @@ CASES: dict[str, Case] = {
     "attention, bounded from below": attend(
         f"maximum({SCORES} + bias, constant(-3.4028235e+38, dtype=f32))", "scores_bounded_by_lowest"
     ),
+    "attention, times a mask": attend(
+        f"({SCORES}) * cast(mask, f32) + (1.0 - cast(mask, f32)) * -10000.0", "scores_times_mask"
+    ),
+    "attention, times a mask, less": attend(
+        f"({SCORES}) * cast(mask, f32) - 1e9 * (1.0 - cast(mask, f32))", "scores_times_mask_less"
+    ),
+    "attention, a mask less one": attend(f"({SCORES}) + (cast(mask, f32) - 1.0) * 1e9", "scores_bias"),
+    "attention, what is hidden times the lowest": attend(
+        f"({SCORES}) + cast(not mask, f32) * -3.4028235e+38", "scores_bias"
+    ),
+    "attention, times a mask that was a number before it was moved": Case(
+        "scores_times_mask attention_from_softmax",
+        "n = unsqueeze(cast(pair, f32), [0, 1])"
+        f"  return softmax(({SCORES}) * n + (1.0 - n) * -10000.0, axis=-1) @ v", "attention", HEADS,
+    ),
     "attention, zeroed where hidden": Case(
         "softmax_zeroed attention_from_guarded",
         "n = not mask  b = where(not n, bias, constant(-3.4028235e+38, dtype=f32))"
