@@ -225,15 +225,16 @@ def _as_condition(expr: Expr) -> tuple[Expr | None, float]:
             if not isinstance(gap, Apply) or (number := number_of(by)) is None:
                 continue
             # (1 - mask) * lowest or (mask - 1) * highest, of a mask that holds 0 and 1.
+            meant: Expr | None
             if gap.op == "sub" and _one(gap.args[0]) and _low(by):
-                condition = _truth(gap.args[1])
+                meant = _truth(gap.args[1])
             elif gap.op == "sub" and _one(gap.args[1]) and -number <= _LOWEST:
-                condition, number = _truth(gap.args[0]), -number
+                meant, number = _truth(gap.args[0]), -number
             else:
                 hidden = _truth(gap) if _low(by) else None
-                condition = None if hidden is None else simplify(Apply("logical_not", (hidden,)))
-            if condition is not None:
-                return condition, number
+                meant = None if hidden is None else simplify(Apply("logical_not", (hidden,)))
+            if meant is not None:
+                return meant, number
     return None, 0.0
 
 
