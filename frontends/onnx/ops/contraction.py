@@ -9,7 +9,6 @@ import numpy as np
 
 from ....ir.dims.dim import Dim, as_dim, const, dim_max, dim_min, prove_ge
 from ....ir.graph import Value
-from ....ir.types import i32
 from ..call import Call
 from ..registry import MICROSOFT, imports
 from ..tensors import Weight
@@ -109,21 +108,6 @@ def fused_matmul(c: Call) -> Value:
     y = product(c, a, 1, bool(c.attr("transB", 0)))
     alpha = c.attr("alpha", 1.0)
     return y if alpha == 1.0 else c.op("mul", y, c.like(alpha, y))
-
-
-@imports("MatMulInteger")
-def matmul_integer(c: Call) -> Value:
-    def operand(i: int) -> Value:
-        x = c.cast(c.x(i), i32)
-        if not c.has(i + 2):
-            return x
-        zero = c.cast(c.x(i + 2), i32)
-        if i == 0 and zero.type.rank == 1:
-            zero = c.op("unsqueeze", zero, axis=1)
-        return c.op("sub", x, zero)
-
-    c.equal(c.shape()[-1], c.shape(1)[-2], f"the inner sizes of {c.type()} and {c.type(1)}")
-    return c.op("matmul", operand(0), operand(1))
 
 
 @imports("Einsum")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ....ir.dims.dim import Dim, const, product
+from ....ir.dims.dim import const, product
 from ....ir.graph import Value
-from ....ir.types import DTYPES, f32
+from ....ir.types import f32
 from ..call import Call
 from ..registry import MICROSOFT, imports
-from ..tensors import dtype_of
 
 
 def _last_axes(c: Call, x: Value, axis: int, *weights: Value | None) -> tuple[Value, list[Value | None]]:
@@ -115,62 +114,3 @@ def mean_variance(c: Call) -> Value:
     centred = c.op("sub", x, c.op("mean", x, axis=axes, keepdims=True))
     variance = c.op("mean", c.op("mul", centred, centred), axis=axes, keepdims=True)
     return c.op("div", centred, c.op("add", c.op("sqrt", variance), c.like(1e-9, x)))
-
-
-@imports("DequantizeLinear")
-def dequantize(c: Call) -> Value:
-    x, scale = c.x(0, "weight"), c.x(1, "scale")
-    if c.attr("block_size", 0):
-        c.refuse("blocks of DequantizeLinear")
-    wide = c.cast(x, f32)
-    shape = _along(c, x, scale)
-    if c.has(2):
-        wide = c.op("sub", wide, c.reshape(c.cast(c.x(2, "zero_point"), f32), shape))
-    dtype = dtype_of(c.attr("output_dtype"), c.where) if c.attr("output_dtype", 0) else scale.type.dtype
-    return c.cast(c.op("mul", wide, c.reshape(c.cast(scale, f32), shape)), dtype)
-
-
-@imports("QuantizeLinear")
-def quantize(c: Call) -> Value:
-    if c.attr("block_size", 0):
-        c.refuse("blocks of QuantizeLinear")
-    x, scale = c.x(), c.x(1, "scale")
-    shape = _along(c, x, scale)
-    dtype = c.type(2).dtype if c.has(2) else DTYPES["u8"]
-    if c.attr("output_dtype", 0):
-        dtype = dtype_of(c.attr("output_dtype"), c.where)
-    y = c.op("round", c.op("div", c.cast(x, f32), c.reshape(c.cast(scale, f32), shape)))
-    if c.has(2):
-        y = c.op("add", y, c.reshape(c.cast(c.x(2, "zero_point"), f32), shape))
-    low, high = (-128, 127) if dtype.name == "i8" else (0, 255)
-    if dtype.name not in ("i8", "u8"):
-        c.refuse(f"quantisation to {dtype}")
-    y = c.op("minimum", c.op("maximum", y, c.like(low, y)), c.like(high, y))
-    return c.cast(y, dtype)
-
-
-def _along(c: Call, x: Value, scale: Value) -> list[Dim]:
-    """The shape in which a scale broadcasts along its axis."""
-    if scale.type.numel == 1:
-        return []
-    axis = c.normal_axis(c.attr("axis", 1), x.type.rank)
-    c.equal(x.type.shape[axis], scale.type.shape[0], f"axis {axis} of {x.type} and the scale {scale.type}")
-    return [scale.type.shape[0] if i == axis else const(1) for i in range(x.type.rank)]
-
-
-@imports("DynamicQuantizeLinear")
-def dynamic_quantize(c: Call) -> list[Value]:
-    """To u8 with the range of the tensor itself, 0 included."""
-    x = c.x()
-    highest = c.op("maximum", c.op("max", x), c.like(0.0, x))
-    lowest = c.op("minimum", c.op("min", x), c.like(0.0, x))
-    scale = c.op("div", c.op("sub", highest, lowest), c.like(255.0, x))
-    # Where all is 0, ONNX Runtime divides by 1.
-    scale = c.op("where", c.op("eq", scale, c.like(0.0, x)), c.like(1.0, x), scale)
-    zero = c.op("round", _within_bytes(c, c.op("div", c.op("neg", lowest), scale)))
-    y = c.op("add", c.op("round", c.op("div", x, scale)), zero)
-    return [c.cast(_within_bytes(c, y), DTYPES["u8"]), scale, c.cast(zero, DTYPES["u8"])]
-
-
-def _within_bytes(c: Call, x: Value) -> Value:
-    return c.op("minimum", c.op("maximum", x, c.like(0.0, x)), c.like(255.0, x))

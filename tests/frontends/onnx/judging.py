@@ -86,7 +86,10 @@ def same(found: list[Array], wanted: list[Array] | None, tolerance: float) -> bo
                 a.astype(np.float64), b.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True
             ):
                 return False
-        elif not (a == b).all():
+        elif a.dtype == bool:
+            if not (a == b).all():
+                return False
+        elif (np.abs(a.astype(np.int64) - b.astype(np.int64)) > tolerance).any():
             return False
     return True
 

@@ -97,7 +97,8 @@ def global_pool(r: Draw, op: str) -> Case:
 def matmul_integer(r: Draw, op: str) -> Case:
     n, k, m = r.between(1, 4), r.between(1, 4), r.between(1, 4)
     da, db = r.one((np.uint8, np.uint8), (np.uint8, np.int8), (np.int8, np.int8))
-    a, b = r.ints((n, k), 0, 100, da), r.ints((k, m), 0, 100, db)
+    lead = r.shape(0, 2, 1, 3)
+    a, b = r.ints((*lead, n, k), 0, 100, da), r.ints((*r.one((), less(r, lead)), k, m), 0, 100, db)
     za = np.array(r.between(0, 9), da) if r.chance() else None
     zb = r.one(None, np.array(r.between(0, 9), db), r.ints((m,), 0, 9, db))
     return Case(op, {"a": a, "b": b, "p": za, "q": zb}, fixed=frozenset("pq"))

@@ -13,6 +13,7 @@ from . import (  # noqa: F401  # fill the table
     random_fused,
     random_indices,
     random_products,
+    random_quantized,
     random_sequences,
 )
 from .drawing import GENERATORS, Case, Draw

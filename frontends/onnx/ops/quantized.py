@@ -1,0 +1,138 @@
+"""Quantized numbers and their products, as ops of ``std.quantized``, which are written as the same ONNX ops again."""
+
+from __future__ import annotations
+
+from ....ir.graph import Value
+from ....ir.types import DType, TensorType, i8, i16, i32, u8
+from ..call import Call
+from ..registry import MICROSOFT, imports
+from ..tensors import dtype_of
+from ..values import Tensor
+
+
+@imports("DequantizeLinear")
+@imports("DequantizeLinear", domain=MICROSOFT)
+def dequantize(c: Call) -> Value:
+    y = dequantized(c, 0, 1, 2)
+    return c.cast(y, dtype_of(c.attr("output_dtype"), c.where)) if c.attr("output_dtype", 0) else y
+
+
+@imports("QuantizeLinear")
+@imports("QuantizeLinear", domain=MICROSOFT)
+def quantize(c: Call) -> Value:
+    dtype = c.type(2).dtype if c.has(2) else u8
+    if c.attr("output_dtype", 0):
+        dtype = dtype_of(c.attr("output_dtype"), c.where)
+    return quantized(c, c.x(), 1, 2, dtype)
+
+
+def dequantized(c: Call, index: int, scale_at: int, zero_at: int) -> Value:
+    """An operand as reals, with the scales and the zeros that other operands are."""
+    x = c.x(index, "weight")
+    scale, zero, axis = _along(c, x, scale_at, zero_at)
+    return c.std("quantized.dequantize", x, scale, zero, axis=axis)
+
+
+def quantized(c: Call, x: Value, scale_at: int, zero_at: int, dtype: DType) -> Value:
+    """Reals as whole numbers, with the scales and the zeros that operands are."""
+    if dtype not in (i8, u8, i16):
+        c.refuse(f"quantisation to {dtype}")
+    scale, zero, axis = _along(c, x, scale_at, zero_at)
+    if zero is None:
+        zero = c.op("full", shape=scale.type.shape, value=0, dtype=dtype)
+    return c.std("quantized.quantize", x, c.cast(scale, x.type.dtype), zero, axis=axis)
+
+
+def _along(c: Call, x: Value, scale_at: int, zero_at: int) -> tuple[Value, Value | None, int]:
+    """Scales and zeros with one axis, of one number or of one for each place along the axis that is returned."""
+    if c.attr("block_size", 0):
+        c.refuse(f"blocks of {c.op_type}")
+    scale, zero = vector(c, scale_at, "scale"), vector(c, zero_at, "zero_point") if c.has(zero_at) else None
+    if zero is not None:
+        c.equal(
+            zero.type.shape[0], scale.type.shape[0], f"the scales {c.type(scale_at)} and the zeros {c.type(zero_at)}"
+        )
+    if scale.type.shape[0] == 1:
+        return scale, zero, -1
+    axis = c.normal_axis(c.attr("axis", 1), x.type.rank)
+    c.equal(x.type.shape[axis], scale.type.shape[0], f"axis {axis} of {x.type} and the scale {scale.type}")
+    return scale, zero, axis
+
+
+def vector(c: Call, index: int, part: str) -> Value:
+    """An operand of one number, or of one axis, with that axis."""
+    known, type = c.known(index), c.type(index)
+    if known is not None and known.size == 1:
+        return c.constant(known.reshape(1))
+    if type.rank > 1 and type.numel != type.shape[-1]:
+        c.refuse(f"the {part} {type} of {c.op_type}, which has more than one axis,")
+    x = c.x(index, part)
+    return x if type.rank == 1 else c.reshape(x, (type.numel,))
+
+
+def scalar(c: Call, index: int, part: str) -> Value | None:
+    """An operand of one number without axes; None for one of more."""
+    known = c.known(index)
+    if known is not None and known.size == 1:
+        return c.constant(known.reshape(()))
+    if c.type(index).numel != 1:
+        return None
+    return c.reshape(c.x(index, part), ())
+
+
+@imports("DynamicQuantizeLinear")
+def dynamic_quantize(c: Call) -> list[Value]:
+    """To u8 with the range of the tensor itself, 0 included."""
+    return c.std_many("quantized.dynamic_quantize", c.x())
+
+
+@imports("MatMulInteger")
+def matmul_integer(c: Call) -> Value:
+    a, b, whole = _operands(c, 0, 1)
+    a_zero = scalar(c, 2, "zero_point") if c.has(2) else None
+    if c.has(2) and a_zero is None:  # one for each row
+        rows = c.cast(c.x(2, "zero_point"), i32)
+        a, a_zero = c.op("sub", c.cast(a, i32), c.op("unsqueeze", rows, axis=-1) if rows.type.rank == 1 else rows), None
+        whole = False
+    b_zero = None
+    if c.has(3) and c.rank(3) > 1:
+        b = c.op("sub", c.cast(b, i32), c.cast(c.x(3, "zero_point"), i32))
+    elif c.has(3):
+        b_zero = columns(c, 3, b)
+    return whole_product(c, a, b, a_zero, b_zero, whole)
+
+
+def _operands(c: Call, first: int, second: int) -> tuple[Value, Value, bool]:
+    """Both factors with at least two axes, and whether the second has two and is one for all rows of the first."""
+    if c.rank(first) < 2 or c.rank(second) < 2:
+        c.refuse(f"{c.op_type} of {c.type(first)} and {c.type(second)}")
+    c.equal(c.shape(first)[-1], c.shape(second)[-2], f"the inner sizes of {c.type(first)} and {c.type(second)}")
+    a, b = c.x(first), c.x(second, "weight")
+    if b.type.rank == 2:
+        return a, b, True
+    lead = c.broadcast(*(Tensor(TensorType(i32, x.type.shape[:-2])) for x in (a, b)))
+    a, b = (c.expand(x, (*lead, *x.type.shape[-2:])) for x in (a, b))
+    return a, b, False
+
+
+def columns(c: Call, index: int, b: Value) -> Value:
+    found = vector(c, index, "zero_point")
+    if found.type.shape[0] != 1:
+        c.equal(found.type.shape[0], b.type.shape[-1], f"the columns of {b.type} and {c.type(index)}")
+    return found
+
+
+def whole_product(c: Call, a: Value, b: Value, a_zero: Value | None, b_zero: Value | None, weights: bool) -> Value:
+    return c.std(f"quantized.integer_{'affine' if weights else 'matmul'}", a, b, a_zero, b_zero)
+
+
+@imports("QLinearMatMul")
+def qlinear_matmul(c: Call) -> Value:
+    a, b, weights = _operands(c, 0, 3)
+    single = {i: scalar(c, i, "scale") for i in (1, 2, 6, 7)}
+    if None in single.values():
+        c.refuse("a scale or a zero for each row of QLinearMatMul")
+    b_scale, b_zero = columns(c, 4, b), columns(c, 5, b)
+    c.equal(b_scale.type.shape[0], b_zero.type.shape[0], f"the scales {c.type(4)} and the zeros {c.type(5)}")
+    name = "quantized_affine" if weights else "quantized_matmul"
+    return c.std(f"quantized.{name}", a, single[1], single[2], b, b_scale, b_zero, single[6], single[7])
