@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .fit.fit import Fitted
 
 RAISE = "raise_composites"
+# Of QuantizeLinear to i8 in a newer one, ONNX Runtime 1.32 makes nodes that it refuses itself.
+_QUANTIZED_OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def optimize(
     tell = progress or (lambda stage, done, total: None)
     if not isinstance(source, Source):
         source = read_model(source)
-    _check_floats(source)
+    integers = _integers(source)
+    if integers and options.opset is None:
+        options = replace(options, opset=_QUANTIZED_OPSET)
     module = source.module
     steps = list(passes if passes is not None else module.compile.passes if module.compile else [])
     raising = _raising(source)
@@ -119,6 +123,7 @@ def optimize(
             seed=options.seed, sizes=options.sizes, into=aside, progress=progress,
             after=lambda step, report, module: raised.append(module) if step.name == RAISE else None,
         )  # fmt: skip
+        _check_integers(source, integers, aside)
         before = raised[len(raising)]
         files = {OPTIMIZED: Candidate(aside, artifact.module)}
         files |= _others(source, before, artifact, fitted, options, folder, tell)
@@ -171,15 +176,20 @@ def program_path(output: str | os.PathLike[str]) -> Path:
     return Path(output).with_suffix(".tess")
 
 
-def _check_floats(source: Source) -> None:
-    """Raises E0940 for a file whose products are integer products: what is made here would compute them in floats."""
+def _integers(source: Source) -> int:
+    """How many products the file computes in integers."""
     from .report.quantize import integer_products
 
-    if source.file is None:
-        return
-    count = integer_products(source.file)
-    if count:
-        products = f"{count} of its products are" if count > 1 else "one of its products is"
+    return 0 if source.file is None else integer_products(source.file)
+
+
+def _check_integers(source: Source, count: int, written: Path) -> None:
+    """Raises E0940 where a file computes ``count`` products in integers, of which what was written computes some in floats."""
+    from .report.quantize import integer_products
+
+    lost = count - integer_products(written) if count else 0
+    if source.file is not None and lost > 0:
+        products = f"{lost} of its products are" if lost > 1 else "one of its products is"
         raise Diagnostic(
             "E0940", f"`{source.file.name}` is quantized: {products} computed in integers, and would be in floats here",
             help="optimize the model that it was made from, with `--int8`: fewer tokens and int8 stack",

@@ -45,7 +45,7 @@ def dynamic_quantize(e: Emitter, node: Node, x: ox.Value) -> Sequence[ox.Value]:
 
 def _other(node: Node, places: tuple[int, ...], columns: int) -> bool:
     """Whether a factor has no 8 bits, or each column of one of more than two axes a number of its own."""
-    own = node.inputs[columns] is not None and operand(node, columns).shape[0] != 1
+    own = node.inputs[columns] is not None and operand(node, columns).numel != 1
     wide = any(operand(node, i).dtype not in (i8, u8) for i in places)
     return wide or (own and node.op.name.endswith("matmul"))
 
@@ -64,3 +64,16 @@ def integer_product(
 )
 def quantized_product(e: Emitter, node: Node, *operands: ox.Value) -> ox.Value:
     return e.op("QLinearMatMul", *operands)
+
+
+@claim("std.quantized.integer_conv", unless=lambda node: _other(node, (0, 1), 3))
+def integer_conv(
+    e: Emitter, node: Node, x: ox.Value, weight: ox.Value, x_zero: ox.Value | None, weight_zero: ox.Value | None
+) -> ox.Value:
+    a = node.attrs
+    sizes = {
+        name: [a[f"{part}_down"], a[f"{part}_across"]]
+        for name, part in (("strides", "stride"), ("dilations", "dilation"))
+    }
+    pads = [a["padding_down"], a["padding_across"]] * 2
+    return e.op("ConvInteger", x, weight, x_zero, weight_zero, group=a["groups"], pads=pads, **sizes)

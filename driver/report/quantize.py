@@ -13,6 +13,11 @@ from ...ir.diagnostics import Diagnostic
 # lacks is an invalid graph) or are slower than in floats (convolutions without calibration).
 _OPS = ["MatMul", "Gemm"]
 _TWO_GB = 2_000_000_000
+# Ops whose product is one of integers.
+_INTEGER = frozenset({
+    "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+})  # fmt: skip
 
 
 def quantize(model: Path, output: Path) -> Path:
@@ -49,8 +54,8 @@ def quantize(model: Path, output: Path) -> Path:
 
 
 def integer_products(model: Path) -> int:
-    """How many products an ONNX file computes in integers: as MatMulInteger or ConvInteger, or as a product of dequantized
-    activations (QDQ), which ONNX Runtime computes in int8. Weights alone that are stored in int8 are no such product."""
+    """How many products an ONNX file computes in integers: as MatMulInteger, QLinearMatMul or another such op, or as a product
+    of dequantized activations (QDQ), which ONNX Runtime computes in int8. Weights alone that are stored in int8 are none."""
     from ...frontends.onnx.reader import read
 
     # Its structure alone: the weights stay in the file.
@@ -63,7 +68,7 @@ def integer_products(model: Path) -> int:
         return first is not None and first.op_type == "QuantizeLinear"
 
     return sum(
-        node.op_type in ("MatMulInteger", "ConvInteger")
+        node.op_type in _INTEGER
         or (node.op_type in ("MatMul", "Gemm", "Conv") and quantized(node.input[0]))
         for node in graph.node
     )

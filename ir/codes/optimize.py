@@ -65,10 +65,11 @@ CODES = {
         "  right:  report it with the file; until then, an export with another opset or exporter may be read rightly",
     ),
     "E0940": Code(
-        "the model is quantized already",
-        "Its products are integer products (MatMulInteger, ConvInteger, or QDQ around a product). A program computes in floats:\n"
-        "the file that `optimize` writes of it would be several times slower. Weights alone in int8 are read as they are.\n\n"
-        "  wrong:  a file that `quantize_dynamic` wrote\n"
+        "integer products of a quantized model would become float products",
+        "What a file computes in integers (MatMulInteger, QLinearMatMul, ConvInteger, QDQ around products) is written as the same\n"
+        "ops again. Some uses have no such form here (zeros for each row, convolutions along one axis): the file that is written\n"
+        "would be several times slower.\n\n"
+        "  wrong:  a product whose first factor has a zero for each row\n"
         "  right:  tessera optimize model.onnx --int8",
     ),
     "E0941": Code(

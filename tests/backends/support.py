@@ -13,7 +13,7 @@ from tessera.frontends.source import resolve
 from tessera.ir.builder import Builder
 from tessera.ir.dims.dim import sym
 from tessera.ir.graph import Graph, Module, Value
-from tessera.ir.types import TensorType
+from tessera.ir.types import DType, TensorType
 
 B, T = sym("B"), sym("T")
 
@@ -30,6 +30,20 @@ def finish(b: Builder, **outputs: Value) -> Graph:
 
 def module(b: Builder, **outputs: Value) -> Module:
     return Module(b.graph.name, finish(b, **outputs))
+
+
+def of_composite(name: str, arrays: list[Any], attrs: dict[str, Any], symbols: bool) -> Module:
+    """A model of one composite; with ``symbols`` equal sizes of batch and tokens become one symbol each."""
+    b = Builder(Graph("m"))
+    names = {2: "B", 5: "T", 7: "S"} if symbols else {}
+    inputs = [
+        None
+        if a is None
+        else b.input(f"x{i}", TensorType.of(DType.from_numpy(a.dtype), [names.get(d, d) for d in a.shape]))
+        for i, a in enumerate(arrays)
+    ]
+    results = b.multi(resolve(name), *inputs, **attrs)
+    return module(b, **{f"y{i}": y for i, y in enumerate(results)})
 
 
 def ops(model: ox.Model) -> list[str]:

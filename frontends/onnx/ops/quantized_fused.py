@@ -11,7 +11,7 @@ from ....ir.graph import Value
 from ....ir.types import f32, i32
 from ..call import Call
 from ..registry import MICROSOFT, imports
-from .contraction import conv
+from .contraction import conv, padding, spatial
 from .quantized import columns, dequantized, quantized, scalar, vector, whole_product
 
 # A sum of so many products of 8-bit numbers is exact in f32.
@@ -79,7 +79,10 @@ def _kernel(c: Call) -> Value:
 
 @imports("ConvInteger")
 def conv_integer(c: Call) -> Value:
-    """In f32, whose sums of whole numbers are exact as long as they are short."""
+    """As an op of whole numbers; with other paddings or numbers of axes in f32, whose short sums of them are exact."""
+    whole = _whole_convolution(c)
+    if whole is not None:
+        return whole
     parts, terms = [], product(c.shape(1)[1:]).value
     if terms is None or terms > _EXACT:
         c.refuse(f"a convolution of integers with {product(c.shape(1)[1:])} terms in a sum")
@@ -92,6 +95,24 @@ def conv_integer(c: Call) -> Value:
             x = c.op("sub", x, zero)
         parts.append(c.tensor_of(x))
     return c.cast(conv(Call(c.importer, c.node, list(parts), c.scope)), i32)
+
+
+def _whole_convolution(c: Call) -> Value | None:
+    x, weight = c.x(), c.x(1, "weight")
+    zeros = [scalar(c, i, "zero_point") if c.has(i) else None for i in (2, 3)]
+    if c.rank() != 4 or any(c.has(i) and zeros[i - 2] is None for i in (2, 3)):
+        return None
+    kernel, groups = [d.value for d in weight.type.shape[2:]], c.attr("group", 1)
+    strides, dilations = spatial(c, "strides", 2), spatial(c, "dilations", 2)
+    if None in kernel:
+        return None
+    pairs = padding(c, c.shape()[2:], [d or 1 for d in kernel], strides, dilations)
+    if any(before != after or not isinstance(before, int) for before, after in pairs):
+        return None
+    c.equal(c.shape()[1], weight.type.shape[1] * groups, f"the channels of {c.type()} and of {weight.type}")
+    names = ("stride", strides), ("padding", [p for p, _ in pairs]), ("dilation", dilations)
+    options = {f"{name}_{way}": row[i] for name, row in names for i, way in enumerate(("down", "across"))}
+    return c.std("quantized.integer_conv", x, weight, *zeros, **options, groups=groups)
 
 
 # Products between whole numbers and reals ------------------------------------------------------------------------------

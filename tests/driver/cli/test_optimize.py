@@ -443,7 +443,7 @@ def test_no_file_is_kept_in_dev_null(cli: Cli, vit_onnx: Path, tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["vit.onnx"]
 
 
-def test_quantized_files_are_refused(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
+def test_quantized_files_stay_quantized(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
     class Data(CalibrationDataReader):
@@ -453,12 +453,29 @@ def test_quantized_files_are_refused(cli: Cli, vit_onnx: Path, tmp_path: Path) -
         def get_next(self) -> Any:
             return next(self.left, None)
 
-    quantize_dynamic(
-        vit_onnx, tmp_path / "dynamic.onnx", weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul"]
-    )
-    quantize_static(vit_onnx, tmp_path / "qdq.onnx", Data())
+    from tessera.driver.report.quantize import integer_products
+
+    quantize_dynamic(vit_onnx, tmp_path / "dynamic.onnx", weight_type=QuantType.QUInt8)
+    quantize_static(vit_onnx, tmp_path / "qdq.onnx", Data(), op_types_to_quantize=["Conv", "Gemm"])
     for name in ("dynamic", "qdq"):
-        result = cli("optimize", tmp_path / f"{name}.onnx", "-o", tmp_path / "fast.onnx")
-        assert (result.code, f"error[E0940]: `{name}.onnx` is quantized" in result.err) == (1, True), result.err
-        assert "with `--int8`" in result.err
+        result = cli("optimize", tmp_path / f"{name}.onnx", *MERGE, *QUICK, "-o", tmp_path / "fast.onnx")
+        assert (result.code, result.err) == (0, "")
+        assert integer_products(tmp_path / "fast.onnx") == integer_products(tmp_path / f"{name}.onnx") > 0
+
+
+def test_integer_products_are_not_lost(cli: Cli, tmp_path: Path) -> None:
+    """A zero for each row of the first factor has no form of its own here."""
+    nodes = [
+        onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        onnx.helper.make_node("MatMulInteger", ["q", "w", "zeros"], ["p"]),
+        onnx.helper.make_node("Cast", ["p"], ["real"], to=1),
+        onnx.helper.make_node("Softmax", ["real"], ["y"]),
+    ]
+    weight = onnx.numpy_helper.from_array(np.ones((4, 3), np.int8), "w")
+    zeros = onnx.numpy_helper.from_array(np.array([1, 2], np.uint8), "zeros")
+    x = onnx.helper.make_tensor_value_info("x", 1, [2, 4])
+    graph = onnx.helper.make_graph(nodes, "g", [x], [onnx.ValueInfoProto(name="y")], [weight, zeros])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    result = cli("optimize", tmp_path / "m.onnx", "-o", tmp_path / "fast.onnx")
+    assert (result.code, "error[E0940]: `m.onnx` is quantized" in result.err) == (1, True), result.err
     assert not (tmp_path / "fast.onnx").exists()
