@@ -201,6 +201,11 @@ def pad_axes(c: Call, x: Value, pairs: Sequence[_Pair], value: float = 0) -> Val
 
 @imports("Conv")
 def conv(c: Call) -> Value:
+    return convolution(c)
+
+
+def convolution(c: Call) -> Value:
+    """Of the operands x, weight and bias, with the node's attributes."""
     weight = c.x(1, "weight")
     count = weight.type.rank - 2
     if c.rank() != weight.type.rank:

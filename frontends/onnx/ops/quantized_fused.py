@@ -11,7 +11,7 @@ from ....ir.graph import Value
 from ....ir.types import f32, i32
 from ..call import Call
 from ..registry import MICROSOFT, imports
-from .contraction import conv, padding, spatial
+from .contraction import convolution, padding, spatial
 from .quantized import columns, dequantized, quantized, scalar, vector, whole_product
 
 # A sum of so many products of 8-bit numbers is exact in f32.
@@ -64,7 +64,7 @@ def qlinear_conv(c: Call) -> Value:
     if c.has(8):
         step = c.op("mul", vector(c, 1, "scale"), vector(c, 4, "scale"))
         parts.append(c.tensor_of(c.op("mul", c.cast(c.x(8, "bias"), f32), step)))
-    y = conv(Call(c.importer, c.node, list(parts), c.scope))
+    y = convolution(Call(c.importer, c.node, list(parts), c.scope))
     return quantized(c, y, 6, 7, c.type(7).dtype)
 
 
@@ -94,7 +94,7 @@ def conv_integer(c: Call) -> Value:
                 zero = c.op("unsqueeze", zero, axis=tuple(range(1, x.type.rank)))
             x = c.op("sub", x, zero)
         parts.append(c.tensor_of(x))
-    return c.cast(conv(Call(c.importer, c.node, list(parts), c.scope)), i32)
+    return c.cast(convolution(Call(c.importer, c.node, list(parts), c.scope)), i32)
 
 
 def _whole_convolution(c: Call) -> Value | None:
