@@ -71,9 +71,15 @@ def integer_conv(
     e: Emitter, node: Node, x: ox.Value, weight: ox.Value, x_zero: ox.Value | None, weight_zero: ox.Value | None
 ) -> ox.Value:
     a = node.attrs
-    sizes = {
-        name: [a[f"{part}_down"], a[f"{part}_across"]]
-        for name, part in (("strides", "stride"), ("dilations", "dilation"))
-    }
-    pads = [a["padding_down"], a["padding_across"]] * 2
-    return e.op("ConvInteger", x, weight, x_zero, weight_zero, group=a["groups"], pads=pads, **sizes)
+    strides, dilations, pads = ([a[f"{part}_down"], a[f"{part}_across"]] for part in ("stride", "dilation", "padding"))
+    return e.op(
+        "ConvInteger",
+        x,
+        weight,
+        x_zero,
+        weight_zero,
+        group=a["groups"],
+        strides=strides,
+        dilations=dilations,
+        pads=pads * 2,
+    )
