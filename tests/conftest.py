@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -35,6 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [i for i in items if i not in gone]
 
 
+@cache
 def _rank(path: Path) -> int:
     name = path.relative_to(Path(__file__).parent).as_posix()
     return next((i for i, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))
@@ -59,7 +61,8 @@ def quiet_transformers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither use nor fill the user's cache."""
+    """Tests neither use nor fill the user's cache, and the commands that they start are compiled once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.setenv("TESSERA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -80,8 +80,9 @@ def commands_in(text: str) -> Iterator[str]:
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """The texts in a file's code, with what they compute left out of them."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The texts in a file's code, with what they compute left out of them; none of a file that shows no command."""
+    code = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(code)) if "tessera " in code else ():
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
 
@@ -388,7 +389,8 @@ def snippets() -> list[Snippet]:
     parser = doctest.DocTestParser()
     for path in MODULES:
         name = ".".join(("tessera", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        code = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(code)) if "ts." in code or "+SKIP" in code else ():
             if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                 continue
             text = ast.get_docstring(node) or ""

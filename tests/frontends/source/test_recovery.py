@@ -104,6 +104,7 @@ def test_hopeless_text_ends(text: str) -> None:
     assert text == "" or diagnose(text) != []
 
 
+@pytest.mark.extended
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([p for p in SPECS if p.stat().st_size < 6000]), st.data())
 def test_one_damaged_token_is_one_place(path: Path, data: st.DataObject) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,7 @@ def diagnosed(text: str) -> Diagnostic | None:
     return None
 
 
+@pytest.mark.extended
 def test_most_of_these_calls_are_wrong() -> None:
     wrong = [
         node.name for module, node in functions() if any(diagnosed(program(module, node, c)) for c in wrong_calls(node))
@@ -75,7 +78,13 @@ def test_most_of_these_calls_are_wrong() -> None:
     assert len(wrong) > 0.8 * len(functions())
 
 
-@pytest.mark.parametrize(("module", "node"), functions(), ids=lambda v: v if isinstance(v, str) else v.name)
+def rows() -> Iterator[Any]:
+    for module, node in functions():
+        marks = () if module == "std.nn" else (pytest.mark.extended,)
+        yield pytest.param(module, node, id=f"{module}-{node.name}", marks=marks)
+
+
+@pytest.mark.parametrize(("module", "node"), rows())
 def test_the_first_line_is_the_users(module: str, node: ast.Function) -> None:
     for call in wrong_calls(node):
         error = diagnosed(program(module, node, call))
