@@ -87,13 +87,14 @@ def verify(
     report = VerifyReport()
     rng = np.random.default_rng(seed)
     bounds = index_bounds(module.graph)
+    tolerances = _tolerances(module.graph)
     refused: list[dict[str, int]] = []
     first: Diagnostic | None = None
     for choice in choose_sizes(module.graph, runner, sizes, rng, given, refused):
         attempts = _DRAWS if runner.selects else 1
         for attempt in range(attempts):
             try:
-                rows, worst = _calls(module.graph, runner, reference, choice, bounds, rng, seed, finite)
+                rows, worst = _calls(module.graph, runner, reference, choice, bounds, tolerances, rng, seed, finite)
             except _NotTaken as error:
                 # How many positions a model has learned is often known only when it runs.
                 refused.append(choice)
@@ -129,7 +130,7 @@ class _NotTaken(Exception):
 
 def _calls(
     graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
-    bounds: Mapping[Input, IndexBound | None], rng: np.random.Generator, seed: int, finite: bool,
+    bounds: Mapping[Input, IndexBound | None], tolerances: Mapping[Value, float], rng: np.random.Generator, seed: int, finite: bool,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     """Every output's largest error over some calls at one choice of sizes, and what is wrong."""
     values = graph.sizes(choice)
@@ -144,7 +145,7 @@ def _calls(
             extra: dict[str, Any] = {"seed": advanced(seed, step)}
             if not held and choice.keys() - told:
                 extra["sizes"] = {s: size for s, size in choice.items() if s not in told}
-            found, problem, made = _compare(graph, runner, reference, feeds, extra, choice, finite)
+            found, problem, made = _compare(graph, runner, reference, feeds, extra, choice, tolerances, finite)
             if problem is not None:
                 return found, problem
             rows = [max(pair, key=lambda row: row.error) for pair in zip(rows, found, strict=True)] if rows else found
@@ -163,7 +164,7 @@ def is_finite(array: np.ndarray) -> bool:
 
 def _compare(
     graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], feeds: Mapping[str, np.ndarray],
-    extra: Mapping[str, Any], choice: Mapping[str, int], finite: bool,
+    extra: Mapping[str, Any], choice: Mapping[str, int], tolerances: Mapping[Value, float], finite: bool,
 ) -> tuple[list[Row], Diagnostic | None, Mapping[str, np.ndarray]]:  # fmt: skip
     """One call of both: a row for every output, what is wrong, and what the reference gives."""
     import numpy as np
@@ -193,7 +194,6 @@ def _compare(
             help="state the sizes that it takes, `require T >= 8, \"…\"`, and keep indices that are computed within their axes",
         ) from failed  # fmt: skip
     rows: list[Row] = []
-    tolerances = _tolerances(graph)
     for value, info in zip(graph.outputs, graph.output_info, strict=True):
         a, b = np.asarray(found[info.public]), wanted[info.public]
         if finite and a.shape == b.shape and value.type.dtype.kind == "float":

@@ -28,6 +28,7 @@ class Trait(Enum):
     """What an op is. Whoever asks, asks the declaration: no other list of names says it once more."""
 
     MAKES = "makes its result from attributes alone"
+    HOLDS = "its result is its attribute `value`, written out or the same for every element"
     MOVES = "the elements of its operands in other places, which values have no say in"
     RESHAPES = "the same elements in row-major order under another shape"
     VIEWS = "moves no byte: a backend reads its operand under another shape, or as it is"

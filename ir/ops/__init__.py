@@ -37,5 +37,10 @@ def define(
     return op
 
 
+def having(trait: Trait) -> frozenset[str]:
+    """The names of the core ops that have a trait."""
+    return frozenset(name for name, op in OPS.items() if trait in op.traits)
+
+
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

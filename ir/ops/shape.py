@@ -46,7 +46,7 @@ def _check_rectangular(value: Any, shape: list[int], span: Span | None) -> None:
 
 define("constant(*, value: any, dtype: dtype) -> any[...]",
        "A constant: a number, or nested lists of numbers: `constant([[1, 2], [3, 4]], dtype=f32)`.", family="shape",
-       rule=_constant_rule, traits=(Trait.MAKES,), meaning=lambda xs, attrs, types: [np.array(attrs["value"])],
+       rule=_constant_rule, traits=(Trait.MAKES, Trait.HOLDS), meaning=lambda xs, attrs, types: [np.array(attrs["value"])],
        samples=lambda rng: [Sample((), {"value": v, "dtype": f32}) for v in (1.5, ((1, 2), (3, 4)))],
        bad=(Bad((), {"value": ((1, 2), (3,)), "dtype": i64}, "E0405"),))  # fmt: skip
 
@@ -60,7 +60,7 @@ def _full_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 define("full(*, shape: list, value: any, dtype: dtype) -> any[...]",
        "A tensor of one repeated value; the value may be a dimension, so `full([], T, dtype=i64)` is T as a tensor.",
-       family="shape", rule=_full_rule, traits=(Trait.MAKES,),
+       family="shape", rule=_full_rule, traits=(Trait.MAKES, Trait.HOLDS),
        meaning=lambda xs, attrs, types: [np.full(attrs["shape"], attrs["value"])],
        samples=lambda rng: [Sample((), {"shape": (2, 3), "value": 1.5, "dtype": f32})],
        bad=(Bad((), {"shape": (2,), "value": 1}, "E0401"),))  # fmt: skip

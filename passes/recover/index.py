@@ -10,13 +10,15 @@ from typing import Any
 
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Node, Value
+from ...ir.op import Trait
+from ...ir.ops import having
 from ...ir.ops.shape import rearrange_plan
 from .layout import axis_groups
 
 # Beyond this many ops a value is taken as it is.
 _DEPTH = 60
 _OPPOSITE = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
-_COMPARE = {"eq", "ne", "lt", "le", "gt", "ge"}
+COMPARISONS = having(Trait.COMPARES)
 _PLAIN = {
     "add",
     "sub",
@@ -28,7 +30,7 @@ _PLAIN = {
     "logical_not",
     "where",
     "neg",
-    *_COMPARE,
+    *COMPARISONS,
 }
 
 
@@ -317,7 +319,7 @@ def simplify(expr: Apply) -> Expr:
         return _inverted(expr)
     if op == "where" and isinstance(args[0], Known):
         return args[1] if args[0].value else args[2]
-    if op in _COMPARE:
+    if op in COMPARISONS:
         return _compared(expr)
     if op in ("add", "sub", "mul", "neg"):
         terms = linear(expr)

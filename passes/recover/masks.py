@@ -10,7 +10,20 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import boolean
-from .index import Apply, Element, Expr, Known, Place, element, linear, number_of, places, simplify, substituted
+from .index import (
+    COMPARISONS,
+    Apply,
+    Element,
+    Expr,
+    Known,
+    Place,
+    element,
+    linear,
+    number_of,
+    places,
+    simplify,
+    substituted,
+)
 from .write import KEYS, Unwritable, Writer
 
 # A number that a masked score is replaced by, or that is added to it: exp of it is 0 next to any other score.
@@ -260,7 +273,7 @@ def _is_condition(expr: Expr) -> bool:
         return expr.value.type.dtype == boolean
     if not isinstance(expr, Apply):
         return False
-    return expr.op.startswith("logical_") or expr.op in ("eq", "ne", "lt", "le", "gt", "ge") or expr.dtype == boolean
+    return expr.op.startswith("logical_") or expr.op in COMPARISONS or expr.dtype == boolean
 
 
 def _zero(expr: Expr) -> bool:

@@ -12,6 +12,7 @@ from ...ir.library import RAISING, rules_of
 from ...ir.op import Trait, has
 from ...ir.pattern import Rule
 from ..rewrite.matcher import Matcher, NearMiss
+from .shared import PRODUCTS
 
 _NN = ("affine", "gelu", "gelu_tanh", "layer_normalize", "log_softmax", "quick_gelu", "relu", "rms_normalize", "silu",
        "softmax", "softplus", "swiglu")  # fmt: skip
@@ -25,7 +26,6 @@ _SUSPECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sqrt": ("norm", ("divided_by_sqrt", "rsqrt_from_sqrt")),
     "erf": ("gelu", ("gelu_half_first", "gelu_half_last", "gelu_half_inside_divided")),
 }
-_PRODUCTS = frozenset({"matmul", "einsum", "std.recover.scores.scores"})
 _ATTENTION = ("attention_from_softmax", "attention_from_guarded", "attention_from_einsum", "attention_of_one_head")
 
 
@@ -73,7 +73,7 @@ def _of_product(node: Node) -> bool:
     while ring:
         ring = [v.node for n in ring for v in n.inputs if v is not None and v.node is not None and v.node not in seen]
         seen.update(ring)
-        if any(n.op.qualified in _PRODUCTS for n in ring):
+        if any(n.op.qualified in PRODUCTS for n in ring):
             return True
         ring = [n for n in ring if n.op.family == "elementwise" or has(n, Trait.KEEPS)]
     return False

@@ -6,7 +6,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import Trait, has
 
-_PRODUCTS = frozenset({"matmul", "einsum", "std.recover.scores.scores"})
+PRODUCTS = frozenset({"matmul", "einsum", "std.recover.scores.scores"})
 _SOFTMAX = "std.nn.softmax"
 # How many ops lie between the product with the values and that of queries and keys.
 _DEPTH = 12
@@ -57,7 +57,7 @@ def _chain(value: Value, found: set[Node], depth: int) -> bool:
     node = value.node
     if node is None or node.op is None or not depth:
         return False
-    if node.op.qualified in _PRODUCTS:
+    if node.op.qualified in PRODUCTS:
         found.add(node)
         return True
     between = node.op.family == "elementwise" or node.op.qualified == _SOFTMAX or has(node, Trait.MOVES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import DType, boolean, i64
-from .index import Apply, Element, Expr, Known, Place, number_of
+from .index import COMPARISONS, Apply, Element, Expr, Known, Place, number_of
 
 KEYS = 3
 
@@ -82,7 +82,7 @@ class Writer:
         if expr.op == "cast":
             return builder.op("cast", self._write(expr.args[0], builder, dtype), dtype=expr.dtype)
         inner = [self._dtype(arg, dtype) for arg in expr.args]
-        compares = expr.op in ("eq", "ne", "lt", "le", "gt", "ge")
+        compares = expr.op in COMPARISONS
         common = next((d for d in inner if d is not None), None) if compares else dtype
         if common is None:
             raise Unwritable

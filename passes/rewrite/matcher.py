@@ -258,7 +258,7 @@ def _number(value: Value) -> float | None:
     name, source = node.op.qualified, node.inputs[0] if len(node.inputs) == 1 else None
     if source is not None and (has(node, Trait.MOVES) or name == "cast"):
         return None if source.type.dtype.kind != value.type.dtype.kind else _number(source)
-    if name not in ("constant", "full"):
+    if not has(node, Trait.HOLDS):
         return None
     number = node.attrs["value"]
     while isinstance(number, tuple):

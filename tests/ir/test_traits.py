@@ -73,6 +73,13 @@ def test_the_neutral_number_gives_back_the_other_operand(name: str) -> None:
             np.testing.assert_array_equal(results(name, number, x)[0], x)
 
 
+@pytest.mark.parametrize("name", having(Trait.HOLDS))
+def test_what_an_op_holds_is_its_value(name: str) -> None:
+    for sample in samples(name):
+        (result,) = results(name, **sample.attrs)
+        np.testing.assert_array_equal(result, np.broadcast_to(sample.attrs["value"], result.shape))
+
+
 @pytest.mark.parametrize("name", having(Trait.KEEPS))
 def test_kept_elements_are_elements_of_the_operands(name: str) -> None:
     for sample in samples(name):

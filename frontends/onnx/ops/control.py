@@ -72,7 +72,7 @@ def _size(value: Value | None) -> Dim | None:
     while node is not None and (has(node, Trait.RESHAPES) or node.op.name == "cast"):
         inner = node.inputs[0]
         node = None if inner is None else inner.node
-    if node is None or node.op.name not in ("full", "constant"):
+    if node is None or not has(node, Trait.HOLDS):
         return None
     number = node.attrs["value"]
     while isinstance(number, tuple) and len(number) == 1:

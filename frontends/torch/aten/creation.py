@@ -9,6 +9,7 @@ from typing import Any
 
 from ....ir.dims.dim import Dim, as_dim, ceildiv, dim_max, dim_min
 from ....ir.graph import Value
+from ....ir.op import Trait, has
 from ....ir.types import DType, boolean, f32, i64
 from ..protocol import Import, Unsupported, aten
 from .elementwise import dtype_of
@@ -162,7 +163,7 @@ def _size(x: Value) -> Dim | None:
     node = x.node
     if node is None or x.type.rank or x.type.dtype.kind != "int":
         return None
-    if node.op.qualified in ("constant", "full"):
+    if has(node, Trait.HOLDS):
         return as_dim(node.attrs["value"])
     parts = [None if v is None else _size(v) for v in node.inputs]
     known = [p for p in parts if p is not None]

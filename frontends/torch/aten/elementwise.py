@@ -29,7 +29,7 @@ def literal_of(value: Any) -> Any:
         value = node.inputs[0]
         assert value is not None
         node = value.node
-    if node is not None and node.op.name in ("constant", "full") and not isinstance(node.attrs["value"], tuple):
+    if node is not None and has(node, Trait.HOLDS) and not isinstance(node.attrs["value"], tuple):
         return node.attrs["value"]
     return None
 
