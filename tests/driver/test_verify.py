@@ -156,9 +156,9 @@ def test_the_reference_is_given_every_input_by_name() -> None:
     given: list[set[str]] = []
     torch_module = build_torch(module)
 
-    def reference(*, seed: int, **inputs: Any) -> Any:
+    def reference(inputs: dict[str, Any], *, seed: int) -> Any:
         given.append(set(inputs))
-        return torch_module(**inputs, seed=seed)
+        return torch_module(inputs, seed=seed)
 
     verify(module, Session(serialize(build_onnx(module, initialise(module.graph)))), reference)
     assert given == [{"x", "y"}] * 2
