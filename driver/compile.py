@@ -61,20 +61,26 @@ def load(
 
     refuse_pickled_model(name)
     path, found = find(name)
+    if brings_weights(path):
+        raise Diagnostic(
+            "E0930",
+            f"`{path.name}` is no spec, and a program without its weights would be of little use",
+            help="`tessera.driver.read.read_model` gives both; on the command line `compile` and `optimize` take it",
+        )
     if os.path.isdir(path):
         from ..frontends import huggingface
 
         return huggingface.load(path, model, params, dtype).module
-    if path.suffix != ".tess":
-        from .read import is_imported
-
-        if is_imported(path):
-            raise Diagnostic(
-                "E0930",
-                f"`{path.name}` is no spec, and a program without its weights would be of little use",
-                help="`tessera.driver.read.read_model` gives both; on the command line `compile` and `optimize` take it",
-            )
     return source.load(path, model or found, named(params, "params", "E0402"), dtype)
+
+
+def brings_weights(path: Path) -> bool:
+    """Whether a file is imported with its weights; a spec is not looked at."""
+    if path.suffix in ("", ".tess"):
+        return False
+    from .read import IMPORTED
+
+    return path.suffix.lower() in IMPORTED
 
 
 def parse_pass(text: str, shown: str = "<pass>") -> PassSpec:
@@ -352,7 +358,7 @@ def _weights(
     if isinstance(weights, Mapping):
         return bind(module.everything(), weights, recipes=module.recipes, seed=seed), "arrays", []
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
-    if len(paths) == 1 and _brings_weights(Path(paths[0])):
+    if len(paths) == 1 and brings_weights(Path(paths[0])):
         # Those of the file that a program was imported from.
         from .read import read_model
 

@@ -17,7 +17,7 @@ from ..backends.onnx.target import Onnx
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from ..runtime.files.pickles import refuse_pickled_model
-from .compile import load
+from .compile import brings_weights, load
 
 # Files that hold a program and its weights.
 IMPORTED = frozenset({Onnx.suffix, Mlir.suffix})
@@ -25,7 +25,7 @@ IMPORTED = frozenset({Onnx.suffix, Mlir.suffix})
 
 def is_imported(path: Path) -> bool:
     """Whether a file or folder of that name is no spec, but brings its weights."""
-    return path.suffix.lower() in IMPORTED or path.is_dir()
+    return brings_weights(path) or path.is_dir()
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,18 @@ SMALL = {
     "gpt2": {"depth": 2},
     "vit": {"depth": 2},
     "deit": {"depth": 2},
-    **dict.fromkeys(("clip_vision", "clip_vision_projected", "siglip_vision", "segmenter", "dna"), {"depth": 2}),
-    **dict.fromkeys(("clip_text", "clip_text_projected"), {"text_depth": 2}),
-    **dict.fromkeys(("clip", "llava", "qwen2_vl"), {"depth": 2, "text_depth": 2}),
-    **dict.fromkeys(("llava_prompt", "qwen2_vl_prompt"), {"depth": 2, "text_depth": 2, "image_at": 3}),
+    "clip_vision": {"depth": 2},
+    "clip_vision_projected": {"depth": 2},
+    "siglip_vision": {"depth": 2},
+    "segmenter": {"depth": 2},
+    "dna": {"depth": 2},
+    "clip_text": {"text_depth": 2},
+    "clip_text_projected": {"text_depth": 2},
+    "clip": {"depth": 2, "text_depth": 2},
+    "llava": {"depth": 2, "text_depth": 2},
+    "qwen2_vl": {"depth": 2, "text_depth": 2},
+    "llava_prompt": {"depth": 2, "text_depth": 2, "image_at": 3},
+    "qwen2_vl_prompt": {"depth": 2, "text_depth": 2, "image_at": 3},
 }
 # Composites of one line that the rules do not look for.
 UNSOUGHT = {"mean_pool", "unit_length", "l2_normalize", "bicubic_matrix", "bilinear_matrix", "base_number"}
