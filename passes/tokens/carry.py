@@ -38,6 +38,8 @@ class Carrier:
     def __init__(self, graph: Graph, axes: Axes, streams: list[Stream], origins: Origins) -> None:
         self.graph, self.axes, self.streams, self.origins = graph, axes, streams, origins
         self._stage: dict[tuple[Value, Stream], Stage] = {}
+        # Of a value whose axes are at several stages of a stream: which each was given at, and is at now.
+        self._axis_stage: dict[tuple[Value, Stage], Stage] = {}
         self._views: dict[Axis, tuple[Stream, int, Stage]] = {}
         self._carried: dict[tuple[Any, ...], Value] = {}
         # Which class each stage that was in the graph already has.
@@ -75,6 +77,11 @@ class Carrier:
             return known
         return next((given for _, s, _, given in self.token_axes(value) if s is stream), stream.stages[0])
 
+    def axis_stage(self, value: Value, stream: Stream, given: Stage) -> Stage:
+        """The stage of those axes of a value that were given at one: queries and keys may be at two."""
+        known = self._axis_stage.get((value, given))
+        return known if known is not None else self._stage.get((value, stream), given)
+
     def is_feature(self, value: Value, stream: Stream) -> bool:
         return bool(self.origins.of(value) & stream.inputs)
 
@@ -104,7 +111,7 @@ class Carrier:
     def _is_at(self, value: Value, stream: Stream, given: Stage, stage: Stage) -> bool:
         """Whether a value's tokens are those of a stage, and as many."""
         sizes = [value.type.shape[a] + first for a, _, first, g in self.token_axes(value) if g is given]
-        return self.stage(value, stream) is stage and all(size == stage.count for size in sizes)
+        return self.axis_stage(value, stream, given) is stage and all(size == stage.count for size in sizes)
 
     def carry(self, value: Value, stream: Stream, given: Stage, to: Stage, node: Node) -> Value:
         """``value``, made for stage ``given`` of ``stream``, at stage ``to``, for ``node`` to read. Raises CannotFollow."""
@@ -122,8 +129,8 @@ class Carrier:
         return self._carried[key]
 
     def _carry(self, value: Value, stream: Stream, given: Stage, to: Stage, rank: int, builder: Builder) -> Value:
-        places = [(axis, first) for axis, s, first, _ in self.token_axes(value) if s is stream]
-        stage = self.stage(value, stream)
+        places = [(axis, first) for axis, s, first, g in self.token_axes(value) if s is stream and g is given]
+        stage = self.axis_stage(value, stream, given)
         is_feature = value.type.dtype.kind == "float" and self.is_feature(value, stream)
         if given is not to and given in self.origins.maps(value) and not self.is_feature(value, stream):
             return self._remade(value, stream, given, to, builder)
@@ -158,6 +165,9 @@ class Carrier:
             # Tokens of another stream, which a mask of pairs has for its keys, say.
             if other != axis:
                 self.axes.link(value, other, out, other)
+        for _, s, _, other_given in self.token_axes(value):
+            if s is stream and other_given is not given:
+                self._axis_stage[out, other_given] = self.axis_stage(source[0], stream, other_given)
         return out
 
     def _remade(self, value: Value, stream: Stream, old: Stage, to: Stage, builder: Builder) -> Value:
@@ -288,6 +298,10 @@ class Carrier:
             return out
         shape = with_size(with_size(value.type.shape, axis, out.type.shape[axis]), batch, stream.batch_size)
         return builder.op("expand", out, shape=shape)
+
+    def adopt(self, value: Value, axis: int, like: Axis, stream: Stream, stage: Stage) -> None:
+        """Say what a value is that was made beside the walk: its tokens along ``axis`` are those of ``like``, at ``stage``."""
+        self._adopt(value, axis, like, stream, stage)
 
     def _adopt(self, value: Value, axis: int, like: Axis, stream: Stream, stage: Stage) -> None:
         """Say what a value that this pass made is: tokens along ``axis``, as those of ``like``, at ``stage``."""

@@ -82,7 +82,7 @@ class Follower(Restorer, Joiner):
         targets: Targets = {}
         for value in node.inputs:
             for _, stream, _, given in self.token_axes(value) if value is not None else ():
-                stage = self.stage(value, stream)  # type: ignore[arg-type]
+                stage = self.axis_stage(value, stream, given)  # type: ignore[arg-type]
                 if stage is not given or stage.resized:
                     so_far = targets.get(given, (stream, given))[1]
                     targets[given] = (stream, stream.later(stage, so_far))
@@ -182,6 +182,7 @@ class Follower(Restorer, Joiner):
             ) from error
         for value in node.outputs:
             for _, stream, _, given in self.token_axes(value):
+                self._axis_stage[value, given] = targets[given][1] if given in targets else given
                 if given in targets:
                     self._stage[value, stream] = targets[given][1]
 
@@ -266,7 +267,7 @@ class Follower(Restorer, Joiner):
         assert x is not None
         stream, first, given = next((s, f, g) for axis, s, f, g in self.token_axes(x) if axis == 1)
         stage = targets[given][1]
-        if weight is not None and self._is_padding(weight, stream):
+        if weight is not None and self.is_padding(weight, stream):
             node.set_input(1, None)
         weighed = weight is not None and self.origins.extensive(weight)
         self.align(node, targets)
@@ -278,7 +279,7 @@ class Follower(Restorer, Joiner):
         weight = node.inputs[1]
         node.set_input(1, size if weight is None else builder.op("mul", weight, size))
 
-    def _is_padding(self, value: Value, stream: Stream) -> bool:
+    def is_padding(self, value: Value, stream: Stream) -> bool:
         """Whether a value is the padding mask, in whatever shape and dtype."""
         return stream.padding is not None and flow.trace_mask(value, self.origins, stream) == stream.padding
 
@@ -295,7 +296,7 @@ class Follower(Restorer, Joiner):
                 raise CannotFollow(f"the attention of query number {row} is asked for by place")
         keys = next(((s, f, g) for axis, s, f, g in self.token_axes(k) if axis == 2 and g in targets), None)
         builder = Builder(self.graph).before(node)
-        if mask is not None and keys is not None and self._is_padding(mask, keys[0]):
+        if mask is not None and keys is not None and self.is_padding(mask, keys[0]):
             # What it says is in the sizes.
             node.set_input(3, None)
         self.align(node, targets)

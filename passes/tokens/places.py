@@ -9,7 +9,7 @@ from ...ir.analysis.axes import Axes, Axis
 from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic, Note, Span
 from ...ir.graph import Graph, Input, Node, Value
-from .stream import is_reduction
+from .stream import Stream, is_reduction
 
 NORMS = frozenset({"std.nn.layer_normalize", "std.nn.rms_normalize"})
 
@@ -43,15 +43,20 @@ class NearMiss:
     span: Span | None
 
 
-def find_blocks(graph: Graph, axes: Axes) -> tuple[list[AttentionBlock], list[NearMiss]]:
-    """The self-attention blocks in order, and the attentions that are none."""
+def find_blocks(graph: Graph, axes: Axes, streams: list[Stream]) -> tuple[list[AttentionBlock], list[NearMiss]]:
+    """The self-attention blocks in order, and the attentions that are none. Of its own tokens a block may read some that were
+    reduced, in one of ``streams``."""
+    made_of = {
+        axes.find(stage.map.size, 1): axes.find(stage.parent.map.size, 1) if stage.parent.node is not None else stream.tokens
+        for stream in streams for stage in stream.stages if stage.parent is not None
+    }  # fmt: skip
     place = {node: i for i, node in enumerate(graph.nodes())}
     blocks: list[AttentionBlock] = []
     misses: list[NearMiss] = []
     for node in place:
         if node.op.qualified != ATTENTION:
             continue
-        found = _block(node, len(blocks), axes, place)
+        found = _block(node, len(blocks), axes, place, made_of)
         if isinstance(found, AttentionBlock):
             blocks.append(found)
         else:
@@ -59,13 +64,18 @@ def find_blocks(graph: Graph, axes: Axes) -> tuple[list[AttentionBlock], list[Ne
     return blocks, misses
 
 
-def _block(node: Node, index: int, axes: Axes, place: dict[Node, int]) -> AttentionBlock | str:
+def _block(
+    node: Node, index: int, axes: Axes, place: dict[Node, int], made_of: dict[Axis, Axis]
+) -> AttentionBlock | str:
     q, k, v = node.inputs[:3]
     assert q is not None
     assert k is not None
     assert v is not None
     tokens, batch = axes.find(q, 2), axes.find(q, 0)
-    if not tokens == axes.find(k, 2) == axes.find(v, 2):
+    read = axes.find(k, 2)
+    while read != tokens and read in made_of:
+        read = made_of[read]
+    if tokens != read or axes.find(k, 2) != axes.find(v, 2):
         return "its queries come from other tokens than its keys and values (cross-attention)"
     found = _residual_sum(node, tokens, axes, place)
     if found is None:

@@ -73,10 +73,10 @@ class ReduceTokens(Pass):
         "that the model reads by place",
         check=_check_protect,
     )
-    place: Literal["attention", "block", "start", "around_attention", "around_block"] = option(
+    place: Literal["attention", "block", "start", "around_attention", "around_block", "keys"] = option(
         "attention",
         "where tokens leave: behind a block's attention, behind the block, or before the first block; around attention or around "
-        "the block, behind which all of them are back",
+        "the block, behind which all of them are back; of a block's keys and values alone",
     )
     begin: int | None = option(None, "the block before which tokens leave, all at once: `place=start` at a block of its own")
     end: int | None = option(None, "the last block that works on fewer tokens: behind it every token has a value again")
@@ -162,7 +162,7 @@ class ReduceTokens(Pass):
     @property
     def each(self) -> bool:
         """Whether every token is back behind each block, so that blocks do not share a budget."""
-        return self.place.startswith("around_")
+        return self.place.startswith("around_") or self.where == "keys"
 
     def chosen(self, count: int) -> list[int]:
         """The blocks to reduce in, of ``count``. Raises E0704 for one that there is not, E0705 for options that say two things."""

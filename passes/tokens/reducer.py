@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...ir.analysis.axes import Axes
-from ...ir.analysis.sight import Sight, Sights
-from ...ir.builder import Builder, freeze
+from ...ir.builder import Builder, freeze, reinfer
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim, prove_ge
 from ...ir.graph import Graph, Node, Require, Value
 from ...ir.notation import show_value
+from . import keys
 from . import stage as flow
 from .back import way_back
+from .choice import choose
 from .ends import read_by_place
 from .follow import Follower
 from .method import Limits, Method
@@ -39,11 +40,12 @@ class Reducer:
         self.moved: dict[Value, Value] = {}
         axes = self.axes = Axes(graph)
         found_streams = find_streams(graph, axes)
-        self.found, misses = find_blocks(graph, axes)
+        self.found, misses = find_blocks(graph, axes, found_streams)
         if not self.found:
             raise no_block(graph, misses, options.name)
-        self.causal: list[AttentionBlock] = []
-        self.chosen = self._chosen()
+        choice = choose(options, method, graph, self.found)
+        self.chosen, self.causal, self.method = choice.chosen, choice.causal, choice.method
+        self.notes += choice.notes
         self.origins = Origins(graph, found_streams)
         # The stream of every block that has one, and of those that are chosen.
         self.peers: dict[AttentionBlock, Stream] = {}
@@ -79,57 +81,14 @@ class Reducer:
     def _behind(self, node: Node) -> None:
         if node in self.attentions:
             self.met[node] = self.of_block[self.attentions[node]].current
+            if self.options.where == "keys":
+                self._reduce_keys(self.attentions[node])
         if node in self.open:
             self.follower.close(self.open.pop(node))
         if node in self.by_node:
             self._reduce(self.by_node[node], self.places[self.by_node[node]])
 
     # Before anything happens ----------------------------------------------------------------------------------------
-
-    def _chosen(self) -> list[AttentionBlock]:
-        options = self.options
-        chosen = [self.found[i] for i in options.chosen(len(self.found))]
-        named = options.blocks is not None or options.begin is not None
-        known = Sights(self.graph)
-        sights = {block: known.of(block.attention) for block in chosen}
-        causal = [b for b, sight in sights.items() if sight.one_way]
-        if chosen:
-            self.method = options.settled(self.method, chosen[0].stream.type.shape[1])
-        facts = self.method.limits(0, 0).facts
-        if facts.ordered and not facts.merged:
-            self.causal = causal
-            return chosen
-        kept = [b for b, sight in sights.items() if not sight.one_way and (named or sight.unknown is None)]
-        left = [b for b in chosen if b not in kept]
-        if left and (named or not kept):
-            raise self._causal(left[0], sights[left[0]])
-        for told in ("attend causally", "may attend causally"):
-            numbers = [str(b.index) for b in left if (b in causal) == (told == "attend causally")]
-            if numbers:
-                self.notes.append(f"block(s) {', '.join(numbers)} {told}: the pass {options.verbs[0]} none")
-        self.notes += dict.fromkeys(
-            f"the input `{name}` is taken for a bias of distances: where it hides later tokens, early ones see them now"
-            for name in (sights[block].given for block in kept)
-            if name is not None
-        )
-        return kept
-
-    def _causal(self, block: AttentionBlock, sight: Sight) -> Diagnostic:
-        span = block.attention.span
-        if sight.unknown is None:
-            return Diagnostic(
-                "E0708",
-                f"block {block.index} attends causally: merging its tokens would let early places see later ones",
-                span,
-                help="merge in blocks that see all tokens, chosen with `blocks=[…]`, or use `prune_tokens` and a method that "
-                "merges none",
-            )
-        return Diagnostic(
-            "E0708",
-            f"whether block {block.index} attends causally cannot be told: {sight.unknown}",
-            span,
-            help=f"where every token sees those behind it, name the blocks, `blocks=[{block.index}]`; else use `prune_tokens`",
-        )
 
     def _assign(self, axes: Axes) -> None:
         """The stream of each chosen block: one that was there already, or a new one."""
@@ -163,7 +122,7 @@ class Reducer:
 
     def _place(self, block: AttentionBlock) -> Place | None:
         options, stream = self.options, self.of_block[block]
-        if block not in self._blocks_of(stream):
+        if options.where == "keys" or block not in self._blocks_of(stream):
             return None
         peers = [b for b in self.found if self.peers.get(b) is stream]
         place = place_of(block, peers, options.where, lambda v: self.follower.is_feature(v, stream))
@@ -176,8 +135,10 @@ class Reducer:
         """How many first and last tokens stay: what is asked for, or what the model reads by its place."""
         first_block = self._blocks_of(stream)[0]
         behind = first_block.attention
-        firsts, last = read_by_place(self.follower, stream, behind, self.options.restore)
-        if any(self.of_block[block] is stream for block in self.causal):
+        # Of keys nothing is read by its place: every token goes on.
+        alone = self.options.where == "keys"
+        firsts, last = ([], 0) if alone else read_by_place(self.follower, stream, behind, self.options.restore)
+        if not alone and any(self.of_block[block] is stream for block in self.causal):
             # What comes next is said by the last token.
             last = max(last, 1)
         asked = self.options.ends(self.method, stream.current.count)
@@ -202,7 +163,7 @@ class Reducer:
 
     def _schedules(self) -> dict[AttentionBlock, tuple[Schedule, int]]:
         """The schedule that each block follows, and its place in it: one for each stream of tokens."""
-        options, chosen = self.options, list(self.places)
+        options, chosen = self.options, self.chosen if self.options.where == "keys" else list(self.places)
         for name, given in (("r", options.r), ("keep", options.keep)):
             if isinstance(given, tuple) and len(given) > len(chosen):
                 raise Diagnostic(
@@ -244,9 +205,9 @@ class Reducer:
                 f"block {block.index}: its tokens were restored before it, and none is {self.options.verbs[1]} again"
             )
             return
-        keys = block.attention.inputs[1]
-        assert keys is not None
-        if at is not None and follower.stage(keys, stream) is not self.met.get(at, current):
+        queries = block.attention.inputs[0]
+        assert queries is not None
+        if at is not None and follower.stage(queries, stream) is not self.met.get(at, current):
             self.notes.append(f"block {block.index}: it attends to restored tokens, and {self.options.verbs[0]} none")
             return
         if current.tokens is None:
@@ -265,7 +226,8 @@ class Reducer:
         number = len(stream.stages)
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{number}", left, least=1)
         asked = Asked(
-            self.graph, builder, stream, current, x, at, self.options.metric_name(), first, last,
+            self.graph, builder, stream, current, x, at or (block.attention if self.options.where == "keys" else None),
+            self.options.metric_name(), first, last,
             self._in_front(stream, given), text and self._hoisted(text, given, builder),
         )  # fmt: skip
         # A tap on this very value shows it as it was, and what lies beside a region or behind it reads it as it was.
@@ -289,6 +251,30 @@ class Reducer:
             back = way_back(self.method, x, y, stage, self.ends[stream])
             self.open[place.end.node] = Region(stream, current, stage, back)
         self.done += 1
+
+    def _reduce_keys(self, block: AttentionBlock) -> None:
+        """Let keys and values of a block go, for its own attention alone."""
+        stream, node = self.of_block[block], block.attention
+        k = node.inputs[1]
+        assert k is not None
+        start = self.follower.stage(k, stream)
+        x, *read = keys.pack(node, Builder(self.graph).before(node))
+        assert x.node is not None
+        self.order[x.node] = self.order[node]
+        self.follower.adopt(x, 1, (k, 2), stream, start)
+        self._reduce(block, Place(x))
+        left = stream.current
+        stream.current = start
+        if left is start:
+            keys.unpacked(x)
+            return
+        for i, value in enumerate(read, 1):
+            for part in (value.node.inputs[0], value):  # type: ignore[union-attr]
+                reinfer(part.node)  # type: ignore[union-attr, arg-type]
+            self.follower.adopt(value, 2, (k, 2), stream, left)
+            node.set_input(i, value)
+        keys.read(node, stream, left, block in self.causal, self.options.proportional, self.follower)
+        reinfer(node)
 
     def _readers(self, place: Place) -> list[tuple[Any, int]]:
         """What reads the features of a place and is to read those that are left: of a region, what its end is made of."""
@@ -335,12 +321,19 @@ class Reducer:
         if static is not None:
             number = number_of(static, self.method.op, dict(self.method.settings))
             asked = asked.of_block(number, name.removesuffix(f"_{static}"))
+        elif want.made and self.options.where == "keys":
+            asked = asked.before()
         assert want.make is not None
         value = want.make(asked)
         if want.operand is not None and asked.attention is not None:
             whole = asked.attention.inputs[want.operand]
             assert whole is not None
             stage = self.follower.stage(whole, stream)
+            while stage.parent is not None and stage not in stream.until(asked.stage):
+                # Of keys that were left for that attention alone.
+                index = flow.owner(stream, stage.parent, stage, 0, asked.builder)
+                value = asked.builder.op("take", value, index, axis=want.axis, batch=1)
+                stage = stage.parent
             value = self.follower.brought(value, want.axis, (whole, 2), stream, stage, asked.stage, asked.builder)
         return fitted(value, pattern, asked)
 

@@ -58,6 +58,10 @@ class Asked:
             )
         return replace(self, attention=self.blocks[number])
 
+    def before(self) -> Asked:
+        """Asking the last attention in front of the place."""
+        return replace(self, attention=self.blocks[-1] if self.blocks else None)
+
     def behind(self, what: str) -> Node:
         """The attention. Raises E0705 when there is none yet."""
         if self.attention is None:
@@ -71,12 +75,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Want:
-    """``make`` gives the tensor, whose tokens, along ``axis``, are those of attention's ``operand``, if they are any of its."""
+    """``make`` gives the tensor, whose tokens, along ``axis``, are those of attention's ``operand``, if they are any of its;
+    ``made``: attention makes it, so that what attention reads cannot be chosen by it."""
 
     doc: str
     make: Callable[[Asked], Value] | None = None
     operand: int | None = None
     axis: int = 1
+    made: bool = False
 
 
 def _heads(asked: Asked, operand: int, what: str) -> Value:
@@ -164,13 +170,15 @@ WANTS: dict[str, Want] = {
         "the attention that each token receives [B, T]",
         lambda a: optional_result(a.behind("column_mass"), "column_mass", True),
         1,
+        made=True,
     ),
-    "row": Want("the attention of the token that the model reads, to each [B, H, T]", _row, 1, axis=2),
+    "row": Want("the attention of the token that the model reads, to each [B, H, T]", _row, 1, axis=2, made=True),
     "last_row": Want(
         "the attention of the last token, to each [B, H, T]",
         lambda a: optional_result(a.behind("last_row"), "row", -1),
         1,
         axis=2,
+        made=True,
     ),
     "head_keys": Want("its keys, those of every head [B, H, T, K]", lambda a: _each_head(a, 1, "head_keys"), 1, axis=2),
     "values": Want("its values averaged over heads [B, T, V]", lambda a: _heads(a, 2, "values"), 2),
