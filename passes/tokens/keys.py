@@ -59,7 +59,7 @@ def read(attention: Node, stream: Stream, left: Stage, one_way: bool, proportion
     Raises:
         Diagnostic: E0710 when tokens that are hidden from earlier ones merged with padding.
     """
-    builder, before = Builder(attention.graph).before(attention), left.parent
+    builder, before = Builder(follower.graph).before(attention), left.parent
     assert before is not None
     merged = left.facts.merged
     stands = left.map.position
