@@ -119,7 +119,7 @@ def interval(x: np.ndarray) -> tuple[float, float]:
 @pytest.mark.extended
 def test_pages_are_read_with_a_quarter_of_their_tokens() -> None:
     """600 pages: more than half of the tokens are gone, and less than a point of the digits; as many tokens, but the same number
-    from every sub-image, lose a great deal more. Measured: 26.5 % of the tokens, 0.69 points lost (95 %: 0.51 to 0.87); evenly 49.7."""
+    from every sub-image, lose far more. Measured: 26.5 % of the tokens, 0.69 points lost (95 %: 0.51 to 0.87); evenly 49.7."""
     whole, _ = read("all", "onnx")
     compressed, kept = read("density", "onnx")
     even, kept_evenly = read("even", "onnx")
