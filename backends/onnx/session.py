@@ -185,6 +185,8 @@ def _open(
 
     from ...runtime.files.wire import mapped_model
 
+    # Where a build of ONNX Runtime tells its makers of each session, a model is nobody's business.
+    ort.disable_telemetry_events()
     shown = "the artifact" if isinstance(model, bytes) else f"`{Path(model).name}`"
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # errors reach the user as diagnostics, and warnings are about our own graph

@@ -57,6 +57,7 @@ def main(model: str, feeds: str, threads: int) -> None:
 
     with np.load(feeds, allow_pickle=False) as archive:
         arrays = dict(archive)
+    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if threads:

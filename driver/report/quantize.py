@@ -32,6 +32,7 @@ def quantize(model: Path, output: Path) -> Path:
     import onnxruntime as ort
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    ort.disable_telemetry_events()
     size = sum(p.stat().st_size for p in (model, Path(f"{model}.data")) if p.exists())
     logger = logging.getLogger()
     level = logger.level

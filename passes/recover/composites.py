@@ -19,6 +19,7 @@ from ..tidy.dce import remove_dead
 from ..tidy.fold_constants import fold_graph
 from ..tidy.inline import inline_composites
 from .casts import cast_late
+from .einsums import order_einsums
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
 from .report import RAISED, Leftover, leftovers
@@ -100,6 +101,8 @@ def recover(
     what a model is recovered from stays a program in any case.
     """
     fired: Counter[str] = Counter({TIDIED: _tidy(graph), "cast_late": cast_late(graph)})
+    # Before a rule takes values and weights for queries and keys.
+    fired["order_einsums"] = order_einsums(graph)
     skipped = [] if skipped is None else skipped
     while True:
         rules: list[Rule] = []
@@ -113,7 +116,9 @@ def recover(
                 return fired
         masks = raise_masks(graph, padding, skipped)
         fired.update(masks)
-        if not sum(masks.values()) and not split_shared(graph):
+        ordered = order_einsums(graph)
+        fired["order_einsums"] += ordered
+        if not sum(masks.values()) and not ordered and not split_shared(graph):
             return fired
 
 

@@ -47,6 +47,17 @@ def refused(call: Any, *args: Any, **named: Any) -> Diagnostic:
 X, BIAS = np.ones((3, 4, 2), np.float32), np.ones((4, 2), np.float32)
 
 
+def test_nothing_is_told_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    said: list[str] = []
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: said.append("off"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **k: said.append("session") or real(*a, **k))
+    session(SUM)
+    assert said == ["off", "session"]
+
+
 def test_a_session_says_what_it_takes() -> None:
     runs = session(SUM)
     assert [str(spec) for spec in runs.inputs] == ["x: f32[B, T, 2]", "bias: f32[T, 2]"]
