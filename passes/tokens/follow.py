@@ -23,7 +23,7 @@ from .carry import CannotFollow, Targets, resized, shown
 from .ends import check_cut
 from .join import Joiner
 from .restore import Restorer
-from .stream import Origins, Stage, Stream, facts_of, map_leaves
+from .stream import Origins, Stage, Stream, facts_of, is_visibility, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
 
@@ -161,8 +161,9 @@ class Follower(Restorer, Joiner):
         self._retype(node, targets)
 
     def _reads_map(self, node: Node, targets: Targets) -> bool:
-        """Whether a node follows as it is when it reads another token map: an op on the map, or an index that is made of it."""
-        if map_leaves(node.op) is not None:
+        """Whether a node follows as it is when it reads another token map: an op on the map, or an index that is made of it. One
+        that chooses which keys are read chooses among those that are left."""
+        if map_leaves(node.op) is not None or is_visibility(node.op):
             return True
         name = node.op.qualified
         if name not in ("take", "gather", "segment_sum") or node.inputs[0] is None or node.inputs[1] is None:

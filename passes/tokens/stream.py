@@ -14,7 +14,8 @@ from ...ir.analysis.axes import Axes, Axis
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import AnyOp, Composite
-from ...ir.signature import RecordPattern
+from ...ir.signature import Pattern, RecordPattern
+from ...ir.types import boolean
 
 # The record, by the module that declares it and its name.
 RECORD = ("std.token", "TokenMap")
@@ -183,6 +184,15 @@ def makes_map(op: AnyOp) -> bool:
 def is_reduction(op: AnyOp) -> bool:
     """Whether an op takes features and the token map first, and returns features and a token map."""
     return makes_map(op) and map_leaves(op) == 1 and len(op.signature.results) == 2
+
+
+def is_visibility(op: AnyOp) -> bool:
+    """Whether an op takes queries and keys, and `k`, and returns which keys each query reads: `bool[B, H, T, S]`."""
+    if not isinstance(op, Composite) or len(op.signature.operands) != 2 or len(op.signature.results) != 1:
+        return False
+    types = [*(operand.type for operand in op.signature.operands), op.signature.results[0].type]
+    shaped = all(isinstance(type, Pattern) and len(type.shape) == 4 for type in types)
+    return shaped and types[2].dtype == boolean and any(s.name == "k" for s in op.signature.statics)  # type: ignore[union-attr]
 
 
 def reductions(graph: Graph) -> Iterator[Node]:

@@ -1,0 +1,168 @@
+"""Choosing which keys and values the attention of a causal decoder reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.analysis.cost import ATTENTION
+from ...ir.analysis.sight import Sights
+from ...ir.builder import Builder
+from ...ir.compiling import PassSpec
+from ...ir.diagnostics import Diagnostic, Note, did_you_mean
+from ...ir.dims.dim import Dim
+from ...ir.graph import Graph, Module, Node
+from ...ir.library import composite, local_composite, ops_of
+from ...ir.op import Composite
+from ..engine import Pass
+from ..options import Option, check_further, option
+from ..report import Report
+from ..tokens.method import check_required, find_method, further_options, methods, statics_of
+from ..tokens.prune_tokens import PruneTokens
+from ..tokens.schedule import exact
+from ..tokens.stream import is_visibility
+
+STD = "std.token.kv"
+
+
+@dataclass(frozen=True)
+class SelectKV(Pass):
+    """Lets each query of a causal decoder read at most so many keys and values, those that a method chooses.
+
+    In a prompt that is what decoding with a cache of `k` slots would have read. A method that reduces tokens chooses for all
+    queries at once, so that keys and values are fewer.
+
+    before: `attention(q, k, v, causal=true)`
+    after:  `attention(q, k, v, sinks_and_recent(q, k, k=64), causal=true)`
+    """
+
+    name = "select_kv"
+    contract = "approximate"
+
+    method: str = option(
+        "sinks_and_recent", "how: an op of std.token.kv, one that reduces tokens, or one of your own, `mine.tess:name`"
+    )
+    k: int | None = option(None, "how many keys a query reads at most", least=1)
+    keep: float | None = option(None, "instead of k: the share of all keys, where their number is known", least=0, most=1)
+    blocks: tuple[int, ...] | None = option(None, "the causal attentions to choose in, counted from 0; all when none")
+    further: tuple[tuple[str, Any], ...] = option((), "", hidden=True)
+
+    @classmethod
+    def further_options(cls, spec: PassSpec) -> dict[str, Option] | None:
+        """Those of the method; None for one whose file is only known beside a module."""
+        method = spec.options.get("method", cls.method)
+        return None if not isinstance(method, str) or ":" in method else _options(_method(method, None))
+
+    @classmethod
+    def method_help(cls, method: str | None) -> str:
+        """All methods by the first line of their text, or the text of one."""
+        if method is not None:
+            op = _method(method, None)
+            return op.doc if is_visibility(op) else PruneTokens.method_help(method)
+        lines = [f"  {op.name}  {op.doc.splitlines()[0]}" for op in _visible().values()]
+        return "\n".join(["methods (`--method NAME` tells more), and those of prune_tokens", *lines])
+
+    def run(self, module: Module) -> Report:
+        op = _method(self.method, module)
+        settings = check_further(type(self), _options(op), dict(self.further))
+        check_required(op, settings, self.name)
+        if (self.k is None) == (self.keep is None):
+            told = "neither `k` nor `keep`" if self.k is None else "both `k` and `keep`"
+            raise Diagnostic(
+                "E0705", f"select_kv is given {told}, but needs exactly one of them",
+                help="write `select_kv(k=64)` or `select_kv(keep=0.5)`",
+            )  # fmt: skip
+        chosen = self._chosen(module.graph)
+        if not is_visibility(op):
+            alike = PruneTokens(self.method, k=self.k, keep=self.keep, place="keys", blocks=self.blocks, further=self.further)
+            return alike.run(module)
+        done = [index for index, node in chosen.items() if self._choose(module.graph, node, op, settings)]
+        report = Report.of(self, len(done))
+        report.facts["blocks"] = done
+        return report
+
+    def _chosen(self, graph: Graph) -> dict[int, Node]:
+        """The causal attentions by number. Raises E0707 without one, or where keys are those of a cache; E0704."""
+        sights, found, first = Sights(graph), [], None
+        for node in graph.nodes():
+            if node.op.qualified == ATTENTION and sights.of(node).one_way:
+                found.append(node)
+            elif node.op.qualified == ATTENTION:
+                first = first or node
+        states = [v.name for v in graph.inputs if v.role == "state"]
+        if states:
+            raise Diagnostic(
+                "E0707", f"select_kv chooses among the keys of a prompt, but those of this model lie in its state `{states[0]}`",
+                help="run it on the model without a cache; what a cache keeps is said where it is written",
+            )  # fmt: skip
+        if not found:
+            notes = [Note("this attention sees tokens behind it", first.span)] if first is not None else []
+            raise Diagnostic(
+                "E0707", "select_kv found no causal `std.attention.attention` to work on", notes=notes,
+                help="in an encoder, keys and values leave with `prune_tokens(place=keys)`; behind an import, run "
+                "`raise_composites` first",
+            )  # fmt: skip
+        numbers = range(len(found)) if self.blocks is None else self.blocks
+        for index in numbers:
+            if not -len(found) <= index < len(found):
+                raise Diagnostic(
+                    "E0704", f"`blocks` of the pass `select_kv` names block {index}, but the model has {len(found)} causal "
+                    "attention(s)",
+                )  # fmt: skip
+        return {i: found[i] for i in sorted({index % len(found) for index in numbers})}
+
+    def _choose(self, graph: Graph, node: Node, op: Composite, settings: dict[str, Any]) -> bool:
+        """Hide from each query what the method does not choose; whether that may be any."""
+        q, keys, _, mask = node.inputs[:4]
+        assert q is not None
+        assert keys is not None
+        present = keys.type.shape[2]
+        budget = self._budget(present)
+        if present.value is not None and budget >= present.value:
+            return False
+        builder = Builder(graph).before(node)
+        builder.span, builder.scope = node.span, node.scope
+        own = {"scale": node.attrs["scale"]} if "scale" in statics_of(op) else {}
+        seen = builder.op(op, q, keys, k=budget, **settings, **own)
+        assert seen.node is not None
+        # What it requires of the budget is told now.
+        op.instantiate([q.type, keys.type], seen.node.attrs)
+        node.set_input(3, seen if mask is None else builder.op("logical_and", mask, seen))
+        return True
+
+    def _budget(self, present: Dim) -> int:
+        if self.k is not None:
+            return self.k
+        if present.value is None:
+            raise Diagnostic(
+                "E0705", f"a share of {present} keys is no number before it runs", help="say how many each query reads, `k=64`"
+            )
+        return max(1, int(present.value * exact(self.keep or 0.0)))
+
+
+def _options(op: Composite) -> dict[str, Option]:
+    """What a method adds to the options; the scale is that of each attention."""
+    return {name: value for name, value in further_options(op).items() if name != "scale" or not is_visibility(op)}
+
+
+def _visible() -> dict[str, Composite]:
+    """The shipped methods that choose for each query."""
+    return {op.name: op for op in ops_of(STD) if is_visibility(op)}
+
+
+def _method(name: str, module: Module | None) -> Composite:
+    """The op that ``name`` means. Raises E0001, E0201, E0716."""
+    path, colon, own = name.rpartition(":")
+    known = _visible()
+    if not colon and "." not in name:
+        if name in known:
+            return known[name]
+        if name not in methods() and name != "random":
+            names = sorted({*known, *methods(), "random"})
+            raise Diagnostic(
+                "E0201", f"there is no method `{name}` for select_kv", help=did_you_mean(name, names)
+                or f'the methods are {", ".join(names)}; one of your own is `method="mine.tess:name"`',
+            )  # fmt: skip
+        return find_method(name, module, SelectKV.name)
+    op = local_composite(path, own, module) if colon else composite(name)
+    return op if is_visibility(op) else find_method(name, module, SelectKV.name)
