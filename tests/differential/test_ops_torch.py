@@ -109,6 +109,12 @@ def cast_sample(sample: Sample, kind: str, dtype: Any) -> Sample:
     return Sample(tuple(convert(x) for x in sample.inputs), sample.attrs)
 
 
+def case(name: str, number: int, label: str, sample: Sample) -> Any:
+    """A row of the table: every sample in f32 or its own dtype, and the first one in every dtype, are among the quick tests."""
+    quick = number == 0 or label in ("f32", "own")
+    return pytest.param(name, sample, id=f"{name}-{number}-{label}", marks=() if quick else (pytest.mark.extended,))
+
+
 def cases() -> Iterator[Any]:
     for name, op in sorted(OPS.items()):
         if name in LOOPS:
@@ -121,10 +127,10 @@ def cases() -> Iterator[Any]:
             finite = all(np.isfinite(x).all() for x in sample.inputs if np.asarray(x).dtype == np.float32)
             for label, dtype in FLOATS.items() if floats else [("own", None)]:
                 made = sample if dtype is None else cast_sample(sample, "float", dtype)
-                yield pytest.param(name, made, id=f"{name}-{number}-{label}")
+                yield case(name, number, label, made)
             for label, dtype in INTS.items() if floats and accepts_ints and finite else ():
                 if name != "cast":
-                    yield pytest.param(name, cast_sample(sample, "int", dtype), id=f"{name}-{number}-{label}")
+                    yield case(name, number, label, cast_sample(sample, "int", dtype))
 
 
 # Running -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph
 from tessera.ir.op import Sample
 from tessera.ir.ops import OPS
-from tessera.tests.differential.test_ops_onnx import artifact, chosen, symbolic, symbolic_cases
+from tessera.tests.differential.test_ops_onnx import artifact, chosen, first_of, symbolic, symbolic_cases
 from tessera.tests.differential.test_ops_torch import assert_same, graph_of
 
 from .support import round_trip, run_imported
@@ -25,10 +25,11 @@ ENDING_AT_RUN_TIME = "grouped_matmul"
 
 
 def some(cases: Iterator[Any]) -> list[Any]:
-    """The f32 and integer cases: how dtypes are exported is tested with the backend."""
+    """The f32 and integer cases, an op's first among the quick tests: how dtypes are exported is tested with the backend."""
     cases = (c for c in cases if c.values[0] != ENDING_AT_RUN_TIME)
     kinds = ("float64", "float16", "bfloat16", "int8", "int16", "uint8", "int32")
-    return [c for c in cases if not any(np.asarray(x).dtype.name in kinds for x in c.values[1].inputs)]
+    kept = [c for c in cases if not any(np.asarray(x).dtype.name in kinds for x in c.values[1].inputs)]
+    return [pytest.param(*c.values, id=c.id, marks=() if first_of(c) else (pytest.mark.extended,)) for c in kept]
 
 
 def compare(graph: Graph, name: str, sample: Sample, attrs: dict[str, Any], folder: Path) -> None:
