@@ -110,6 +110,8 @@ def test_separate_experts_stack_into_one_tensor(tmp_path: Path) -> None:
     found = bound("w: f32[8, 6, 4]", '"w" = stack("experts.{0..7}.w1.weight")', weights)
     want = np.stack(list(experts.values())).astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(found["w"], want.astype(np.float32))
+    counted = bound("w: f32[8, 6, 4]", '"w" = stack("experts.{0..2 * 4 - 1}.w1.weight")', weights)
+    np.testing.assert_array_equal(counted["w"], found["w"])
     (again,) = bound("w: f32[6, 4]", '"w" = "all"[5]', {"all": found["w"]}).values()
     np.testing.assert_array_equal(again, found["w"][5])
 

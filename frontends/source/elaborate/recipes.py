@@ -10,6 +10,7 @@ from typing import Any
 
 from ....ir.diagnostics import Diagnostic, Note, did_you_mean
 from ....ir.graph import Initializer, Parameter
+from ....ir.notation import show_value
 from ....ir.program import Program
 from ....ir.recipe import Fill, Recipe, Take, apply
 from ....ir.recipe_functions import FUNCTIONS
@@ -17,12 +18,14 @@ from ....ir.types import f32
 from ....runtime.weights.bind import param_shape
 from ....runtime.weights.initialise import INITIALISERS
 from ..syntax import ast
+from ..syntax.parser import parse_expr
 from .elaborate import Elaborator
 from .inputs import numbers_of
 from .library import Unit
 
 Static = Callable[[ast.Expr], Any]  # the value of a static expression
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# The last number may be an expression of static names: `{0..experts - 1}`.
+_RANGE = re.compile(r"\{(\d+)\.\.([^{}]+)\}")
 _LONGEST = 100_000  # tensors that one range may stand for
 
 
@@ -114,14 +117,14 @@ class _Reader:
 
     def _names(self, expr: ast.Str) -> list[str]:
         """The names that a string stands for: with the text of each `*`, and each number of `{0..7}`."""
-        count = expr.value.count("*")
+        texts = _RANGE.split(expr.value)
+        count = sum(text.count("*") for text in texts[::3])
         if count not in (0, len(self.stars)):
             raise Diagnostic(
                 "E0617", f"`{expr.value}` has {count} `*`, but the name of the parameter has {len(self.stars)}", expr.span,
                 help="each `*` stands for the same text on both sides, from left to right",
             )  # fmt: skip
-        texts = _RANGE.split(expr.value)
-        ranges = [range(int(a), int(b) + 1) for a, b in zip(texts[1::3], texts[2::3], strict=True)]
+        ranges = [range(int(a), self._last(b, expr) + 1) for a, b in zip(texts[1::3], texts[2::3], strict=True)]
         total = prod(map(len, ranges))
         if not 0 < total <= _LONGEST:
             raise Diagnostic(
@@ -134,6 +137,16 @@ class _Reader:
             stars = iter(self.stars)
             names.append("".join(next(stars) if piece == "*" else piece for piece in re.split(r"(\*)", name)))
         return names
+
+    def _last(self, text: str, expr: ast.Str) -> int:
+        """The last number of a range. Raises E0617 for what is no number."""
+        try:
+            found = int(text) if text.isdecimal() else self.static(parse_expr(text))
+        except Diagnostic as error:
+            raise Diagnostic("E0617", f"`{text}` in `{expr.value}` is no number: {error.message}", expr.span) from None
+        if isinstance(found, bool) or not isinstance(found, int):
+            raise Diagnostic("E0617", f"`{text}` in `{expr.value}` is no whole number, but {show_value(found)}", expr.span)
+        return found
 
     # Operators ----------------------------------------------------------------------------------------------------
 

@@ -99,7 +99,14 @@ SMALL = {
 }
 # Composites of one line that the rules do not look for.
 UNSOUGHT = {"mean_pool", "unit_length", "l2_normalize", "bicubic_matrix", "bilinear_matrix", "base_number"}
-ZOO = [(path, model) for path in catalog.names() if path.startswith("zoo/") for model in models(catalog.find(path)[0])]
+# No rule looks for routers and experts yet.
+MIXTURES = {"zoo/mixtral"}
+ZOO = [
+    (path, model)
+    for path in catalog.names()
+    if path.startswith("zoo/") and path not in MIXTURES
+    for model in models(catalog.find(path)[0])
+]
 
 
 @pytest.mark.parametrize(("path", "model"), ZOO, ids=[m for _, m in ZOO])
