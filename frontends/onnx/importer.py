@@ -14,7 +14,7 @@ from ...ir.dims.ratio import Ratio, Unfoldable
 from ...ir.graph import Graph, Module, Require, Value
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
-from . import ops  # noqa: F401  # fills the tables
+from . import older, ops  # noqa: F401  # `ops` fills the tables
 from .call import Call, where
 from .dims import parse_dim
 from .equal import Unify, choose, solve
@@ -37,8 +37,7 @@ _DEEPEST_LOOPS = 8
 _OWN_CODES = frozenset(f"E{n:04}" for n in range(751, 780))
 # The opset from which on an op has the form that is read here; of those that opsets from 7 on have.
 _CHANGED = {
-    "BatchNormalization": 9, "Clip": 11, "Hardmax": 13, "LogSoftmax": 13, "Pad": 11, "Resize": 11, "Scan": 9, "Slice": 10,
-    "Softmax": 13, "Split": 13, "TopK": 10, "Upsample": 99,
+    "BatchNormalization": 9, "Hardmax": 13, "Resize": 11, "Scan": 9, "Upsample": 99,
 }  # fmt: skip
 # Ops that only move the elements of their first operand, or convert them without loss where they are equal.
 _MOVES = frozenset({"Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "Tile"})
@@ -184,7 +183,7 @@ class Importer:
         older = {n.op_type for n in nodes if domain(n.domain) == "" and self.file.opset < _CHANGED.get(n.op_type, 0)}
         if older:
             raise Diagnostic(
-                "E0753", f"in opset {self.file.opset}, {', '.join(sorted(older))} had another form than from opset 13 on",
+                "E0753", f"in opset {self.file.opset}, {', '.join(sorted(older))} had another form than now",
                 help="convert it: `onnx.version_converter.convert_version(onnx.load(path), 17)`",
             )  # fmt: skip
 
@@ -226,6 +225,7 @@ class Importer:
         if function is None:
             return self._function(node, inputs, scope)
         call = Call(self, node, inputs, scope)
+        call.inputs = inputs = older.operands(call)
         with _naming(node):
             folded = self._fold(call, key)
             results = function(call) if folded is None else folded

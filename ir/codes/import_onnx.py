@@ -17,7 +17,7 @@ CODES = {
     ),
     "E0753": Code(
         "the opset is not one that the importer reads",
-        "Opsets 7 to 28 are read, but for ops that had another form before opset 13, such as Softmax. Ops may change again.\n\n"
+        "Opsets 7 to 28 are read, but for a few ops that had another form long ago, such as Upsample. Ops may change again.\n\n"
         "  wrong:  opset_import: \"\" version 6\n"
         "  right:  onnx.version_converter.convert_version(model, 17)",
     ),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ....ir.diagnostics import Diagnostic
-from ....ir.dims.dim import Dim
+from ....ir.dims.dim import Dim, const
 from ....ir.graph import Value
 from ....ir.signature import broadcast_shapes
 from ....ir.types import DType, TensorType, boolean, f64
@@ -255,9 +255,15 @@ def gelu(c: Call) -> Value:
 
 @imports("Softmax", "LogSoftmax")
 def softmax(c: Call) -> Value:
-    axis = c.axis(-1)
+    axis = c.axis(-1 if c.opset >= 13 else 1)
     name = "nn.softmax" if c.op_type == "Softmax" else "nn.log_softmax"
-    return c.std(name, c.x(), axis=-1 if axis == c.rank() - 1 else axis)
+    x, last = c.x(), c.rank() - 1
+    if axis != last and c.opset < 13:
+        # All axes from there on were one.
+        shape = x.type.shape
+        rest = math.prod(shape[axis:], start=const(1))
+        return c.reshape(c.std(name, c.reshape(x, [*shape[:axis], rest]), axis=-1), shape)
+    return c.std(name, x, axis=-1 if axis == last else axis)
 
 
 # Constants -----------------------------------------------------------------------------------------------------------

@@ -175,6 +175,10 @@ CASES: dict[str, Case] = {
     "attention, bounded from below": attend(
         f"maximum({SCORES} + bias, constant(-3.4028235e+38, dtype=f32))", "scores_bounded_by_lowest"
     ),
+    "attention, a softmax of rows": Case(
+        "softmax_between_reshapes attention_from_softmax",
+        f"return reshape(softmax(reshape(({SCORES}) * 0.4, [B * 4 * T, S]), axis=-1), [B, 4, T, S]) @ v", "attention", HEADS,
+    ),
     "attention, times a mask": attend(
         f"({SCORES}) * cast(mask, f32) + (1.0 - cast(mask, f32)) * -10000.0", "scores_times_mask"
     ),
