@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # (the opset that made them operands, attributes in the order of those operands).
 _OPERANDS = {
     "Clip": (11, ("min", "max")), "Pad": (11, ("pads", "value")), "Slice": (10, ("starts", "ends", "axes")),
-    "Split": (13, ("split",)), "TopK": (10, ("k",)),
+    "Split": (13, ("split",)), "Squeeze": (13, ("axes",)), "TopK": (10, ("k",)), "Unsqueeze": (13, ("axes",)),
 }  # fmt: skip
 
 
