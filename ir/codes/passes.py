@@ -135,7 +135,8 @@ readers stay.
         "an op that cannot reduce tokens",
         """A method of `merge_tokens` or `prune_tokens` is an op whose signature is the contract: the features and the token
 map come first, then what it asks for (`keys`, `queries`, `tokens`, `column_mass`, `row`, `norms`, `noise`, `text` and others, which
-docs/passes.md names), then `r`, how many tokens leave, or `k`, how many stay; it returns the features and the map of those that are left.
+docs/passes.md names), then `r`, how many tokens leave, or `k`, how many stay; it returns the features and the map of those that
+are left.
 
     wrong    op score(x: float[B, T, D], *, r: int) -> float[B, T - r, D] { … }
     right    op score(x: float[B, T, D], map: TokenMap[B, N, T], norms: float[B, T], *, r: int)
