@@ -207,3 +207,39 @@ def test_refused(options: dict[str, Any], code: str, said: str) -> None:
     with pytest.raises(Diagnostic) as caught:
         apply(load("vit"), "prune_tokens", **options)
     assert (caught.value.code, said in caught.value.message) == (code, True), caught.value.message
+
+
+@pytest.mark.extended
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("quiet_transformers")
+@pytest.mark.parametrize("importer", ["torch", "onnx"])
+def test_on_an_imported_model(importer: str, tmp_path: Path) -> None:
+    """A ViT of transformers through torch.export and ONNX: every method, on both targets the same tokens."""
+    import torch
+    from transformers import ViTConfig, ViTModel
+
+    from .test_layouts import imported
+
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+            self.vit = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8), add_pooling_layer=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.vit(pixel_values=x).last_hidden_state
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    found = imported(Tokens(), x, importer, tmp_path)
+    raised, _ = apply(found.module, "raise_composites")
+    for method, options in OPTIONS.items():
+        pruned, _ = apply(raised, "prune_tokens", method=method, k=7, protect=1, blocks=(1,), map=True, **options)
+        one, other = (
+            ts.compile(pruned, weights=found.weights, passes=[], target=t, verify=False)(x.numpy(), seed=2)
+            for t in ("torch", "onnx")
+        )
+        names = list(one)
+        assert np.asarray(one[names[0]]).shape == (2, 7, 16)
+        np.testing.assert_array_equal(np.asarray(one["token_source"]), np.asarray(other["token_source"]), err_msg=method)
+        np.testing.assert_allclose(np.asarray(one[names[0]]), np.asarray(other[names[0]]), atol=2e-4, err_msg=method)
