@@ -23,6 +23,7 @@ from .einsums import order_einsums
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
 from .report import RAISED, Leftover, leftovers
+from .rows import rejoin_rows
 from .shared import split_shared
 from .streams import batch_first
 
@@ -60,6 +61,7 @@ class RaiseComposites(Pass):
         inline_composites(graph, lambda op: op.module in RAISING)
         fired[TIDIED] += _tidy(graph)
         if self.layout:
+            fired["rows_rejoined"] = rejoin_rows(graph)
             fired["rearrange_named"] = name_axes(graph, skipped)
             fired["batch_first"] = _in_one_layout(module, skipped)
             graph = module.graph

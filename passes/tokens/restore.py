@@ -105,11 +105,16 @@ class Restorer(Carrier):
                 goal = self._closed[stage].start if stage in self._closed else stage
             if stage is goal:
                 continue
-            if self.batch(value, stream, axis) != 0:
+            batch = self.batch(value, stream, axis)
+            if batch is None and stream.batch_size == 1:
+                # The only row: its index has no batch either.
+                row = builder.op("squeeze", flow.owner(stream, goal, stage, first, builder), axis=0)
+                back = builder.op("take", value, row, axis=axis)
+            elif batch != 0:
                 raise Diagnostic(
                     "E0710", f"{shown(value)} has no batch axis in front, so that its tokens cannot be restored"
                 )
-            if value.type.rank == 3 and axis == 1 and first == 0 and goal is stream.stages[0]:
+            elif value.type.rank == 3 and axis == 1 and first == 0 and goal is stream.stages[0]:
                 back = flow.unmerged(value, stage, builder)
             else:
                 back = builder.op("take", value, flow.owner(stream, goal, stage, first, builder), axis=axis, batch=1)
