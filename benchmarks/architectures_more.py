@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .architectures import DECODER, IMAGES, TEXT, VOCABULARY, Architecture, image, text
+from .architectures import (
+    DECODER,
+    IMAGES,
+    TEXT,
+    VOCABULARY,
+    Architecture,
+    Sizes,
+    image,
+    image_inputs,
+    text,
+    text_inputs,
+)
 
 _LM = {**DECODER, "head_dim": 8}
 _HIERARCHY = {"hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1, 1, 1, 1]}
@@ -22,9 +33,74 @@ def _from(name: str, low: int, high: int, model: str, config: str, **options: An
     return replace(text(name, model, config, **options), bounds={"tokens": (low, high)})
 
 
+# The token of an image's patch in a prompt, and how many an image has.
+_PATCH, _PATCHES = 98, 16
+
+
+def _prompt_inputs(sizes: Sizes) -> dict[str, Any]:
+    """Two images, and two prompts with one image each behind its second token."""
+    import torch
+
+    ids = torch.randint(3, _PATCH, (2, sizes["tokens"]), generator=torch.Generator().manual_seed(sizes["tokens"]))
+    ids[:, 2 : 2 + _PATCHES] = _PATCH
+    return {**image_inputs({"batch": 2}), "input_ids": ids}
+
+
+def _llava() -> Any:
+    """LLaVA that gives its scores alone; torch.export fixes the number of images, which are a list to it."""
+    import torch
+    import transformers
+
+    tower = {**IMAGES, "model_type": "clip_vision_model", "num_hidden_layers": 3}
+    config = transformers.LlavaConfig(
+        vision_config=tower, text_config={**DECODER, "model_type": "llama"}, image_token_index=_PATCH
+    )
+
+    class Scores(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = transformers.LlavaForConditionalGeneration(config)
+
+        def forward(self, pixel_values: Any, input_ids: Any) -> Any:
+            return self.model(pixel_values=pixel_values, input_ids=input_ids, use_cache=False).logits
+
+    return Scores()
+
+
+def _pair_inputs(sizes: Sizes) -> dict[str, Any]:
+    return {**image_inputs({"batch": sizes["images"]}), **text_inputs(sizes)}
+
+
+def _clip() -> Any:
+    """CLIP that gives how well images fit texts alone."""
+    import torch
+    import transformers
+
+    text = {**TEXT, "bos_token_id": 1, "eos_token_id": 2, "projection_dim": 16}
+    config = transformers.CLIPConfig(text_config=text, vision_config={**IMAGES, "projection_dim": 16}, projection_dim=16)
+
+    class Fit(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = transformers.CLIPModel(config)
+
+        def forward(self, pixel_values: Any, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model(pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask).logits_per_image
+
+    return Fit()
+
+
+_PAIR = {
+    "pixel_values": {0: "images"}, "input_ids": {0: "batch", 1: "tokens"}, "attention_mask": {0: "batch", 1: "tokens"},
+}  # fmt: skip
+
 MORE: dict[str, Architecture] = {
     a.name: a
     for a in (
+        Architecture("llava", _llava, _prompt_inputs, {"pixel_values": {}, "input_ids": {1: "tokens"}},
+                     ({"tokens": 24}, {"tokens": 30}), 4, bounds={"tokens": (20, 64)}),
+        Architecture("clip", _clip, _pair_inputs, _PAIR,
+                     ({"images": 2, "batch": 3, "tokens": 7}, {"images": 3, "batch": 2, "tokens": 12}), 4),
         text("xlm_roberta", "XLMRobertaModel", "XLMRobertaConfig", **TEXT),
         text("camembert", "CamembertModel", "CamembertConfig", **TEXT),
         text("modernbert", "ModernBertModel", "ModernBertConfig", global_attn_every_n_layers=2, local_attention=4,

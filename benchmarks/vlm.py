@@ -1,8 +1,8 @@
 """Prompt processing of a vision-language model in ONNX Runtime: a quarter of the image's tokens against all of them.
 
-The model is `llava_prompt` with CLIP-ViT-B's tower (576 patches, the features behind block 11 of 12) and twelve decoder layers of width
-768; the prompt has 64 tokens of text. Tokens leave by the attention of the class token: evenly in the tower's first six blocks, or
-all of them in the last one that is used, in which case only the decoder is shorter.
+The model is `llava_prompt` with CLIP-ViT-B's tower (576 patches, the features behind block 11 of 12) and twelve decoder layers of
+width 768; the prompt has 64 tokens of text. Tokens leave by the attention of the class token: evenly in the tower's first six
+blocks, or all of them in the last one that is used, in which case only the decoder is shorter.
 
 python -m benchmarks.vlm [--openings N]
 """
