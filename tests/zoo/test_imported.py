@@ -1,4 +1,4 @@
-"""The reductions on vision-language models as they are imported: transformers' by torch.export, the zoo's own from its ONNX file."""
+"""The reductions on vision-language models as they are imported: by torch.export, and from the ONNX file of the zoo's own."""
 
 from __future__ import annotations
 

@@ -139,6 +139,14 @@ PROGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "y, lse = attention(q, q, q, log_sum_exp=true)\n return mean(y, axis=2), mean(lse, axis=2)",
         "(f32[B, 2, 4], f32[B, 2])", {},
     ),
+    "tokens joined with others": (
+        "param other: f32[1, 3, 8]\n" + BLOCK + MLP
+        + "y = expand(other, [B, 3, 8])\n x = concat(y, x, y, axis=1)\n" + AGAIN + "return x[:, 2], x[:, -1], mean(x, axis=1)",
+        "(f32[B, 8], f32[B, 8], f32[B, 8])", {},
+    ),
+    "rows behind each other": (
+        BLOCK + MLP + 'x = rearrange(x, "(b n) t d -> b (n t) d", b=1)\n' + AGAIN + "return mean(x, axis=1)", "f32[1, 8]", {},
+    ),
     "restored for neighbours": (
         "param w: f32[8, 8, 3]\n" + BLOCK + MLP + 'y = conv(rearrange(x, "b t d -> b d t"), w, padding=1)\n'
         "return y, cumsum(x, axis=1), x[:, 5]", "(f32[B, 8, 12], f32[B, 12, 8], f32[B, 8])", {"restore": True},
@@ -214,6 +222,14 @@ def test_a_merged_token_stands_where_the_token_is_that_the_others_went_into() ->
     odd = np.arange(12) // 2 * 2 + 1
     want = run(module, weights, x=x, bias=bias[:, :, odd][..., odd])["output"]
     np.testing.assert_allclose(run(merged, weights, x=x, bias=bias)["output"], want, rtol=2e-4, atol=2e-5)
+
+
+def test_the_tokens_of_an_only_row_are_restored_without_its_axis() -> None:
+    body = BLOCK + "return x, cumsum(squeeze(x, axis=[0]), axis=0)"
+    module = loads(f"{HEADER}model program(x: f32[1, 12, 8]) -> (f32[1, 12, 8], f32[12, 8]) {{\n{body}\n}}")
+    merged, _ = passed(module, MergeTokens(r=4, restore=True))
+    found = run(merged, weights_of(module), x=pairs(np.random.default_rng(0))[:1])
+    np.testing.assert_allclose(found["output1"], np.cumsum(found["output0"][0], axis=0), rtol=1e-5, atol=1e-5)
 
 
 REFUSED = {
