@@ -16,7 +16,7 @@ def rejoin_rows(graph: Graph) -> int:
     for node in list(graph.nodes()):
         whole = _whole(node)
         if whole is not None:
-            first, *others = "tdefgh"[: whole.type.rank - 1]
+            first, *others = tuple("tdefgh")[: whole.type.rank - 1]
             rest = " ".join(others)
             pattern = f"b {first} {rest} -> (b {first}) {rest}"
             node.output.replace_uses(Builder(graph).before(node).op("rearrange", whole, pattern=pattern, axes=()))
