@@ -156,7 +156,8 @@ class Joiner(Carrier):
         self.origins.adopt(stage)
         for value in joined.fields:
             value.name = "joined"
-        self._stage[out, stream] = stage
+        # What the node gives is at that stage.
+        targets[stream.stages[0]] = (stream, stage)
 
     def _joined_stream(self, out: Value) -> Stream:
         """The stream that joined tokens are: one that the pass has blocks of, or a new one."""
