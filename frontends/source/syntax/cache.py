@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,18 @@ def load_ast(path: str | os.PathLike[str]) -> ast.File:
     """
     name = os.fspath(path)
     text = read_source(path)
+    register_source(name, text)
+    return tree_of(name, text)
+
+
+# Nobody changes a tree, so that all programs of a process share those of std.
+@lru_cache(maxsize=256)
+def tree_of(name: str, text: str) -> ast.File:
     key = "ast-" + digest(_parser_digest(), text.encode())
     entry = load_json(key)
-    if entry is not None:
-        file = decode(entry, name)
-        if file is not None:
-            register_source(name, text)
-            return file
+    file = None if entry is None else decode(entry, name)
+    if file is not None:
+        return file
     file = parse(text, name)
     with contextlib.suppress(RecursionError):
         save_json(key, encode(file))

@@ -12,12 +12,17 @@ from pathlib import Path
 import pytest
 
 from tessera.frontends.source.syntax import ast, cache, lexer, store, tables
-from tessera.frontends.source.syntax.cache import load_ast
 from tessera.frontends.source.syntax.expressions import PRECEDENCE
 from tessera.frontends.source.syntax.parser import MAX_BYTES, parse, read_source
 from tessera.ir.diagnostics import Diagnostic
 
 EVERYTHING = Path(__file__).parents[1] / "everything.tess"
+
+
+def load_ast(path: Path) -> ast.File:
+    """As another process has it, which shares what lies on the disk and no trees."""
+    cache.tree_of.cache_clear()
+    return cache.load_ast(path)
 
 
 @pytest.fixture
@@ -99,12 +104,16 @@ def test_cached_source_shows_in_diagnostics(entries: Path, tmp_path: Path) -> No
     assert "const a = 1" in Diagnostic("E0101", "x", span).render()
 
 
+def test_programs_of_a_process_share_trees(entries: Path) -> None:
+    assert cache.load_ast(EVERYTHING) is cache.load_ast(EVERYTHING)
+
+
 def test_changed_file_is_parsed_again(entries: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.tess"
     path.write_text("const a = 1\n")
     load_ast(path)
     path.write_text("const a = 2\n")
-    assert load_ast(path).items == [ast.Const("a", ast.Int(2))]
+    assert cache.load_ast(path).items == [ast.Const("a", ast.Int(2))]
 
 
 @pytest.mark.parametrize(
