@@ -40,6 +40,8 @@ class Trait(Enum):
     COMMUTES = "its two operands may be exchanged"
     IDEMPOTENT = "an element that occurs twice counts no more than once"
     SUMS = "a sum over elements, each weighing the same"
+    SCALES = "a factor that its first operand's elements have in common is one of its result's"
+    CONNECTS = "makes a mask of 0 and 1 of masks of 0 and 1, place by place"
     NONEMPTY = "no elements have no result"
     REGION = "runs a graph that it holds as an attribute"
 

@@ -13,15 +13,17 @@ from . import define
 from .meaning import Function, plain
 
 
-def _unary(name: str, kind: str, meaning: Function, doc: str, low: float = -2.0, high: float = 2.0) -> None:
+def _unary(
+    name: str, kind: str, meaning: Function, doc: str, low: float = -2.0, high: float = 2.0, traits: tuple[Trait, ...] = ()
+) -> None:
     def samples(rng: Any) -> list[Sample]:
         return [Sample((rng.uniform(low, high, shape).astype(np.float32),)) for shape in [(3, 5), (2, 1, 4), ()]]
 
     define(f"{name}(x: {kind}[...]) -> {kind}[...]", doc, family="elementwise", samples=samples, meaning=plain(meaning),
-           bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
+           traits=traits, bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
 
 
-_unary("neg", "num", "negative", "`-x`.")
+_unary("neg", "num", "negative", "`-x`.", traits=(Trait.SCALES,))
 _unary("abs", "num", "abs", "The absolute value.")
 _unary("sign", "num", "sign", "-1, 0 or 1.")
 _unary("exp", "float", "exp", "`e ** x`.")
@@ -68,7 +70,7 @@ def _binary(
 _CHOICE = (Trait.COMMUTES, Trait.IDEMPOTENT, Trait.KEEPS)
 _binary("add", "num", "add", "`a + b`.", traits=(Trait.COMMUTES,), neutral=0)
 _binary("sub", "num", "subtract", "`a - b`.", neutral=0)
-_binary("mul", "num", "multiply", "`a * b`.", traits=(Trait.COMMUTES,), neutral=1)
+_binary("mul", "num", "multiply", "`a * b`.", traits=(Trait.COMMUTES, Trait.CONNECTS), neutral=1)
 _binary("div", "float", "divide", "`a / b`.", 0.5, 2.0, neutral=1)
 _binary("floordiv", "int", "floor_divide", "`a // b`, rounded down; `b` is not 0.", integer=True, neutral=1)
 _binary("mod", "int", "mod", "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
@@ -97,10 +99,12 @@ def _logical_samples(rng: Any) -> list[Sample]:
 
 for _name, _doc, _neutral in [("logical_and", "`a and b`.", True), ("logical_or", "`a or b`.", False)]:
     define(f"{_name}(a: bool[...], b: bool[...]) -> bool[...]", _doc, family="elementwise", packs="broadcast",
-           traits=(Trait.COMMUTES, Trait.IDEMPOTENT), meaning=plain(_name), neutral=_neutral, samples=_logical_samples,
+           traits=(Trait.COMMUTES, Trait.IDEMPOTENT, Trait.CONNECTS), meaning=plain(_name), neutral=_neutral,
+           samples=_logical_samples,
            bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
 
 define("logical_not(x: bool[...]) -> bool[...]", "`not x`.", family="elementwise", meaning=plain("logical_not"),
+       traits=(Trait.CONNECTS,),
        samples=lambda rng: [Sample((rng.random((3, 4)) < 0.5,))],
        bad=(Bad((TensorType.of("f32", [2]),), {}, "E0303"),))  # fmt: skip
 
@@ -172,5 +176,5 @@ def _cast_samples(rng: Any) -> list[Sample]:
 
 define("cast(x: any[...], *, dtype: dtype) -> any[...]",
        "Convert to another dtype; float to int rounds toward zero; anything but 0 is true.", family="elementwise",
-       rule=_cast_rule, traits=(Trait.KEEPS,), meaning=_cast, samples=_cast_samples,
+       rule=_cast_rule, traits=(Trait.KEEPS, Trait.SCALES, Trait.CONNECTS), meaning=_cast, samples=_cast_samples,
        bad=(Bad((TensorType.of("f32", [2]),), {}, "E0401"),))  # fmt: skip

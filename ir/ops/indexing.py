@@ -44,7 +44,7 @@ def _gather(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
 
 define("gather(x: any[...], index: int[...], *, axis: int) -> any[...]",
        "`out[i, j] = x[i, index[i, j]]` (for axis 1): one element for each index.", family="indexing", rule=_gather_rule,
-       packs="free", traits=_PICKS, meaning=_gather, samples=_gather_samples,
+       packs="free", traits=(*_PICKS, Trait.SCALES), meaning=_gather, samples=_gather_samples,
        bad=(Bad((TensorType.of("f32", [3, 5]), TensorType.of("i64", [4, 2])), {"axis": 1}, "E0302"),))  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _take(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> list[Any]:
 define("take(x: any[...], index: int[...], *, axis: int = 0, batch: int = 0) -> any[...]",
        "Whole slices of x at `index` along `axis` (an embedding lookup, picked tokens); the first `batch` axes of both"
        " are walked together: `take(x[B, T, D], index[B, K], axis=1, batch=1)` is `[B, K, D]`.",
-       family="indexing", rule=_take_rule, packs="free", traits=_PICKS, meaning=_take, samples=_take_samples,
+       family="indexing", rule=_take_rule, packs="free", traits=(*_PICKS, Trait.SCALES), meaning=_take, samples=_take_samples,
        bad=(Bad((TensorType.of("f32", ["B", 5, 4]), TensorType.of("i64", ["C", 2])), {"axis": 1, "batch": 1}, "E0302"),))  # fmt: skip
 
 
@@ -227,14 +227,14 @@ def _segment_softmax(xs: list[Any], attrs: Attrs, types: list[TensorType]) -> li
 
 
 _SEGMENT_BAD = (TensorType.of("f32", ["B", 7, 4]), TensorType.of("i64", ["B", 6]))
-for _name, _kind, _doc, _meaning in [
-    ("segment_sum", "num", "The sum of each segment; 0 for an empty one.", _segment_sum),
-    ("segment_mean", "float", "The mean of each segment; 0 for an empty one.", _segment_mean),
-    ("segment_max", "float", "The maximum of each segment; 0 for an empty one.", _segment_max),
+for _name, _kind, _doc, _meaning, _traits in [
+    ("segment_sum", "num", "The sum of each segment; 0 for an empty one.", _segment_sum, (Trait.SCALES,)),
+    ("segment_mean", "float", "The mean of each segment; 0 for an empty one.", _segment_mean, ()),
+    ("segment_max", "float", "The maximum of each segment; 0 for an empty one.", _segment_max, ()),
 ]:
     define(f"{_name}(x: {_kind}[...], ids: int[...], *, segments: int) -> {_kind}[...]",
            _doc + " x [batch…, N, …], ids [batch…, N] in 0 … segments - 1.", family="segment", rule=_segment_rule,
-           packs="free", meaning=_meaning, samples=_segment_samples({"segments": 4}),
+           packs="free", traits=_traits, meaning=_meaning, samples=_segment_samples({"segments": 4}),
            bad=(Bad(_SEGMENT_BAD, {"segments": 3}, "E0302"),))  # fmt: skip
 define("segment_softmax(x: float[...], ids: int[...], *, segments: int) -> float[...]",
        "Softmax among the elements of each segment. x [batch…, N, …], ids [batch…, N] in 0 … segments - 1.",

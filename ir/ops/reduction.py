@@ -64,8 +64,8 @@ def _mean(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
 
 
 _OVER_AXES: list[tuple[str, str, str, Function, tuple[Trait, ...]]] = [
-    ("sum", "num", "The sum over `axis` (one, a list, or all).", "sum", (Trait.SUMS,)),
-    ("mean", "float", "The arithmetic mean over `axis`.", _mean, (Trait.SUMS, Trait.NONEMPTY)),
+    ("sum", "num", "The sum over `axis` (one, a list, or all).", "sum", (Trait.SUMS, Trait.SCALES)),
+    ("mean", "float", "The arithmetic mean over `axis`.", _mean, (Trait.SUMS, Trait.SCALES, Trait.NONEMPTY)),
     ("logsumexp", "float", "`log(sum(exp(x)))` over `axis`, which does not overflow; of nothing but -inf it is -inf.", _logsumexp,
      (Trait.NONEMPTY,)),
     ("prod", "num", "The product over `axis`.", "prod", ()),

@@ -87,9 +87,9 @@ def _dims(shape: Any, op: str, span: Span | None) -> tuple[Dim, ...]:
 
 # Rearranging ---------------------------------------------------------------------------------------------------------
 
-_MOVES = (Trait.MOVES, Trait.KEEPS)
+_MOVES = (Trait.MOVES, Trait.KEEPS, Trait.SCALES)
 _RESHAPES = (*_MOVES, Trait.RESHAPES, Trait.VIEWS)
-_ALONG = (*_MOVES, Trait.AXIS)
+_ALONG = (Trait.MOVES, Trait.KEEPS, Trait.AXIS)
 
 
 def _reshape_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list[TensorType]:
@@ -353,7 +353,7 @@ def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> lis
 
 define("slice(x: any[...], *, axis: int, start: int? = none, stop: int? = none, step: int = 1) -> any[...]",
        "`x[start:stop:step]` along one axis; written with brackets in source.", family="shape", rule=_slice_rule,
-       traits=(*_ALONG, Trait.VIEWS), meaning=_slice,
+       traits=(*_ALONG, Trait.VIEWS, Trait.SCALES), meaning=_slice,
        samples=lambda rng: [Sample((_f32(rng, 3, 7),), {"axis": 1, "start": a, "stop": b, "step": s})
                             for a, b, s in [(0, 3, 1), (1, None, 2), (-3, -1, 1), (2, 2, 1)]],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": 0, "stop": 5}, "E0306"),
@@ -410,6 +410,6 @@ def _flip_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 
 define("flip(x: any[...], *, axis: int) -> any[...]", "In reverse order along one axis.", family="shape", rule=_flip_rule,
-       traits=_ALONG, meaning=along("flip"),
+       traits=(*_ALONG, Trait.SCALES), meaning=along("flip"),
        samples=lambda rng: [Sample((_f32(rng, 3, 4),), {"axis": a}) for a in (0, -1)],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 2}, "E0305"),))  # fmt: skip

@@ -12,14 +12,13 @@ from ...ir.analysis.axes import Axes, Axis
 from ...ir.builder import Builder
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
+from ...ir.op import Trait, has
 from . import stage as flow
 from .stream import Origins, Stage, Stream, map_leaves, map_operand
 
 # One axis of a value that belongs to a stream: (axis, stream, how many of its first tokens are cut off, its stage in the graph
 # as it was given).
 TokenAxis = tuple[int, Stream, int, Stage]
-# Ops that put what masks say together; of numbers 0 and 1 too.
-_CONNECTIVES = frozenset({"logical_and", "logical_or", "logical_not", "mul", "cast"})
 # Which stage a node meets instead of one that it was given.
 Targets = dict[Stage, tuple[Stream, Stage]]
 
@@ -220,7 +219,7 @@ class Carrier:
             before = {"merged": "the merge", "dropped": "some were dropped"}[stream.said(to)]
             raise CannotFollow(f"{shown(value)} compares tokens as they were before {before}, not places")
         says_padding = stream.padding is not None and origins & self.origins.of(stream.padding[0])
-        if node is not None and node.op.qualified in _CONNECTIVES and says_padding and not floats:
+        if node is not None and node.op is not None and has(node, Trait.CONNECTS) and says_padding and not floats:
             # What is padding is in the sizes, which know it of merged tokens better than a place does.
             parts = [v and self._at(v, stream, given, to, value.type.rank, builder) for v in node.inputs]
             out = builder.op(node.op, *parts, **node.attrs)

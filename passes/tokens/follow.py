@@ -15,6 +15,7 @@ from ...ir.analysis.cost import ATTENTION
 from ...ir.builder import Builder, reinfer
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.graph import Graph, Node, Value
+from ...ir.op import Trait, has
 from ...ir.ops.contraction import parse_einsum
 from ...ir.types import TensorType, f32
 from ..tidy.inline import instantiate, splice
@@ -91,7 +92,8 @@ class Follower(Restorer, Joiner):
                 if owner is None or self.is_feature(value, owner):  # type: ignore[arg-type]
                     continue
                 # What is computed from a map that was there already belongs to what is left of its tokens now.
-                now = given if map_leaves(node.op) is not None or self._indexes(node) else self._now(owner, given)
+                indexes = _picks(node) or node.op.family == "segment"
+                now = given if map_leaves(node.op) is not None or indexes else self._now(owner, given)
                 if given.resized or now is not given:
                     targets.setdefault(given, (owner, now))
         return targets
@@ -105,10 +107,6 @@ class Follower(Restorer, Joiner):
                 break
             given = stage
         return given
-
-    @staticmethod
-    def _indexes(node: Node) -> bool:
-        return node.op.qualified in ("take", "gather") or node.op.family == "segment"
 
     def _reduce_again(self, node: Node, targets: Targets) -> None:
         """A reduction that was there already: it meets the tokens that are left now, and removes as many as it did."""
@@ -165,11 +163,11 @@ class Follower(Restorer, Joiner):
         that chooses which keys are read chooses among those that are left."""
         if map_leaves(node.op) is not None or is_visibility(node.op):
             return True
-        name = node.op.qualified
-        if name not in ("take", "gather", "segment_sum") or node.inputs[0] is None or node.inputs[1] is None:
+        sums = node.op.family == "segment" and has(node, Trait.SCALES)
+        if not (sums or _picks(node)) or node.inputs[0] is None or node.inputs[1] is None:
             return False
         maps = self.origins.maps(node.inputs[1])
-        if name == "segment_sum":
+        if sums:
             return bool(maps) and self.origins.extensive(node.inputs[0])
         return any(given in maps for given in targets)
 
@@ -407,6 +405,11 @@ class Follower(Restorer, Joiner):
             help=problem.help
             or "give it a value for every token with `restore=true`, or leave the blocks before it out with `blocks=[…]`",
         )
+
+
+def _picks(node: Node) -> bool:
+    """Whether a node picks elements by their places."""
+    return has(node, Trait.INDEXES) and has(node, Trait.SCALES)
 
 
 def _said(targets: Targets) -> str:

@@ -151,8 +151,7 @@ class Joiner(Carrier):
             last=ends[1],
         )
         stage = Stage(now, stream.stages[0], None, own, joined, behind, joined=True)
-        stream.stages.append(stage)
-        stream.current = stage
+        stream.meet(stage)
         self.origins.adopt(stage)
         for value in joined.fields:
             value.name = "joined"

@@ -13,7 +13,7 @@ from typing import Any
 from ...ir.analysis.axes import Axes, Axis
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
-from ...ir.op import AnyOp, Composite
+from ...ir.op import AnyOp, Composite, Trait, has
 from ...ir.signature import Pattern, RecordPattern
 from ...ir.types import boolean
 
@@ -312,16 +312,10 @@ class Origins:
                 found = self.extensive(given[0]) and not self.extensive(given[1])
             elif name == "where":
                 found = any(map(self.extensive, given[1:]))
-            elif name in _KEEPS_FACTOR:
+            elif node is not None and has(node, Trait.SCALES):
                 found = self.extensive(given[0])
             else:
                 found = False
             self._extensive[value] = found
         return self._extensive[value]
 
-
-# Ops whose first operand's factors are those of the result.
-_KEEPS_FACTOR = frozenset({
-    "neg", "cast", "unsqueeze", "squeeze", "expand", "reshape", "rearrange", "transpose", "slice", "take", "gather",
-    "sum", "mean", "segment_sum",
-})  # fmt: skip

@@ -104,6 +104,19 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.token.prune_layers.hiprune": (
         Row(attrs={"r": 2, "width": 1, "middle": 0, "alpha": 0.8}, below=MAP, selects=True, scales=("large",)),
     ),
+    "std.token.last_member": (Row(below=MAP),),
+    "std.token.drop.drop_span": (Row(attrs={"r": 2, "start": 1}, below=MAP, scales=("odd", "large")),),
+    "std.token.cluster.superpixels": (
+        Row(attrs={"k": 5, "height": 3, "width": 4, "rows": 2, "columns": 2, "protect": 1, "temperature": 1.0},
+            shapes={"T": const(13)}, below={"map.source": 13}, selects=True, scales=("large",)),
+    ),
+    "std.token.cluster.reconstruct": tuple(
+        Row(attrs={"protect": 1, "neighbours": 2, "norm": norm}, shapes={"P": const(12), "T": const(5)}, below={"map.source": 5},
+            selects=True, scales=("large",)) for norm in ("sum", "l2")
+    ),
+    "std.token.kv.sinks_and_recent": (Row(attrs={"k": 6}, selects=True),),
+    "std.token.kv.heavy_hitters": (Row(attrs={"k": 6}, selects=True),),
+    "std.token.kv.window_vote": (Row(attrs={"k": 6, "window": 2}, selects=True),),
     "std.attention.attend": (Row(("mask",), {"causal": True}, FULL),),
     "std.attention.column_mass": (Row(scales=SOME, attrs={"block": 64}), Row(("mask",), {"block": 2}, MASK, scales=SOME)),
     "std.attention.attention_row": (

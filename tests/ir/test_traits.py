@@ -56,6 +56,27 @@ def test_every_trait_is_some_op_s_and_every_op_has_a_meaning() -> None:
     assert not [name for name, op in OPS.items() if op.meaning is None]
 
 
+@pytest.mark.parametrize("name", having(Trait.SCALES))
+def test_a_factor_of_the_first_operand_is_one_of_the_result(name: str) -> None:
+    for sample in samples(name):
+        x, *others = sample.inputs
+        if x.dtype.kind != "f" or ("dtype" in sample.attrs and sample.attrs["dtype"].kind != "float"):
+            continue
+        one, twice = (results(name, factor * x, *others, **sample.attrs)[0] for factor in (x.dtype.type(1), x.dtype.type(2)))
+        np.testing.assert_array_equal(twice, 2 * one)
+
+
+@pytest.mark.parametrize("name", having(Trait.CONNECTS))
+def test_masks_make_a_mask(name: str) -> None:
+    count = len(OPS[name].signature.operands)
+    for dtype in (np.bool_, np.int64) if not name.startswith("logical") else (np.bool_,):
+        if name == "mul" and dtype is np.bool_:
+            continue
+        masks = [np.array(row, dtype) for row in ([0, 0, 1, 1], [0, 1, 0, 1])[:count]]
+        attrs = {"dtype": DType.from_numpy(np.dtype(np.int64))} if name == "cast" else {}
+        assert set(results(name, *masks, **attrs)[0].astype(np.int64)) <= {0, 1}
+
+
 @pytest.mark.parametrize("name", having(Trait.COMMUTES))
 def test_operands_may_be_exchanged(name: str) -> None:
     for sample in samples(name):

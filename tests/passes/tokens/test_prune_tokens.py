@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,44 @@ def test_refused(mine: Path, options: dict[str, Any], code: str, message: str) -
     with pytest.raises(Diagnostic) as caught:
         apply(loads(PLAIN), "prune_tokens", **options)
     assert (caught.value.code, message in caught.value.message) == (code, True), caught.value.message
+
+
+@pytest.mark.parametrize("tokens", ["T", "12"])
+def test_a_span_leaves_a_decoder_at_a_layer(tokens: str) -> None:
+    """An image within a prompt: as if it had been hidden from all layers behind that one."""
+    text = """
+    use std.attention (attention)
+    use std.nn (linear)
+    model decoder(x: f32[B, T, 8], seen: bool[B, T]) -> (y: f32[B, T, 8], last: f32[B, 8]) {
+        repeat i in 3 as layers {
+            q = rearrange(linear(x, out=8) as q, "b t (h k) -> b h t k", h=2)
+            MASK
+            x = x + rearrange(y, "b h t k -> b t (h k)")
+        }
+        return x, x[:, -1]
+    }"""
+    whole = """y = q
+            if i < 1 {
+                y = attention(q, q, q, causal=true)
+            } else {
+                y = attention(q, q, q, unsqueeze(seen, [1, 2]), causal=true)
+            }"""
+    plain, hidden = (
+        loads(re.sub(r"\bT\b", tokens, text.replace("MASK", mask))) for mask in ("y = attention(q, q, q, causal=true)", whole)
+    )
+    weights, x = weights_of(plain), np.random.default_rng(0).standard_normal((2, 12, 8)).astype(np.float32)
+    span = ("start", 3), ("r", 5)
+    dropped, _ = passed(plain, PruneTokens(method="drop_span", r=span[1][1], begin=1, further=(span[0],), map=True))
+    seen = np.ones((2, 12), bool)
+    seen[:, 3:8] = False
+    want, found = (run(m, weights, x=x, seen=seen) for m in (hidden, dropped))
+    np.testing.assert_allclose(found["y"], want["y"][:, seen[0]], atol=1e-5)
+    np.testing.assert_allclose(found["last"], want["last"], atol=1e-5)
+    np.testing.assert_array_equal(found["token_source"][0], [0, 1, 2, 2, 2, 2, 2, 2, 3, 4, 5, 6])
+    read = loads(PLAIN.replace("x * 1.5 + early", "(x * 1.5 + early)[:, 5:6] + x * 0.0"))
+    with pytest.raises(Diagnostic, match="protect=0") as caught:
+        apply(read, "prune_tokens", method="drop_span", r=4)
+    assert caught.value.code == "E0710"
 
 
 def test_shipped_methods_have_names_of_their_own() -> None:
