@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ....ir.dims.dim import const
+from ....ir.dims.dim import const, product
 from ....ir.graph import Value
 from ....ir.types import boolean
 from ..call import Call
@@ -141,3 +141,29 @@ def grid_sample(c: Call) -> Value:
     c.equal(c.shape(1)[3], const(2), f"the coordinates of the points {c.type(1)}")
     attrs = {"mode": _MODES[mode], "padding": padding, "align_corners": bool(c.attr("align_corners", 0))}
     return c.std("vision.grid_sample", c.x(), c.cast(c.x(1), c.type().dtype), **attrs)
+
+
+@imports("AffineGrid")
+def affine_grid(c: Call) -> Value:
+    """The points at which an affine map finds each place of an image [N, C, H, W], or of a volume [N, C, D, H, W]."""
+    theta, sizes = c.x(), c.dims(1, "the size of the grid")
+    spatial, count = sizes[2:], len(sizes) - 2
+    if count not in (2, 3):
+        c.misfit(f"a grid of {count} axes")
+    for axis, size in enumerate((sizes[0], const(count), const(count + 1))):
+        c.equal(theta.type.shape[axis], size, f"axis {axis} of the map {theta.type}")
+    dtype = theta.type.dtype
+    parts = []
+    for axis, size in enumerate(spatial):
+        at, length = c.op("iota", n=size, dtype=dtype), c.cast(c.number(size), dtype)
+        if c.attr("align_corners", 0):
+            span = c.op("maximum", c.op("sub", length, c.like(1.0, theta)), c.like(1.0, theta))
+            at = c.op("div", c.op("mul", at, c.like(2.0, theta)), span)
+        else:
+            at = c.op("div", c.op("add", c.op("mul", at, c.like(2.0, theta)), c.like(1.0, theta)), length)
+        at = c.reshape(c.op("sub", at, c.like(1.0, theta)), [size if i == axis else const(1) for i in range(count + 1)])
+        parts.append(c.expand(at, (*spatial, const(1))))
+    ones = c.op("full", shape=(*spatial, const(1)), value=1.0, dtype=dtype)
+    # The last axis is x, which comes first.
+    places = c.reshape(c.op("concat", *reversed(parts), ones, axis=-1), (product(spatial), const(count + 1)))
+    return c.reshape(c.op("einsum", places, theta, equation="p k, b j k -> b p j"), (sizes[0], *spatial, const(count)))

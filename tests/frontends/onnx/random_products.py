@@ -211,3 +211,12 @@ def resize(r: Draw, op: str) -> Case:
     else:
         sizes = i64(*(x.shape[i] for i in lead), *(r.between(1, 9) for _ in range(n)))
     return Case(op, {"x": x, "roi": None, "s": scales, "n": sizes}, attrs, frozenset("sn"), opset=19, tolerance=1e-4)
+
+
+@of("AffineGrid")
+def affine_grid(r: Draw, op: str) -> Case:
+    count = r.between(2, 3)
+    theta = r.floats((r.between(1, 3), count, count + 1))
+    size = i64(len(theta), 2, *(r.between(1, 5) for _ in range(count)))
+    attrs = r.some(align_corners=r.between(0, 1))
+    return Case(op, {"theta": theta, "size": size}, attrs, frozenset({"size"}), opset=20, tolerance=1e-4)
