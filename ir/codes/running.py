@@ -58,4 +58,11 @@ CODES = {
         "    host sample = \"mine.sampling:greedy\"(logits: float[B, V]) -> i64[B, 1]\n"
         "    def greedy(logits): return logits.argmax(-1, keepdims=True)     # in mine/sampling.py",
     ),
+    "E0915": Code(
+        "spans of tokens do not fit",
+        "Tokens that become one are side by side: spans are counted from 0 in the order of the text, none is empty, a special token\n"
+        "is a span of its own, and there are no more of them than the model takes.\n\n"
+        "  wrong:  spans = [0, 1, 0, 2]\n"
+        "  right:  spans = [0, 1, 1, 2]",
+    ),
 }  # fmt: skip

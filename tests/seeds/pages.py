@@ -1,0 +1,59 @@
+"""MiniLM on man pages: what merging changes, and documents that are found by what a query leaves of them.
+
+    python -m tessera.tests.seeds.pages       # prints the figures
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+import tessera as ts
+from tessera.benchmarks.minilm_quality import cosine, embeddings, nearest_agree, tokenized
+from tessera.benchmarks.texts import man_pages, man_paragraphs
+from tessera.passes.tokens.baselines import random_dropping
+
+CHUNK = 160
+
+
+def drift(count: int, kept: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Merging and random dropping to a share of the tokens: cosine to the unmerged embeddings, share of the same nearest page."""
+    plain = ts.load("minilm")
+    ids = tokenized(man_paragraphs(count))
+    original = embeddings(plain, ids, "onnx")
+    merged = ts.apply(plain, "merge_tokens", keep=kept, protect=1)
+    found = [embeddings(program, ids, "onnx") for program in (merged, random_dropping(merged))]
+    rows = [{"cosine": cosine(e, original), "nearest": nearest_agree(e, original)} for e in found]
+    return rows[0], rows[1]
+
+
+def retrieval(count: int, seed: int = 0) -> dict[str, float]:
+    """The share of pages that their first line finds before all others: in whole documents of two chunks of the page and nine of
+    others, in the two that the query chooses, and in two at random."""
+    rng = np.random.default_rng(seed)
+    queries, chunks = [], []
+    for name, text in islice(man_pages(least=900), 2 * count):
+        first, _, rest = text.removeprefix(name).partition(". ")
+        parts = [rest[i : i + CHUNK] for i in range(0, len(rest) - CHUNK, CHUNK)]
+        if len(parts) >= 2 and len(queries) < count:
+            queries.append(text[:CHUNK] if not first else first[:CHUNK])
+            chunks.append([parts[i] for i in rng.choice(len(parts), 2, replace=False)])
+    vectors = embeddings(ts.load("minilm"), tokenized([*queries, *(c for two in chunks for c in two)]), "onnx")
+    query, own = vectors[:count], vectors[count:].reshape(count, 2, -1)
+    # Nine chunks of other pages for each, in any order.
+    pool = own.reshape(2 * count, -1)
+    others = np.stack([pool[rng.choice(np.flatnonzero(np.arange(2 * count) // 2 != i), 9, replace=False)] for i in range(count)])
+    documents = np.concatenate([own, others], axis=1)
+    documents = np.stack([rows[rng.permutation(11)] for rows in documents]).astype(np.float32)
+    at_random = np.stack([rows[rng.choice(11, 2, replace=False)] for rows in documents])
+    found = {}
+    for name, chunk, keep in (("whole", documents, 11), ("guided", documents, 2), ("random", at_random, 2)):
+        program = ts.load("token_reduction_beyond_efficiency", model="guided", params={"keep": keep})
+        score = np.asarray(ts.compile(program, target="onnx", verify=False)(query=query, chunk=chunk)["score"])
+        found[name] = float(np.mean(score.argmax(1) == np.arange(count)))
+    return found
+
+
+if __name__ == "__main__":
+    print(*drift(100, 0.71), retrieval(300), sep="\n")
