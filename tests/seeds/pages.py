@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from tessera.benchmarks.minilm_quality import cosine, embeddings, nearest_agree,
 from tessera.benchmarks.texts import man_pages, man_paragraphs
 from tessera.passes.tokens.baselines import random_dropping
 
-CHUNK = 160
+CHUNK = 120
 
 
 def drift(count: int, kept: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -33,7 +32,7 @@ def retrieval(count: int, seed: int = 0) -> dict[str, float]:
     others, in the two that the query chooses, and in two at random."""
     rng = np.random.default_rng(seed)
     queries, chunks = [], []
-    for name, text in islice(man_pages(least=900), 2 * count):
+    for name, text in man_pages(least=400):
         first, _, rest = text.removeprefix(name).partition(". ")
         parts = [rest[i : i + CHUNK] for i in range(0, len(rest) - CHUNK, CHUNK)]
         if len(parts) >= 2 and len(queries) < count:

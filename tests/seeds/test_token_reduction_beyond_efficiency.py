@@ -185,6 +185,6 @@ def test_pruning_by_the_query_finds_what_the_whole_text_finds() -> None:
     from .pages import retrieval
 
     found = retrieval(300)
-    # Half the width of a 95 % confidence interval of the difference is about 0.055.
+    # 0.23, 0.14 and 0.06; a 95 % confidence interval of one of them is at most 0.05 to either side.
     assert found["guided"] >= found["whole"]
-    assert found["guided"] >= found["random"] + 0.11
+    assert found["guided"] >= found["random"] + 0.1
