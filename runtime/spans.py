@@ -54,14 +54,14 @@ def token_spans(offsets: Offsets | None, units: Offsets, *, capacity: int | None
 
 
 def check_spans(spans: np.ndarray, *, special: Sequence[bool] = (), capacity: int | None = None) -> None:
-    """Raises E0915 unless the spans [T] begin with 0 and each is that of the token before or the next one, special tokens are spans of
-    their own, and there are no more than ``capacity``."""
+    """Raises E0915 unless the spans [T] begin with 0 and each is that of the token before or the next one, special tokens are
+    spans of their own, and there are no more than ``capacity``."""
     rows = spans.tolist()
     for place, (before, now) in enumerate(pairwise([-1, *rows])):
         if now not in (before, before + 1) or now < 0:
             raise Diagnostic(
-                "E0915", f"token {place} is part of span {now} behind one of span {before}: a span is tokens side by side, and none is "
-                "empty",
+                "E0915",
+                f"token {place} is part of span {now} behind one of span {before}: spans are tokens side by side, and none is empty",
                 help="count spans from 0 in the order of the text; a special token within a unit parts it in two",
             )  # fmt: skip
     for place in (i for i, alone in enumerate(special) if alone):
@@ -69,8 +69,9 @@ def check_spans(spans: np.ndarray, *, special: Sequence[bool] = (), capacity: in
             raise Diagnostic("E0915", f"the special token {place} is in one span with another token")
     if capacity is not None and rows and rows[-1] >= capacity:
         raise Diagnostic(
-            "E0915", f"there are {rows[-1] + 1} spans, but the model takes {capacity}", help="cut the text, or compile for more spans"
-        )
+            "E0915", f"there are {rows[-1] + 1} spans, but the model takes {capacity}",
+            help="cut the text, or compile for more spans",
+        )  # fmt: skip
 
 
 def _unit(offset: tuple[int, int], units: Offsets) -> int | None:

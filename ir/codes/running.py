@@ -60,8 +60,8 @@ CODES = {
     ),
     "E0915": Code(
         "spans of tokens do not fit",
-        "Tokens that become one are side by side: spans are counted from 0 in the order of the text, none is empty, a special token\n"
-        "is a span of its own, and there are no more of them than the model takes.\n\n"
+        "Tokens that become one are side by side: spans are counted from 0 in the order of the text, none is empty, a special\n"
+        "token is a span of its own, and there are no more of them than the model takes.\n\n"
         "  wrong:  spans = [0, 1, 0, 2]\n"
         "  right:  spans = [0, 1, 1, 2]",
     ),
