@@ -61,7 +61,7 @@ def check_spans(spans: np.ndarray, *, special: Sequence[bool] = (), capacity: in
         if now not in (before, before + 1) or now < 0:
             raise Diagnostic(
                 "E0915",
-                f"token {place} is part of span {now} behind one of span {before}: spans are tokens side by side, and none is empty",
+                f"token {place} is part of span {now} behind one of span {before}: they are tokens side by side, none is empty",
                 help="count spans from 0 in the order of the text; a special token within a unit parts it in two",
             )  # fmt: skip
     for place in (i for i, alone in enumerate(special) if alone):
