@@ -30,7 +30,8 @@ def retrieval(count: int, seed: int = 0) -> dict[str, float]:
     """The share of pages that their first line finds before all others: in whole documents of two chunks of the page and nine of
     others, in the two that the query chooses, and in two at random."""
     rng = np.random.default_rng(seed)
-    queries, chunks = [], []
+    queries: list[str] = []
+    chunks: list[list[str]] = []
     for name, text in man_pages(least=400):
         first, _, rest = text.removeprefix(name).partition(". ")
         parts = [rest[i : i + CHUNK] for i in range(0, len(rest) - CHUNK, CHUNK)]
