@@ -50,27 +50,41 @@ def free_names(node: Any) -> Iterator[str]:
     if not isinstance(node, ast.Function):
         yield from names_in(node)
         return
-    yield from names_in([node.params, node.statics, node.results])
-    yield from _free(node.body, {p.name for p in [*node.params, *node.statics]})
+    bound = {p.name for p in [*node.params, *node.statics]}
+    # A size may be called as a parameter is: `-> float[B, slots, D]`.
+    yield from (n for n in names_in([node.params, node.statics, node.results]) if n not in bound)
+    yield from _free(node.body, bound)
 
 
 def _free(body: list[ast.Stmt], bound: set[str]) -> Iterator[str]:
-    """As :func:`free_names`, of statements; those sure to run add to ``bound`` what they bind."""
+    """As :func:`free_names`, of statements, which add to ``bound`` what they bind or may bind."""
     for s in body:
-        if isinstance(s, (ast.RepeatStmt, ast.FoldStmt)):
-            yield from (n for n in names_in(s.iterable if isinstance(s, ast.RepeatStmt) else s.count) if n not in bound)
-            yield from _free(s.body, bound | {s.variable})
-        elif isinstance(s, ast.IfStmt):
-            for condition, branch in s.branches:
-                yield from (n for n in names_in(condition) if n not in bound)
-                yield from _free(branch, set(bound))
-            yield from _free(s.orelse or [], set(bound))
+        blocks, heads = _parts(s)
+        if blocks:
+            yield from (n for n in names_in(heads) if n not in bound)
+            if isinstance(s, (ast.RepeatStmt, ast.FoldStmt)):
+                bound.add(s.variable)
+            for block in blocks:
+                yield from _free(block, bound)
         else:
             yield from (n for n in names_in(s) if n not in bound)
             if isinstance(s, ast.Assign):
                 bound.update(s.targets)
             elif isinstance(s, (ast.ParamStmt, ast.StateStmt, ast.RandomStmt, ast.LetStmt)):
                 bound.add(s.name)
+
+
+def _parts(s: ast.Stmt) -> tuple[list[list[ast.Stmt]], list[ast.Expr]]:
+    """The blocks of a statement, and the expressions before them."""
+    if isinstance(s, ast.IfStmt):
+        return [*(body for _, body in s.branches), s.orelse or []], [condition for condition, _ in s.branches]
+    if isinstance(s, ast.CondStmt):
+        return [s.body, s.orelse or []], [s.condition]
+    if isinstance(s, ast.RepeatStmt):
+        return [s.body], [s.iterable]
+    if isinstance(s, ast.FoldStmt):
+        return [s.body], [s.count]
+    return ([s.body], [s.condition, s.limit]) if isinstance(s, ast.WhileStmt) else ([], [])
 
 
 _PLACES = frozenset({"span", "name_span", "target_spans"})

@@ -87,6 +87,8 @@ def _alien(site: Site) -> Diagnostic | None:
             f"`{text}` is reserved for a later version of the language",
             f"there is no `{text}` declaration yet; as a name, choose another, such as `{text}_`",
         )
+    if text == "None" and site.inside == "LSQB" and site.tokens.kinds[site.open[-1] - 1] in ("NAME", "RPAR", "RSQB"):
+        return site.error("E0112", "`None` is no index here", "a new axis is made by `unsqueeze`: `unsqueeze(x, axis=1)`")
     if text in PYTHON_VALUES:
         return site.error("E0112", f"`{text}` is not a value here", f"write `{PYTHON_VALUES[text]}`")
     if text[0] == '"':
