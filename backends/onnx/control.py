@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ...ir.dims.dim import Dim, as_dim
+from ...ir.dims.dim import Dim, as_dim, prove_ge
 from ...ir.types import boolean, i64
 from .registry import lower
 from .shape import operand
@@ -93,8 +93,13 @@ def fold(e: Lowerer, node: Node, *xs: ox.Value) -> list[ox.Value]:
     inputs = [("i", i64, 0), ("go", boolean, 0)]
     inputs += [(v.name or "carried", v.type.dtype, v.type.rank) for v in graph.inputs[1 : 1 + count]]
     region = e.region("fold_body", inputs, body)
-    trips = e.scalar(as_dim(node.attrs["n"]))
-    return e.raw("Loop", [trips, None, *xs[:count]], [t.dtype for t in types], {"body": region})
+    steps = as_dim(node.attrs["n"])
+    found = e.raw("Loop", [e.scalar(steps), None, *xs[:count]], [t.dtype for t in types], {"body": region})
+    if len(found) > count and not prove_ge(steps, 1, e.sizes.facts):
+        # ONNX Runtime takes free sizes for 0 where no step told what is kept of one.
+        kept = zip(found[count:], types[count:], strict=True)
+        found = [*found[:count], *(e.op("Reshape", y, e.shape(type.shape), allowzero=1) for y, type in kept)]
+    return found
 
 
 @lower("cond")

@@ -238,7 +238,7 @@ class Model:
         finally:
             self._frame = outer
         attrs = {"n": count, "carried": len(starts), "body": region.graph}
-        outputs = outer.emit(OPS["fold"], [*starts, *region.captured], attrs, span)
+        outputs = outer.emit(OPS["fold"], [*starts, *region.used()], attrs, span)
         return tuple(self._wrap(v, (name,)) for v, name in zip(outputs, names, strict=True))
 
     # Evaluating ------------------------------------------------------------------------------------------------------

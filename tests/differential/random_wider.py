@@ -115,7 +115,7 @@ class Wider(Writer):
             down = self.one("true", "false")
             return bool(self.bind(f"argsort({x.name}, axis={self.pick(len(x.shape))}, descending={down})", "i64", x.shape, True))
         if kind == 1 and x.dtype == "i64" and len(x.shape) < 3:
-            return bool(self.bind(f"cast(one_hot({x.name} % 3, classes=3, dtype=F), F)", "F", (*x.shape, "3"), True))
+            return bool(self.bind(f"cast(one_hot({x.name} % 3, classes=3), F)", "F", (*x.shape, "3"), True))
         if kind == 2:
             return bool(self.bind(f"roll({x.name}, shift={self.one(1, -1, 2)}, axis=0)", x.dtype, x.shape, True))
         if kind == 3:
@@ -257,4 +257,4 @@ class Wider(Writer):
 def wider_program(pick: Pick, dtype: str = "f32", statements: int = 10) -> str:
     """The source of a program in which `F` is ``dtype``."""
     text = Wider(pick, statements, WIDER_HEAD).program()
-    return text.replace("F[", f"{dtype}[").replace(", F)", f", {dtype})").replace("dtype=F", f"dtype={dtype}")
+    return text.replace("F[", f"{dtype}[").replace(", F)", f", {dtype})")

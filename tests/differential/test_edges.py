@@ -211,3 +211,21 @@ def test_the_sum_of_nothing_is_0(target: str) -> None:
                                 "    return sum(x, axis=1), sum(y[:, T:], axis=1)\n}\n"), target=target)  # fmt: skip
     found = artifact(x=np.ones((2, 0), np.float32), y=np.ones((2, 3), np.float32))
     assert [a.tolist() for a in found.values()] == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("steps", ["0", "T - 1"])
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_what_no_step_kept_has_its_shape(target: str, steps: str) -> None:
+    """A loop that takes no step and keeps a value of each: nothing, of the right size."""
+    text = f"""model m(x: float[B, T]) -> (float[{steps}, B, T], float[B, T]) {{
+    fold i in {steps} from (x) stack (y) {{
+        x = x * 2.0
+        y = x + 1.0
+    }}
+    return y, sum(y, axis=0)
+}}
+"""
+    artifact = ts.compile(loads(text), target=target)
+    kept, total = artifact(x=np.ones((3, 1), np.float32)).values()
+    assert kept.shape == (0, 3, 1)
+    assert total.tolist() == [[0], [0], [0]]

@@ -44,7 +44,7 @@ def fold(frame: Frame, s: ast.FoldStmt) -> None:
             raise Diagnostic("E0308", f"`{name}` is stacked, and must be a tensor, but is {describe(value)}", s.span)
         region.graph.add_output(region.local(value), name)
     attrs = {"n": count, "carried": len(_tensors(starts)), "body": region.graph}
-    _bind(frame, "fold", starts, [*_tensors(starts), *region.captured], attrs, s.span, s.stacked)
+    _bind(frame, "fold", starts, [*_tensors(starts), *region.used()], attrs, s.span, s.stacked)
 
 
 def cond(frame: Frame, s: ast.CondStmt) -> None:

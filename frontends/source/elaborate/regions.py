@@ -45,6 +45,15 @@ class Region:
             self.captured.append(outer)
         return twin
 
+    def used(self) -> list[Value]:
+        """What is captured, without the values that nothing in the body reads after all: a branch not taken, an argument that is
+        passed on and dropped."""
+        first = len(self.graph.inputs) - len(self.captured)
+        rows = [row for row in zip(self.captured, self.graph.inputs[first:], strict=True) if row[1].uses]
+        self.graph.inputs[first:] = [twin for _, twin in rows]
+        self.captured = [value for value, _ in rows]
+        return self.captured
+
     def take(self, captured: list[Value]) -> None:
         """Capture exactly these values of the graph around it, in this order; all that are captured so far are among them."""
         first = len(self.graph.inputs) - len(self.captured)
@@ -57,7 +66,7 @@ class Region:
 
 def share_captured(regions: Sequence[Region]) -> list[Value]:
     """Let the regions of one node capture the same values, which are returned: those of all, in the order of first use."""
-    captured = list(dict.fromkeys(value for region in regions for value in region.captured))
+    captured = list(dict.fromkeys(value for region in regions for value in region.used()))
     for region in regions:
         region.take(captured)
     return captured

@@ -77,7 +77,7 @@ def scan(calls: Calls, frame: Frame, arguments: list[Argument], span: Span | Non
     for i, value in enumerate(results):
         region.graph.add_output(region.local(value), f"out{i}")
     attrs = {"axis": axis, "carried": len(tensors), "body": region.graph}
-    outputs = frame.emit(OPS["scan"], [*tensors, *region.captured], attrs, span)
+    outputs = frame.emit(OPS["scan"], [*tensors, *region.used()], attrs, span)
     if tensors is not before:
         outputs = [frame.emit(OPS["slice"], [y], {"axis": axis, "start": 1}, span)[0] for y in outputs]
     return outputs[0] if len(outputs) == 1 else Multi(tuple(outputs))

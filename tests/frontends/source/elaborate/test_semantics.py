@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tessera as ts
+from tessera.frontends import source
 
 
 @dataclass
@@ -300,3 +301,73 @@ def test_static_values_that_there_are_not_are_refused(statement: str, code: str)
     with pytest.raises(ts.Diagnostic) as caught:
         ts.loads(f"model m(x: f32[T, 8]) -> f32[T, 8] {{\n    {statement}\n    return x\n}}\n")
     assert [d.code for d in (caught.value, *caught.value.others)] == [code]
+
+
+@pytest.mark.parametrize("block", ["fold i in 2 from (y) {", "cond flag from (y) {", "while any(y > 9.0) from (y) limit 3 {"])
+def test_what_a_region_does_not_read_after_all_is_no_operand(block: str) -> None:
+    """An argument that is passed on and dropped: it prints as a program that means the same."""
+    text = f"""fn first(a: float[B], b: float[B], *, turns: int = 0) -> float[B] {{
+    repeat i in turns {{
+        a = a + b
+    }}
+    return a
+}}
+
+model m(x: float[B], w: float[B], flag: bool[]) -> float[B] {{
+    y = x
+    {block}
+        cond flag from (y) {{
+            y = first(y, w) * 2.0
+        }}
+    }}
+    return y
+}}
+"""
+    program = source.loads(text)
+    (node,) = [n for n in program.graph.nodes() if n.bodies]
+    assert all(v is None or v.name != "w" for v in node.inputs)
+    assert source.loads(source.print_module(program)).difference(program) is None
+
+
+def test_a_name_of_a_function_may_be_that_of_a_value_of_another() -> None:
+    """A size, a parameter, a name that a branch or a loop binds: none of them calls the function."""
+    source.check_text("""
+layer attend(x: float[B, D], *, slots: int) -> float[slots, D] {
+    param w: float[slots, B]
+    return w @ x
+}
+
+model slots(x: float[4, D], flag: bool[]) -> float[3, D] {
+    return pick(attend(x, slots=3), flag, turns=1)
+}
+
+fn pick(x: float[N, D], flag: bool[], *, turns: int) -> float[N, D] {
+    if turns == 1 {
+        best = x + 1.0
+    } else {
+        best = x
+    }
+    y = best * 2.0
+    while any(y > 9.0) from (y) limit 3 {
+        step = y * 0.5
+        y = step
+    }
+    cond flag from (y) {
+        last = y
+        y = last
+    }
+    return y
+}
+
+fn best(x: float[N, D], flag: bool[]) -> float[N, D] {
+    return pick(x, flag, turns=2)
+}
+
+fn step(x: float[N, D], flag: bool[]) -> float[N, D] {
+    return pick(x, flag, turns=2)
+}
+
+fn last(x: float[N, D], flag: bool[]) -> float[N, D] {
+    return pick(x, flag, turns=2)
+}
+""")
