@@ -229,3 +229,14 @@ def test_what_no_step_kept_has_its_shape(target: str, steps: str) -> None:
     kept, total = artifact(x=np.ones((3, 1), np.float32)).values()
     assert kept.shape == (0, 3, 1)
     assert total.tolist() == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize("ceil", ["false", "true"])
+@pytest.mark.parametrize("op", ["max_pool1d", "avg_pool1d"])
+def test_windows_of_doubles_are_as_precise_as_doubles(op: str, ceil: str) -> None:
+    """ONNX Runtime has no kernel for them; nothing is rounded to f32 on the way."""
+    pooled = f"{op}(x, kernel=3, stride=2, padding=1, ceil_mode={ceil})"
+    text = f"model m(x: f64[1, B, T]) -> f64[B] {{ return sum({pooled}, axis=[0, 2]) }}"
+    x = np.random.default_rng(0).standard_normal((1, 2, 8))
+    found, wanted = (ts.compile(loads(text), target=target)(x=x)["output"] for target in ("onnx", "torch"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
