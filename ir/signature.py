@@ -283,16 +283,6 @@ class Signature:
             error.notes.append(Note(f"`{static.name}` of `{self.name}` takes its default here; give it a value", span))
             raise
 
-    def _elsewhere(self, name: str, actual: TensorType) -> str | None:
-        """The optional operand that takes what stands for another one: floats that are added for a mask."""
-        for operand in self.operands:
-            type = operand.type
-            if operand.name == name or not operand.optional or not isinstance(type, Pattern) or isinstance(type.dtype, DType):
-                continue
-            if len(type.shape) == actual.rank and actual.dtype.kind in KINDS[type.dtype]:
-                return f"`{operand.name}` takes such values: write `{operand.name}=…`"
-        return None
-
     def _bind_dtype(self, bound: Bindings, name: str, pattern: Pattern, actual: TensorType, where: Span | None) -> None:
         wanted = pattern.dtype
         if isinstance(wanted, DType):
@@ -302,7 +292,7 @@ class Signature:
                 "E0303",
                 f"`{name}` of `{self.name}` must be {wanted}, but has type {actual}",
                 where,
-                help=self._elsewhere(name, actual) or f"convert it: `cast(…, {wanted})`",
+                help=f"convert it: `cast(…, {wanted})`",
             )
         if actual.dtype.kind not in KINDS[wanted]:
             raise Diagnostic(
