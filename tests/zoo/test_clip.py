@@ -35,7 +35,7 @@ def test_text_towers(tmp_path: Path, kind: str, eos: int) -> None:
     agree(tmp_path, feeds, want)
 
 
-@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new"])
+@pytest.mark.parametrize("act", ["quick_gelu", *(pytest.param(a, marks=pytest.mark.extended) for a in ("gelu", "gelu_new"))])
 def test_the_pair(tmp_path: Path, act: str) -> None:
     config = transformers.CLIPConfig(text_config=TEXT | {"hidden_act": act}, vision_config=TOWER | {"hidden_act": act},
                                      projection_dim=24)  # fmt: skip
@@ -51,6 +51,7 @@ def test_siglip(tmp_path: Path, head: bool) -> None:
     agree(tmp_path, feeds, judge(**tensors(feeds)))
 
 
+@pytest.mark.extended
 def test_the_tower_of_a_pair(tmp_path: Path) -> None:
     """`--model` takes a tower out of CLIP's pair; of SigLIP's it is what the zoo has."""
     config = transformers.CLIPConfig(text_config=TEXT, vision_config=TOWER, projection_dim=24)
@@ -63,6 +64,7 @@ def test_the_tower_of_a_pair(tmp_path: Path) -> None:
     agree(tmp_path / "siglip", feeds, judge.vision_model(**tensors(feeds)))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("family", ["CLIP", "Siglip"])
 def test_images_of_another_size(tmp_path: Path, family: str) -> None:
     judge = saved(f"{family}VisionModel", getattr(transformers, f"{family}VisionConfig")(**TOWER), tmp_path)

@@ -48,8 +48,12 @@ def prompts(places: list[int], length: int, tokens: int = PATCHES) -> dict[str, 
     ("tower", "changes"),
     [
         ("clip", {}),
-        ("clip", {"vision_feature_layer": [-2, 1], "multimodal_projector_bias": False}),
-        ("siglip", {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}),
+        pytest.param(
+            "clip", {"vision_feature_layer": [-2, 1], "multimodal_projector_bias": False}, marks=pytest.mark.extended
+        ),
+        pytest.param(
+            "siglip", {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}, marks=pytest.mark.extended
+        ),
     ],
     ids=["clip", "two layers", "siglip"],
 )
@@ -84,6 +88,7 @@ def test_one_image_at_a_known_place(tmp_path: Path, changes: dict[str, Any], tex
         np.testing.assert_allclose(got[real], want[real], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.extended
 def test_the_last_scores_only(tmp_path: Path) -> None:
     judge = saved("LlavaForConditionalGeneration", config(), tmp_path)
     feeds = {"image": images(1), **prompts([3], 22)}
@@ -91,6 +96,7 @@ def test_the_last_scores_only(tmp_path: Path) -> None:
     agree(tmp_path, feeds, {"next": want}, last=True)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "names",
     [
@@ -112,7 +118,7 @@ def test_names_of_every_version(tmp_path: Path, names: dict[str, str]) -> None:
     agree(tmp_path, feeds, judge(**tensors(feeds)))
 
 
-@pytest.mark.parametrize("tokens", [PATCHES - 1, PATCHES + 1])
+@pytest.mark.parametrize("tokens", [PATCHES - 1, pytest.param(PATCHES + 1, marks=pytest.mark.extended)])
 def test_another_number_of_image_tokens_is_an_error(tmp_path: Path, tokens: int) -> None:
     """Neither a feature that finds no place nor a place that finds no feature is passed over in silence."""
     saved("LlavaForConditionalGeneration", config(), tmp_path)

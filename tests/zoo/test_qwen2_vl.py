@@ -58,7 +58,7 @@ def wanted(model: Any, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return model(**given, image_grid_thw=grid, mm_token_type_ids=kinds).logits.detach().numpy()
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied"])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.extended)], ids=["own head", "tied"])
 def test_images_anywhere_in_prompts(tmp_path: Path, tied: bool) -> None:
     feeds = prompts([[2, 10], [3], [5, 13]], 24)
     want = wanted(judge(tmp_path, tied), feeds)
@@ -69,6 +69,7 @@ def test_images_anywhere_in_prompts(tmp_path: Path, tied: bool) -> None:
         np.testing.assert_allclose(got[real], want[real], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("at", [3, 0])
 def test_one_image_at_a_known_place(tmp_path: Path, at: int) -> None:
     feeds = prompts([[at], [at]], 17)

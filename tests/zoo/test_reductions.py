@@ -45,7 +45,7 @@ def gone(count: int) -> np.ndarray:
     return np.arange(count) * 3 + 1
 
 
-@pytest.mark.parametrize("crops", [1, 2])
+@pytest.mark.parametrize("crops", [1, pytest.param(2, marks=pytest.mark.extended)])
 def test_a_decoder_reads_what_a_tower_left(tmp_path: Path, crops: int) -> None:
     """Patches that were dropped in the last block that is used are missing, and the others keep their places."""
     judge = saved("LlavaForConditionalGeneration", config(), tmp_path).model
@@ -75,6 +75,7 @@ def ts_head(folder: Path) -> Any:
     return load_file(folder / "model.safetensors")["language_model.lm_head.weight"]
 
 
+@pytest.mark.extended
 def test_a_decoder_reads_what_was_merged(tmp_path: Path) -> None:
     """Means stand at the places of the tokens that others were merged into, in order, whatever order merging leaves."""
     judge = saved("LlavaForConditionalGeneration", config(), tmp_path).model
@@ -123,6 +124,7 @@ def test_windows_that_were_pruned_stand_side_by_side(tmp_path: Path) -> None:
     np.testing.assert_allclose(results["torch"], results["onnx"], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("crops", [1, 2])
 def test_two_passes_that_both_reduce_in_front_of_what_joins(crops: int) -> None:
     """The second would have to move what the first joined: refused, and not wrong."""
@@ -146,6 +148,7 @@ def test_images_anywhere_in_prompts_are_restored_or_refused() -> None:
     ts.compile(module, passes=["merge_tokens(r=2, blocks=[0, 1], restore=true)"], verify=False)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("decoder", ["mask", "linear"])
 def test_every_pixel_has_scores_when_patches_were_merged(decoder: str) -> None:
     """Merging nothing changes nothing, merging some changes little; the mask decoder's class tokens are never merged."""

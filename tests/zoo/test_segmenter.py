@@ -95,7 +95,8 @@ def judge(decoder: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("decoder", "height", "width"), [("mask", 32, 32), ("linear", 32, 32), ("mask", 48, 24)], ids=str
+    ("decoder", "height", "width"),
+    [("mask", 32, 32), *(pytest.param(*row, marks=pytest.mark.extended) for row in (("linear", 32, 32), ("mask", 48, 24)))],
 )
 def test_scores_of_every_pixel(decoder: str, height: int, width: int) -> None:
     model, image = judge(decoder), images(2, height, width)
