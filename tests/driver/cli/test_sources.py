@@ -295,7 +295,9 @@ def test_ops_and_specs_are_found_by_words(cli: Cli) -> None:
     assert "cumsum" in found
     assert "std.math.cumprod" in found
     assert "matmul" not in found
-    assert [r["name"] for r in json.loads(cli("ops", "--search", "bipartite merge", "--json").out)] == ["std.token.bipartite_merge"]
+    named = [r["name"] for r in json.loads(cli("ops", "--search", "bipartite merge", "--json").out)]
+    assert "std.token.bipartite_merge" in named
+    assert all(name.startswith("std.token.") for name in named)
     assert "zoo/vit " in cli("specs", "--search", "Dosovitskiy PATCH").out
     assert "zoo/llama" not in cli("specs", "--search", "Dosovitskiy PATCH").out
     assert "no op has the words" in cli("ops", "--search", "xylophone").out

@@ -317,7 +317,7 @@ def test_remedies_are_applied(wrong: str, right: str) -> None:
     assert document.text == wrong
 
 
-WARNED = "use std.nn (gelu)\n\nfn f(x: float[B]) -> float[B] {\n    y = x{}\n    return x\n}\n"
+WARNED = "use std.nn (gelu)\n\nfn f(x: float[B]) -> float[B] {{\n    y = x{}\n    return x\n}}\n"
 
 
 @pytest.mark.parametrize("comment", ["", "  # a # remark"])
