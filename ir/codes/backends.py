@@ -45,7 +45,7 @@ CODES = {
         "A model that predicts the next token looks at no later one. Before it is written, what passes that change values made\n"
         "of such a model is tried: late tokens are changed, and what it gives for those before must stay as it is. It did not,\n"
         "so that the model would read the future. Reduce tokens where every one sees all others, or only pick some.\n\n"
-        "  wrong:  pass merge_tokens(r=8, blocks=[0])       # though the blocks of the decoder are causal\n"
+        "  wrong:  an approximate pass of your own that adds the mean of all tokens to each, in a causal model\n"
         "  right:  pass merge_tokens(r=8)                   # which leaves causal blocks as they are",
     ),
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """The way back at the end of a region: an op beside the method, which makes of what is left features of every token.
 
-    op reconstruct(x: float[B, T, D], map: TokenMap[B, N, T], <before, after>, *, protect, last, <options>) -> float[B, N, D]
+    op reconstruct(x: float[B, T, D], map: TokenMap[B, N, T], <before, after>, *, protect, last, <options>) -> float[B, P, D]
 
-`before` are the features that were reduced, `after` those that the method left of them.
+`before` are the features [B, P, D] that were reduced, `after` those [B, T, D] that the method left of them. P are the tokens in
+front of the region: all N that there were, or those that an earlier reduction left.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def find_back(name: str, method: str, op: Composite, module: Module | None, span
     if problem is not None:
         raise Diagnostic(
             "E0716", f"the op `{found.name}` cannot give tokens their values back: {problem}", span,
-            help=f"write `op {found.name}(x: float[B, T, D], map: TokenMap[B, N, T], before: float[B, N, D], …) -> "
-            f"float[B, N, D]`, or copy: `back={COPY}`",
+            help=f"write `op {found.name}(x: float[B, T, D], map: TokenMap[B, N, T], before: float[B, P, D], …) -> "
+            f"float[B, P, D]`, or copy: `back={COPY}`",
         )  # fmt: skip
     return found
 
@@ -55,7 +56,7 @@ def _misfit(op: Composite) -> str | None:
     if len(operands) < 2 or not is_map(operands[1].type):
         return f"its second operand must be the token map, the record {RECORD[1]} of {RECORD[0]}"
     if len(results) != 1 or not isinstance(results[0].type, Pattern) or len(results[0].type.shape) != 3:
-        return "it must return the features of every token, `float[B, N, D]`"
+        return "it must return the features of every token, `float[B, P, D]`"
     unknown = next((o.name for o in operands[2:] if o.name not in _SEES), None)
     if unknown is not None:
         return f"nothing is known of its operand `{unknown}`; it may ask for {' and '.join(_SEES)}"

@@ -39,7 +39,7 @@ class ClusterTokens(ReduceTokens):
     told = GRID
     why_capped = "there are as many clusters as rows x columns"
 
-    method: str = option("superpixels", "how: an op of std.token, or one of your own, `mine.tess:name`")
+    method: str = option("superpixels", "how: an op of std.token or of a module below it, or one of your own, `mine.tess:name`")
     back: str = option(
         "reconstruct",
         "how tokens get a value back where the region ends: an op beside the method, or copy, the value of the cluster that each "

@@ -27,7 +27,7 @@ class MergeTokens(ReduceTokens):
     verbs = ("merges", "merged")
     why_capped = "each merge pairs half of the tokens with the other half; protected tokens take no part"
 
-    method: str = option("bipartite_merge", "how: an op of std.token, or one of your own, `mine.tess:name`")
+    method: str = option("bipartite_merge", "how: an op of std.token or of a module below it, or one of your own, `mine.tess:name`")
     inflect: float = option(
         0.0, "how a number r changes over the blocks: 0 constant, -1 falls from 2 r to 0, 1 rises", least=-1, most=1
     )

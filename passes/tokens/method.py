@@ -217,7 +217,7 @@ def methods() -> dict[str, list[Composite]]:
 
 
 def _check(op: Composite, span: Span | None) -> None:
-    problem = _misfit(op)
+    problem = misfit(op)
     if problem is not None:
         raise Diagnostic(
             "E0716", f"the op `{op.name}` cannot reduce tokens: {problem}", span,
@@ -226,7 +226,7 @@ def _check(op: Composite, span: Span | None) -> None:
         )  # fmt: skip
 
 
-def _misfit(op: Composite) -> str | None:
+def misfit(op: Composite) -> str | None:
     """What about an op's signature keeps it from being a method."""
     operands, results = op.signature.operands, op.signature.results
     statics = {s.name for s in op.signature.statics}

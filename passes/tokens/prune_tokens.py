@@ -23,4 +23,6 @@ class PruneTokens(ReduceTokens):
     verbs = ("drops", "dropped")
     why_capped = "protected tokens stay, and at least one"
 
-    method: str = option("by_mass", 'how: by_mass, "random", or an op of your own, `mine.tess:name`')
+    method: str = option(
+        "by_mass", 'how: an op of std.token or of a module below it, "random", or one of your own, `mine.tess:name`'
+    )

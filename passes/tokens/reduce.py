@@ -21,7 +21,7 @@ from ..recover.masks import raise_masks
 from ..report import Report
 from ..tidy.dce import remove_dead
 from .back import find_back
-from .method import Limits, Method, check_required, find_method, further_options, methods
+from .method import Limits, Method, check_required, find_method, further_options, methods, misfit
 from .reducer import Reducer
 from .schedule import Schedule, Unreachable
 from .wants import find_want
@@ -56,7 +56,7 @@ class ReduceTokens(Pass):
     # Static parameters of a method that the pass gives it beside the budget; all others are options.
     told: ClassVar[frozenset[str]] = frozenset()
 
-    method: str = option("", "how: an op of std.token, or one of your own, `mine.tess:name`")
+    method: str = option("", "how: an op of std.token or of a module below it, or one of your own, `mine.tess:name`")
     r: int | float | tuple[int, ...] | None = option(
         None, "tokens that leave at each block: a number, a list, or a share of them (0.1)", least=0, check=_check_r
     )
@@ -111,7 +111,7 @@ class ReduceTokens(Pass):
     def method_help(cls, method: str | None) -> str:
         """All methods by the first line of their text, or one with its signature, its text and what it adds to the options."""
         if method is None:
-            known = {op.name: op.doc.split("\n")[0] for ops in methods().values() for op in ops}
+            known = {op.name: op.doc.split("\n")[0] for ops in methods().values() for op in ops if misfit(op) is None}
             own = "one of your own: an op of a file, `mine.tess:name`"
             lines = [f"  {name}  {text}" for name, text in known.items()]
             return "\n".join(["methods (`--method NAME` tells more)", *lines, f"  {own}"])

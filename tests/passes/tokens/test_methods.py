@@ -13,6 +13,8 @@ import pytest
 import tessera as ts
 from tessera.ir.diagnostics import Diagnostic
 from tessera.passes.engine import apply
+from tessera.passes.tokens.merge_tokens import MergeTokens
+from tessera.passes.tokens.method import find_method
 
 PAGE = Path(__file__).parents[3] / "docs" / "reduction.md"
 SIZES = {"dim": 32, "depth": 2, "heads": 2}
@@ -56,3 +58,11 @@ def test_the_method_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(Diagnostic) as caught:
         apply(minilm()[0], "merge_tokens", method="calm.tess:calm", keep=0.1)
     assert caught.value.code == "E0709"
+
+
+def test_what_is_listed_is_a_method_told_in_one_line() -> None:
+    rows = re.findall(r"^  (\w+)  (.*)$", MergeTokens.method_help(None), re.MULTILINE)
+    assert {"bipartite_merge", "by_mass", "superpixels", "window_merge"} <= {name for name, _ in rows}
+    for name, told in rows:
+        assert find_method(name, None, "merge_tokens").name == name
+        assert told.endswith("."), f"the first line of `{name}` goes on in the next"
