@@ -241,7 +241,10 @@ def misfit(op: Composite) -> str | None:
         return "it must return the features and the token map, `(float[B, T - r, D], TokenMap[B, N, T - r])`"
     for operand in operands[2:]:
         if find_want(operand.name, op) is None:
-            return f"nothing is known of its operand `{operand.name}`; it may ask for {', '.join(WANTS)}"
+            return (
+                f"nothing is known of its operand `{operand.name}`; it may ask for {', '.join(WANTS)}, and is called in the "
+                "program where a model computes anything else"
+            )
     return None
 
 
