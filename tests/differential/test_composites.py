@@ -106,6 +106,22 @@ ROWS: dict[str, tuple[Row, ...]] = {
     ),
     "std.token.last_member": (Row(below=MAP),),
     "std.token.drop.drop_span": (Row(attrs={"r": 2, "start": 1}, below=MAP, scales=("odd", "large")),),
+    **{
+        f"std.token.merge.{name}": (Row(attrs={"r": 2, **attrs}, below=MAP, selects=True, scales=("odd", "large")),)
+        for name, attrs in {"energy_merge": {}, "norm_merge": {"r": T // 2}, "window_merge": {"window": 2}}.items()
+    },
+    "std.token.merge.grid_merge": (
+        Row(attrs={"r": 3, "rows": 3, "columns": 4, "protect": 1}, shapes={"T": const(13)}, below={"map.source": 13}, selects=True,
+            scales=("large",)),
+    ),
+    "std.token.pool.adaptive_pool": (
+        Row(attrs={"k": 7, "rows": 3, "columns": 4, "height": 2, "width": 3, "protect": 1}, shapes={"T": const(13)},
+            below={"map.source": 13}, scales=("large",)),
+    ),
+    **{
+        f"std.token.spans.{name}": (Row(attrs={"k": 4}, below={**MAP, "spans": 4}, scales=("odd", "large")),)
+        for name in ("span_mean", "span_first", "span_softmax")
+    },
     "std.token.cluster.superpixels": (
         Row(attrs={"k": 5, "height": 3, "width": 4, "rows": 2, "columns": 2, "protect": 1, "temperature": 1.0},
             shapes={"T": const(13)}, below={"map.source": 13}, selects=True, scales=("large",)),
