@@ -150,7 +150,7 @@ def _shown(
     if ids is not None:
         tokenizer = load_tokenizer(how)
         words = [tokenizer.id_to_token(int(i)) or f"#{i}" for i in arrays[ids][0]]
-        return Shown(name, outputs, words=[word.replace("Ġ", "").replace("▁", "") or "·" for word in words])
+        return Shown(ids, outputs, words=[word.replace("Ġ", "").replace("▁", "") or "·" for word in words])
     raise Diagnostic(
         "E0925", f"what becomes of `{name}` cannot be drawn: it is neither an image nor token ids",
         help="give an image file to an image input, or a text file to token ids",

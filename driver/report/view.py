@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...ir.analysis.cost import ATTENTION, CostTable, cost, each
-from ...ir.diagnostics import source_line
-from .fates import Fate, Step, fates
+from ...ir.diagnostics import Diagnostic, source_line
+from .fates import Fate, Step, chain, fates
 from .html import filled
 from .text import at
 
@@ -51,8 +51,9 @@ def page(module: Module, sizes: Mapping[str, int], steps: Sequence[Step] = (), s
     table = cost(graph).at(sizes)
     values = graph.sizes(dict(sizes))
     total = table.total
-    # The last reduction has no block behind it that shows what it left.
-    end = steps[-1].after.evaluate(values) if steps else None
+    blocks = sum(b.tokens is not None for b in table.blocks)
+    # Behind the last block there is none that shows what a reduction left.
+    end = steps[-1].after.evaluate(values) if steps and steps[-1].block == blocks - 1 else None
     params = [p.type.numel.evaluate(values) for p in graph.params.values()]
     return filled(
         "view.html",
@@ -139,22 +140,32 @@ def _river(table: CostTable, end: int | None) -> dict[str, Any] | None:
 
 def _drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
     """What became of one input's tokens: pictures behind some of the steps, or its words."""
-    final = fates(steps, shown.outputs, 0)
+    # The first tokens that are made of this input: others may be made of those and of other inputs.
+    first = next((s for s in steps if shown.name in s.inputs), None)
+    if first is None:
+        raise Diagnostic(
+            "E0925", f"nothing becomes of the tokens of `{shown.name}`: what is reduced is made from other inputs",
+            help=f"show one of these: {', '.join(f'`{name}`' for name in sorted(frozenset().union(*(s.inputs for s in steps))))}",
+        )  # fmt: skip
+    own = [s for s in steps if s.stream == first.stream and shown.name in s.inputs]
+    final = fates(chain(steps, own[-1]), shown.outputs, 0)
+    back = sum(s.parent is None for s in own) > 1
     left = sum(f.left is not None for f in final)
     merged = sum(f.left is not None and f.host is not None for f in final)
     counts = ((len(final) - left, "stay"), (merged, "are merged into others"), (left - merged, "are dropped"))
-    facts = f"{len(final)} tokens: {', '.join(f'{count} {what}' for count, what in counts if count)}"
+    where = ", which all come back but for the last time" if back else ""
+    facts = f"{len(final)} tokens{where}: {', '.join(f'{count} {what}' for count, what in counts if count)}"
     drawn: dict[str, Any] = {"name": shown.name, "facts": facts, "pictures": [], "words": []}
     if shown.image is not None:
-        chosen = sorted({round(i * (len(steps) - 1) / max(_PICTURES - 1, 1)) for i in range(_PICTURES)}) if steps else []
+        chosen = sorted({round(i * (len(own) - 1) / max(_PICTURES - 1, 1)) for i in range(_PICTURES)})
         drawn["pictures"] = [{"src": _png(shown.image, None), "told": "the image as the model sees it"}]
         for index in chosen:
-            now = fates(steps, shown.outputs, 0, index + 1)
+            now = fates(chain(steps, own[index]), shown.outputs, 0)
             count = sum(f.left is None for f in now)
-            where = f"behind block {steps[index].block}" if steps[index].block >= 0 else "at the start"
+            where = f"behind block {own[index].block}" if own[index].block >= 0 else "at the start"
             drawn["pictures"].append({"src": _png(shown.image, now), "told": f"{where}: {count} tokens"})
     if shown.words is not None:
-        drawn["words"] = _words(shown.words, final, steps)
+        drawn["words"] = _words(shown.words, final)
     return drawn
 
 
@@ -180,7 +191,7 @@ def _png(image: np.ndarray, now: Sequence[Fate] | None) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _words(words: Sequence[str], final: Sequence[Fate], steps: Sequence[Step]) -> list[dict[str, Any]]:
+def _words(words: Sequence[str], final: Sequence[Fate]) -> list[dict[str, Any]]:
     """Each token with the group that it is in, by a number that colours go by; None for one that is alone or gone."""
     members: dict[int, list[int]] = {}
     for token, fate in enumerate(final):
@@ -189,7 +200,7 @@ def _words(words: Sequence[str], final: Sequence[Fate], steps: Sequence[Step]) -
     groups = {host: i for i, host in enumerate(h for h, all_ in members.items() if len(all_) > 1)}
     rows = []
     for token, (word, fate) in enumerate(zip(words, final, strict=False)):
-        behind = "" if fate.left is None else f" behind block {steps[fate.left].block}"
+        behind = "" if fate.left is None else f" behind block {fate.left.block}"
         if fate.host is None:
             told = f"dropped{behind}"
         elif fate.host in groups:
@@ -215,14 +226,16 @@ def _blocks(module: Module, table: CostTable, values: Mapping[str, int]) -> list
     lines = text.split("\n")
     # The same program again, whose places are lines of the text that is shown.
     again = READERS.source(text, f"{module.name}:view").graph
-    printed = dict(zip(module.graph.nodes(), again.nodes(), strict=True))
+    # But for constants, which stand wherever they are read.
+    ours, theirs = ([node for node in graph.nodes() if node.op.qualified != "constant"] for graph in (module.graph, again))
+    printed = dict(zip(ours, theirs, strict=True))
     rows: list[list[dict[str, Any]]] = [[]]
     seen: set[int] = set()
     for node, own in each(module.graph):
         if node.op.qualified == ATTENTION:
             rows.append([])
         flops = own.flops.evaluate(values)
-        span = printed[node].span
+        span = printed[node].span if node in printed else None
         if span is None:
             continue
         if span.line in seen and rows[-1]:

@@ -140,7 +140,7 @@ def by_relevance(one: One, over: str = "max") -> np.ndarray:
 
 
 def by_repetition(one: One, threshold: float) -> np.ndarray:
-    like = cosines(one.a["keys"], one.a["keys"]) > threshold
+    like = (cosines(one.a["keys"], one.a["keys"]) > threshold) & (one.a["size"] > 0)
     return one.kept(-(like.sum(1) - 1.0))
 
 
@@ -226,12 +226,15 @@ def visionzip(one: One, mode: str, contextual: float) -> tuple[np.ndarray, list[
     groups: list[list[int]] = [[int(t)] for t in target]
     for i in others:
         if i not in target:
-            groups[int(np.argmax(np.round(cosines(one.a["keys"][i][None], one.a["keys"][target]), 6)))].append(int(i))
+            alike = np.round(cosines(one.a["keys"][i][None], one.a["keys"][target]), 6)
+            # Padding is the last to be chosen, and adds nothing.
+            groups[int(np.argmax(np.where(one.a["size"][target] > 0, alike, -2)))].append(int(i))
     merged = []
     for group in groups:
-        size, x = one.a["size"][group], one.a["x"][group]
+        size = one.a["size"][group]
+        x = np.where(size[:, None] > 0, one.a["x"][group], 0)
         mean = (x * size[:, None]).sum(0) / size.sum() if size.sum() else x[0]
-        merged.append(mean if mode == "true" else x[0] + (x[1:].mean(0) if len(x) > 1 else 0))
+        merged.append(mean if mode == "true" else x[0] + x[1:].sum(0) / max((size[1:] > 0).sum(), 1))
     place = len(kept) - one.last
     y = np.concatenate([one.a["x"][kept[:place]], np.stack(merged), one.a["x"][kept[place:]]])
     return y, [*([int(i)] for i in kept[:place]), *groups, *([int(i)] for i in kept[place:])], place

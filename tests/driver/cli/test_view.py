@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 import tessera as ts
-from tessera.driver.report.fates import fates, traced
+from tessera.driver.report.fates import chain, fates, traced
 from tessera.driver.report.view import page
 from tessera.driver.seen import see, sizes_for
+from tessera.ir.builder import Builder
+from tessera.ir.types import f32
 
 from .conftest import Cli
 
@@ -52,7 +54,7 @@ def test_fates_are_what_the_maps_say(passes: list[str], merged: bool | None) -> 
     rng = np.random.default_rng(1)
     outputs = made({"image": rng.standard_normal((2, 3, 64, 64)).astype(np.float32)})
     for row in range(2):
-        found = fates(steps, outputs, row)
+        found = fates(chain(steps, steps[-1]), outputs, row)
         assert len(found) == 65
         stays = [t for t, f in enumerate(found) if f.left is None]
         assert all(found[t].host == t for t in stays)
@@ -64,9 +66,50 @@ def test_fates_are_what_the_maps_say(passes: list[str], merged: bool | None) -> 
         gone = [f for f in found if f.host is None]
         assert bool(gone) == (merged is not True)
         # Earlier pictures show no token gone that a later one shows.
-        for until in range(1, len(steps)):
-            early = fates(steps, outputs, row, until)
+        for step in steps[:-1]:
+            early = fates(chain(steps, step), outputs, row)
             assert all(e.left is None or e.left == f.left for e, f in zip(early, found, strict=True))
+
+
+# Two towers of as many tokens each.
+TOWERS = """
+use std.attention (self_attention)
+use std.nn (linear)
+
+model towers(image: f32[B, 3, 64, 64], other: f32[B, 64, 8]) -> (y: f32[B, 64, 8], z: f32[B, 64, 8]) {
+    z = other
+    repeat i in 2 as tails { z = z + self_attention(z, heads=2) as attn }
+    x = linear(rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=8, q=8), out=8) as emb
+    repeat i in 2 as blocks { x = x + self_attention(x, heads=2) as attn }
+    return x, z
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("reduce", "told"),
+    [
+        # Those of the image alone, and not those of the other tower.
+        ("merge_tokens(r=[20, 10, 2, 3], restore=true)", "64 tokens: 62 stay, 2 are merged into others"),
+        # What comes back behind a block is there again in front of the next.
+        ("merge_tokens(r=[4, 4, 4, 4], place=around_block)", "for the last time: 60 stay, 4 are merged into others"),
+        ("prune_tokens(r=4, place=keys, method=divprune)", "for the last time: 60 stay, 4 are dropped"),
+        ("merge_tokens(r=4, restore=true, blocks=[0])", None),
+    ],
+)
+def test_tokens_of_one_tower(
+    reduce: str, told: str | None, cli: Cli, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("towers.tess").write_text(TOWERS)
+    np.save("other.npy", np.random.default_rng(0).standard_normal((1, 64, 8)).astype(np.float32))
+    result = cli("view", "towers.tess", "--pass", reduce, "-i", f"image={photo}", "-i", "other=other.npy")
+    if told is None:
+        assert "E0925" in result.err
+        assert "`other`" in result.err
+    else:
+        assert result.code == 0, result.err
+        assert told in Path("towers.html").read_text()
 
 
 def test_the_page_of_an_artifact_and_an_image(cli: Cli, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +160,17 @@ def test_every_statement_and_flop_is_told() -> None:
     module = see(Path("vit_classifier"), params=SMALL).module
     text = page(module, {"B": 1})
     assert text.count("<tr title=") == sum(1 for _ in module.graph.nodes())
+
+
+def test_a_constant_that_several_statements_read() -> None:
+    """It is printed wherever it is read; the statements keep their lines, of MLIR text as of any program."""
+    module = ts.loads("model m(x: f32[B, 4], y: f32[B, 4]) -> (f32[B, 4], f32[B, 4]) { return sin(x) + 2.0, cos(y) }")
+    graph = module.graph
+    shared = Builder(graph).before(next(iter(graph.nodes()))).constant(3.0, f32)
+    graph.set_outputs([Builder(graph).op("mul", value, shared) for value in graph.outputs], graph.output_info)
+    text = page(module, {"B": 1})
+    assert text.count("* 3.0") == 2
+    assert "sin(x)" in text
 
 
 def test_the_page_of_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
