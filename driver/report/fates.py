@@ -61,7 +61,7 @@ def traced(module: Module) -> tuple[Module, list[Step]]:
 
     clone = module.clone()
     graph = clone.graph
-    made_from = {value: frozenset((value.public,)) for value in graph.inputs if value.role == "input"}
+    made_from: dict[Value, frozenset[str]] = {v: frozenset((v.public,)) for v in graph.inputs if v.role == "input"}
     steps: list[Step] = []
     made: dict[Value, Step] = {}
     streams: dict[Value, int] = {}
