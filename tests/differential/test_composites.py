@@ -71,6 +71,7 @@ MAP: dict[str, str | int] = {"map.source": "T"}
 MASK = {"Mb": B, "Mh": const(1), "Mt": const(1)}
 FULL = {"Mb": B, "Mh": const(4), "Mt": T, "Ab": const(1), "Ah": const(4), "At": T}
 SLOTS = {"C": sym("N"), "S": sym("k")}
+ROUTED = {"N": T, "K": const(2), "F": const(3)}
 PACKED = {"C": sym("N"), "Q": const(6), "P": const(6), "R": const(4)}
 ENDS: dict[str, str | int] = {"r.ends": "N", "q.ends": "N", "k.ends": "S", "v.ends": "S", "lengths": "T", "group": 5}
 _RAGGED: dict[str, tuple[dict[str, Any], ...]] = {
@@ -213,6 +214,30 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"r": 2, "protect": 1, "padding": False}, below=MAP, scales=("zero", "odd", "large"), selects=True),
     ),
     "std.token.unmerge": (Row(below=MAP),),
+    **{
+        f"std.moe.route.{name}": tuple(
+            Row(given, attrs, shapes={"N": T, "K": const(2)}, below={"routes.expert": 6}, selects=True) for given, attrs in options
+        )
+        for name, options in {
+            "token_choice": (
+                ((), {"k": 2}), (("bias",), {"k": 1, "score": "sigmoid", "scale": 2.5}), ((), {"k": 2, "score": "chosen"}),
+                ((), {"k": 1, "groups": 2, "limit": 1, "best": 1}),
+            ),
+            "without_null": (((), {"experts": 3}),), "loads": (((), {"experts": 4}),),
+        }.items()
+    },
+    "std.moe.route.expert_choice": (Row(attrs={"k": 1}, selects=True),),
+    "std.moe.route.balanced_bias": (Row(below={"load": 9}),),
+    **{
+        f"std.moe.experts.{name}": (Row(attrs=attrs, shapes=ROUTED, below={"routes.expert": 6, "inverse": 2}, scales=SOME),)
+        for name, attrs in {"dispatch": {"experts": 4}, "combine": {}, "gated": {}, "plain": {}}.items()
+    },
+    **{
+        f"std.moe.losses.{name}": (
+            Row(attrs=attrs, shapes=ROUTED, below={"routes.expert": 4, "expert": 4, "load": 9}, scales=SOME),
+        )
+        for name, attrs in {"balance": {}, "balance_of": {}, "null_balance": {"experts": 3}, "routing_contrastive": {}}.items()
+    },
     "std.token.size_bias": (Row(below=MAP),),
     "std.token.size_mask": (Row(below=MAP),),
     **{
