@@ -17,7 +17,7 @@ from tessera.passes.engine import apply, registry
 from tessera.passes.report import Report
 
 ZOO = sorted((Path(__file__).resolve().parents[2] / "specs" / "zoo").glob("*.tess"))
-OPTIONS = {
+OPTIONS: dict[str, list[dict[str, Any]]] = {
     "merge_tokens": [{"r": 4, "protect": 2}, {"keep": 0.6, "protect": 2, "restore": True}],
     "prune_tokens": [{"r": 4}, {"keep": 0.6, "restore": True}, {"method": "random", "k": 7}],
     "cluster_tokens": [{"keep": 0.25, "begin": 0, "end": 1}],
