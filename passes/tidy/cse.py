@@ -7,8 +7,9 @@ from typing import Any
 
 from ...ir.graph import Graph, Module, Node
 from ...ir.keys import attrs_key
-from ...ir.op import Trait, has
+from ...ir.op import Composite, Trait, has
 from ...ir.regions import settle_captured
+from ...ir.signature import RecordPattern
 from ..engine import BrokenContract, Pass
 from ..report import Report
 
@@ -36,11 +37,20 @@ class CommonSubexpressions(Pass):
 
 
 def node_key(node: Node) -> tuple[Any, ...]:
-    """What makes two nodes interchangeable. The order of a commutative op's operands does not."""
+    """What makes two nodes interchangeable. The order of a commutative op's operands does not.
+
+    A record with static fields is the record of something: token maps of two towers are equal before either is reduced, and one map
+    for both would make their tokens the same ones.
+    """
     inputs = [id(v) for v in node.inputs]
     if has(node, Trait.COMMUTES):
         inputs.sort()
-    return (node.op, tuple(inputs), attrs_key(node.attrs))
+    return (node.op, tuple(inputs), attrs_key(node.attrs), id(node) if _keeps_record(node) else None)
+
+
+def _keeps_record(node: Node) -> bool:
+    results = node.op.signature.results if isinstance(node.op, Composite) else ()
+    return any(isinstance(result.type, RecordPattern) and result.type.record.statics for result in results)
 
 
 def merge_equal(graph: Graph) -> int:

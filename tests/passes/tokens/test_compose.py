@@ -177,3 +177,29 @@ def test_a_list_of_shares_that_cannot_be(keep: tuple[float, ...], code: str, tol
     with pytest.raises(Diagnostic, match=told) as caught:
         apply(loads(re.sub(r"\bT\b", "40", ENCODER)), "merge_tokens", keep=keep)
     assert caught.value.code == code
+
+
+TOWERS = """
+use std.attention (self_attention)
+
+model towers(a: f32[B, 16, 8], b: f32[B, 16, 8]) -> (y: f32[B, 16, 8], z: f32[B, 16, 8]) {
+    repeat i in 2 as left { a = a + self_attention(a, heads=2) as attn }
+    repeat i in 2 as right { b = b + self_attention(b, heads=2) as attn }
+    return a, b
+}
+"""
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_towers_stay_apart_behind_cse(restore: bool) -> None:
+    """Their maps are equal before they are reduced, and yet not of the same tokens."""
+    merge = ("merge_tokens", {"r": 2, "restore": restore})
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal((2, 16, 8)).astype(np.float32) for name in "ab"}
+    weights = weights_of(loads(TOWERS))
+    apart, tidied = (
+        run(reduced(loads(TOWERS), *steps, printed=False), weights, **feeds)
+        for steps in ([merge, merge], [merge, ("cse", {}), merge])
+    )
+    for name, value in apart.items():
+        np.testing.assert_array_equal(tidied[name], value)
