@@ -184,7 +184,7 @@ def test_placed_behind_a_block_or_in_front_of_the_first() -> None:
         apply(module, "prune_tokens", r=2, place="start")
     assert caught.value.code == "E0705"
     with pytest.raises(Diagnostic, match=r"must be attention \| block \| start"):
-        apply(module, "prune_tokens", r=2, place="keys")
+        apply(module, "prune_tokens", r=2, place="middle")
 
 
 # Methods of one's own -----------------------------------------------------------------------------------------------------
