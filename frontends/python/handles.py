@@ -232,20 +232,22 @@ class Namespace:
         if name not in dir(self):
             return None
         full = f"{self._name}.{name}"
-        if self._unit is None:
-            if SPECS.joinpath(*full.split(".")).is_dir():
-                return folder(full)
-            return Namespace(full, lambda: library().std(full), doc=summary(full.replace(".", "/")))
+        if name not in self._declared():
+            return _shipped(full)
+        assert self._unit is not None
         declared = self._unit().names[name]
         if isinstance(declared.node, ast.Const):
             return Elaborator(library()).const(declared)
         return Function(DeclValue(declared), full)
 
-    def __dir__(self) -> list[str]:
+    def _declared(self) -> list[str]:
         if self._unit is None:
-            return self._members() if self._members is not None else []
+            return []
         unit = self._unit()
         return [n for n in unit.names if unit.local(n)]
+
+    def __dir__(self) -> list[str]:
+        return [*self._declared(), *(self._members() if self._members is not None else [])]
 
     def __repr__(self) -> str:
         return f"<{self._name}: {', '.join(dir(self))}>"
@@ -271,9 +273,22 @@ def folder(name: str) -> Namespace:
     """The shipped files of one folder of ``specs/``, and of those in it: ``folder("std").nn.linear``."""
     place = name.replace(".", "/")
     files = sorted(p.stem for p in (SPECS / place).glob("*.tess"))
-    inner = {p.relative_to(SPECS / place).parts[0] for p in (SPECS / place).glob("*/*.tess")}
     doc = "\n".join([f"The files of specs/{place}.", "", *(f"{file}: {summary(f'{place}/{file}')}" for file in files)])
-    return Namespace(name, None, lambda: sorted(inner.union(files)), doc)
+    return Namespace(name, None, lambda: _inside(place), doc)
+
+
+def _inside(place: str) -> list[str]:
+    """The files of a folder and the folders with files in it; none where there is no folder."""
+    found = {p.relative_to(SPECS / place).parts[0].removesuffix(".tess") for p in (SPECS / place).glob("**/*.tess")}
+    return sorted(found)
+
+
+def _shipped(name: str) -> Namespace:
+    """A shipped file, and what lies in the folder of its name: ``std.token`` and ``std.token.merge``; or a folder alone."""
+    place = name.replace(".", "/")
+    if not (SPECS / f"{place}.tess").exists():
+        return folder(name)
+    return Namespace(name, lambda: library().std(name), lambda: _inside(place), summary(place))
 
 
 def core_ops() -> Namespace:
