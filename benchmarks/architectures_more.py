@@ -100,7 +100,7 @@ MORE: dict[str, Architecture] = {
         Architecture("llava", _llava, _prompt_inputs, {"pixel_values": {}, "input_ids": {1: "tokens"}},
                      ({"tokens": 24}, {"tokens": 30}), 4, bounds={"tokens": (20, 64)}),
         Architecture("clip", _clip, _pair_inputs, _PAIR,
-                     ({"images": 2, "batch": 3, "tokens": 7}, {"images": 3, "batch": 2, "tokens": 12}), 4),
+                     ({"images": 2, "batch": 3, "tokens": 7}, {"images": 3, "batch": 4, "tokens": 12}), 4),
         text("xlm_roberta", "XLMRobertaModel", "XLMRobertaConfig", **TEXT),
         text("camembert", "CamembertModel", "CamembertConfig", **TEXT),
         text("modernbert", "ModernBertModel", "ModernBertConfig", global_attn_every_n_layers=2, local_attention=4,
