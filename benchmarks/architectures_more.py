@@ -62,7 +62,7 @@ def _llava() -> Any:
             self.model = transformers.LlavaForConditionalGeneration(config)
 
         def forward(self, pixel_values: Any, input_ids: Any) -> Any:
-            return self.model(pixel_values=pixel_values, input_ids=input_ids, use_cache=False).logits
+            return {"logits": self.model(pixel_values=pixel_values, input_ids=input_ids, use_cache=False).logits}
 
     return Scores()
 
@@ -85,7 +85,8 @@ def _clip() -> Any:
             self.model = transformers.CLIPModel(config)
 
         def forward(self, pixel_values: Any, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model(pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask).logits_per_image
+            found = self.model(pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask)
+            return {"logits_per_image": found.logits_per_image}
 
     return Fit()
 

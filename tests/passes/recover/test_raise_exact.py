@@ -40,6 +40,8 @@ ROWS = [
 ]
 # In these convolutions run from token to token, into padding too.
 CONVOLVED = {"convbert", "nystromformer"}
+# Tokens of its images merge as well, and none of them is padding.
+PAIRED = {"clip"}
 
 
 def cases(architecture: Architecture) -> list[Arrays]:
@@ -82,7 +84,7 @@ def test_raising_is_exact(name: str, importer: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n == "bert" else pytest.mark.extended) for n in ALL if n not in CONVOLVED],
+    [pytest.param(n, marks=() if n == "bert" else pytest.mark.extended) for n in ALL if n not in CONVOLVED | PAIRED],
 )
 def test_merging_padding_changes_no_token(name: str, tmp_path: Path) -> None:
     """Padding merges before anything else, and loses nothing: as long as there is some, real tokens are what they were."""
