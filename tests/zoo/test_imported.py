@@ -48,7 +48,7 @@ def test_llava_by_torch_export(way: str, batch: int) -> None:
     imported = exported_programs.load(torch.export.export(model, tuple(inputs.values())))
     feeds = {name: value.numpy() for name, value in inputs.items()}
     whole = run(imported.module, imported.weights, "", feeds)["torch"]
-    np.testing.assert_allclose(whole, model(**inputs).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(whole, model(**inputs)["logits"].numpy(), rtol=1e-4, atol=1e-4)
     got = run(imported.module, imported.weights, reduction, feeds)
     assert got["torch"].shape == (batch, left, whole.shape[2])
     np.testing.assert_allclose(got["torch"], got["onnx"], rtol=1e-4, atol=1e-4)
