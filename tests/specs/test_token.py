@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tessera.frontends.source import loads
 from tessera.ir.diagnostics import Diagnostic
 
+from .conftest import torch_artifact
+
 MERGE = """
 use std.token (TokenMap, bipartite_merge, unmerge)
 
@@ -226,10 +228,6 @@ def test_more_than_the_tokens_allow_is_refused(r: int, protect: int, message: st
 @pytest.fixture(scope="module")
 def two_rounds() -> Callable[..., dict[str, np.ndarray]]:
     """Two merges in a row with free batch and tokens, on torch."""
-    import torch
-
-    from tessera.backends.torch import build
-
     text = """
     use std.token (TokenMap, bipartite_merge, token_map, unmerge)
     model merge(x: float[B, T, 6], metric: float[B, T, 16], valid: bool[B, T])
@@ -240,13 +238,7 @@ def two_rounds() -> Callable[..., dict[str, np.ndarray]]:
         return y, map, unmerge(y, map)
     }
     """
-    built = build(loads(text))
-
-    def run(**arrays: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            return {k: v.numpy() for k, v in built(**{k: torch.as_tensor(v) for k, v in arrays.items()}).items()}
-
-    return run
+    return torch_artifact(loads(text), None)
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tessera.frontends.source import loads
 from tessera.ir.diagnostics import Diagnostic
 
+from .conftest import torch_artifact
+
 Arrays = dict[str, np.ndarray]
 Pairs = tuple[list[int], list[int]]
 
@@ -320,17 +322,7 @@ model merge(x: float[B, T, 6], metric: float[B, T, 16], noise: f32[B, T], valid:
 
 @pytest.fixture(scope="module", params=["energy_merge", "window_merge"])
 def twice(request: pytest.FixtureRequest) -> Callable[..., Arrays]:
-    import torch
-
-    from tessera.backends.torch import build
-
-    built = build(loads(TWICE.format(method=request.param)))
-
-    def run(**arrays: np.ndarray) -> Arrays:
-        with torch.no_grad():
-            return {k: v.numpy() for k, v in built(**{k: torch.as_tensor(v) for k, v in arrays.items()}).items()}
-
-    return run
+    return torch_artifact(loads(TWICE.format(method=request.param)), None)
 
 
 @settings(max_examples=30, deadline=None)
