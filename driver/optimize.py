@@ -21,7 +21,7 @@ from ..ir.graph import Module
 from ..runtime.files.aside import check_writable, written_aside
 from .compile import CLEANUP, Progress, apply_passes, parse_pass
 from .compile import compile as drive
-from .read import Source, read_model
+from .read import RAISE, Source, raising, read_model
 from .report.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
 from .report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable_sizes
 from .report.measure import Target, fields_of, machine, made
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from .fit.budget import Budget
     from .fit.fit import Fitted
 
-RAISE = "raise_composites"
 # Of QuantizeLinear to i8 in a newer one, ONNX Runtime 1.32 makes nodes that it refuses itself.
 _QUANTIZED_OPSET = 20
 
@@ -108,7 +107,7 @@ def optimize(
         options = replace(options, opset=_QUANTIZED_OPSET)
     module = source.module
     steps = list(passes if passes is not None else module.compile.passes if module.compile else [])
-    raising = _raising(source)
+    finding = raising(source)
     raised = [module]
     examples = _given_examples(source, options)
     with tempfile.TemporaryDirectory(prefix="tessera-") as name, _place(output, options.int8) as aside:
@@ -119,12 +118,12 @@ def optimize(
             steps, examples = list(fitted.passes), fitted.held_back
         tell("rewriting and writing", None, None)
         artifact = drive(
-            module, target=Onnx.name, weights=source.weights, passes=[*raising, *steps], opset=options.opset,
+            module, target=Onnx.name, weights=source.weights, passes=[*finding, *steps], opset=options.opset,
             seed=options.seed, sizes=options.sizes, into=aside, progress=progress,
             after=lambda step, report, module: raised.append(module) if step.name == RAISE else None,
         )  # fmt: skip
         _check_integers(source, integers, aside)
-        before = raised[len(raising)]
+        before = raised[len(finding)]
         files = {OPTIMIZED: Candidate(aside, artifact.module)}
         files |= _others(source, before, artifact, fitted, options, folder, tell)
         compared = _compare_with_original(source, files, options, tell)
@@ -209,13 +208,6 @@ def _place(output: str | os.PathLike[str], int8: bool) -> Iterator[Path]:
         yield aside
 
 
-def _raising(source: Source) -> list[PassSpec]:
-    """The pass that finds composites in imported primitives."""
-    from ..passes.engine import registry
-
-    return [PassSpec(RAISE)] if source.raising and RAISE in registry() else []
-
-
 def _fitted(
     source: Source,
     steps: Sequence[str | PassSpec | Pass],
@@ -232,7 +224,7 @@ def _fitted(
     specs = [p for p in named if isinstance(p, PassSpec)]
     if len(specs) < len(named):
         raise Diagnostic("E0011", "a budget goes with passes by name", help='write `passes=["merge_tokens"]`')
-    before, _ = apply_passes(source.module, _raising(source))
+    before, _ = apply_passes(source.module, raising(source))
     how = How(options.sizes, options.threads, options.seed, options.opset)
     return fit(source, before, specs, options.budget, examples, how, folder, tell)
 

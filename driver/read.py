@@ -14,11 +14,14 @@ from typing import Any
 
 from ..backends.mlir.target import Mlir
 from ..backends.onnx.target import Onnx
+from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from ..runtime.files.pickles import refuse_pickled_model
 from .compile import brings_weights, load
 
+# The pass that finds composites.
+RAISE = "raise_composites"
 # Files that hold a program and its weights.
 IMPORTED = frozenset({Onnx.suffix, Mlir.suffix})
 
@@ -50,6 +53,13 @@ class Source:
     raising: bool = False
     random: bool = False
     beside: Path | None = None
+
+
+def raising(source: Source) -> list[PassSpec]:
+    """The pass that finds composites in imported primitives."""
+    from ..passes.engine import registry
+
+    return [PassSpec(RAISE)] if source.raising and RAISE in registry() else []
 
 
 def read_model(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.onnx.target import Onnx
-from ..ir.analysis.sizes import default_sizes
 from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
 from ..runtime.images import fitted, image_size, is_image, open_image
@@ -22,7 +21,7 @@ from ..runtime.inputs import IMAGES, Options, read_inputs
 from ..runtime.text import FIELDS, load_tokenizer
 from .compile import apply_passes
 from .compile import compile as drive
-from .read import Source, read_model
+from .read import raising, read_model
 from .report.fates import Step, traced
 from .report.view import Shown
 from .targets import READERS, artifact_target
@@ -101,7 +100,7 @@ def see(
     else:
         source = read_model(path, model, params, weights, dtype)
         module, tensors, metadata = source.module, source.weights, {}
-        steps = [*_raising(source), *(passes or (module.compile.passes if module.compile else ()))]
+        steps = [*raising(source), *(passes or (module.compile.passes if module.compile else ()))]
     beside = path if path.is_dir() else path.parent
     return Seen(apply_passes(module, steps)[0], tensors, metadata, beside)
 
@@ -115,20 +114,6 @@ def _carried(path: Path) -> tuple[Module, Mapping[str, str]] | None:
     if "tessera.source" not in metadata:
         return None
     return READERS.source(metadata["tessera.source"], f"{path.name}:source"), metadata
-
-
-def _raising(source: Source) -> list[PassSpec]:
-    return [PassSpec("raise_composites")] if source.raising else []
-
-
-def sizes_for(module: Module, given: Mapping[str, int]) -> dict[str, int]:
-    """A size for every free dimension. Raises E0011 for one that the program does not have."""
-    chosen = default_sizes(module.graph)
-    for name in given:
-        if name not in chosen:
-            known = ", ".join(chosen) or "none"
-            raise Diagnostic("E0011", f"`{module.name}` has no free dimension `{name}`", help=f"it has {known}")
-    return {**chosen, **given}
 
 
 def _shown(

@@ -47,8 +47,9 @@ def view(
         text = report_page(_report(Path(file)))
     else:
         from ...runtime.inputs import Options
+        from ..report.explain import sizes_for
         from ..report.view import page
-        from ..seen import Run, see, sizes_for
+        from ..seen import Run, see
 
         with waiting("reading") as progress:
             progress("reading the program", None, None)

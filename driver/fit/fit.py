@@ -108,8 +108,9 @@ def fit(
     timed = Examples(list(searched), "").middle
     sizes = {**target.sizes(timed), **how.sizes}
     trials = Trials(
-        source, before, leading, source.file or whole, searched, timed, sizes, folder, how.threads, how.seed, how.opset, tell
-    )
+        source, before, leading, source.file or whole, target, searched, timed, sizes, folder, how.threads, how.seed, how.opset,
+        tell,
+    )  # fmt: skip
     first = next((b.tokens for b in cost(made.module.graph).at(sizes).blocks if b.tokens), None)
     found = search(trials, methods, budget, first)
     chosen, even = (_spec(t, methods) for t in (found.chosen, found.constant))

@@ -75,6 +75,7 @@ class Trials:
     Args:
         before: the program with every token, its composites found.
         original: the file that everything is compared with and timed against.
+        whole: the program with every token, as it is built here.
         feeds: the examples of the search; ``timed`` is the one that the clock runs on, of ``sizes``.
     """
 
@@ -82,6 +83,7 @@ class Trials:
     before: Module
     leading: Sequence[PassSpec]
     original: Path
+    whole: Target
     feeds: Sequence[Mapping[str, np.ndarray]]
     timed: Mapping[str, np.ndarray]
     sizes: Mapping[str, int]
@@ -145,8 +147,7 @@ class Trials:
         """The time of the program with every token, over the original's."""
         known = self._known.get("every token")
         if known is None:
-            with self._built(None) as (target, _):
-                known = self._clocked({"every token": target}, ROUNDS)["every token"].to_dict()
+            known = self._clocked({"every token": self.whole}, ROUNDS)["every token"].to_dict()
             self._remember("every token", known)
         return Spread(**known)
 
@@ -168,15 +169,15 @@ class Trials:
     # One trial ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _built(self, spec: PassSpec | None) -> Iterator[tuple[Target, Module]]:
+    def _built(self, spec: PassSpec) -> Iterator[tuple[Target, Module]]:
         file = self.folder / f"{_WHAT}{Onnx.suffix}"
         yield self._build(spec, file)
         for path in self.folder.glob(f"{file.name}*"):
             path.unlink()
 
-    def _build(self, spec: PassSpec | None, file: Path) -> tuple[Target, Module]:
+    def _build(self, spec: PassSpec, file: Path) -> tuple[Target, Module]:
         made = drive(
-            self.before, target=Onnx.name, weights=self.source.weights, passes=[*self.leading, *([spec] if spec else [])],
+            self.before, target=Onnx.name, weights=self.source.weights, passes=[*self.leading, spec],
             opset=self.opset, seed=self.seed, verify=False, output=file,
         )  # fmt: skip
         return Target.open(file, made.module, name=_WHAT, threads=self.threads), made.module

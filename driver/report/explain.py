@@ -65,16 +65,9 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
         Diagnostic: E0011 for a size of a dimension that the model does not have.
     """
     from ...ir.analysis.cost import cost
-    from ...ir.analysis.sizes import default_sizes
 
     graph = module.graph
-    chosen = default_sizes(graph)
-    for name, size in (sizes or {}).items():
-        if name not in chosen:
-            raise Diagnostic(
-                "E0011", f"`{module.name}` has no free dimension `{name}`", help=f"it has {', '.join(chosen) or 'none'}"
-            )
-        chosen[name] = size
+    chosen = sizes_for(module, sizes or {})
     table = cost(graph).table(chosen)
     spec = module.compile
     return {
@@ -101,6 +94,19 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
             "options": spec.target_options,
         },
     }
+
+
+def sizes_for(module: Module, given: Mapping[str, int]) -> dict[str, int]:
+    """A size for every free dimension. Raises E0011 for one that the program does not have."""
+    from ...ir.analysis.sizes import default_sizes
+
+    chosen = default_sizes(module.graph)
+    for name in given:
+        if name not in chosen:
+            raise Diagnostic(
+                "E0011", f"`{module.name}` has no free dimension `{name}`", help=f"it has {', '.join(chosen) or 'none'}"
+            )
+    return {**chosen, **given}
 
 
 def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> dict[str, Any] | None:

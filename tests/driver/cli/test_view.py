@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 import tessera as ts
+from tessera.driver.report.explain import sizes_for
 from tessera.driver.report.fates import chain, fates, traced
 from tessera.driver.report.view import page
-from tessera.driver.seen import see, sizes_for
+from tessera.driver.seen import see
 from tessera.ir.builder import Builder
 from tessera.ir.types import f32
 
