@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...runtime.failures import failed
 from ...runtime.states import Carrying
 from .inputs import fit_tensors, to_numpy
 
@@ -63,4 +64,8 @@ class CarryingArrays(CarryingModule):
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
         tensors = fit_tensors(self._network.inputs, inputs)
-        return {name: to_numpy(tensor) for name, tensor in super()._step(tensors, seed).items()}
+        try:
+            found = super()._step(tensors, seed)
+        except (IndexError, RuntimeError) as error:
+            raise failed("PyTorch", str(error)) from error
+        return {name: to_numpy(tensor) for name, tensor in found.items()}

@@ -181,6 +181,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.nn.group_normalize": tuple(Row(("weight", "bias"), {"groups": g}) for g in (1, 3, 6)),
     "std.nn.batch_normalize": (Row(), Row(("weight", "bias"))),
     "std.nn.affine": (Row(), Row(("bias",))),
+    "std.nn.parameter_attention": tuple(
+        Row(attrs={"form": form}, scales=SOME) for form in ("l2_norm_gelu", "gelu_l2_norm", "softmax")
+    ),
     "std.pooling.mean_pool": (Row(), Row(("weight",))),
     "std.pooling.max_pool": (Row(), Row(("mask",))),
     "std.audio.dft": (Row(attrs={"bins": 5}), Row(("imaginary",), {"bins": 4, "inverse": True})),
@@ -238,6 +241,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
         )
         for name, attrs in {"balance": {}, "balance_of": {}, "null_balance": {"experts": 3}, "routing_contrastive": {}}.items()
     },
+    "std.moe.across.without_padding": (Row(attrs={"experts": 4}, below={"routes.expert": 6}),),
+    "std.moe.across.balance_part": tuple(Row(given, below={"load": 9, "tokens": 9}, scales=SOME) for given in ((), ("mask",))),
+    "std.moe.across.checked_loads": (Row(attrs={"k": 2}, below={"load": 1, "tokens": 1}),),
+    "std.moe.across.accumulated": (Row(below={"so_far.load": 9, "so_far.steps": 9, "load": 9, "step": 1}),),
     "std.token.size_bias": (Row(below=MAP),),
     "std.token.size_mask": (Row(below=MAP),),
     **{

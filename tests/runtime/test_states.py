@@ -216,3 +216,14 @@ def test_what_reads_a_state_sees_it_as_it_was(
     text = f"model m(x: f32[B, 4]) -> (o: f32[B, 4]) {{\n state a: f32[B, 4] = ones\n state b: f32[B, 4]\n {body}\n return o\n}}"
     run = ts.compile(ts.loads(text), target=target, **options).session()
     assert [run(x=np.full((1, 4), i, np.float32))["o"].ravel()[0] for i in (1, 2, 3, 4)] == expected
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_what_stops_a_step_is_said_as_of_a_call(target: str) -> None:
+    text = "model m(x: i64[B]) -> i64[B] { state total: i64[B] = zeros\n total = total + 8 // x return total + 0 }"
+    session = ts.compile(ts.loads(text), target=target, verify=False).session()
+    session(x=np.array([2]))
+    with pytest.raises(ts.Diagnostic) as caught:
+        session(x=np.array([0]))
+    assert caught.value.code == "E0912"
+    assert session(x=np.array([2]))["output"] == 8
