@@ -68,9 +68,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     import torch
 
     from .symbols import frozen
+    from .unrolled import recurrences_whole
 
     def export(shapes: Any) -> ExportedProgram:
-        with torch.no_grad():
+        with torch.no_grad(), recurrences_whole():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
     try:
