@@ -14,21 +14,19 @@ from ...ir.dims.ratio import Ratio, Unfoldable
 from ...ir.graph import Graph, Module, Require, Value
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
-from . import older, ops  # noqa: F401  # `ops` fills the tables
+from . import narrow, older, ops  # noqa: F401  # `ops` fills the tables
 from .call import Call, where
 from .dims import parse_dim
 from .equal import Unify, choose, solve
 from .limits import check_numbers
-from .names import Names, made_up, outside
+from .names import Names, outside
 from .order import ordered
 from .reader import File, domain
 from .registry import CONTROL, FOLDS, IMPORTS, Result
 from .scope import Frame, Scope
 from .tensors import Weight, dtype_of
-from .values import Region, Tensor, known_tensor, settle
+from .values import Region, Tensor, known_tensor, settle, weight_tensor
 
-# Integers of a weight up to this many are known numbers, with which shapes are computed.
-_KNOWN_ELEMENTS = 1024
 # Functions that call functions multiply: so many nodes may come from them, and as many again as the graph has.
 _MOST_INLINED = 50_000
 _DEEPEST = 128
@@ -91,7 +89,7 @@ class Importer:
         self._check_ops(nodes)
         self.run(Frame(self.root, iter(nodes), lambda: None))
         for name in wanted:
-            value = self.root.region.value(self._found(name, self.root, "the graph's output"))
+            value = self.root.region.value(narrow.whole(self._found(name, self.root, "the graph's output"), name))
             own = called.get(name) or self.names.fresh(name, "output")
             self.graph.add_output(value, own, outside=outside(name, own, (i.public for i in self.graph.output_info)))
         self._clean()
@@ -227,8 +225,11 @@ class Importer:
         call = Call(self, node, inputs, scope)
         call.inputs = inputs = older.operands(call)
         with _naming(node):
+            moved = narrow.of_operands(call)
             folded = self._fold(call, key)
             results = function(call) if folded is None else folded
+            if moved:
+                results = narrow.marked(results, moved, scope.region)
             if call.op_type in _MOVES and inputs and inputs[0] is not None and inputs[0].fill is not None:
                 results = _filled(results, inputs[0].fill)
         self.assign(node, scope, results)
@@ -318,6 +319,7 @@ class Importer:
 
     def _control(self, node: Any, inputs: list[Tensor | None], scope: Scope) -> Frame | None:
         call = Call(self, node, inputs, scope)
+        narrow.of_operands(call)
         with _naming(node):
             return CONTROL[(domain(node.domain), node.op_type)](call)
 
@@ -378,14 +380,6 @@ _MADE_FROM = {
 
 def _advice(unknown: Iterable[str]) -> str | None:
     return next((help for pattern, help in _MADE_FROM.items() for op in unknown if re.fullmatch(pattern, op)), None)
-
-
-def weight_tensor(weight: Weight) -> Tensor:
-    """A weight as a tensor; the numbers of small integer ones, and of made-up scalars, are known."""
-    small = weight.size <= _KNOWN_ELEMENTS and weight.dtype.kind != "float"
-    scalar = weight.size == 1 and (not weight.shape or made_up(weight.name))
-    known = weight.load() if small or scalar else None
-    return Tensor(weight.type, known=known, weight=weight)
 
 
 def _known(result: Any, call: Call) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.diagnostics import Diagnostic
 from ...ir.types import DTYPES, DType, TensorType, f32, f64, i64
 from ...runtime.files.wire import Extent
+from .narrow import NARROW, Narrow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,7 @@ _NUMBERED = {dtype.onnx: dtype for dtype in DTYPES.values()}
 _TYPED = {f32: "float_data", f64: "double_data", i64: "int64_data"}
 _OTHERS = {
     0: "undefined", 4: "uint16", 8: "string", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
-    17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4",
-    23: "float4e2m1",
+    24: "float8e8m0", 27: "float6e2m3", 28: "float6e3m2", **{number: narrow.name for number, narrow in NARROW.items()},
 }  # fmt: skip
 
 
@@ -39,12 +39,16 @@ def dtype_of(number: int, what: str) -> DType:
 
 @dataclass(eq=False, slots=True)
 class Weight:
-    """An initializer or a constant. ``load`` gives its data in the shape; a weight of the file is a view of it."""
+    """An initializer or a constant. ``load`` gives its data in the shape; a weight of the file is a view of it.
+
+    ``narrow``: ONNX's number of the element type in the file, where that is one of 8 bits or less that Tessera does not have.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
+    narrow: int = 0
 
     @property
     def size(self) -> int:
@@ -84,13 +88,16 @@ class Store:
             Diagnostic: E0755 sizes that contradict each other, E0756 external data, E0757 an unknown dtype.
         """
         shown = f"the tensor `{proto.name}`"
-        dtype = dtype_of(proto.data_type, shown)
+        packed = NARROW.get(proto.data_type)
+        dtype = packed.dtype if packed is not None else dtype_of(proto.data_type, shown)
         shape = tuple(proto.dims)
         if any(d < 0 for d in shape):
             raise Diagnostic("E0755", f"{shown} has a negative size: {list(shape)}")
         if proto.HasField("segment"):
             raise Diagnostic("E0757", f"{shown} is stored in segments, which nobody writes")
-        needed = prod(shape) * dtype.size
+        needed = prod(shape) * dtype.size if packed is None else packed.room(prod(shape))
+        if packed is not None:
+            return self._packed(proto, packed, shape, shown, needed, extent)
         if proto.data_location == 1:
             file, at = self._external(proto, shown, needed)
             return Weight(proto.name, dtype, shape, _view(file, at, dtype, shape))
@@ -102,6 +109,22 @@ class Store:
         else:
             _enough(shown, dtype, shape, len(getattr(proto, _TYPED.get(dtype, "int32_data"))) * dtype.size, needed)
         return Weight(proto.name, dtype, shape, lambda: _decode(proto, dtype, shape, shown))
+
+    def _packed(
+        self, proto: Any, packed: Narrow, shape: tuple[int, ...], shown: str, needed: int, extent: Extent | None
+    ) -> Weight:
+        """A tensor of an element type that Tessera does not have, in one that holds all its numbers."""
+        load: Callable[[], np.ndarray]
+        if proto.data_location == 1 or extent is not None:
+            file, at = self._external(proto, shown, needed) if extent is None else (self.model, extent.offset)
+            if extent is not None:
+                _enough(shown, packed.name, shape, extent.length, needed)
+            load = lambda: packed.read(file.bytes()[at : at + needed], shape)  # noqa: E731
+        else:
+            if proto.HasField("raw_data"):
+                _enough(shown, packed.name, shape, len(proto.raw_data), needed)
+            load = lambda: _decode(proto, packed.dtype, shape, shown)  # noqa: E731
+        return Weight(proto.name, packed.dtype, shape, load, proto.data_type)
 
     def _external(self, proto: Any, shown: str, needed: int) -> tuple[Mapped, int]:
         entries = {entry.key: entry.value for entry in proto.external_data}
@@ -148,7 +171,7 @@ class Store:
         return entry
 
 
-def _enough(shown: str, dtype: DType, shape: tuple[int, ...], have: int, needed: int) -> None:
+def _enough(shown: str, dtype: DType | str, shape: tuple[int, ...], have: int, needed: int) -> None:
     if have != needed:
         raise Diagnostic("E0755", f"{shown} is {dtype}{list(shape)}, {needed} bytes, but the file holds {have} for it")
 

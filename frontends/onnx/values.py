@@ -12,13 +12,15 @@ from ...ir.dims.dim import Dim, as_dim
 from ...ir.dims.ratio import Ratio
 from ...ir.graph import Graph, Initializer, Input, Value
 from ...ir.types import TensorType, i64
-from .names import Names
+from .names import Names, made_up
 
 if TYPE_CHECKING:
     from .tensors import Weight
 
 # A constant of more elements than this is a parameter, not text in the program.
 TEXT_ELEMENTS = 16
+# Integers of a weight up to this many are known numbers, with which shapes are computed.
+_KNOWN_ELEMENTS = 1024
 
 
 class Tensor:
@@ -26,15 +28,16 @@ class Tensor:
 
     Exactly one of these says what it is, in this order: ``known`` numbers (an array; of objects where sizes are symbols),
     ``fill``, the number that all its elements are, a ``weight`` with the axes in the order ``perm``, or ``value`` in the
-    graph of ``region``. A small weight has ``known`` numbers too. ``nonnegative``: no element is below 0.
+    graph of ``region``. A small weight has ``known`` numbers too. ``nonnegative``: no element is below 0. ``narrow``: ONNX's
+    number of the file's element type, where that is one that Tessera does not have.
     """
 
-    __slots__ = ("fill", "known", "nonnegative", "perm", "region", "type", "value", "weight")
+    __slots__ = ("fill", "known", "narrow", "nonnegative", "perm", "region", "type", "value", "weight")
 
     def __init__(
         self, type: TensorType, *, known: np.ndarray | None = None, weight: Weight | None = None,
         perm: tuple[int, ...] | None = None, value: Value | None = None, region: Region | None = None,
-        nonnegative: bool = False, fill: float | int | bool | None = None,
+        nonnegative: bool = False, fill: float | int | bool | None = None, narrow: int = 0,
     ) -> None:  # fmt: skip
         self.type = type
         self.known = known
@@ -44,6 +47,7 @@ class Tensor:
         self.region = region
         self.nonnegative = nonnegative
         self.fill = fill
+        self.narrow = narrow if weight is None else weight.narrow
 
 
 def known_tensor(array: np.ndarray, type: TensorType | None = None) -> Tensor:
@@ -64,6 +68,14 @@ def settle(array: np.ndarray, type: TensorType) -> np.ndarray:
     if any(p is None for p in plain):
         return array
     return np.array(plain, dtype=type.dtype.numpy).reshape(array.shape)
+
+
+def weight_tensor(weight: Weight) -> Tensor:
+    """A weight as a tensor; the numbers of small integer ones, and of made-up scalars, are known."""
+    small = weight.size <= _KNOWN_ELEMENTS and weight.dtype.kind != "float"
+    scalar = weight.size == 1 and (not weight.shape or made_up(weight.name))
+    known = weight.load() if small or scalar else None
+    return Tensor(weight.type, known=known, weight=weight)
 
 
 def plain_number(item: object) -> int | float | bool | None:

@@ -12,9 +12,10 @@ from ....ir.graph import Value
 from ....ir.signature import broadcast_shapes
 from ....ir.types import DType, TensorType, boolean, f64
 from ..call import Call
+from ..narrow import NARROW, rounded
 from ..registry import MICROSOFT, Result, imports
 from ..tensors import dtype_of
-from ..values import Tensor, known_tensor, short
+from ..values import Tensor, known_tensor, short, weight_tensor
 
 _UNARY = {
     "Abs": "abs", "Neg": "neg", "Sign": "sign", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Sin": "sin", "Cos": "cos",
@@ -162,6 +163,8 @@ def where(c: Call) -> Result:
 
 @imports("Cast")
 def cast(c: Call) -> Tensor:
+    if c.attr("to", 0) in NARROW:
+        return rounded(c, c.x(), c.attr("to"))
     dtype = dtype_of(c.attr("to", 0), c.where)
     fill = c.tensor(0).fill
     if fill is not None:
@@ -187,8 +190,8 @@ def _before_widening(x: Value, dtype: DType) -> Value:
 
 
 @imports("CastLike")
-def cast_like(c: Call) -> Value:
-    return c.cast(c.x(), c.type(1).dtype)
+def cast_like(c: Call) -> Result:
+    return rounded(c, c.x(), c.tensor(1).narrow) if c.tensor(1).narrow else c.cast(c.x(), c.type(1).dtype)
 
 
 @imports("Identity")
@@ -271,8 +274,6 @@ def softmax(c: Call) -> Value:
 
 @imports("Constant")
 def constant(c: Call) -> Tensor:
-    from ..importer import weight_tensor
-
     proto = c.attr("value")
     if proto is not None:
         weight = c.importer.file.store.weight(proto)

@@ -14,6 +14,7 @@ from ....ir.dims.ratio import Ratio, Unfoldable
 from ....ir.types import DType, TensorType
 from ..call import Call
 from ..limits import bounded, times
+from ..narrow import NARROW
 from ..registry import folds
 from ..tensors import dtype_of
 from ..values import Tensor, elementwise, settle
@@ -181,11 +182,15 @@ def _fold_where(c: Call, condition: np.ndarray, a: np.ndarray, b: np.ndarray) ->
 
 @folds("Cast")
 def _fold_cast(c: Call, x: np.ndarray) -> Tensor:
+    if c.attr("to", 0) in NARROW:
+        raise Unfoldable
     return _cast_known(c, x, dtype_of(c.attr("to", 0), c.where))
 
 
 @folds("CastLike")
 def _fold_cast_like(c: Call, x: np.ndarray, other: np.ndarray) -> Tensor:
+    if c.tensor(1).narrow:
+        raise Unfoldable
     return _cast_known(c, x, c.type(1).dtype)
 
 

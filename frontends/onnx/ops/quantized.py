@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ....ir.dims.dim import Dim, ceildiv, const
 from ....ir.graph import Value
-from ....ir.types import DType, TensorType, i8, i16, i32, u8
+from ....ir.types import DType, TensorType, f32, i8, i16, i32, u8
 from ..call import Call
-from ..registry import MICROSOFT, imports
+from ..narrow import NARROW, marked, rounded
+from ..registry import MICROSOFT, Result, imports
 from ..tensors import dtype_of
 from ..values import Tensor
+
+_ENDS = {i8: (-128, 127), u8: (0, 255), i16: (-32768, 32767)}
 
 
 @imports("DequantizeLinear")
@@ -19,16 +25,32 @@ def dequantize(c: Call) -> Value:
 
 @imports("QuantizeLinear")
 @imports("QuantizeLinear", domain=MICROSOFT)
-def quantize(c: Call) -> Value:
-    dtype = c.type(2).dtype if c.has(2) else u8
-    if c.attr("output_dtype", 0):
-        dtype = dtype_of(c.attr("output_dtype"), c.where)
+def quantize(c: Call) -> Result:
+    number = c.attr("output_dtype", 0) or (c.tensor(2).narrow if c.has(2) else 0)
+    if number in NARROW:
+        return _quantized_narrow(c, number)
+    dtype = dtype_of(number, c.where) if number else c.type(2).dtype if c.has(2) else u8
     return quantized(c, c.x(), 1, 2, dtype)
+
+
+def _quantized_narrow(c: Call, number: int) -> Result:
+    """Reals as floats of 8 bits, or as integers of 4 or 2."""
+    kind = NARROW[number]
+    if kind.rounds is not None:  # the zero is 0
+        return rounded(c, c.op("div", c.x(), _spread(c, c.cast(c.x(1, "scale"), c.type().dtype), c.shape())), number)
+    y = quantized(c, c.x(), 1, 2, kind.dtype)
+    low, high = (c.scalar(end, kind.dtype) for end in kind.ends)
+    return marked(c.op("minimum", c.op("maximum", y, low), high), number, c.region)[0]
 
 
 def dequantized(c: Call, index: int, scale_at: int, zero_at: int) -> Value:
     """An operand as reals, with the scales and the zeros that other operands are."""
     x = c.x(index, "weight")
+    if c.attr("block_size", 0) or x.type.dtype.kind == "float":
+        y, scale = c.cast(x, f32), _spread(c, c.x(scale_at, "scale"), x.type.shape)
+        if c.has(zero_at) and x.type.dtype.kind == "int":
+            y = c.op("sub", y, c.cast(_spread(c, c.x(zero_at, "zero_point"), x.type.shape), f32))
+        return c.cast(c.op("mul", y, c.cast(scale, f32)), scale.type.dtype)
     scale, zero, axis = _along(c, x, scale_at, zero_at)
     return c.std("quantized.dequantize", x, scale, zero, axis=axis)
 
@@ -37,6 +59,13 @@ def quantized(c: Call, x: Value, scale_at: int, zero_at: int, dtype: DType) -> V
     """Reals as whole numbers, with the scales and the zeros that operands are."""
     if dtype not in (i8, u8, i16):
         c.refuse(f"quantisation to {dtype}")
+    if c.attr("block_size", 0):
+        y = c.op("div", c.cast(x, f32), c.cast(_spread(c, c.x(scale_at, "scale"), x.type.shape), f32))
+        y = c.op("round", y)
+        if c.has(zero_at):
+            y = c.op("add", y, c.cast(_spread(c, c.x(zero_at, "zero_point"), x.type.shape), f32))
+        low, high = (c.scalar(float(end), f32) for end in _ENDS[dtype])
+        return c.cast(c.op("minimum", c.op("maximum", y, low), high), dtype)
     scale, zero, axis = _along(c, x, scale_at, zero_at)
     if zero is None:
         zero = c.op("full", shape=scale.type.shape, value=0, dtype=dtype)
@@ -45,8 +74,6 @@ def quantized(c: Call, x: Value, scale_at: int, zero_at: int, dtype: DType) -> V
 
 def _along(c: Call, x: Value, scale_at: int, zero_at: int) -> tuple[Value, Value | None, int]:
     """Scales and zeros with one axis, of one number or of one for each place along the axis that is returned."""
-    if c.attr("block_size", 0):
-        c.refuse(f"blocks of {c.op_type}")
     scale, zero = vector(c, scale_at, "scale"), vector(c, zero_at, "zero_point") if c.has(zero_at) else None
     if zero is not None:
         c.equal(
@@ -57,6 +84,21 @@ def _along(c: Call, x: Value, scale_at: int, zero_at: int) -> tuple[Value, Value
     axis = c.normal_axis(c.attr("axis", 1), x.type.rank)
     c.equal(x.type.shape[axis], scale.type.shape[0], f"axis {axis} of {x.type} and the scale {scale.type}")
     return scale, zero, axis
+
+
+def _spread(c: Call, x: Value, shape: Sequence[Dim]) -> Value:
+    """Scales or zeros so that they broadcast to ``shape``: one for all, or one for each place or each block along the axis."""
+    if not x.type.rank or x.type.numel == 1:
+        return c.reshape(x, ())
+    axis, block = c.normal_axis(c.attr("axis", 1), len(shape)), c.attr("block_size", 0)
+    if not block:
+        return c.reshape(x, [d if a == axis else const(1) for a, d in enumerate(shape)])
+    for a, (d, e) in enumerate(zip(x.type.shape, shape, strict=True)):
+        c.equal(d, ceildiv(e, block) if a == axis else e, f"axis {a} of the blocks {x.type}")
+    blocks = x.type.shape[axis]
+    wide = c.expand(c.op("unsqueeze", x, axis=axis + 1), (*x.type.shape[: axis + 1], block, *x.type.shape[axis + 1 :]))
+    wide = c.reshape(wide, (*x.type.shape[:axis], blocks * block, *x.type.shape[axis + 1 :]))
+    return wide if wide.type.shape[axis] == shape[axis] else c.op("slice", wide, axis=axis, start=0, stop=shape[axis])
 
 
 def vector(c: Call, index: int, part: str) -> Value:

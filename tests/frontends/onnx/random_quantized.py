@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from .drawing import MS, Array, Case, Draw, less, of
@@ -115,3 +116,39 @@ def dynamic_product(r: Draw, op: str) -> Case:
         "bz": r.one(None, zero(r, db, columns)), "bias": r.one(None, r.coarse((m,))),
     }  # fmt: skip
     return Case(op, operands, fixed=frozenset({"b", "bs", "bz", "bias"}), domain=MS, tolerance=1e-3)
+
+
+@of("DequantizeLinear")
+def dequantized(r: Draw, op: str) -> Case:
+    """Weights of every width, with one scale, one for each place, or one for each block."""
+    dtype = r.one(np.int8, np.uint8, np.int16, ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
+    shape = r.shape(1, 3)
+    low, high = (-8, 7) if np.dtype(dtype).name == "int4" else (0, 15)
+    x = r.ints(shape, low, high, np.int32).astype(dtype)
+    size, attrs = scales_of(r, shape)
+    start = None if np.dtype(dtype).name.startswith("float") else r.one(None, r.ints(size, 0, 7, np.int32).astype(dtype))
+    # Only weights are stored so narrowly.
+    narrow = frozenset() if np.dtype(dtype).kind in "iu" and np.dtype(dtype).name.endswith(("8", "16")) else {"x"}
+    return Case(op, {"x": x, "s": scale(r, size), "z": start}, attrs, frozenset({"s", "z", *narrow}), opset=23)
+
+
+@of("QuantizeLinear")
+def quantized(r: Draw, op: str) -> Case:
+    shape, dtype = r.shape(1, 3), r.one(np.int8, np.uint8, np.int16)
+    size, attrs = scales_of(r, shape)
+    operands = {"x": r.coarse(shape) * 4, "s": scale(r, size), "z": np.asarray(r.ints(size, 0, 20, np.int32)).astype(dtype)}
+    return Case(op, operands, attrs, frozenset({"s", "z"}), opset=23)
+
+
+def scales_of(r: Draw, shape: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The shape of the scales, and the attributes that say so."""
+    axis = r.axis(len(shape))
+    kind = r.one("one", "places", "blocks", "blocks")
+    if kind == "one":
+        return (), {}
+    if kind == "places":
+        return (shape[axis],), {"axis": axis}
+    block = r.between(1, 3)
+    size = list(shape)
+    size[axis] = -(-shape[axis] // block)
+    return tuple(size), {"axis": axis, "block_size": block}
