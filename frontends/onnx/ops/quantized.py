@@ -8,7 +8,7 @@ from ....ir.dims.dim import Dim, ceildiv, const
 from ....ir.graph import Value
 from ....ir.types import DType, TensorType, f32, i8, i16, i32, u8
 from ..call import Call
-from ..narrow import NARROW, marked, rounded
+from ..narrow import NARROW, rounded
 from ..registry import MICROSOFT, Result, imports
 from ..tensors import dtype_of
 from ..values import Tensor
@@ -40,7 +40,8 @@ def _quantized_narrow(c: Call, number: int) -> Result:
         return rounded(c, c.op("div", c.x(), _spread(c, c.cast(c.x(1, "scale"), c.type().dtype), c.shape())), number)
     y = quantized(c, c.x(), 1, 2, kind.dtype)
     low, high = (c.scalar(end, kind.dtype) for end in kind.ends)
-    return marked(c.op("minimum", c.op("maximum", y, low), high), number, c.region)[0]
+    y = c.op("minimum", c.op("maximum", y, low), high)
+    return Tensor(y.type, value=y, region=c.region, narrow=number)
 
 
 def dequantized(c: Call, index: int, scale_at: int, zero_at: int) -> Value:

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from tessera.frontends.onnx import load
 from tessera.frontends.onnx.narrow import NARROW
 from tessera.ir.diagnostics import Diagnostic
+from tessera.ir.imported import Imported
 
 from .support import round_trip, run_imported
 
@@ -27,7 +28,7 @@ def made(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], result: in
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=12)
 
 
-def imported(model: onnx.ModelProto, folder: Path, **how: bool) -> object:
+def imported(model: onnx.ModelProto, folder: Path, **how: bool) -> Imported:
     onnx.save(model, folder / "m.onnx", **how)
     found = load(folder / "m.onnx")
     round_trip(found)
@@ -45,8 +46,8 @@ def test_every_half_and_many_singles_are_rounded_as_the_reference_has_it(name: s
     x = x[~np.isnan(x)] if name == "float4e2m1" else x
     there = helper.make_node("Cast", ["x"], ["t"], to=FLOATS[name], saturate=saturate)
     model = made([there, helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT)], {})
-    (found,) = run_imported(imported(model, tmp_path), [x])  # type: ignore[arg-type]
-    np.testing.assert_array_equal(found, ReferenceEvaluator(model).run(None, {"x": x})[0])
+    (found,) = run_imported(imported(model, tmp_path), [x])
+    np.testing.assert_array_equal(found, ReferenceEvaluator(model).run(None, {"x": x})[0])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -62,7 +63,7 @@ def test_weights_of_every_width_are_read(dtype: str, beside: bool, tmp_path: Pat
     model = made(nodes, {"w": values})
     found = imported(model, tmp_path, save_as_external_data=beside) if beside else imported(model, tmp_path)
     x = rng.standard_normal(301).astype(np.float32)
-    np.testing.assert_array_equal(run_imported(found, [x])[0], x * values.astype(np.float32))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(run_imported(found, [x])[0], x * values.astype(np.float32))
 
 
 def test_reals_become_them_and_reals_again(tmp_path: Path) -> None:
@@ -74,8 +75,8 @@ def test_reals_become_them_and_reals_again(tmp_path: Path) -> None:
             helper.make_node("DequantizeLinear", ["u", "s", "z"], ["y"]),
         ]  # fmt: skip
         model = made(nodes, {**weights, "shape": np.array([-1], np.int64)})
-        (found,) = run_imported(imported(model, tmp_path), [x])  # type: ignore[arg-type]
-        np.testing.assert_array_equal(found, ReferenceEvaluator(model).run(None, {"x": x})[0], err_msg=str(dtype))
+        (found,) = run_imported(imported(model, tmp_path), [x])
+        np.testing.assert_array_equal(found, ReferenceEvaluator(model).run(None, {"x": x})[0], err_msg=str(dtype))  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_state_that_is_given(kind: str) -> None:
 
     count = 2 if kind == "lstm" else 1
     torch.manual_seed(0)
-    shapes = ({1: "T"}, tuple({} for _ in range(count)))
+    shapes: Any = ({1: "T"}, tuple({} for _ in range(count)))
     agree(Model(), lambda size: (torch.randn(3, size, 5), *(torch.randn(2, 3, 6) for _ in range(count))), shapes)
 
 
