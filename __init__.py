@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .driver.artifact import Artifact, CompileReport
     from .driver.check import check, diagnose
     from .driver.compile import compile, load
+    from .driver.generating import generate
     from .driver.programs import open_any as open
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .frontends.python.program import program
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "apply", "check", "compile",
-    "diagnose", "load", "loads", "model", "models", "open", "ops", "print", "program", "source", "std", "use", "zoo",
+    "diagnose", "generate", "load", "loads", "model", "models", "open", "ops", "print", "program", "source", "std", "use", "zoo",
 ]  # fmt: skip
 
 
@@ -169,7 +170,7 @@ _LAZY = {
     "Artifact": ("driver.artifact", "Artifact"), "CompileReport": ("driver.artifact", "CompileReport"),
     "check": ("driver.check", "check"), "diagnose": ("driver.check", "diagnose"),
     "compile": ("driver.compile", "compile"), "load": ("driver.compile", "load"),
-    "open": ("driver.programs", "open_any"),
+    "open": ("driver.programs", "open_any"), "generate": ("driver.generating", "generate"),
     "Program": ("ir.program", "Program"), "Module": ("ir.program", "Program"),
     **{name: ("frontends.python.model", name) for name in ("model", "use", "Model", "Record", "Tensor")},
     "program": ("frontends.python.program", "program"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..ir.graph import Module
     from ..ir.program import Program
     from ..runtime.runner import Runner
+    from ..runtime.sessions import ProgramSession
     from ..runtime.weights.bind import Bound
 
 
@@ -184,6 +185,12 @@ class ProgramArtifact(Artifact):
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """The outputs of a flow; see :meth:`tessera.runtime.program.ProgramRunner.run`."""
         return self.program.run(flow, arrays, host=host, allow_host=allow_host, seed=seed, sizes=sizes)
+
+    def session(  # type: ignore[override]
+        self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> ProgramSession:
+        """The entry points on one set of states; see :class:`tessera.runtime.sessions.ProgramSession`."""
+        return self.program.session(sizes=sizes, states=states, seed=seed)
 
     def _write(self, path: Path) -> None:
         self._target.write_program(self._built, path)

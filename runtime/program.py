@@ -20,6 +20,7 @@ from .distributions import advanced
 from .inputs import fit_array
 from .ports import Demands, Port, Ports
 from .runner import Runner, by_name
+from .sessions import ProgramSession
 from .states import named
 
 if TYPE_CHECKING:
@@ -116,6 +117,12 @@ class ProgramRunner:
             raise AttributeError(f"the program has no entry point `{name}`")
         return self[name]
 
+    def session(
+        self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> ProgramSession:
+        """The entry points on one set of states. Raises E0901 for a state, E0902 for a size, that none of them has."""
+        return ProgramSession(self.program, self.runners, sizes, states, seed)
+
     def flow(self, name: str, allow_host: bool = False) -> FlowRunner:
         """A flow as a runner. Raises E0521 when there is none."""
         return FlowRunner(self, self._flow(name), allow_host)
@@ -210,8 +217,9 @@ class FlowRunner:
         return self._program.run(self._flow.name, arrays, allow_host=self._allow_host, seed=seed, sizes=sizes)
 
     def carrying(
-        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
-    ) -> Carrying:
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0,
+        onto: Carrying | None = None,
+    ) -> Carrying:  # fmt: skip
         """A flow starts its states anew in each run. Raises E0520."""
         raise Diagnostic(
             "E0520", f"the flow `{self._flow.name}` starts its states anew in each run, so that no session carries them",

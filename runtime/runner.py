@@ -50,9 +50,10 @@ class Runner(Protocol):
         """
 
     def carrying(
-        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
-    ) -> Carrying:
-        """A run that carries the states from call to call."""
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0,
+        onto: Carrying | None = None,
+    ) -> Carrying:  # fmt: skip
+        """A run that carries the states from call to call; on those of ``onto``, a run of another entry point."""
 
 
 def by_name(runner: Runner, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic, did_you_mean
 from .distributions import advanced
+from .inputs import fit_array
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .ports import Ports
 
 
 class Carrying(ABC):
@@ -29,10 +32,16 @@ class Carrying(ABC):
         start: their first values, copied; those that are not given start from their initialisers.
         sizes: those that no input tells, such as a capacity.
         seed: of random inputs, and of states with random initialisers.
+        onto: another run by the same kind of runner, whose states this one goes on with: two entry points on one cache.
     """
 
-    def __init__(self, names: Iterable[str], start: Mapping[str, Any] | None, sizes: Mapping[str, int] | None, seed: int) -> None:
+    def __init__(
+        self, names: Iterable[str], start: Mapping[str, Any] | None, sizes: Mapping[str, int] | None, seed: int,
+        onto: Carrying | None = None,
+    ) -> None:  # fmt: skip
         self.names = list(names)
+        # By name, of all runs that share them.
+        self._held: dict[str, Any] = onto._held if onto is not None else {}
         self.sizes = named(sizes, "sizes", "E0902")
         self.seed = seed
         self.calls = 0
@@ -58,17 +67,58 @@ class Carrying(ABC):
     def reset(self) -> None:
         """Start again: the next call makes the states anew."""
         self.calls = 0
-        self._clear()
+        self._held.clear()
 
     @abstractmethod
     def states(self) -> dict[str, np.ndarray]:
         """Copies of the states by name; none before the first call."""
 
+    def make(self) -> None:
+        """Make the states before the first call; ``sizes`` tells all of theirs. Raises E0901, E0902."""
+        import numpy as np
+
+        shapes = {name: tuple(self._shape(name)) for name in self.names if name in self._held}
+        given = {
+            name: np.array(fit_array(self._ports.by_name[name].spec, value, nan=True))
+            for name, value in self._start.items()
+            if name not in shapes
+        }
+        shapes |= {name: array.shape for name, array in given.items()}
+        inputs = [port.name for port in self._ports.ports if port.name not in self.names]
+        filled = self._ports.filled({*inputs, *shapes}, self._ports.sizes(shapes, self.sizes), self.seed)
+        self._hold({**given, **{name: np.array(array) for name, array in filled.items()}})
+
+    def put(self, states: Mapping[str, np.ndarray], row: int | None = None) -> None:
+        """Write states, or one row of their first axis (``states`` then have one row), where they lie.
+
+        Raises:
+            Diagnostic: E0901 for a state that was not made, E0902 for another shape.
+        """
+        for name, array in states.items():
+            if name not in self._held:
+                raise Diagnostic("E0901", f"the state `{name}` was not made", help="states are made by `make()` or the first call")
+            whole = tuple(self._shape(name))
+            wanted = whole if row is None else (1, *whole[1:])
+            if tuple(array.shape) != wanted:
+                raise Diagnostic("E0902", f"`{name}` takes {list(wanted)}, and {list(array.shape)} is written to it")
+            self._write(name, array, row)
+
+    @property
     @abstractmethod
-    def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]: ...
+    def _ports(self) -> Ports: ...
 
     @abstractmethod
-    def _clear(self) -> None: ...
+    def _shape(self, name: str) -> Sequence[int]: ...
+
+    @abstractmethod
+    def _write(self, name: str, array: np.ndarray, row: int | None) -> None: ...
+
+    @abstractmethod
+    def _hold(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take arrays that nobody else writes to as states."""
+
+    @abstractmethod
+    def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]: ...
 
 
 def named(given: Any, what: str, code: str) -> dict[str, Any]:

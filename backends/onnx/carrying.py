@@ -1,16 +1,19 @@
-"""An ONNX artifact that carries its states from call to call: they are bound where they lie, and never copied out."""
+"""An ONNX artifact that carries its states from call to call: they are bound where they lie, and never copied out. Imported with
+ONNX Runtime only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
 
 from ...ir.diagnostics import Diagnostic
 from ...runtime.states import Carrying
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ...runtime.ports import Ports
     from .session import Session
 
 
@@ -28,53 +31,66 @@ class CarryingSession(Carrying):
         states: Mapping[str, Any] | None = None,
         sizes: Mapping[str, int] | None = None,
         seed: int = 0,
+        onto: Carrying | None = None,
     ) -> None:
-        super().__init__(session.states, states, sizes, seed)
+        super().__init__(session.states, states, sizes, seed, onto)
         self._session = session
-        self._held: dict[str, Any] = {}
-        self._other: dict[str, Any] = {}
+        # The second buffers; what runs on the same states takes turns with the same ones.
+        self._other: dict[str, Any] = onto._other if isinstance(onto, CarryingSession) else {}
 
     def states(self) -> dict[str, np.ndarray]:
-        return {name: value.numpy().copy() for name, value in self._held.items()}
+        return {name: self._held[name].numpy().copy() for name in self.names if name in self._held}
+
+    @property
+    def _ports(self) -> Ports:
+        return self._session.ports
+
+    def _shape(self, name: str) -> Sequence[int]:
+        shape: Sequence[int] = self._held[name].shape()
+        return shape
+
+    def _write(self, name: str, array: np.ndarray, row: int | None) -> None:
+        # An OrtValue in this memory is seen as an array, not copied.
+        view = self._held[name].numpy()
+        view[... if row is None else slice(row, row + 1)] = array
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        import numpy as np
-
         session = self._session
-        given = inputs if self._held else {**self._start, **inputs}
-        shapes = {name: value.shape() for name, value in self._held.items()}
-        feeds = session.feeds(given, seed=seed, sizes=self.sizes, held=shapes)
-        if not self._held:
-            self._make({name: np.array(feeds.pop(name)) for name in self.names})
+        shapes = {name: self._shape(name) for name in self.names if name in self._held}
+        given = {name: array for name, array in self._start.items() if name not in shapes}
+        feeds = session.feeds({**given, **inputs}, seed=seed, sizes=self.sizes, held=shapes)
+        self._hold({name: np.array(feeds.pop(name)) for name in self.names if name not in shapes})
         binding = session.binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array) if array.ndim else array)
-        for name, value in self._held.items():
-            binding.bind_ortvalue_input(name, value)
-        returned = []
+        for name in self.names:
+            binding.bind_ortvalue_input(name, self._held[name])
+        returned, turned = [], []
         for name, inner in session.values.items():
-            if name in self._held:
-                binding.bind_ortvalue_output(inner, self._other[name])
-            else:
+            if name not in self.names:
                 binding.bind_output(inner, "cpu")
                 returned.append(name)
+            elif name in session.in_place:
+                binding.bind_ortvalue_output(inner, self._held[name])
+            else:
+                binding.bind_ortvalue_output(inner, self._second(name))
+                turned.append(name)
         session.run_bound(binding)
-        self._held, self._other = self._other, self._held
+        for name in turned:
+            self._held[name], self._other[name] = self._other[name], self._held[name]
         made = dict(zip(session.values, binding.get_outputs(), strict=True))
         return {name: made[name].numpy() for name in returned}
 
-    def _make(self, arrays: Mapping[str, np.ndarray]) -> None:
-        import numpy as np
-        import onnxruntime as ort
+    def _second(self, name: str) -> Any:
+        """A buffer beside that of a state, of the same shape."""
+        held = self._held[name]
+        if name not in self._other or self._other[name].shape() != held.shape():
+            # An OrtValue is the array's own memory, so that a second buffer needs another array.
+            self._other[name] = ort.OrtValue.ortvalue_from_numpy(np.empty_like(held.numpy()))
+        return self._other[name]
 
+    def _hold(self, arrays: Mapping[str, np.ndarray]) -> None:
         for name, array in arrays.items():
             if array.size == 0:
                 raise Diagnostic("E0902", f"the state `{name}` would hold nothing: {list(array.shape)}")
             self._held[name] = ort.OrtValue.ortvalue_from_numpy(array)
-            in_place = name in self._session.in_place
-            # An OrtValue is the array's own memory, so that a second buffer needs another array.
-            other = self._held[name] if in_place else ort.OrtValue.ortvalue_from_numpy(np.empty_like(array))
-            self._other[name] = other
-
-    def _clear(self) -> None:
-        self._held, self._other = {}, {}

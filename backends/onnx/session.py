@@ -24,6 +24,7 @@ from ...runtime.ports import Demands, Port, Ports
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...runtime.states import Carrying
     from .carrying import CarryingSession
 
 _ORT_TYPES = {dtype.onnx_type: dtype for dtype in DTYPES.values()}
@@ -115,12 +116,13 @@ class Session:
         return dict(zip(self.outputs, self.run(self.feeds(arrays, seed=seed, sizes=sizes)), strict=True))
 
     def carrying(
-        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
-    ) -> CarryingSession:
-        """A run that carries the states from call to call."""
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0,
+        onto: Carrying | None = None,
+    ) -> CarryingSession:  # fmt: skip
+        """A run that carries the states from call to call; on those of ``onto``, a run of another entry point."""
         from .carrying import CarryingSession
 
-        return CarryingSession(self, states=states, sizes=sizes, seed=seed)
+        return CarryingSession(self, states=states, sizes=sizes, seed=seed, onto=onto)
 
     def feeds(
         self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from ...runtime.failures import failed
 from ...runtime.states import Carrying
-from .inputs import fit_tensors, to_numpy
+from .inputs import fit_tensors, from_numpy, to_numpy
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ...runtime.ports import Ports
     from .module import TesseraModule
 
 
@@ -30,30 +33,42 @@ class CarryingModule(Carrying):
         states: Mapping[str, Any] | None = None,
         sizes: Mapping[str, int] | None = None,
         seed: int = 0,
+        onto: Carrying | None = None,
     ) -> None:
-        super().__init__((v.public for v in network.graph.inputs if v.role == "state"), states, sizes, seed)
+        super().__init__((v.public for v in network.graph.inputs if v.role == "state"), states, sizes, seed, onto)
         self._network = copy.copy(network)  # the same parameters
         self._network.donate = True
-        self._held: dict[str, Tensor] = {}
 
     def states(self) -> dict[str, Any]:
-        return {name: tensor.clone() for name, tensor in self._held.items()}
+        return {name: self._held[name].clone() for name in self.names if name in self._held}
 
     def tensors(self) -> dict[str, Tensor]:
         """The states themselves, to which the next call may write."""
-        return dict(self._held)
+        return {name: self._held[name] for name in self.names if name in self._held}
+
+    @property
+    def _ports(self) -> Ports:
+        return self._network.inputs
+
+    def _shape(self, name: str) -> Sequence[int]:
+        return tuple(self._held[name].shape)
+
+    def _write(self, name: str, array: np.ndarray, row: int | None) -> None:
+        part = self._held[name] if row is None else self._held[name][row : row + 1]
+        part.copy_(from_numpy(array.copy()))
+
+    def _hold(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._held.update({name: from_numpy(array).to(self._network.device) for name, array in arrays.items()})
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        held = self._held or {name: torch.as_tensor(value).clone() for name, value in self._start.items()}
+        first = {name: torch.as_tensor(value).clone() for name, value in self._start.items() if name not in self._held}
+        held = {name: self._held[name] for name in self.names if name in self._held}
         with torch.no_grad():
-            found = self._network({**inputs, **held}, sizes=self.sizes, seed=seed)
-        self._held = {name: found.pop(name) for name in self.names}
+            found = self._network({**inputs, **first, **held}, sizes=self.sizes, seed=seed)
+        self._held.update({name: found.pop(name) for name in self.names})
         memory = {t.untyped_storage().data_ptr() for t in self._held.values()}
         # What is returned may be a view of a state, which the next call writes to.
         return {n: t.clone() if t.untyped_storage().data_ptr() in memory else t for n, t in found.items()}
-
-    def _clear(self) -> None:
-        self._held = {}
 
 
 class CarryingArrays(CarryingModule):

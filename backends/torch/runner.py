@@ -52,12 +52,13 @@ class TorchRunner:
         return {name: to_numpy(tensor) for name, tensor in outputs.items()}
 
     def carrying(
-        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0
-    ) -> Carrying:
-        """A run that carries the states from call to call."""
+        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0,
+        onto: Carrying | None = None,
+    ) -> Carrying:  # fmt: skip
+        """A run that carries the states from call to call; on those of ``onto``, a run of another entry point."""
         from .carrying import CarryingArrays
 
-        return CarryingArrays(self.network, states=states, sizes=sizes, seed=seed)
+        return CarryingArrays(self.network, states=states, sizes=sizes, seed=seed, onto=onto)
 
     @property
     def selects(self) -> bool:

@@ -227,3 +227,85 @@ def test_what_stops_a_step_is_said_as_of_a_call(target: str) -> None:
         session(x=np.array([0]))
     assert caught.value.code == "E0912"
     assert session(x=np.array([2]))["output"] == 8
+
+
+# Several entry points on one set of states ------------------------------------------------------------------------------
+
+PROGRAM = DECODER + """
+model further(ids: i64[B, 1], *, depth: int = 2) -> (logits: float[B, 1, 11]) {
+    param words: float[11, 32] = normal(1.0)
+    state seen: i64[B] = zeros
+    x = take(words, ids)
+    repeat i in depth as layers {
+        x = x + (cached_attention(rms_norm(x) as norm, heads=4) as attn)
+    }
+    seen = seen + 1
+    return x @ rearrange(words, "v d -> d v")
+}
+
+program chat {
+    entry prefill = decoder
+    entry step = further
+}
+"""
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+def test_entry_points_share_the_states_of_a_session(target: str, options: dict[str, Any]) -> None:
+    ids = np.random.default_rng(2).integers(0, 11, (2, 9))
+    whole = compiled("torch")(ids=ids, sizes={"C": 9})["logits"]
+    chat = ts.compile(ts.loads(PROGRAM), target=target, verify=False, **options).program
+    run = chat.session(sizes={"C": 16})
+    for _ in range(2):
+        parts = [run.prefill(ids=ids[:, :4]), *(run["step"](ids=ids[:, i : i + 1]) for i in range(4, 7))]
+        parts.append(run.prefill(ids=ids[:, 7:]))
+        np.testing.assert_allclose(np.concatenate([p["logits"] for p in parts], axis=1), whole, atol=2e-5)
+        assert run.states()["seen"].tolist() == [9, 9]
+        run.reset()
+        assert run.states() == {}
+    middle = chat.session(sizes={"C": 16})
+    middle.prefill(ids=ids[:, :8])
+    again = chat.session(states=middle.states())
+    np.testing.assert_array_equal(again.step(ids=ids[:, 8:])["logits"], middle.step(ids=ids[:, 8:])["logits"])
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+def test_a_row_of_the_states_is_written(target: str, options: dict[str, Any]) -> None:
+    artifact = compiled(target, **options)
+    ids = np.random.default_rng(3).integers(0, 11, (3, 6))
+    whole = artifact(ids=ids, sizes={"C": 8})["logits"]
+    run = artifact.session(sizes={"C": 8, "B": 3})
+    run.make()
+    assert not run.states()["layers_0_attn_cache.k"].any()
+    one = artifact.session(sizes={"C": 8})
+    for row in (2, 0, 1):
+        one.reset()
+        one(ids=ids[row : row + 1, : 5 - row])
+        run.put(one.states(), row)
+    found = run(ids=np.stack([ids[row, 5 - row : 6 - row] for row in range(3)]))["logits"]
+    np.testing.assert_allclose(found[:, 0], np.stack([whole[row, 5 - row] for row in range(3)]), atol=2e-5)
+    assert run.states()["layers_1_attn_cache.length"].tolist() == [6, 5, 4]
+    for _ in range(2):  # a state may have two buffers
+        run.put({"seen": np.array([1, 2, 3])})
+        run(ids=ids[:, :1])
+        assert run.states()["seen"].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+def test_what_sharing_and_writing_states_refuse(target: str, options: dict[str, Any]) -> None:
+    chat = ts.compile(ts.loads(PROGRAM), target=target, verify=False, **options).program
+    run = chat.session(sizes={"C": 8, "B": 2})
+    for call, code, text in (
+        (lambda: chat.session(sizes={"capacity": 8}), "E0902", "no entry point has a size `capacity`"),
+        (lambda: chat.session(states={"sene": np.zeros(2, np.int64)}), "E0901", "did you mean `seen`?"),
+        (lambda: chat.session(sizes={"C": 8}).step.make(), "E0901", "which alone tells the size `B`"),
+        (lambda: run.step.put({"seen": np.zeros(2, np.int64)}), "E0901", "the state `seen` was not made"),
+        (lambda: run.step.make() or run.step.put({"seen": np.zeros(2, np.int64)}, 1), "E0902", "`seen` takes [1]"),
+        (lambda: run.prefill(ids=np.zeros((3, 1), np.int64)), "E0902", "`B`"),
+    ):
+        with pytest.raises(ts.Diagnostic) as caught:
+            call()
+        assert caught.value.code == code, caught.value.render()
+        assert text in caught.value.render()
+    with pytest.raises(AttributeError, match="no entry point `decode`"):
+        _ = run.decode

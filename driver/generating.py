@@ -1,0 +1,86 @@
+"""Generating text with a compiled program, wherever it is: a folder, an opened program, or an artifact in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import Diagnostic
+from ..runtime.program import ProgramRunner
+from .programs import ProgramArtifact, open_any
+
+if TYPE_CHECKING:
+    from ..runtime.generate.engine import Mask
+    from ..runtime.generate.run import Completion, Piece
+
+
+def decodable(model: Any) -> ProgramRunner:
+    """What runs a program of several entry points. Raises E0001, E0014 for no artifact, E0950 for one of one model."""
+    opened = open_any(model) if isinstance(model, (str, os.PathLike)) else model
+    if isinstance(opened, ProgramArtifact):
+        return opened.program
+    if isinstance(opened, ProgramRunner):
+        return opened
+    shown = f"`{model}`" if isinstance(model, (str, os.PathLike)) else repr(model)
+    raise Diagnostic(
+        "E0950", f"{shown} is no program with the entry points `prefill` and `decode`",
+        help="the pass `add_cache` makes one of a model without a cache; compiled it is a folder",
+    )  # fmt: skip
+
+
+def generate(
+    model: Any, prompts: str | Sequence[int] | Sequence[str | Sequence[int]], *,
+    tokenizer: str | os.PathLike[str] | None = None, max_tokens: int = 64, stop: str | Sequence[str] = (),
+    eos: Sequence[str | int] | None = None, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+    repetition_penalty: float = 1.0, seed: int = 0, rows: int = 8, capacity: int | None = None, mask: Mask | None = None,
+    inputs: Mapping[str, Any] | None = None, stream: bool = False,
+) -> Completion | list[Completion] | Iterator[Piece]:  # fmt: skip
+    """Let a program go on with prompts, which take free rows of its cache as others finish.
+
+    A program has the entry points ``prefill`` and ``decode`` on one cache. The same seed gives the same tokens on every target, and
+    for a prompt whatever runs beside it.
+
+    Args:
+        model: the folder of a compiled program, an opened one (``ts.open``) or an artifact (``ts.compile``).
+        prompts: one text or row of token ids, or several.
+        tokenizer: a ``tokenizer.json`` or its folder; needed for texts and stop words.
+        max_tokens: how many to make at most, of each prompt.
+        stop: texts that end a completion; they are not part of it.
+        eos: tokens that end one, by name or id; without, those that the files beside the tokenizer name, or well-known ones.
+        temperature, top_k, top_p, min_p, repetition_penalty, seed: how a token is drawn, see
+            :class:`~tessera.runtime.generate.sampling.Sampling`; without them the best token is taken.
+        rows: how many prompts at a time.
+        capacity: how many tokens a row of the cache holds; as many as are needed without.
+        mask: a constraint, from the tokens so far to bool [V] of those that may come next, or None for all.
+        inputs: other inputs of ``prefill``, with as many rows as there are prompts.
+        stream: give the pieces as they come.
+
+    Returns:
+        A completion, or one a prompt; with ``stream`` an iterator over pieces.
+
+    Raises:
+        Diagnostic: E0950 no such program, E0951 a prompt that does not fit, E0952 a number that there is no such rule of, E0953 a
+            tokenizer of another model, E0955 where no token is left.
+    """
+    from ..runtime.generate.run import Generation
+    from ..runtime.generate.sampling import Sampling
+
+    alone = isinstance(prompts, str) or _is_row(prompts)
+    several: Any = [prompts] if alone else list(prompts)
+    generation = Generation(
+        decodable(model), several, tokenizer=tokenizer, eos=eos, rows=rows, capacity=capacity, max_tokens=max_tokens,
+        stop=(stop,) if isinstance(stop, str) else stop, mask=mask, inputs=inputs,
+        sampling=Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed),
+    )  # fmt: skip
+    if stream:
+        return iter(generation)
+    found = generation.completions()
+    return found[0] if alone else found
+
+
+def _is_row(prompts: Any) -> bool:
+    """Whether they are the ids of one prompt, not prompts."""
+    import numpy as np
+
+    return len(prompts) > 0 and not isinstance(prompts[0], str) and np.ndim(prompts[0]) == 0

@@ -1,0 +1,230 @@
+"""A program with a cache as what generates: a prompt goes in, and scores of the next token come out, for several rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...ir.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from ...ir.dims.dim import Dim
+    from ..inputs import InputSpec
+    from ..ports import Port
+    from ..program import ProgramRunner
+    from ..runner import Runner
+
+# What an entry point may call how many of a row's tokens count.
+COUNTS = ("count", "counts", "lengths")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an entry point reads tokens.
+
+    Args:
+        entry: its name.
+        ids: the input of token ids.
+        count: the one that says how many of them count in each row, where there is one.
+        further: what else it takes.
+        output: the scores.
+    """
+
+    entry: str
+    ids: Port
+    count: str | None
+    further: tuple[InputSpec, ...]
+    output: str
+
+    @property
+    def batch(self) -> Dim:
+        return self.ids.shape[0]
+
+
+class Decoder:
+    """A program with the entry points ``prefill`` and ``decode`` on one cache.
+
+    Args:
+        program: ready to run.
+
+    Attributes:
+        vocab: how many tokens it scores.
+        capacity: the size that says how many tokens the cache holds, by name; None where no size is left to choose.
+
+    Raises:
+        Diagnostic: E0950 for a program that is none.
+    """
+
+    def __init__(self, program: ProgramRunner) -> None:
+        self.program = program
+        self.prefill, self.decode = (self.reading(entry) for entry in ("prefill", "decode"))
+        if self.decode.further:
+            further = ", ".join(f"`{spec}`" for spec in self.decode.further)
+            raise Diagnostic(
+                "E0950", f"`decode` of `{program.program.name}` also takes {further}, which nobody has at every step",
+                help="what a step needs beside its tokens is a state, which `prefill` writes",
+            )  # fmt: skip
+        self.vocab = self._vocab()
+        runner = program.runners["decode"]
+        self.states = [port for port in runner.ports.ports if port.role == "state"]
+        if not self.states:
+            raise Diagnostic("E0950", f"`decode` of `{program.program.name}` has no state, so that it has read nothing before")
+        self.capacity = self._capacity(runner)
+
+    def reading(self, entry: str) -> Reading:
+        """How an entry point reads tokens. Raises E0950."""
+        name, found = self.program.program.name, self.program.entries
+        if entry not in found:
+            raise Diagnostic(
+                "E0950", f"`{name}` has no entry point `{entry}`: it has {', '.join(f'`{other}`' for other in found)}",
+                help="a model without a cache becomes such a program by the pass `add_cache`",
+            )  # fmt: skip
+        runner = self.program.runners[entry]
+        ports = [port for port in runner.ports.ports if port.role == "input"]
+        tokens = [port for port in ports if port.dtype.kind == "int" and len(port.shape) == 2]
+        ids = next((port for port in tokens if "ids" in port.name or "tokens" in port.name), tokens[0] if tokens else None)
+        if ids is None:
+            listing = ", ".join(f"`{port}`" for port in ports) or "nothing"
+            raise Diagnostic("E0950", f"`{entry}` of `{name}` takes no token ids, `i64[B, T]`, but {listing}")
+        count = next((port.name for port in ports if port.name in COUNTS and len(port.shape) == 1), None)
+        further = tuple(port.spec for port in ports if port.name not in (ids.name, count))
+        outputs = [info.public for info in self.program.program.functions[entry].output_info if info.role == "output"]
+        return Reading(entry, ids, count, further, outputs[0])
+
+    def _capacity(self, runner: Runner) -> str | None:
+        shown = {s for port in runner.ports.ports if port.role == "input" for dim in port.shape for s in dim.symbols}
+        free = sorted({s for port in self.states for dim in port.shape for s in dim.symbols} - shown)
+        if len(free) > 1:
+            raise Diagnostic(
+                "E0950", f"the states of `{self.program.program.name}` leave several sizes to choose: {', '.join(free)}",
+                help="its caches have one capacity",
+            )  # fmt: skip
+        return free[0] if free else None
+
+    def _vocab(self) -> int:
+        sizes = []
+        for reading in (self.prefill, self.decode):
+            graph = self.program.program.functions[reading.entry]
+            at = [info.public for info in graph.output_info].index(reading.output)
+            type = graph.outputs[at].type
+            if "hidden" in reading.output:
+                raise Diagnostic(
+                    "E0950", f"`{reading.entry}` of `{self.program.program.name}` gives `{reading.output}`: features, no scores",
+                    help="generate with the model that has a head, as `llama_lm` has",
+                )  # fmt: skip
+            if type.dtype.kind != "float" or type.rank not in (2, 3) or type.shape[-1].value is None:
+                raise Diagnostic(
+                    "E0950", f"`{reading.entry}` of `{self.program.program.name}` gives {type}, and no scores of the next token",
+                    help="scores are `float[B, V]`, or `float[B, T, V]` for those after each token",
+                )  # fmt: skip
+            sizes.append(int(type.shape[-1]))
+        if sizes[0] != sizes[1]:
+            raise Diagnostic("E0950", f"`prefill` scores {sizes[0]} tokens, and `decode` {sizes[1]}")
+        return sizes[0]
+
+    @cached_property
+    def fixed(self) -> int | None:
+        """How many tokens the cache holds where its capacity is a number: the slots of its keys."""
+        slots = [p.shape[2].value for p in self.states if len(p.shape) == 4 and p.shape[2].value is not None]
+        return min(slots) if slots and self.capacity is None else None
+
+    def held(self, capacity: int | None) -> int | None:
+        """How many tokens a cache holds that is made with a capacity; None for any number. Raises E0951 for a wrong one."""
+        if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1):
+            raise Diagnostic("E0951", f"a capacity of {capacity!r} holds no token", help="a capacity is a count of tokens")
+        if self.fixed is not None and capacity is not None and capacity > self.fixed:
+            raise Diagnostic("E0951", f"the cache of `{self.program.program.name}` holds {self.fixed} tokens, not {capacity}")
+        return capacity if self.capacity is not None or self.fixed is None else self.fixed
+
+    def sizes(self, capacity: int | None) -> dict[str, int]:
+        """The capacity by its name."""
+        return {self.capacity: capacity} if self.capacity is not None and capacity is not None else {}
+
+    def check_prompt(self, ids: Sequence[int], more: int, held: int | None) -> None:
+        """Raises E0951 for a prompt that is empty, has tokens of another vocabulary, or leaves too little room."""
+        if not len(ids):
+            raise Diagnostic("E0951", "the prompt is empty", help="begin with the token that begins a text, or with one word")
+        odd = next((token for token in ids if not 0 <= token < self.vocab), None)
+        if odd is not None:
+            raise Diagnostic("E0951", f"the prompt has the token {odd}, and the model knows those from 0 to {self.vocab - 1}")
+        # The last token that is made is never read.
+        if held is not None and len(ids) + more - 1 > held:
+            raise Diagnostic(
+                "E0951", f"the prompt has {len(ids)} tokens, and {more} more are to be made: the cache holds {held}",
+                help=f"at most {max(held - len(ids) + 1, 0)} more fit; or a larger capacity",
+            )  # fmt: skip
+
+
+class Rows:
+    """A number of sequences side by side, each in a row of the cache: a row that is done is taken by the next prompt.
+
+    Args:
+        decoder: what computes.
+        count: of rows.
+        capacity: how many tokens a row holds.
+
+    Raises:
+        Diagnostic: E0950 for several rows of a program that has one length for all.
+    """
+
+    def __init__(self, decoder: Decoder, count: int, capacity: int | None) -> None:
+        self.decoder = decoder
+        self.count = count
+        batch = decoder.decode.batch
+        shared = [port.name for port in decoder.states if not port.shape or port.shape[0] is not batch]
+        if count > 1 and shared:
+            raise Diagnostic(
+                "E0950", f"the state `{shared[0]}` is one for all rows, so that they cannot be at different places",
+                help="run it with one row; or give the state the batch as its first axis",
+            )  # fmt: skip
+        if batch.value is not None and batch.value != count:
+            raise Diagnostic("E0950", f"`decode` takes {batch.value} rows, not {count}")
+        sizes = decoder.sizes(capacity)
+        self._all = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, count)})
+        # One row is read where it stays; of several, each on its own, and then put into its row.
+        self._one = self._all if count == 1 else decoder.program.session(sizes=sizes)
+        if count > 1:
+            self._all["decode"].make()
+            fresh = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, 1)})["decode"]
+            fresh.make()
+            states = fresh.states()
+            self._read = [port.name for port in decoder.program.runners["prefill"].ports.ports if port.name in states]
+            # What a prompt does not write begins anew with it.
+            self._unread = {name: array for name, array in states.items() if name not in self._read}
+            self._places = {name: array for name, array in states.items() if array.dtype.kind == "i"}
+
+    def admit(self, row: int, ids: Sequence[int], further: Mapping[str, Any]) -> np.ndarray:
+        """Read a prompt into a row; scores [V] of the token after it. ``further`` are other inputs of ``prefill``."""
+        reading = self.decoder.prefill
+        self._one.reset()
+        given: dict[str, Any] = {reading.ids.name: np.asarray([ids], np.int64), **further}
+        if reading.count is not None:
+            given[reading.count] = np.asarray([len(ids)], np.int64)
+        if "attention_mask" in {spec.name for spec in reading.further}:
+            given.setdefault("attention_mask", np.ones((1, len(ids)), np.int64))
+        scores = self._one["prefill"](**given)[reading.output]
+        if self.count > 1:
+            made = self._one["prefill"].states()
+            self._all["decode"].put({**self._unread, **{name: made[name] for name in self._read}}, row)
+        return _last(scores)[0]
+
+    def step(self, tokens: Sequence[int | None]) -> np.ndarray:
+        """Read one token in each row, None in those that are free; scores [rows, V] of the next ones."""
+        reading = self.decoder.decode
+        for row, token in enumerate(tokens):
+            if token is None and self.count > 1:
+                # It reads a token like the others, at the place where a prompt begins.
+                self._all["decode"].put(self._places, row)
+        given: dict[str, Any] = {reading.ids.name: np.asarray([[token or 0] for token in tokens], np.int64)}
+        if reading.count is not None:
+            given[reading.count] = np.asarray([token is not None for token in tokens], np.int64)
+        return _last(self._all["decode"](**given)[reading.output])
+
+
+def _last(scores: np.ndarray) -> np.ndarray:
+    """Scores after the last token of each row, of [B, V] or [B, T, V]."""
+    return scores if scores.ndim == 2 else scores[:, -1]

@@ -1,0 +1,210 @@
+"""The slot table: requests wait, take a free row, and leave it when they are done; all rows take one step together.
+
+One thread drives an engine; what other threads may do is say `cancelled` of a ticket.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...ir.diagnostics import Diagnostic
+from .decoder import Decoder, Rows
+from .sampling import Sampling, generator, pick
+from .text import TextStream
+
+Mask = Callable[[list[int]], Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, and how it is to go on.
+
+    Args:
+        ids: the prompt's tokens.
+        max_tokens: how many to make at most.
+        sampling: how each is drawn.
+        row: which of a seed's streams of numbers it draws from.
+        ends: tokens that end it; they are not part of what comes out.
+        stop: texts that end it.
+        mask: a constraint: from the tokens so far, prompt included, bool [V] of those that may come next, or None for all.
+        further: other inputs of ``prefill``, for one row.
+    """
+
+    ids: Sequence[int]
+    max_tokens: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
+    row: int = 0
+    ends: frozenset[int] = frozenset()
+    stop: Sequence[str] = ()
+    mask: Mask | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Ticket:
+    """A request on its way.
+
+    Attributes:
+        tokens: what was made of it.
+        finish: why it is done: ``stop`` (a token that ends it, a stop word), ``length``, ``cancelled``, ``error``; None before.
+        error: what went wrong.
+        cancelled: set by whoever does not want it any more.
+    """
+
+    def __init__(self, request: Request, stream: TextStream | None) -> None:
+        self.request = request
+        self.tokens: list[int] = []
+        self.finish: str | None = None
+        self.error: Diagnostic | None = None
+        self.cancelled = False
+        self.stream = stream
+        self.rng = generator(request.sampling.seed, request.row)
+
+    @property
+    def so_far(self) -> list[int]:
+        """The prompt and what was made."""
+        return [*self.request.ids, *self.tokens]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One token more of a request, or its end.
+
+    Args:
+        token: None where the end comes without one.
+        text: what became sure of the text with it.
+        finish: why it ended, with its last event.
+    """
+
+    ticket: Ticket
+    token: int | None
+    text: str
+    finish: str | None = None
+
+
+class Engine:
+    """Requests on the rows of one program.
+
+    Args:
+        decoder: what computes.
+        rows: how many requests at a time.
+        capacity: how many tokens each may have, prompt included; None where the program's states grow with none.
+        text: the text of ids, for stop words and pieces of text; None for tokens alone.
+        known: how many of the tokens may be chosen: those that a tokenizer knows.
+    """
+
+    def __init__(
+        self, decoder: Decoder, rows: int, capacity: int | None, text: Callable[[list[int]], str] | None = None,
+        known: int | None = None,
+    ) -> None:  # fmt: skip
+        self.decoder = decoder
+        self.held = decoder.held(capacity)
+        self._rows = Rows(decoder, rows, self.held)
+        self._text = text
+        self._known = None if known is None or known >= decoder.vocab else np.arange(decoder.vocab) < known
+        self._waiting: deque[Ticket] = deque()
+        self._running: list[Ticket | None] = [None] * rows
+
+    @property
+    def waiting(self) -> int:
+        """How many requests have no row yet."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many rows are taken."""
+        return sum(ticket is not None for ticket in self._running)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting) or self.running > 0
+
+    def check(self, request: Request) -> None:
+        """Raises E0951 for a prompt that does not fit, E0952 for odd numbers, E0950 for stop words without a tokenizer."""
+        if isinstance(request.max_tokens, bool) or not isinstance(request.max_tokens, int) or request.max_tokens < 1:
+            raise Diagnostic("E0952", f"`max_tokens` is {request.max_tokens!r}, and must be a whole number, at least 1")
+        self.decoder.check_prompt(request.ids, request.max_tokens, self.held)
+        if any(not isinstance(word, str) or not word for word in request.stop):
+            raise Diagnostic("E0952", "a stop word is a text of at least one character")
+        if request.stop and self._text is None:
+            raise Diagnostic("E0953", "stop words are texts, and there is no tokenizer", help="`tokenizer=\"tokenizer.json\"`")
+
+    def submit(self, request: Request) -> Ticket:
+        """Queue a request. Raises as :meth:`check`."""
+        self.check(request)
+        ticket = Ticket(request, TextStream(self._text, request.stop, request.ids) if self._text is not None else None)
+        self._waiting.append(ticket)
+        return ticket
+
+    def step(self) -> list[Event]:
+        """Read waiting prompts into free rows, then one token in every row that is taken."""
+        events = self._drop_cancelled()
+        for row, ticket in enumerate(self._running):
+            while ticket is None and self._waiting:
+                ticket = self._running[row] = self._waiting.popleft()
+                events += self._admit(row, ticket)
+                ticket = self._running[row]
+        read = [ticket.tokens[-1] if ticket is not None else None for ticket in self._running]
+        if self.running:
+            scores = self._rows.step(read)
+            for row, ticket in enumerate(self._running):
+                if ticket is not None:
+                    events += self._choose(row, ticket, scores[row])
+        return events
+
+    def _admit(self, row: int, ticket: Ticket) -> list[Event]:
+        try:
+            scores = self._rows.admit(row, ticket.request.ids, ticket.request.further)
+        except Diagnostic as error:
+            return self._failed(row, ticket, error)
+        return self._choose(row, ticket, scores)
+
+    def _drop_cancelled(self) -> list[Event]:
+        events = []
+        for ticket in [*self._waiting, *self._running]:
+            if ticket is not None and ticket.cancelled and ticket.finish is None:
+                ticket.finish = "cancelled"
+                events.append(Event(ticket, None, "", "cancelled"))
+        self._waiting = deque(ticket for ticket in self._waiting if ticket.finish is None)
+        self._running = [None if ticket is not None and ticket.finish is not None else ticket for ticket in self._running]
+        return events
+
+    def _choose(self, row: int, ticket: Ticket, scores: np.ndarray) -> list[Event]:
+        """Draw the next token of a row; a row that is done is free."""
+        request = ticket.request
+        seen = ticket.so_far if request.sampling.repetition_penalty != 1 or request.mask is not None else ()
+        try:
+            token = pick(scores, request.sampling, ticket.rng, seen, self._allowed(request, seen))
+        except Diagnostic as error:
+            return self._failed(row, ticket, error)
+        if token in request.ends:
+            return self._done(row, ticket, None, "", "stop")
+        ticket.tokens.append(token)
+        text = ticket.stream.push(token) if ticket.stream is not None else ""
+        if ticket.stream is not None and ticket.stream.stopped:
+            return self._done(row, ticket, token, text, "stop")
+        if len(ticket.tokens) == request.max_tokens:
+            return self._done(row, ticket, token, text, "length")
+        return [Event(ticket, token, text)]
+
+    def _allowed(self, request: Request, seen: Sequence[int]) -> np.ndarray | None:
+        mask = request.mask(list(seen)) if request.mask is not None else None
+        if mask is None or self._known is None:
+            return self._known if mask is None else mask
+        found = np.asarray(mask)
+        return found & self._known if found.shape == self._known.shape and found.dtype == bool else found
+
+    def _done(self, row: int, ticket: Ticket, token: int | None, text: str, finish: str) -> list[Event]:
+        ticket.finish = finish
+        self._running[row] = None
+        rest = ticket.stream.finish() if ticket.stream is not None else ""
+        return [Event(ticket, token, text + rest, finish)]
+
+    def _failed(self, row: int, ticket: Ticket, error: Diagnostic) -> list[Event]:
+        ticket.error = error
+        return self._done(row, ticket, None, "", "error")
