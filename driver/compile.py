@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..ir.compiling import PassSpec
     from ..passes.engine import After, Pass
     from ..passes.report import Report
+    from ..runtime.program import ProgramRunner
     from ..runtime.runner import Runner
     from ..runtime.weights.bind import Bound
     from .artifact import Artifact, CompileReport
@@ -209,7 +210,11 @@ def compile(
                 own = {**_metadata(alone, goal, made, origin, seed), **(metadata or {})}
                 built[entry] = goal.build(alone, bound, own)
             whole = ProgramArtifact(module, goal, built, facts, report)
-            _save_program(whole, reference, bound, seed if verify else None, output, clock)
+
+            def continues(opened: ProgramRunner) -> list[str]:
+                return [] if read.several else _continues(read, opened, weights, renames, seed, sizes)
+
+            _save_program(whole, reference, bound, seed if verify else None, output, clock, continues)
             return whole
         problem = goal.refuses(module)
         if problem is not None:
@@ -257,7 +262,7 @@ def _write_and_verify(
 
 def _save_program(
     artifact: ProgramArtifact, reference: Module, bound: Bound, seed: int | None, output: str | os.PathLike[str] | None,
-    clock: _Clock,
+    clock: _Clock, continues: Callable[[ProgramRunner], list[str]],
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
     from tempfile import TemporaryDirectory
@@ -277,7 +282,21 @@ def _save_program(
         artifact.report.size = sum(p.stat().st_size for p in folder.iterdir())
         if seed is not None:
             with clock("comparing with the reference"):
-                artifact.verify(folder, reference, bound, seed)
+                artifact.report.notes += continues(artifact.verify(folder, reference, bound, seed))
+
+
+def _continues(
+    read: Module, opened: ProgramRunner, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int,
+    sizes: Mapping[str, int] | None,
+) -> list[str]:  # fmt: skip
+    """Whether a model that a pass parted into a beginning and what follows still is that model. Raises E0809."""
+    from ..passes.memory.add_cache import DECODE, LENGTHS, PREFILL
+    from .continuing import check_continues
+
+    def own() -> Bound:
+        return _weights(read, read, weights, renames, seed)[0]
+
+    return check_continues(read, own, opened, (PREFILL, DECODE), LENGTHS, seed, sizes)
 
 
 def _compare(

@@ -202,8 +202,8 @@ class ProgramArtifact(Artifact):
             self._write(aside)
         return Path(path)
 
-    def verify(self, folder: Path, reference: Program, bound: Bound, seed: int) -> None:
-        """Compare every entry point of what was written with the torch reference. Raises E0809."""
+    def verify(self, folder: Path, reference: Program, bound: Bound, seed: int) -> ProgramRunner:
+        """Compare every entry point of what was written with the torch reference, and give what was opened. Raises E0809."""
         from .mapped import mapped
         from .verify import compared
 
@@ -218,3 +218,4 @@ class ProgramArtifact(Artifact):
                 found = self._target.judge(lambda runner=runner: runner, alone, bound, compare)  # type: ignore[misc]
                 self.report.verified += [{"entry": entry, **row} for row in found.rows]
                 self.report.notes += [f"`{entry}`: {note}" for note in found.notes]
+        return opened

@@ -87,7 +87,7 @@ def verify(
     report = VerifyReport()
     rng = np.random.default_rng(seed)
     bounds = index_bounds(module.graph)
-    tolerances = _tolerances(module.graph)
+    tolerances = tolerances_of(module.graph)
     refused: list[dict[str, int]] = []
     first: Diagnostic | None = None
     for choice in choose_sizes(module.graph, runner, sizes, rng, given, refused):
@@ -215,7 +215,7 @@ def _at(sizes: Mapping[str, int]) -> str:
     return f" at {shown}" if shown else ""
 
 
-def _tolerances(graph: Graph) -> dict[Value, float]:
+def tolerances_of(graph: Graph) -> dict[Value, float]:
     """What each output may differ by: that of the least precise step it depends on, whatever dtype it is given out in."""
     found: dict[Value, float] = {v: TOLERANCE.get(v.type.dtype.name, 0.0) for v in graph.inputs}
     for node in graph.nodes():

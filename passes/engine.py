@@ -51,11 +51,13 @@ class Pass:
         name: the name in source and on the command line.
         contract: ``exact`` (the same function, up to rounding) or ``approximate`` (the report says what changed).
         aliases: other names that it answers to.
+        splits: whether it makes several entry points of the one that it is given.
     """
 
     name: ClassVar[str]
     contract: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    splits: ClassVar[bool] = False
 
     def requires(self, module: Module) -> None:
         """Raise a Diagnostic when the module is not one that this pass can work on."""
@@ -244,13 +246,16 @@ def run_pipeline(
 
 def _run(step: Pass, before: Module, program: Module, entry: str, verify_each: bool) -> Report:
     """Run a pass on one entry point of ``program``, in place."""
-    alone = program if len(program.functions) == 1 else program.only(entry)
+    alone = program if step.splits or len(program.functions) == 1 else program.only(entry)
     if alone is not program:
         # What it makes of a shared parameter is made of the parameter as it was, in every entry point.
         alone.recipes = before.only(entry).recipes
     step.requires(alone)
     report = step.run(alone)
-    if verify_each:
+    if verify_each and step.splits:
+        verify_program(alone)
+        step.ensures(before, alone)
+    elif verify_each:
         verify(alone.graph)
         _same_interface(before.only(entry), alone)
         step.ensures(before.only(entry), alone)

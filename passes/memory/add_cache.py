@@ -1,0 +1,399 @@
+"""Giving a causal decoder a cache of keys and values: one entry point for prompts, one for what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.analysis.along import Along, along
+from ...ir.analysis.axes import Axes
+from ...ir.analysis.cost import ATTENTION
+from ...ir.builder import Builder
+from ...ir.diagnostics import Diagnostic, Note
+from ...ir.dims.dim import Dim, sym
+from ...ir.graph import Graph, Initializer, Input, Module, Node, Part, Value
+from ...ir.library import composite
+from ...ir.naming import unique
+from ...ir.op import Composite, Trait, has
+from ...ir.signature import RecordPattern
+from ...ir.types import TensorType, i64
+from ..engine import Pass
+from ..options import option
+from ..report import Report
+from ..tidy.dce import remove_dead
+from ..tidy.inline import instantiate, splice
+from .places import Places, Stuck, Where
+
+PREFILL, DECODE = "prefill", "decode"
+LENGTHS = "lengths"
+# The operands of attention that say who sees whom: one row a query, one column a key.
+_PAIRS = (3, 4)
+
+
+@dataclass(frozen=True)
+class AddCache(Pass):
+    """Gives a causal decoder a cache, so that a token is computed once: entry points `prefill` and `decode` over one set of weights.
+
+    Both take token ids [B, T] and `lengths` [B], how many of each row's tokens count; padding stands behind them. `prefill` starts
+    each row anew and gives the scores behind its last token; `decode` goes on where the rows ended, with one token or several, and
+    gives the scores behind each. The states are a KVCache for each attention, whose capacity the caller chooses.
+
+    before: `model lm(input_ids: i64[B, T]) -> (logits: f32[B, T, V])`
+    after:  `program lm { entry prefill = …  entry decode = … }`
+    """
+
+    name = "add_cache"
+    contract = "exact"
+    splits = True
+
+    tokens: str | None = option(None, "the input whose second axis counts the tokens; found when there is one such input of ids")
+    capacity: str = option("C", "what the capacity is called")
+
+    def requires(self, module: Module) -> None:
+        if module.several:
+            raise Diagnostic(
+                "E0731", f"`add_cache` makes entry points of one model, but `{module.name}` has {', '.join(module.functions)}",
+                help="run it on the model itself, before others are put beside it",
+            )  # fmt: skip
+
+    def run(self, module: Module) -> Report:
+        graph = module.graph
+        states = [v.name for v in graph.inputs if v.role == "state"]
+        if states:
+            raise Diagnostic(
+                "E0731", f"`{module.name}` keeps the state `{states[0]}` already",
+                help="`add_cache` is for models that are given all tokens at once",
+            )  # fmt: skip
+        capacity = sym(unique(self.capacity, {*graph.symbols(), *graph.lets}, joint=""))
+        prefill, decode = (_Half(graph.clone(), self.tokens, capacity) for _ in range(2))
+        prefill.read_prompt()
+        decode.go_on()
+        module.docs = {
+            PREFILL: f"{module.doc}\n\nReads prompts from their first token on.".strip(),
+            DECODE: f"{module.doc}\n\nReads what follows.".strip(),
+        }
+        module.functions = {PREFILL: prefill.graph, DECODE: decode.graph}
+        layers = len(prefill.attentions)
+        report = Report.of(self, layers)
+        report.facts["capacity"] = str(capacity)
+        report.facts["states"] = [f"cache_{i}" for i in range(layers)]
+        return report
+
+
+class _Half:
+    """One of the two entry points, on the way from the model that is given all tokens."""
+
+    def __init__(self, graph: Graph, named: str | None, capacity: Dim) -> None:
+        self.graph, self.capacity = graph, capacity
+        self.ids = _token_input(graph, named)
+        self.batch, self.tokens = self.ids.type.shape[:2]
+        told = [v for v in graph.inputs if v is not self.ids and v.type.shape == (self.batch, self.tokens)]
+        self.masks = [v for v in told if "mask" in v.public]
+        self.positions = [v for v in told if "position" in v.public]
+        self._refuse_other_inputs()
+        self._learn()
+        self.attentions = self._find_attentions()
+        self._refuse_mixing()
+        self.builder = Builder(graph).before(next(iter(graph.nodes()), None))
+        self.lengths = self._input(LENGTHS, TensorType.of("i64", [self.batch]))
+        self.caches = [self._states(i, node) for i, node in enumerate(self.attentions)]
+
+    # What there is ---------------------------------------------------------------------------------------------------
+
+    def _refuse_other_inputs(self) -> None:
+        known = {self.ids, *self.masks, *self.positions}
+        for value in self.graph.inputs:
+            if value not in known:
+                raise Diagnostic(
+                    "E0731", f"`{value.public}: {value.type}` is neither token ids nor a padding mask nor positions, so that nothing"
+                    " says what it is for tokens that come later", value.span,
+                    help="`tokens=` names the input of ids, if this is it; a model of other inputs is cached by hand, with std.cache",
+                )  # fmt: skip
+
+    def _learn(self) -> None:
+        """Which values belong to tokens, and which only to places."""
+        self.features: set[Value] = {self.ids}
+        self.placed: set[Value] = {*self.masks, *self.positions}
+        self.inner = frozenset(self.tokens.symbols)
+        for node in list(self.graph.nodes()):
+            given = [v for v in node.inputs if v is not None]
+            if any(v in self.features for v in given):
+                self.features.update(node.outputs)
+            elif any(v in self.placed for v in given) or self._is_place(node):
+                if isinstance(node.op, Composite):
+                    # What it computes of places is looked at op by op.
+                    body = splice(node, instantiate(node))
+                    for value in body.values():
+                        if value.node is not None and value.node.graph is self.graph:
+                            self.placed.add(value)
+                else:
+                    self.placed.update(node.outputs)
+
+    def _is_place(self, node: Node) -> bool:
+        """Whether a node makes a number for each place of nothing."""
+        counted = any(d.symbols & self.inner for v in node.outputs for d in v.type.shape)
+        if node.op.qualified == "full":
+            return isinstance(node.attrs["value"], Dim) and bool(node.attrs["value"].symbols & self.inner)
+        return counted and (has(node, Trait.MAKES) or node.op.qualified == "slice" or node.op.family == "scan")
+
+    def _find_attentions(self) -> list[Node]:
+        """Those among tokens. Raises E0731 where there is none, or one that sees later tokens."""
+        from ...ir.analysis.sight import Sights
+
+        sights, found = Sights(self.graph), []
+        for node in self.graph.nodes():
+            if node.op.qualified != ATTENTION or not self._has_tokens(node.inputs[1], 2):
+                continue
+            if not sights.of(node).one_way:
+                raise Diagnostic(
+                    "E0731", "this attention sees tokens that come later: what it gives for a token changes with those, and cannot be "
+                    "kept", node.span, help="`add_cache` is for causal decoders; behind an import, run `raise_composites` first",
+                )  # fmt: skip
+            found.append(node)
+        if not found:
+            raise Diagnostic(
+                "E0731", f"`add_cache` found no causal `std.attention.attention` over the tokens of `{self.ids.public}`",
+                help="behind an import, run `raise_composites` first; `tokens=` names another input",
+            )  # fmt: skip
+        return found
+
+    def _has_tokens(self, value: Value | None, axis: int) -> bool:
+        return value is not None and value in self.features and value.type.shape[axis] is self.tokens
+
+    def _refuse_mixing(self) -> None:
+        """Raises E0732 for what brings tokens together that is no attention: it would need a state of its own."""
+        axes = Axes(self.graph)
+        root = axes.find(self.ids, 1)
+
+        def axes_of(value: Value) -> list[int]:
+            if value not in self.features:
+                return []
+            return [i for i, d in enumerate(value.type.shape) if d is self.tokens and axes.find(value, i) == root]
+
+        for node in self.graph.nodes():
+            if node in self.attentions or not any(axes_of(v) for v in node.inputs if v is not None):
+                continue
+            kind = along(node, axes_of, axes)
+            if kind in (Along.SUM, Along.EXTREME) or (kind is Along.MIXED and node.op.family not in ("shape",)):
+                raise Diagnostic(
+                    "E0732", f"`{node.op.name}` brings tokens together, and has nothing to go on from when others come later",
+                    node.span, help="`add_cache` keeps what attention reads; any other memory is a state that the model declares",
+                )  # fmt: skip
+
+    # What both get ---------------------------------------------------------------------------------------------------
+
+    def _input(self, name: str, type: TensorType) -> Input:
+        taken = {v.name for v in self.graph.inputs}
+        return self.graph.add_input(Input(type, unique(name, taken)))
+
+    def _states(self, index: int, node: Node) -> list[Value]:
+        """The fields of the cache of one attention, as inputs of the graph."""
+        _, k, v = node.inputs[:3]
+        assert k is not None
+        assert v is not None
+        sizes = (self.batch, k.type.shape[1], self.capacity, k.type.shape[3], v.type.shape[3])
+        record = RecordPattern(_cache_record().record, sizes)
+        part = Part(record, tuple(_statics(record)))
+        zeros, found = Initializer("zeros"), []
+        for field, pattern in record.fields():
+            dtype = k.type.dtype if field in ("k", "v") else i64
+            type = TensorType(dtype, tuple(d for d in pattern.shape if isinstance(d, Dim)))
+            found.append(self.graph.add_input(Input(type, f"cache_{index}.{field}", "state", zeros, node.span, part)))
+        return list(found)
+
+    def _append(self, node: Node, cache: list[Value], length: Value) -> list[Value]:
+        k, v = node.inputs[1:3]
+        builder = Builder(self.graph).before(node)
+        return builder.multi(composite("std.cache.append"), *cache[:2], length, k, v, self.lengths)
+
+    def _finish(self, kept: Iterable[list[Value]]) -> None:
+        """Return the states, and leave inputs out that nobody reads any more."""
+        for i, fields in enumerate(kept):
+            for (name, _), value in zip(_cache_record().fields(), fields, strict=True):
+                self.graph.add_output(value, f"cache_{i}.{name}", "state")
+        remove_dead(self.graph)
+        self.graph.params = {name: param for name, param in self.graph.params.items() if param.uses}
+        gone = {*self.masks, *self.positions}
+        self.graph.inputs = [v for v in self.graph.inputs if v not in gone]
+
+    # Prompts ---------------------------------------------------------------------------------------------------------
+
+    def read_prompt(self) -> None:
+        """All tokens at once, as the model does; keys and values are kept. Padding behind is seen by nothing that counts."""
+        self._fill_told()
+        none = self.builder.op("full", shape=(self.batch,), value=0, dtype=i64)
+        kept = [self._append(node, cache, none) for node, cache in zip(self.attentions, self.caches, strict=True)]
+        self._take_last()
+        self._finish(kept)
+
+    def _fill_told(self) -> None:
+        """Masks and positions of a prompt that starts at its first token."""
+        place = self.builder.op("unsqueeze", self.builder.op("iota", n=self.tokens), axis=(0,))
+        for value in (*self.masks, *self.positions):
+            made = place
+            if value in self.masks:
+                made = self.builder.op("lt", place, self.builder.op("unsqueeze", self.lengths, axis=(1,)))
+            else:
+                made = self.builder.op("expand", place, shape=value.type.shape)
+            if made.type.dtype != value.type.dtype:
+                made = self.builder.op("cast", made, dtype=value.type.dtype)
+            value.replace_uses(made)
+
+    def _take_last(self) -> None:
+        """Let outputs that have tokens be those of each row's last one; what follows tokens one by one is computed for it alone."""
+        builder = Builder(self.graph).before(None)
+        one = builder.constant(1, i64)
+        last = builder.op("maximum", builder.op("sub", self.lengths, one), builder.constant(0, i64))
+        values = []
+        for value in self.graph.outputs:
+            if value in self.features and value.type.rank > 1 and value.type.shape[1] is self.tokens:
+                value = _Last(self.graph, self.tokens, last, self.features).of(value)
+            values.append(value)
+        self.graph.set_outputs(values, self.graph.output_info)
+
+    # What follows ----------------------------------------------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """New tokens behind those of the cache."""
+        b = self.builder
+        length = self.caches[0][2]
+        place = b.op("add", b.op("unsqueeze", length, axis=(1,)), b.op("unsqueeze", b.op("iota", n=self.tokens), axis=(0,)))
+        # Padding may stand behind the last slot.
+        place = b.op("minimum", place, b.dim_value(self.capacity - 1))
+        slots = b.op("unsqueeze", b.op("iota", n=self.capacity), axis=(0, 1))
+        seen = b.op("unsqueeze", b.op("le", slots, b.op("unsqueeze", place, axis=(2,))), axis=(1,))
+        places = Places(self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions)
+        kept = [self._attend(*pair, seen, places) for pair in zip(self.attentions, self.caches, strict=True)]
+        made = {v.node for v in (place, slots, seen)}
+        for node in list(self.graph.nodes()):
+            if node not in made and any(v in self.features for v in node.outputs):
+                self._place_operands(node, places)
+        for value in self.graph.outputs:
+            if value in self.placed:
+                raise Diagnostic("E0731", "an output tells places, and nothing of the tokens there", span=value.node and value.node.span)
+        self._finish(kept)
+
+    def _attend(self, node: Node, cache: list[Value], seen: Value, places: Places) -> list[Value]:
+        """Let an attention read the cache, behind which its own keys and values are put."""
+        kept = self._append(node, cache, cache[2])
+        node.set_input(1, kept[0])
+        node.set_input(2, kept[1])
+        node.attrs["causal"] = False
+        for i in _PAIRS:
+            value = node.inputs[i]
+            if value is None:
+                continue
+            if value in self.features:
+                raise _stuck(node, value, "it is computed from the tokens themselves")
+            counts = [axis for axis in (2, 3) if value.type.shape[axis] is self.tokens]
+            roles = {axis: Where.NEW if axis == 2 else Where.SLOT for axis in counts}
+            node.set_input(i, self._fitted(value, roles, node, places))
+        mask = node.inputs[3]
+        node.set_input(3, seen if mask is None else Builder(self.graph).before(node).op("logical_and", mask, seen))
+        return kept
+
+    def _place_operands(self, node: Node, places: Places) -> None:
+        """Give a node what belongs to places at those of the new tokens."""
+        rank = max(v.type.rank for v in node.outputs)
+        for i, value in enumerate(node.inputs):
+            if value is None or value not in self.placed:
+                continue
+            try:
+                roles = places.roles(value, Where.NEW)
+            except Stuck as error:
+                raise _stuck(node, value, str(error)) from None
+            if len(roles) > 1:
+                raise _stuck(node, value, "it compares places")
+            own = rank if node.op.family in ("elementwise", "gradient") else value.type.rank
+            node.set_input(i, self._fitted(value, roles, node, places, own))
+
+    def _fitted(self, value: Value, roles: dict[int, Where], node: Node, places: Places, rank: int | None = None) -> Value:
+        try:
+            return places.fitted(value, roles, node, value.type.rank if rank is None else rank)
+        except Stuck as error:
+            raise _stuck(node, value, str(error), error.node) from None
+
+
+class _Last:
+    """What a value [B, T, …] is for each row's last token, [B, …]: picked as early as only single tokens are looked at."""
+
+    def __init__(self, graph: Graph, tokens: Dim, last: Value, features: set[Value]) -> None:
+        self.graph, self.tokens, self.last, self.features = graph, tokens, last, features
+
+    def of(self, value: Value) -> Value:
+        chain: list[Node] = []
+        source = value
+        while (node := source.node) is not None and (before := self._before(node)) is not None:
+            chain.append(node)
+            source = before
+        builder = Builder(self.graph).before(None)
+        index = builder.op("unsqueeze", self.last, axis=(1,))
+        made = builder.op("take", source, index, axis=1, batch=1)
+        for node in reversed(chain):
+            builder.span, builder.scope = node.span, node.scope
+            operands = [made if v is source else v for v in node.inputs]
+            source = node.output
+            made = builder.op(node.op, *operands, **node.attrs)
+        return builder.op("squeeze", made, axis=(1,))
+
+    def _before(self, node: Node) -> Value | None:
+        """The operand that a node walks token by token, where the others have no tokens, and nothing else reads its result."""
+        if len(node.outputs) != 1 or node.output.type.rank < 2 or node.output.type.shape[1] is not self.tokens:
+            return None
+        given = [v for v in node.inputs if v is not None]
+        mine = [v for v in given if any(d is self.tokens for d in v.type.shape)]
+        if len(mine) != 1 or mine[0] not in self.features or mine[0].type.rank != node.output.type.rank:
+            return None
+        axes = Axes()
+        axes.add(node)
+        alone = axes.find(mine[0], 1) == axes.find(node.output, 1)
+        fixed = any(isinstance(d, Dim) and not d.symbols.isdisjoint(self.tokens.symbols) for d in _dims(node.attrs))
+        return mine[0] if alone and not fixed and node.op.qualified != ATTENTION else None
+
+
+def _dims(attrs: dict[str, Any]) -> list[Any]:
+    return [d for value in attrs.values() for d in (value if isinstance(value, tuple) else (value,))]
+
+
+def _cache_record() -> RecordPattern:
+    type = composite("std.cache.append").signature.operands[0].type
+    assert isinstance(type, RecordPattern)
+    return type
+
+
+def _statics(record: RecordPattern) -> list[tuple[str, Any]]:
+    defaults = dict(record.record.defaults)
+    return [(name, defaults[name]) for name, _ in record.record.statics]
+
+
+def _stuck(node: Node, value: Value, why: str, where: Node | None = None) -> Diagnostic:
+    """What says that ``node`` reads something that cannot be told for tokens that come later."""
+    notes = [Note("it is made here", where.span)] if where is not None and where.span is not None else []
+    return Diagnostic(
+        "E0732", f"an operand of `{node.op.name}`, {value.type}, cannot be made for tokens that come later: {why}", node.span, notes
+    )
+
+
+def _token_input(graph: Graph, named: str | None) -> Input:
+    """The input whose second axis counts the tokens. Raises E0731."""
+    inputs = [v for v in graph.inputs if v.role == "input"]
+    if named is not None:
+        found = [v for v in inputs if named in (v.name, v.public)]
+    else:
+        found = [v for v in inputs if v.type.rank == 2 and v.type.dtype.kind == "int"]
+        told = [v for v in found if not any(word in v.public for word in ("mask", "position", "type"))]
+        found = told or found
+    shown = ", ".join(f"`{v.public}: {v.type}`" for v in inputs) or "none"
+    if len(found) != 1:
+        raise Diagnostic(
+            "E0731", f"which input holds the tokens is not clear: {shown}" if named is None else f"there is no input `{named}`: {shown}",
+            help='`tokens="input_ids"` says it',
+        )  # fmt: skip
+    (ids,) = found
+    if ids.type.rank < 2 or ids.type.shape[1].symbol is None or ids.type.shape[1].symbol in graph.lets:
+        raise Diagnostic(
+            "E0731", f"`{ids.public}: {ids.type}` has no number of tokens that is free, which prompts and single tokens would need",
+            ids.span, help="import the model with a free length: `dynamic_shapes` of torch.export, a named axis of the ONNX file",
+        )  # fmt: skip
+    return ids
