@@ -100,7 +100,7 @@ def _compare(name: str, ours: np.ndarray, wanted: np.ndarray, tolerance: float, 
     error = relative_error(ours, wanted)
     if not error <= tolerance:
         raise Diagnostic(
-            "E0809", f"`{name}` of `{entry}` differs by {error:.3g} of its largest magnitude (allowed: {tolerance:.3g}) from what the "
-            "model gives that reads all tokens at once",
-            help="something of the model depends on how many tokens there are, or sees later ones; `--no-verify` writes it all the same",
+            "E0809", f"`{name}` of `{entry}` differs by {error:.3g} of its largest magnitude (allowed: {tolerance:.3g}) from what "
+            "the model gives that reads all tokens at once",
+            help="something in it depends on how many tokens there are, or on later ones; `--no-verify` writes it all the same",
         )  # fmt: skip

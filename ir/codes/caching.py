@@ -20,8 +20,8 @@ Behind an import, `raise_composites` finds the attentions; padding masks and pos
     "E0732": Code(
         "something that cannot go on from where it stopped",
         """A cache keeps keys and values. What else a token takes from tokens before it (a running sum, a convolution over
-tokens, a mean of all) or from its place (a table that depends on how many tokens there are) has to be computed for tokens that come later;
-where that cannot be done from their places alone, `add_cache` stops.
+tokens, a mean of all) or from its place (a table that depends on how many tokens there are) has to be computed for
+tokens that come later; where that cannot be done from their places alone, `add_cache` stops.
 
     wrong    x = x + mean(x, axis=1, keepdims=true)
     right    x = attention(q, k, v, causal=true)

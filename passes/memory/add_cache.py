@@ -33,7 +33,7 @@ _PAIRS = (3, 4)
 
 @dataclass(frozen=True)
 class AddCache(Pass):
-    """Gives a causal decoder a cache, so that a token is computed once: entry points `prefill` and `decode` over one set of weights.
+    """Gives a causal decoder a cache, so that a token is computed once: entry points `prefill` and `decode`, one set of weights.
 
     Both take token ids [B, T] and `lengths` [B], how many of each row's tokens count; padding stands behind them. `prefill` starts
     each row anew and gives the scores behind its last token; `decode` goes on where the rows ended, with one token or several, and
@@ -47,7 +47,9 @@ class AddCache(Pass):
     contract = "exact"
     splits = True
 
-    tokens: str | None = option(None, "the input whose second axis counts the tokens; found when there is one such input of ids")
+    tokens: str | None = option(
+        None, "the input whose second axis counts the tokens; found when there is one such input of ids"
+    )
     capacity: str = option("C", "what the capacity is called")
 
     def requires(self, module: Module) -> None:
@@ -106,9 +108,9 @@ class _Half:
         for value in self.graph.inputs:
             if value not in known:
                 raise Diagnostic(
-                    "E0731", f"`{value.public}: {value.type}` is neither token ids nor a padding mask nor positions, so that nothing"
-                    " says what it is for tokens that come later", value.span,
-                    help="`tokens=` names the input of ids, if this is it; a model of other inputs is cached by hand, with std.cache",
+                    "E0731", f"`{value.public}: {value.type}` is neither token ids nor a padding mask nor positions: what it is "
+                    "for tokens that come later is not known", value.span,
+                    help="`tokens=` names the input of ids, if this is it; else write the cache into the model, with std.cache",
                 )  # fmt: skip
 
     def _learn(self) -> None:
@@ -147,8 +149,8 @@ class _Half:
                 continue
             if not sights.of(node).one_way:
                 raise Diagnostic(
-                    "E0731", "this attention sees tokens that come later: what it gives for a token changes with those, and cannot be "
-                    "kept", node.span, help="`add_cache` is for causal decoders; behind an import, run `raise_composites` first",
+                    "E0731", "this attention sees tokens that come later: what a token gives changes with those", node.span,
+                    help="`add_cache` is for causal decoders; behind an import, run `raise_composites` first",
                 )  # fmt: skip
             found.append(node)
         if not found:
@@ -258,7 +260,9 @@ class _Half:
         """New tokens behind those of the cache."""
         b = self.builder
         length = self.caches[0][2]
-        place = b.op("add", b.op("unsqueeze", length, axis=(1,)), b.op("unsqueeze", b.op("iota", n=self.tokens), axis=(0,)))
+        place = b.op(
+            "add", b.op("unsqueeze", length, axis=(1,)), b.op("unsqueeze", b.op("iota", n=self.tokens), axis=(0,))
+        )
         # Padding may stand behind the last slot.
         place = b.op("minimum", place, b.dim_value(self.capacity - 1))
         slots = b.op("unsqueeze", b.op("iota", n=self.capacity), axis=(0, 1))
@@ -271,7 +275,8 @@ class _Half:
                 self._place_operands(node, places)
         for value in self.graph.outputs:
             if value in self.placed:
-                raise Diagnostic("E0731", "an output tells places, and nothing of the tokens there", span=value.node and value.node.span)
+                span = None if value.node is None else value.node.span
+                raise Diagnostic("E0731", "an output tells places, and nothing of the tokens there", span)
         self._finish(kept)
 
     def _attend(self, node: Node, cache: list[Value], seen: Value, places: Places) -> list[Value]:
@@ -308,7 +313,9 @@ class _Half:
             own = rank if node.op.family in ("elementwise", "gradient") else value.type.rank
             node.set_input(i, self._fitted(value, roles, node, places, own))
 
-    def _fitted(self, value: Value, roles: dict[int, Where], node: Node, places: Places, rank: int | None = None) -> Value:
+    def _fitted(
+        self, value: Value, roles: dict[int, Where], node: Node, places: Places, rank: int | None = None
+    ) -> Value:
         try:
             return places.fitted(value, roles, node, value.type.rank if rank is None else rank)
         except Stuck as error:
@@ -371,7 +378,10 @@ def _stuck(node: Node, value: Value, why: str, where: Node | None = None) -> Dia
     """What says that ``node`` reads something that cannot be told for tokens that come later."""
     notes = [Note("it is made here", where.span)] if where is not None and where.span is not None else []
     return Diagnostic(
-        "E0732", f"an operand of `{node.op.name}`, {value.type}, cannot be made for tokens that come later: {why}", node.span, notes
+        "E0732",
+        f"an operand of `{node.op.name}`, {value.type}, cannot be made for tokens that come later: {why}",
+        node.span,
+        notes,
     )
 
 
@@ -387,7 +397,7 @@ def _token_input(graph: Graph, named: str | None) -> Input:
     shown = ", ".join(f"`{v.public}: {v.type}`" for v in inputs) or "none"
     if len(found) != 1:
         raise Diagnostic(
-            "E0731", f"which input holds the tokens is not clear: {shown}" if named is None else f"there is no input `{named}`: {shown}",
+            "E0731", f"{'which input holds the tokens is not clear' if named is None else f'there is no input `{named}`'}: {shown}",
             help='`tokens="input_ids"` says it',
         )  # fmt: skip
     (ids,) = found

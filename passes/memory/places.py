@@ -1,7 +1,7 @@
-"""What a value that depends on places alone is for tokens that come later: at the places of new tokens, and at the slots of a cache.
+"""What a value that depends on places alone is for tokens that come later: at their places, and at the slots of a cache.
 
 A position, a rotary table, a row of a learned table, a bias or a window of pairs of places: each is computed again from the places
-that are asked for. Those of new tokens differ from row to row of a batch, so that what is made of them has an axis for rows in front.
+that are asked for. Those of new tokens differ from row to row of a batch: what is made of them has an axis for rows in front.
 """
 
 from __future__ import annotations
@@ -232,7 +232,9 @@ class Places:
 
     def _expand(self, node: Node, roles: Roles) -> Placed:
         (placed,) = self._aligned(node, roles, _given(node))
-        return Placed(self._op("expand", placed.value, shape=self._sizes(node.output.type.shape, roles, placed.rows)), placed.rows)
+        return Placed(
+            self._op("expand", placed.value, shape=self._sizes(node.output.type.shape, roles, placed.rows)), placed.rows
+        )
 
     def _concat(self, node: Node, roles: Roles) -> Placed:
         axis = node.attrs["axis"]
@@ -268,7 +270,9 @@ class Places:
     def _taken(self, x: Value, axis: int, roles: Roles, start: Dim) -> Placed:
         if roles[axis] is Where.SLOT:
             return Placed(self._op("slice", x, axis=axis, start=start, stop=start + self.slots, step=1), False)
-        index = self._new if start == 0 else self._op("add", self._new, self._op("full", shape=(), value=start, dtype=i64))
+        index = (
+            self._new if start == 0 else self._op("add", self._new, self._op("full", shape=(), value=start, dtype=i64))
+        )
         return self._in_front(self._op("take", x, index, axis=axis, batch=0), axis)
 
     def _require(self, least: Dim, size: Dim, node: Node) -> None:
@@ -306,7 +310,9 @@ class Places:
             raise Stuck("it counts the tokens", node)
         if not node.output.type.rank:
             return Placed(node.output, False)
-        return Placed(self._op("full", **{**node.attrs, "shape": self._sizes(node.attrs["shape"], roles, False)}), False)
+        return Placed(
+            self._op("full", **{**node.attrs, "shape": self._sizes(node.attrs["shape"], roles, False)}), False
+        )
 
     def _constant(self, node: Node, roles: Roles) -> Placed:
         return Placed(node.output, False)
