@@ -143,4 +143,52 @@ are left.
                  -> (float[B, T - r, D], TokenMap[B, N, T - r]) { … }
 """,
     ),
+    "E0720": Code(
+        "no mixture of experts to change",
+        """The passes on mixtures of experts work on what `std.moe` makes of one: logits of a linear map, `token_choice` or another
+op that returns `Routes`, and an op that takes them with the experts' weights. Weights that several mixtures share stay as they are.
+Behind an import, `raise_composites` finds them; of a dense model, `upcycle` makes them.
+
+    wrong    pass add_null_experts(m=8, k=4)                   # in a dense model
+    right    pass upcycle(experts=8, k=2)
+             pass add_null_experts(m=8, k=4)
+""",
+    ),
+    "E0721": Code(
+        "a router that such experts do not go with",
+        """Not every change of the experts goes with every router: null experts lie in none of the groups that a router chooses
+among, experts leave groups in equal numbers, and an op that renumbers experts does so for the number that there were.
+
+    wrong    pass add_null_experts(m=4)                        # token_choice(…, groups=4, limit=2)
+    right    pass swap_router(groups=1)
+             pass add_null_experts(m=4)
+""",
+    ),
+    "E0722": Code(
+        "a feed-forward block that cannot become experts",
+        """`upcycle` makes experts of two linear maps with an activation between them, or of a gated unit of three, whose weights
+are parameters. A split deals the neurons out to experts of one size, so that their number must divide the width.
+
+    wrong    pass upcycle(experts=5, method=split)             # of 3072 neurons
+    right    pass upcycle(experts=4, method=split)
+""",
+    ),
+    "E0723": Code(
+        "a file that does not say what was measured of experts",
+        """`scores` names a JSON file with an object for each mixture, by its name, and in it a list of numbers, one an expert:
+`load`, how many pairs of tokens each had, `saliency`, how much each added, `similarity`, a list a pair of experts.
+
+    right    {"layers.0.mlp": {"load": [12, 3, 40, 9], "saliency": [0.4, 0.1, 0.9, 0.3]}}
+""",
+    ),
+    "E0724": Code(
+        "parameter tokens that cannot grow",
+        """`grow` appends keys of zeros to `std.nn.parameter_attention`, which add nothing as long as the scale stays what it was:
+it is a buffer, and the scores go through GeLU. Under a softmax every token takes part, and a scale that is computed from the
+number of tokens is another one afterwards.
+
+    wrong    parameter_attention(x, keys, values, tau, form="softmax")        pass grow(times=2)
+    right    parameter_attention(x, keys, values, tau)                        pass grow(times=2)
+""",
+    ),
 }

@@ -224,17 +224,26 @@ ROWS: dict[str, tuple[Row, ...]] = {
         for name, options in {
             "token_choice": (
                 ((), {"k": 2}), (("bias",), {"k": 1, "score": "sigmoid", "scale": 2.5}), ((), {"k": 2, "score": "chosen"}),
-                ((), {"k": 1, "groups": 2, "limit": 1, "best": 1}),
+                ((), {"k": 1, "groups": 2, "limit": 1, "best": 1}), ((), {"k": 2, "score": "one"}),
             ),
-            "without_null": (((), {"experts": 3}),), "loads": (((), {"experts": 4}),),
+            "without_null": (((), {"experts": 3}), ((), {"experts": 3, "scale": 2.0})),
+            "renumbered": (((), {"table": (1, 0, 1, 0)}),), "loads": (((), {"experts": 4}),),
         }.items()
     },
     "std.moe.route.expert_choice": (Row(attrs={"k": 1}, selects=True),),
     "std.moe.route.balanced_bias": (Row(below={"load": 9}),),
     **{
         f"std.moe.experts.{name}": (Row(attrs=attrs, shapes=ROUTED, below={"routes.expert": 6, "inverse": 2}, scales=SOME),)
-        for name, attrs in {"dispatch": {"experts": 4}, "combine": {}, "gated": {}, "plain": {}}.items()
+        for name, attrs in {"dispatch": {"experts": 4}, "combine": {}}.items()
     },
+    "std.moe.experts.gated": (
+        Row(shapes=ROUTED, below={"routes.expert": 6}, scales=SOME),
+        Row(("gate_up_bias", "down_bias"), {"interleaved": True, "limit": 2.0, "offset": 1.0}, ROUTED, {"routes.expert": 6}, SOME),
+    ),
+    "std.moe.experts.plain": (
+        Row(shapes=ROUTED, below={"routes.expert": 6}, scales=SOME),
+        Row(("up_bias", "down_bias"), {}, ROUTED, {"routes.expert": 6}, SOME),
+    ),
     **{
         f"std.moe.losses.{name}": (
             Row(attrs=attrs, shapes=ROUTED, below={"routes.expert": 4, "expert": 4, "load": 9}, scales=SOME),

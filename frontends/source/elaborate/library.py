@@ -91,9 +91,10 @@ class Library:
 
     @staticmethod
     def below(module: str) -> list[str]:
-        """A shipped module, and those in the folder of its name."""
+        """A shipped module, and those in the folder of its name; of a folder alone, those in it."""
         folder = SPECS.joinpath(*module.split("."))
-        return [module, *map(_module_of, sorted(folder.rglob("*.tess")))]
+        alone = folder.is_dir() and not folder.with_suffix(".tess").is_file()
+        return [*([] if alone else [module]), *map(_module_of, sorted(folder.rglob("*.tess")))]
 
     def declaring(self, name: str) -> str | None:
         """The first module of std that declares ``name``."""
