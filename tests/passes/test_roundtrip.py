@@ -30,7 +30,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "grow": [{"times": 2}],
 }
 # What stands in the way of an approximate pass: no block, causal ones, too few tokens, a value that needs tokens in their places.
-REFUSED = {"E0705", "E0707", "E0708", "E0709", "E0710", "E0720", "E0722", "E0724"}
+REFUSED = {"E0705", "E0707", "E0708", "E0709", "E0710"}
+# What there is nothing of in a model: experts, feed-forward blocks, parameter tokens.
+MISSING = {"E0720", "E0722", "E0724"}
 SMALL = {"depth": 2, "text_depth": 2, "experts": 4, "k": 2, "image_at": 3}
 # A rewrite needs rules, which these files do not declare; tests/passes/rewrite/test_rewrite.py has its round trips.
 PASSES = sorted(set(registry()) - {"rewrite"})
@@ -68,8 +70,8 @@ def test_pass(path: Path, name: str) -> None:
         for options in OPTIONS.get(name, [{}]):
             made = attempted(module, name, options)
             if isinstance(made, Diagnostic):
-                assert registry()[name].contract == "approximate"
-                assert made.code in REFUSED, made
+                assert made.code in MISSING or registry()[name].contract == "approximate"
+                assert made.code in REFUSED | MISSING, made
                 continue
             after, report = made
             assert (report.modified > 0) == (module.difference(after) is not None)
@@ -84,6 +86,11 @@ def test_pass(path: Path, name: str) -> None:
         ("prune_tokens", "llama"),
         ("cluster_tokens", "siglip"),
         ("select_kv", "llama"),
+        ("upcycle", "vit"),
+        ("add_null_experts", "mixtral"),
+        ("prune_experts", "mixtral"),
+        ("merge_experts", "mixtral"),
+        ("swap_router", "mixtral"),
     ],
 )
 def test_passes_that_go_with_a_model_change_it(name: str, path: str) -> None:
