@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,14 @@ def _listed(passes: Any) -> Sequence[str | PassSpec | Pass]:
 # Compiling -------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Passes that were run on a module before it is compiled: the module in front of them, and their reports."""
+
+    read: Module
+    reports: Sequence[Report]
+
+
 def compile(
     module: Module | Model,
     *,
@@ -153,7 +161,7 @@ def compile(
     output: str | os.PathLike[str] | None = None,
     into: Path | None = None,
     progress: Progress | None = None,
-    after: After | None = None,
+    begun: Begun | None = None,
     **options: Any,
 ) -> Artifact:
     """Compile a module or a model built in Python. What is not given comes from its ``compile`` block, else from the defaults.
@@ -171,7 +179,7 @@ def compile(
         output: also write the artifact there; nothing is left there when anything fails.
         into: write it exactly there, instead of ``output``: the caller puts it into place.
         progress: told what goes on.
-        after: called with each pass, its report and the module so far.
+        begun: what the module was before the passes that it has been through already, and their reports.
         options: of the target, such as ``opset=20``. None counts as not given.
 
     Raises:
@@ -188,10 +196,11 @@ def compile(
         module = module.module
     spec = module.compile
     goal = chosen(module, target, options, output or into)
-    read = module
+    read = module if begun is None else begun.read
     with clock("running the passes"):
         steps = passes if passes is not None else spec.passes if spec else ()
-        module, report.passes = apply_passes(module, steps, verify_each=verify_each, after=after)
+        module, made = apply_passes(module, steps, verify_each=verify_each)
+        report.passes = [*(begun.reports if begun is not None else ()), *made]
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
     with clock("reading the weights"):

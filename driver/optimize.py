@@ -19,9 +19,9 @@ from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
 from ..runtime.files.aside import check_writable, written_aside
-from .compile import CLEANUP, Progress, apply_passes, parse_pass
+from .compile import CLEANUP, Begun, Progress, apply_passes, parse_pass
 from .compile import compile as drive
-from .read import RAISE, Source, raising, read_model
+from .read import Source, raising, read_model
 from .report.calibration import EXAMPLES, CalibrationOptions, Examples, random_examples, read_examples
 from .report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable_sizes
 from .report.measure import Target, fields_of, machine, made
@@ -107,23 +107,21 @@ def optimize(
         options = replace(options, opset=_QUANTIZED_OPSET)
     module = source.module
     steps = list(passes if passes is not None else module.compile.passes if module.compile else [])
-    finding = raising(source)
-    raised = [module]
     examples = _given_examples(source, options)
     with tempfile.TemporaryDirectory(prefix="tessera-") as name, _place(output, options.int8) as aside:
         folder = Path(name)
+        tell("finding composites", None, None)
+        before, reports = apply_passes(module, raising(source))
         fitted = None
         if options.budget is not None:
-            fitted = _fitted(source, steps, options, examples, folder, tell)
+            fitted = _fitted(source, before, steps, options, examples, folder, tell)
             steps, examples = list(fitted.passes), fitted.held_back
         tell("rewriting and writing", None, None)
         artifact = drive(
-            module, target=Onnx.name, weights=source.weights, passes=[*finding, *steps], opset=options.opset,
-            seed=options.seed, sizes=options.sizes, into=aside, progress=progress,
-            after=lambda step, report, module: raised.append(module) if step.name == RAISE else None,
+            before, target=Onnx.name, weights=source.weights, passes=steps, opset=options.opset, seed=options.seed,
+            sizes=options.sizes, into=aside, progress=progress, begun=Begun(module, reports),
         )  # fmt: skip
         _check_integers(source, integers, aside)
-        before = raised[len(finding)]
         files = {OPTIMIZED: Candidate(aside, artifact.module)}
         files |= _others(source, before, artifact, fitted, options, folder, tell)
         compared = _compare_with_original(source, files, options, tell)
@@ -210,6 +208,7 @@ def _place(output: str | os.PathLike[str], int8: bool) -> Iterator[Path]:
 
 def _fitted(
     source: Source,
+    before: Module,
     steps: Sequence[str | PassSpec | Pass],
     options: Options,
     examples: Examples | None,
@@ -224,7 +223,6 @@ def _fitted(
     specs = [p for p in named if isinstance(p, PassSpec)]
     if len(specs) < len(named):
         raise Diagnostic("E0011", "a budget goes with passes by name", help='write `passes=["merge_tokens"]`')
-    before, _ = apply_passes(source.module, raising(source))
     how = How(options.sizes, options.threads, options.seed, options.opset)
     return fit(source, before, specs, options.budget, examples, how, folder, tell)
 

@@ -30,6 +30,8 @@ class Trait(Enum):
     MAKES = "makes its result from attributes alone"
     HOLDS = "its result is its attribute `value`, written out or the same for every element"
     MOVES = "the elements of its operands in other places, which values have no say in"
+    STILL = "where its result has the type of its first operand, it is that operand"
+    SHAPED = "its attribute `shape` is the shape of its result"
     RESHAPES = "the same elements in row-major order under another shape"
     VIEWS = "moves no byte: a backend reads its operand under another shape, or as it is"
     KEEPS = "each element of its first result is an element of an operand of the same kind, in another dtype at most"
@@ -41,7 +43,9 @@ class Trait(Enum):
     IDEMPOTENT = "an element that occurs twice counts no more than once"
     SUMS = "a sum over elements, each weighing the same"
     SCALES = "a factor that its first operand's elements have in common is one of its result's"
+    ADDS = "a sum of its operands, each as it is or negated"
     CONNECTS = "makes a mask of 0 and 1 of masks of 0 and 1, place by place"
+    MEETS = "of masks of 0 and 1 it makes the one that holds where all of them do"
     NONEMPTY = "no elements have no result"
     REGION = "runs a graph that it holds as an attribute"
 

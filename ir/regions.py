@@ -19,7 +19,7 @@ def settle_captured(node: Node) -> None:
     captured = node.inputs[operand:]
     places: dict[Value | None, int] = {}
     for region in regions:
-        for at in _read(region, inner):
+        for at in read_places(region, inner):
             first = places.setdefault(captured[at], at)
             if first != at:
                 region.inputs[inner + at].replace_uses(region.inputs[inner + first])
@@ -35,8 +35,8 @@ def settle_captured(node: Node) -> None:
         region.inputs[inner:] = [region.inputs[inner + at] for at in kept]
 
 
-def _read(region: Graph, inner: int) -> list[int]:
-    """The places of the captured inputs that a region reads, in the order in which it does."""
+def read_places(region: Graph, inner: int) -> list[int]:
+    """The places of the captured inputs, those from number ``inner`` on, that a region reads, in the order in which it does."""
     places: dict[Value | None, int] = {value: i for i, value in enumerate(region.inputs[inner:])}
     nodes = [*region.nodes(), region.end]
     return list(dict.fromkeys(places[v] for n in nodes for v in n.inputs if v in places))

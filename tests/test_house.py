@@ -103,3 +103,64 @@ def test_no_circle_of_rooms(room: str) -> None:
 def test_files_stay_short() -> None:
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in modules().values()}
     assert not {name: n for name, n in lengths.items() if n > MOST_LINES}
+
+
+# Lists of ops -----------------------------------------------------------------------------------------------------------
+
+# Where lists of ops are tables: what an op is stands there, or what it is called elsewhere, or how a target writes it.
+TABLES = ("ir.ops", "backends", "frontends.onnx", "frontends.torch")
+# Literals that name three core ops or more all the same, by where they stand.
+ALLOWED = {
+    "driver.cli.run._statistics": "numbers about an output, as words",
+    "frontends.source.elaborate.builtin.STATIC_FUNCTIONS": "functions of static values, a table",
+    "frontends.source.elaborate.remedies._FORMS": "calls that are written otherwise elsewhere, a table of remedies",
+    "frontends.source.elaborate.signatures.DIM_FUNCTIONS": "functions of dimensions",
+    "frontends.source.format.printer._Printer._expression": "which operands of a call may be bare numbers, a table by position",
+    "frontends.source.format.recipes._INFIX": "operators of recipes, a table",
+    "frontends.source.syntax.lexer.RESERVED": "words of the language",
+    "frontends.source.syntax.site.STATEMENTS": "words of the language",
+    "ir.analysis.axes._RULES": "what each op does to axes, a table",
+    "ir.dims.monomials._INT_FUNCTIONS": "functions of dimensions, a table",
+    "ir.recipe_functions.FUNCTIONS": "functions of weight recipes, a table",
+    "passes.recover.index._OPPOSITE": "the comparison that holds where one does not, a table",
+    "passes.recover.index.ORDERS": "comparisons as one, a table",
+    "passes.recover.index._SIGNS": "the sign of each operand, a table",
+    "passes.recover.index._MOVES": "how each op moves elements, a table",
+    "passes.recover.report._SUSPECTS": "what a leftover looks like, in words, and the rules that it fails, a table",
+}
+
+
+def named_ops(module: str, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(where, ops) of every literal list, set, tuple or dict of a file that names three core ops or more."""
+    from tessera.ir.ops import OPS
+
+    def walk(node: ast.AST, where: str) -> Iterator[tuple[str, list[str]]]:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            where = f"{where}.{node.name}"
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and where == module:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            where = f"{where}.{ast.unparse(target)}"
+        items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+        found = sorted({i.value for i in items if isinstance(i, ast.Constant) and i.value in OPS})
+        if len(found) > 2:
+            yield where, found
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, where)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), module)
+
+
+def test_what_an_op_is_is_asked_of_its_traits() -> None:
+    """No pass, frontend or report keeps a list of ops of its own: `ir.op.has` asks the declaration, for ops to come as well."""
+    found = dict(
+        row for name, path in modules().items() if not f"{name}.".startswith(tuple(f"{t}." for t in TABLES))
+        for row in named_ops(name, path)
+    )  # fmt: skip
+    assert {where: ops for where, ops in found.items() if where not in ALLOWED} == {}
+    assert ALLOWED.keys() <= found.keys(), "no longer needed"
+
+
+def test_a_list_of_ops_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "pass.py"
+    file.write_text('MOVES = {"reshape", "squeeze", "cast"}\ndef f(n):\n    return n.op.name in ("gather", "take", "sort")\n')
+    assert list(named_ops("m", file)) == [("m.MOVES", ["cast", "reshape", "squeeze"]), ("m.f", ["gather", "sort", "take"])]

@@ -14,6 +14,7 @@ from typing import Literal
 
 from ..dims.dim import Dim, product
 from ..graph import Graph, Input, Node, Value
+from ..op import Trait, has
 from ..ops.shape import rearrange_plan
 from .along import Along, Bodies, along
 from .axes import Axes
@@ -24,9 +25,6 @@ Role = Literal["batch", "tokens", "groups"]
 
 BATCH, TOKENS, GROUPS = 1, 128, 8
 _REPRESENTATIVE: dict[Role, int] = {"batch": BATCH, "tokens": TOKENS, "groups": GROUPS}
-
-# They say where elements lie, not what becomes of them.
-_LAYOUT = ("reshape", "rearrange")
 
 # The longest axis that is looked at for enough tokens, and how far an allowed size is looked for below it.
 _LARGEST, _STEPS = 1 << 22, 4096
@@ -128,7 +126,7 @@ def _independent(graph: Graph, led: Sequence[Input]) -> bool:
     while grown != len(roots):
         grown = len(roots)
         for node in nodes:
-            if node.op.qualified in _LAYOUT and node.inputs[0] is not None:
+            if _lays_out(node) and node.inputs[0] is not None:
                 for axis in axes_of(node.inputs[0]):
                     joined = _outermost(node, axis)
                     if joined is not None:
@@ -145,7 +143,7 @@ def _independent(graph: Graph, led: Sequence[Input]) -> bool:
             # Their nodes are asked one by one.
             if node.op.qualified == "scan" and any(node.attrs["axis"] in axes_of(v) for v in given):
                 return False
-        elif node.op.qualified not in _LAYOUT:
+        elif not _lays_out(node):
             kind = along(node, axes_of, classes)
             types = [None if v is None else v.type for v in node.inputs]
             if kind is not Along.EACH and not (kind is Along.INSIDE and bodies.each(node, types, axes_of)):
@@ -161,11 +159,16 @@ def _nodes(graph: Graph) -> Iterator[Node]:
             yield from _nodes(region)
 
 
+def _lays_out(node: Node) -> bool:
+    """Whether a node says where elements lie, not what becomes of them: it joins and parts axes."""
+    return has(node, Trait.RESHAPES) or node.op.qualified == "rearrange"
+
+
 def _outermost(node: Node, axis: int) -> int | None:
-    """The axis of a reshape's result whose elements lie one after the other as those of its operand's ``axis`` do."""
+    """The axis of a layout's result whose elements lie one after the other as those of its operand's ``axis`` do."""
     x = node.inputs[0]
     assert x is not None
-    if node.op.qualified == "reshape":
+    if has(node, Trait.RESHAPES):
         return _behind(x.type.shape, axis, node.output.type.shape)
     split, order, final = rearrange_plan(x.type, dict(node.attrs))
     first = _behind(x.type.shape, axis, split)

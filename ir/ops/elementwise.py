@@ -23,7 +23,7 @@ def _unary(
            traits=traits, bad=(Bad((TensorType.of("bool", [2]),), {}, "E0303"),))  # fmt: skip
 
 
-_unary("neg", "num", "negative", "`-x`.", traits=(Trait.SCALES,))
+_unary("neg", "num", "negative", "`-x`.", traits=(Trait.SCALES, Trait.ADDS))
 _unary("abs", "num", "abs", "The absolute value.")
 _unary("sign", "num", "sign", "-1, 0 or 1.")
 _unary("exp", "float", "exp", "`e ** x`.")
@@ -68,14 +68,14 @@ def _binary(
 
 
 _CHOICE = (Trait.COMMUTES, Trait.IDEMPOTENT, Trait.KEEPS)
-_binary("add", "num", "add", "`a + b`.", traits=(Trait.COMMUTES,), neutral=0)
-_binary("sub", "num", "subtract", "`a - b`.", neutral=0)
-_binary("mul", "num", "multiply", "`a * b`.", traits=(Trait.COMMUTES, Trait.CONNECTS), neutral=1)
+_binary("add", "num", "add", "`a + b`.", traits=(Trait.COMMUTES, Trait.ADDS), neutral=0)
+_binary("sub", "num", "subtract", "`a - b`.", traits=(Trait.ADDS,), neutral=0)
+_binary("mul", "num", "multiply", "`a * b`.", traits=(Trait.COMMUTES, Trait.CONNECTS, Trait.MEETS), neutral=1)
 _binary("div", "float", "divide", "`a / b`.", 0.5, 2.0, neutral=1)
 _binary("floordiv", "int", "floor_divide", "`a // b`, rounded down; `b` is not 0.", integer=True, neutral=1)
 _binary("mod", "int", "mod", "`a % b`, with the sign of `b`; `b` is not 0.", integer=True)
 _binary("pow", "float", "power", "`a ** b`, for `a >= 0`.", 0.1, 2.0, neutral=1)
-_binary("minimum", "num", "minimum", "The smaller of two elements.", traits=_CHOICE)
+_binary("minimum", "num", "minimum", "The smaller of two elements.", traits=(*_CHOICE, Trait.MEETS))
 _binary("maximum", "num", "maximum", "The larger of two elements.", traits=_CHOICE)
 
 
@@ -97,9 +97,12 @@ def _logical_samples(rng: Any) -> list[Sample]:
     return [Sample((rng.random(a) < 0.5, rng.random(b) < 0.5)) for a, b in [((3, 5), (3, 5)), ((2, 4), (4,))]]
 
 
-for _name, _doc, _neutral in [("logical_and", "`a and b`.", True), ("logical_or", "`a or b`.", False)]:
+_LOGICAL: list[tuple[str, str, bool, tuple[Trait, ...]]] = [
+    ("logical_and", "`a and b`.", True, (Trait.MEETS,)), ("logical_or", "`a or b`.", False, ()),
+]  # fmt: skip
+for _name, _doc, _neutral, _meets in _LOGICAL:
     define(f"{_name}(a: bool[...], b: bool[...]) -> bool[...]", _doc, family="elementwise", packs="broadcast",
-           traits=(Trait.COMMUTES, Trait.IDEMPOTENT, Trait.CONNECTS), meaning=plain(_name), neutral=_neutral,
+           traits=(Trait.COMMUTES, Trait.IDEMPOTENT, Trait.CONNECTS, *_meets), meaning=plain(_name), neutral=_neutral,
            samples=_logical_samples,
            bad=(Bad((TensorType.of("f32", [2]), TensorType.of("bool", [2])), {}, "E0303"),))  # fmt: skip
 
@@ -126,7 +129,7 @@ def _bits_samples(below: int | None) -> Any:
 
 _BITS = (Trait.COMMUTES, Trait.IDEMPOTENT)
 _BIT_OPS: list[tuple[str, str, tuple[Trait, ...], int]] = [
-    ("bitwise_and", "The bits that are set in both.", _BITS, -1),
+    ("bitwise_and", "The bits that are set in both.", (*_BITS, Trait.MEETS), -1),
     ("bitwise_or", "The bits that are set in one or both.", _BITS, 0),
     ("bitwise_xor", "The bits that are set in one of them only.", (Trait.COMMUTES,), 0),
     ("left_shift", "a with its bits moved up by b places, zeros behind them; b is from 0 to below the number of bits.", (), 0),
@@ -176,5 +179,5 @@ def _cast_samples(rng: Any) -> list[Sample]:
 
 define("cast(x: any[...], *, dtype: dtype) -> any[...]",
        "Convert to another dtype; float to int rounds toward zero; anything but 0 is true.", family="elementwise",
-       rule=_cast_rule, traits=(Trait.KEEPS, Trait.SCALES, Trait.CONNECTS), meaning=_cast, samples=_cast_samples,
+       rule=_cast_rule, traits=(Trait.KEEPS, Trait.SCALES, Trait.CONNECTS, Trait.MEETS, Trait.STILL), meaning=_cast, samples=_cast_samples,
        bad=(Bad((TensorType.of("f32", [2]),), {}, "E0401"),))  # fmt: skip

@@ -60,7 +60,7 @@ def _full_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> list
 
 define("full(*, shape: list, value: any, dtype: dtype) -> any[...]",
        "A tensor of one repeated value; the value may be a dimension, so `full([], T, dtype=i64)` is T as a tensor.",
-       family="shape", rule=_full_rule, traits=(Trait.MAKES, Trait.HOLDS),
+       family="shape", rule=_full_rule, traits=(Trait.MAKES, Trait.HOLDS, Trait.SHAPED),
        meaning=lambda xs, attrs, types: [np.full(attrs["shape"], attrs["value"])],
        samples=lambda rng: [Sample((), {"shape": (2, 3), "value": 1.5, "dtype": f32})],
        bad=(Bad((), {"shape": (2,), "value": 1}, "E0401"),))  # fmt: skip
@@ -88,7 +88,7 @@ def _dims(shape: Any, op: str, span: Span | None) -> tuple[Dim, ...]:
 # Rearranging ---------------------------------------------------------------------------------------------------------
 
 _MOVES = (Trait.MOVES, Trait.KEEPS, Trait.SCALES)
-_RESHAPES = (*_MOVES, Trait.RESHAPES, Trait.VIEWS)
+_RESHAPES = (*_MOVES, Trait.RESHAPES, Trait.VIEWS, Trait.STILL)
 _ALONG = (Trait.MOVES, Trait.KEEPS, Trait.AXIS)
 
 
@@ -115,7 +115,7 @@ def _reshape_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> l
 
 define("reshape(x: any[...], *, shape: list) -> any[...]",
        "The same elements in row-major order under another shape; one axis may be -1. Prefer `rearrange`, which names them.",
-       family="shape", rule=_reshape_rule, traits=_RESHAPES,
+       family="shape", rule=_reshape_rule, traits=(*_RESHAPES, Trait.SHAPED),
        meaning=lambda xs, attrs, types: [xs[0].reshape(attrs["shape"])],
        samples=lambda rng: [Sample((_f32(rng, 2, 3, 4),), {"shape": s}) for s in [(6, 4), (2, -1), (24,), (1, 24, 1)]],
        bad=(Bad((TensorType.of("f32", ["B", 3]),), {"shape": (5, 7)}, "E0307"),))  # fmt: skip
@@ -249,7 +249,7 @@ def _expand_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> li
 
 
 define("expand(x: any[...], *, shape: list) -> any[...]", "Broadcast to a shape: axes of size 1 are repeated.",
-       family="shape", rule=_expand_rule, traits=(*_MOVES, Trait.VIEWS),
+       family="shape", rule=_expand_rule, traits=(*_MOVES, Trait.VIEWS, Trait.STILL, Trait.SHAPED),
        meaning=lambda xs, attrs, types: [np.broadcast_to(xs[0], attrs["shape"])],
        samples=lambda rng: [Sample((_f32(rng, 1, 3, 1),), {"shape": (2, 3, 4)}), Sample((_f32(rng, 3),), {"shape": (2, 3)})],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"shape": (4, 3)}, "E0304"),))  # fmt: skip
@@ -353,7 +353,7 @@ def _slice_rule(types: list[TensorType], attrs: Attrs, span: Span | None) -> lis
 
 define("slice(x: any[...], *, axis: int, start: int? = none, stop: int? = none, step: int = 1) -> any[...]",
        "`x[start:stop:step]` along one axis; written with brackets in source.", family="shape", rule=_slice_rule,
-       traits=(*_ALONG, Trait.VIEWS, Trait.SCALES), meaning=_slice,
+       traits=(*_ALONG, Trait.VIEWS, Trait.SCALES, Trait.STILL), meaning=_slice,
        samples=lambda rng: [Sample((_f32(rng, 3, 7),), {"axis": 1, "start": a, "stop": b, "step": s})
                             for a, b, s in [(0, 3, 1), (1, None, 2), (-3, -1, 1), (2, 2, 1)]],
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "start": 0, "stop": 5}, "E0306"),
@@ -397,7 +397,7 @@ define("pad(x: num[...], *, axis: int, before: int = 0, after: int = 0, value: a
        "With more elements in front of and behind one axis: of the mode \"constant\" `value`; \"reflect\" mirrors x at its ends,"
        " which it does not repeat (`[1, 2, 3]` by 2 is `[3, 2, 1, 2, 3, 2, 1]`), \"edge\" repeats the first and the last element,"
        " \"circular\" x itself. As numpy.pad, whose \"wrap\" is the last.", family="shape", rule=_pad_rule,
-       traits=(Trait.AXIS,), meaning=_pad,
+       traits=(Trait.AXIS, Trait.STILL), meaning=_pad,
        samples=_pad_samples,
        bad=(Bad((TensorType.of("f32", [2, 3]),), {"axis": 1, "before": -1}, "E0306"),
             Bad((TensorType.of("f32", [2, 0]),), {"axis": 1, "before": 1, "mode": "edge"}, "E0306"),

@@ -11,7 +11,7 @@ from typing import Any
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Node, Value
 from ...ir.op import Trait
-from ...ir.ops import having
+from ...ir.ops import OPS, having
 from ...ir.ops.shape import rearrange_plan
 from .layout import axis_groups
 
@@ -19,19 +19,23 @@ from .layout import axis_groups
 _DEPTH = 60
 _OPPOSITE = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
 COMPARISONS = having(Trait.COMPARES)
-_PLAIN = {
-    "add",
-    "sub",
-    "mul",
-    "minimum",
-    "maximum",
-    "logical_and",
-    "logical_or",
-    "logical_not",
-    "where",
-    "neg",
-    *COMPARISONS,
+# Ops of elements of which conclusions are drawn: sums, products, order, choices and logic.
+_PLAIN = COMPARISONS | {
+    name for name in having(Trait.ADDS) | having(Trait.CONNECTS) | having(Trait.KEEPS) if OPS[name].family == "elementwise"
 }
+
+
+@dataclass(frozen=True)
+class Order:
+    """A comparison as ``first + margin <= second``, over integers; its operands are these two if it is ``ascending``."""
+
+    ascending: bool
+    margin: int
+
+
+ORDERS = {"lt": Order(True, 1), "le": Order(True, 0), "gt": Order(False, 1), "ge": Order(False, 0)}
+# What each operand of a sum counts.
+_SIGNS = {"add": (1, 1), "sub": (1, -1), "neg": (-1,)}
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,12 @@ class _Reader:
 
     def _through(self, node: Node, index: tuple[Expr, ...], depth: int) -> Expr | None:
         name = node.op.qualified
-        if name in _PLAIN:
-            return simplify(Apply(name, tuple(self._operand(v, index, depth) for v in node.inputs if v is not None)))
         move = _MOVES.get(name)
-        return None if move is None else move(self, node, index, depth)
+        if move is not None:
+            return move(self, node, index, depth)
+        if name not in _PLAIN:
+            return None
+        return simplify(Apply(name, tuple(self._operand(v, index, depth) for v in node.inputs if v is not None)))
 
     def _operand(self, value: Value, index: tuple[Expr, ...], depth: int) -> Expr:
         """The element that a broadcast operand has at a place of the result."""
@@ -267,13 +273,12 @@ def linear(expr: Expr) -> dict[Expr | None, Dim] | None:
     """An integer expression as a sum of multiples of places, elements and 1 (None); None when it is no such sum."""
     if isinstance(expr, Known):
         return {None: expr.value} if isinstance(expr.value, Dim) else None
-    if isinstance(expr, Apply) and expr.op in ("add", "sub", "neg"):
+    if isinstance(expr, Apply) and expr.op in _SIGNS:
         parts = [linear(a) for a in expr.args]
         if any(p is None for p in parts):
             return None
-        signs = {"add": (1, 1), "sub": (1, -1), "neg": (-1,)}[expr.op]
         total: dict[Expr | None, Dim] = {}
-        for sign, part in zip(signs, parts, strict=True):
+        for sign, part in zip(_SIGNS[expr.op], parts, strict=True):
             for atom, factor in (part or {}).items():
                 total[atom] = total.get(atom, as_dim(0)) + factor * sign
         return {atom: factor for atom, factor in total.items() if factor != 0}
@@ -321,17 +326,13 @@ def simplify(expr: Apply) -> Expr:
         return args[1] if args[0].value else args[2]
     if op in COMPARISONS:
         return _compared(expr)
-    if op in ("add", "sub", "mul", "neg"):
-        terms = linear(expr)
-        if terms is not None and set(terms) <= {None}:
-            return Known(terms.get(None, as_dim(0)))
-        if (
-            terms is not None
-            and len(terms) == 1
-            and (only := next(iter(terms.items())))[1] == 1
-            and only[0] is not None
-        ):
-            return only[0]
+    terms = linear(expr)
+    if terms is None:
+        return expr
+    if set(terms) <= {None}:
+        return Known(terms.get(None, as_dim(0)))
+    if len(terms) == 1 and (only := next(iter(terms.items())))[1] == 1 and only[0] is not None:
+        return only[0]
     return expr
 
 
@@ -349,13 +350,10 @@ def _inverted(expr: Apply) -> Expr:
 
 def _compared(expr: Apply) -> Expr:
     left, right = expr.args
-    if expr.op in ("lt", "gt"):
-        # left < right is left + 1 <= right, over integers.
-        first, second = (left, right) if expr.op == "lt" else (right, left)
-        return _ordered(expr, first, second, 1)
-    if expr.op in ("le", "ge"):
-        first, second = (left, right) if expr.op == "le" else (right, left)
-        return _ordered(expr, first, second, 0)
+    order = ORDERS.get(expr.op)
+    if order is not None:
+        first, second = (left, right) if order.ascending else (right, left)
+        return _ordered(expr, first, second, order.margin)
     if isinstance(left, Known) and isinstance(right, Known):
         return Known((left.value == right.value) == (expr.op == "eq"))
     return expr

@@ -12,6 +12,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.types import boolean
 from .index import (
     COMPARISONS,
+    ORDERS,
     Apply,
     Element,
     Expr,
@@ -297,12 +298,13 @@ def _is_causal(factor: Expr, shift: Dim) -> bool:
 
 def _reach(factor: Expr) -> Dim | None:
     """The d of a condition that is `s <= t + d`."""
-    if not isinstance(factor, Apply) or factor.op not in ("le", "lt", "ge", "gt"):
+    order = ORDERS.get(factor.op) if isinstance(factor, Apply) else None
+    if not isinstance(factor, Apply) or order is None:
         return None
-    first, second = factor.args if factor.op in ("le", "lt") else factor.args[::-1]
+    first, second = factor.args if order.ascending else factor.args[::-1]
     terms = linear(Apply("sub", (second, first)))
     if terms is None:
         return None
-    rest = terms.pop(None, as_dim(0)) - (1 if factor.op in ("lt", "gt") else 0)
+    rest = terms.pop(None, as_dim(0)) - order.margin
     named = {atom.axis: factor.value for atom, factor in terms.items() if isinstance(atom, Place)}
     return rest if len(named) == len(terms) and named == {_QUERIES: 1, KEYS: -1} else None

@@ -122,7 +122,7 @@ def _same_as(node: Node, known: dict[Value, Any]) -> Value | None:
         return picked if picked is not None and picked.type == out else None
     if x is None or x.type != out:
         return None
-    if has(node, Trait.RESHAPES) or name in ("cast", "expand"):
+    if has(node, Trait.STILL):
         return x
     if name == "concat":
         return x if len(node.inputs) == 1 else None
@@ -131,10 +131,6 @@ def _same_as(node: Node, known: dict[Value, Any]) -> Value | None:
     if name == "rearrange":
         parsed = parse_rearrange(node.attrs["pattern"])
         return x if parsed is not None and parsed[0] == parsed[1] else None
-    if name == "slice":
-        return x if node.attrs["start"] == 0 and node.attrs["stop"] is None and node.attrs["step"] == 1 else None
-    if name == "pad":
-        return x if node.attrs["before"] == 0 and node.attrs["after"] == 0 else None
     return None
 
 
@@ -167,13 +163,15 @@ def _picked(node: Node, known: dict[Value, Any]) -> Value | None:
 
 
 def _compose(node: Node) -> bool:
-    """Let a move read through an equal move before it: two transposes, two reshapes. Returns whether it now does."""
+    """Let a move read through an equal move before it: two transposes, or two that say what shape they give, of which the last
+    one says it all. Returns whether it now does."""
     before = node.inputs[0].node if node.inputs and node.inputs[0] is not None else None
-    if before is None or before.op is not node.op or node.op.qualified not in ("transpose", "reshape"):
+    turned = node.op.qualified == "transpose"
+    if before is None or before.op is not node.op or not (turned or has(node, Trait.SHAPED)):
         return False
     source = before.inputs[0]
     assert source is not None
-    if node.op.qualified == "transpose":
+    if turned:
         node.attrs["perm"] = tuple(before.attrs["perm"][i] for i in node.attrs["perm"])
     node.set_input(0, source)
     reinfer(node)

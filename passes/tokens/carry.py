@@ -200,7 +200,7 @@ class Carrier:
             if given not in targets:
                 continue
             count = targets[given][1].count - first
-            if node.op.qualified in ("reshape", "expand", "full"):
+            if has(node, Trait.SHAPED):
                 attrs["shape"] = with_size(attrs["shape"] if attrs else now["shape"], axis, count)
             elif node.op.qualified == "rearrange" and node.attrs["axes"]:
                 name = node.attrs["pattern"].partition("->")[2].replace("(", " ( ").split()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...ir.analysis.along import Bodies
 from ...ir.analysis.axes import Axes, Axis
 from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic, Note, Span
 from ...ir.graph import Graph, Input, Node, Value
+from ...ir.op import Composite
 from .stream import Stream, is_reduction
-
-NORMS = frozenset({"std.nn.layer_normalize", "std.nn.rms_normalize"})
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _stream(add: Node, tokens: Axis, axes: Axes) -> Value:
     value = add.output
     while len(value.users) == 1:
         user = value.users[0]
-        if user.op is not None and user.op.qualified in NORMS:
+        if is_norm(user, value):
             return _reduced(user.output)
         if user.op is None or user.op.qualified != "add" or not _is_stream(user.output, tokens, axes):
             break
@@ -126,6 +126,23 @@ def _stream(add: Node, tokens: Axis, axes: Axes) -> Value:
             break
         value = user.output
     return _reduced(value)
+
+
+def is_norm(user: Node, value: Value) -> bool:
+    """Whether a reader of features [B, T, D] is a norm of them, or as good as one: a composite that gives each token features of
+    the same type, and multiplies no matrix in doing so."""
+    if not isinstance(user.op, Composite) or user.inputs[0] is not value or [v.type for v in user.outputs] != [value.type]:
+        return False
+    types = [None if v is None else v.type for v in user.inputs]
+    return "contraction" not in _families(user) and Bodies().each(user, types, lambda v: (0, 1) if v is value else ())
+
+
+def _families(node: Node) -> set[str]:
+    """The families of the core ops that a node comes down to."""
+    if not isinstance(node.op, Composite):
+        return {node.op.family}
+    body = node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
+    return set().union(*map(_families, body.nodes()))
 
 
 def _reduced(value: Value) -> Value:
@@ -192,7 +209,7 @@ def _next_sum(value: Value) -> Value | None:
         if any(v in passed for v in node.inputs):
             if node.op.qualified == "add" and value in node.inputs and all(v in passed for v in node.inputs):
                 only = node.output.users[0] if len(node.output.users) == 1 else None
-                return only.output if only is not None and only.op is not None and only.op.qualified in NORMS else node.output
+                return only.output if only is not None and is_norm(only, node.output) else node.output
             passed.update(node.outputs)
         node = node.next
     return None

@@ -61,7 +61,7 @@ def padding_in(mask: Value, stream: Stream, axes: Axes) -> Value | None:
     if per_key and axes.find(mask, 3) == stream.tokens:
         return mask
     node = mask.node
-    if node is None or node.op is None or node.op.qualified not in ("logical_and", "mul", "cast"):
+    if node is None or node.op is None or not has(node, Trait.MEETS):
         return None
     parts = (padding_in(v, stream, axes) for v in node.inputs if v is not None)
     return next((part for part in parts if part is not None), None)

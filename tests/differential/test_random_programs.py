@@ -36,22 +36,10 @@ def test_random_programs(first: int) -> None:
     assert sum(run(seed) for seed in range(first, first + 10)) > 30
 
 
-# Faults that are not mended yet: a name that `let` gives a number is not that number in the type of a result; captures of two
-# nested regions print in another order.
-OPEN = {1499: r"declared as f32\[2 \* n8, T \+ 1\], but is f32\[4, T \+ 1\]", 2203: "it prints as another program"}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 2900, 50))
 def test_many_random_programs(first: int) -> None:
-    assert sum(run(seed) for seed in range(first, first + 50) if seed not in OPEN) > 150
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", OPEN)
-def test_what_is_not_mended_yet_fails_as_it_did(seed: int) -> None:
-    with pytest.raises(AssertionError, match=OPEN[seed]):
-        run(seed)
+    assert sum(run(seed) for seed in range(first, first + 50)) > 150
 
 
 @pytest.mark.slow

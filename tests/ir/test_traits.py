@@ -17,6 +17,7 @@ from tessera.ir.analysis.axes import Axes
 from tessera.ir.analysis.cost import cost
 from tessera.ir.analysis.evaluate import evaluate, evaluate_graph
 from tessera.ir.builder import Builder, freeze
+from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Graph, Module, Value
 from tessera.ir.op import Op, Sample, Trait, has, kept
 from tessera.ir.ops import OPS, define
@@ -75,6 +76,55 @@ def test_masks_make_a_mask(name: str) -> None:
         masks = [np.array(row, dtype) for row in ([0, 0, 1, 1], [0, 1, 0, 1])[:count]]
         attrs = {"dtype": DType.from_numpy(np.dtype(np.int64))} if name == "cast" else {}
         assert set(results(name, *masks, **attrs)[0].astype(np.int64)) <= {0, 1}
+
+
+@pytest.mark.parametrize("name", having(Trait.MEETS))
+def test_a_mask_that_holds_where_all_do(name: str) -> None:
+    for dtype in (np.bool_, np.int64, np.float32):
+        masks = [np.array(row, dtype) for row in ([0, 0, 1, 1], [0, 1, 0, 1])[: len(OPS[name].signature.operands)]]
+        attrs = {"dtype": DType.from_numpy(np.dtype(np.int64))} if name == "cast" else {}
+        try:
+            met = results(name, *masks, **attrs)[0]
+        except Diagnostic:
+            continue  # an op of another dtype
+        np.testing.assert_array_equal(met.astype(bool), np.logical_and.reduce(masks))
+
+
+@pytest.mark.parametrize("name", having(Trait.ADDS))
+def test_sums_are_linear_in_each_operand(name: str) -> None:
+    for sample in samples(name):
+        found = results(name, *sample.inputs)[0]
+        np.testing.assert_array_equal(results(name, *(2 * x for x in sample.inputs))[0], 2 * found)
+        for i, x in enumerate(sample.inputs):
+            alone = [x if i == j else np.zeros_like(y) for j, y in enumerate(sample.inputs)]
+            np.testing.assert_array_equal(abs(results(name, *alone)[0]), abs(np.broadcast_to(x, found.shape)))
+
+
+# Attributes with which each op gives a result of the type of its operand, f32[2, 3].
+SAME_TYPE: dict[str, dict[str, Any]] = {
+    "reshape": {"shape": (2, 3)}, "squeeze": {"axis": ()}, "unsqueeze": {"axis": ()}, "expand": {"shape": (2, 3)},
+    "cast": {"dtype": DType.from_numpy(np.dtype(np.float32))},
+    "slice": {"axis": 1, "stop": 3}, "pad": {"axis": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", having(Trait.STILL))
+def test_a_result_of_the_same_type_is_the_operand(name: str) -> None:
+    x = np.random.default_rng(0).random((2, 3)).astype(np.float32)
+    builder = Builder(Graph("one"))
+    value = builder.input("x", TensorType.of("f32", x.shape))
+    builder.graph.add_output(builder.op(name, value, **SAME_TYPE[name]), "y")
+    assert builder.graph.outputs[0].type == value.type
+    np.testing.assert_array_equal(results(name, x, **SAME_TYPE[name])[0], x)
+    folded, _ = apply(Module("one", builder.graph), "fold_constants")
+    assert not len(folded.graph)
+
+
+@pytest.mark.parametrize("name", having(Trait.SHAPED))
+def test_a_shape_is_that_of_the_result(name: str) -> None:
+    for sample in samples(name):
+        wanted = tuple(n for n in sample.attrs["shape"] if n != -1)
+        assert set(wanted) <= set(results(name, *sample.inputs, **sample.attrs)[0].shape)
 
 
 @pytest.mark.parametrize("name", having(Trait.COMMUTES))

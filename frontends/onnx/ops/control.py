@@ -8,7 +8,7 @@ from typing import Any
 from ....ir.diagnostics import Diagnostic
 from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Graph, Input, Value
-from ....ir.op import Trait, has
+from ....ir.op import Trait, has, kept
 from ....ir.types import boolean
 from ..call import Call
 from ..registry import CONTROL
@@ -54,10 +54,12 @@ def _assumed(c: Call) -> bool | None:
     None for every other question.
     """
     value, answer = c.tensor(0).value, False
-    while value is not None and value.node is not None and value.node.op.name in ("squeeze", "reshape", "logical_not", "cast"):
-        answer ^= value.node.op.name == "logical_not"
-        value = value.node.inputs[0]
     node = None if value is None else value.node
+    # Of a single element, what keeps elements gives that one.
+    while node is not None and (kept(node) == [0] or node.op.name == "logical_not"):
+        answer ^= node.op.name == "logical_not"
+        value = node.inputs[0]
+        node = None if value is None or value.type.numel != 1 else value.node
     sides = [None, None] if node is None or node.op.name != "eq" else [_size(v) for v in node.inputs]
     left, right = sides
     if left is None or right is None or not (left.symbols or right.symbols):
@@ -69,9 +71,9 @@ def _assumed(c: Call) -> bool | None:
 def _size(value: Value | None) -> Dim | None:
     """The size that a scalar of the program is."""
     node = None if value is None else value.node
-    while node is not None and (has(node, Trait.RESHAPES) or node.op.name == "cast"):
+    while node is not None and kept(node) == [0]:
         inner = node.inputs[0]
-        node = None if inner is None else inner.node
+        node = None if inner is None or inner.type.numel != 1 else inner.node
     if node is None or not has(node, Trait.HOLDS):
         return None
     number = node.attrs["value"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ....ir.builder import Builder
 from ....ir.graph import Graph, Input, Value
+from ....ir.regions import read_places
 from ....ir.types import TensorType
 
 
@@ -46,12 +47,12 @@ class Region:
         return twin
 
     def used(self) -> list[Value]:
-        """What is captured, without the values that nothing in the body reads after all: a branch not taken, an argument that is
-        passed on and dropped."""
+        """What is captured, in the order in which the finished body reads it: without the values that nothing in it reads after
+        all (a branch not taken, an argument that is passed on and dropped), which may also have been the first to be captured."""
         first = len(self.graph.inputs) - len(self.captured)
-        rows = [row for row in zip(self.captured, self.graph.inputs[first:], strict=True) if row[1].uses]
-        self.graph.inputs[first:] = [twin for _, twin in rows]
-        self.captured = [value for value, _ in rows]
+        places = read_places(self.graph, first)
+        self.graph.inputs[first:] = [self.graph.inputs[first + at] for at in places]
+        self.captured = [self.captured[at] for at in places]
         return self.captured
 
     def take(self, captured: list[Value]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, several
-from ....ir.dims.dim import Dim
+from ....ir.dims.dim import Dim, as_dim
 from ....ir.equalities import same_within
 from ....ir.graph import Value
 from ....ir.signature import Bindings, ListPattern, Pattern, RecordPattern, Signature
@@ -90,6 +90,11 @@ def _localised(frame: Frame, value: Any) -> Any:
 def _check_result(
     elaborator: Elaborator, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, frame: Frame
 ) -> None:
+    for name in {s for dim in pattern.shape if isinstance(dim, Dim) for s in dim.symbols} - bound.dims.keys():
+        # What the body calls by that name: `let n = …`.
+        size = frame.env.get(name)
+        if isinstance(size, (int, Dim)) and not isinstance(size, bool):
+            bound.dims[name] = as_dim(size)
     for position, dim in enumerate(pattern.shape):
         # A dimension that only the result has is what the body makes it.
         name = dim.symbol if isinstance(dim, Dim) else None

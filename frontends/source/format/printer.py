@@ -11,7 +11,7 @@ from ....ir.compiling import CompileSpec
 from ....ir.declarations import LOCAL
 from ....ir.diagnostics import Diagnostic
 from ....ir.graph import Graph, Input, Node, Parameter, Value
-from ....ir.op import Composite, FuncRef
+from ....ir.op import Composite, FuncRef, Trait, has
 from ....ir.program import Program
 from ....ir.signature import Bindings, RecordDef, RecordPattern, Static
 from ..elaborate.builtin import BINARY, BUILTIN
@@ -198,7 +198,7 @@ class _Printer(RegionPrinter):
         for node in graph.nodes():
             if node.op.name == "constant":
                 continue
-            if node.op.name in ("fold", "cond", "while"):
+            if node.bodies and node.op.name != "scan":
                 statements += self._region(node)
                 continue
             expr = self._expression(node)
@@ -263,10 +263,10 @@ class _Printer(RegionPrinter):
         elif op.name == "rearrange":
             args.append(ast.Arg(None, literal(node.attrs["pattern"])))
             keywords = [ast.Arg(name, literal(size)) for name, size in node.attrs["axes"]]
-        elif op.name in ("full", "iota", "constant"):
+        elif has(node, Trait.MAKES):
             args = [ast.Arg(None, k.value) for k in keywords if k.name != "dtype"]
             keywords = [k for k in keywords if k.name == "dtype"]
-        elif op.name in ("reshape", "expand", "cast"):
+        elif has(node, Trait.SHAPED) or op.name == "cast":
             args += [ast.Arg(None, k.value) for k in keywords]
             keywords = []
         return ast.Call(ast.Name(op.name), [*args, *keywords])

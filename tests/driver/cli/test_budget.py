@@ -12,6 +12,7 @@ import pytest
 import tessera as ts
 from tessera.driver.fit.trials import Trials
 from tessera.driver.report.text import render
+from tessera.passes.engine import registry
 
 from .conftest import Cli
 
@@ -51,11 +52,17 @@ def test_the_file_and_the_program_keep_to_the_budget(
     cli: Cli, seen: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TESSERA_CACHE", str(tmp_path / "cache"))
+    raising, raised = registry()["raise_composites"], []
+    run = raising.run
+    monkeypatch.setattr(raising, "run", lambda self, module: raised.append(module) or run(self, module))
     out, page = tmp_path / "fast.onnx", tmp_path / "fast.html"
     command = ("optimize", str(seen), *BUDGET, "--calib", str(examples), *QUICK, "-o", str(out), "--html", str(page), "--json")
     result = cli(*command)
     assert result.code == 0, result.err
     report: dict[str, Any] = json.loads(result.out)
+    # The search and the build start from one program, and the report tells how that was made.
+    assert len(raised) == 1
+    assert [p["pass"] for p in report["passes"]] == ["raise_composites", "merge_tokens"]
     found = report["fit"]
     assert found["chosen"]["flops"] <= 0.8
     assert found["examples"] == {"searched": 6, "held_back": 6}

@@ -256,3 +256,56 @@ def test_an_exact_real_is_copied_with_its_fraction() -> None:
 ])  # fmt: skip
 def test_quotients_of_numbers_count_as_they_are_written(text: str, value: float) -> None:
     ts.loads(f'model m(x: float[B]) -> float[B] {{\n    require {text} == {value}, "equal"\n    return x\n}}\n')
+
+
+# Names of sizes in the type of a result -----------------------------------------------------------------------------------
+
+# What a body calls a size, and what that is where the input is f32[T, 3]; `4` stands for a T that is known.
+NAMED = {
+    "let n = ceil(0.5 * {T})": "ceil(0.5 * {T})", "let n = {T} // 2": "{T} // 2", "let n = 2": "2", "n = 3": "3",
+    "let m = {T} + 1\n    let n = m * 2": "2 * ({T} + 1)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["model", "fn", "layer"])
+@pytest.mark.parametrize("size", ["T", "4"])
+@pytest.mark.parametrize("named", NAMED)
+def test_a_result_s_type_knows_what_its_body_calls_a_size(named: str, size: str, kind: str) -> None:
+    def written(result: str, made: str) -> str:
+        body = f"{{\n    {named.format(T=size)}\n    return full([{made}, 3], 1.0, dtype=f32) + x[:1]\n}}\n"
+        head = f"{kind} f(x: f32[{size}, 3]) -> f32[{result}, 3] "
+        call = "" if kind == "model" else f"model m(x: f32[{size}, 3]) -> f32[N, 3] {{\n    return f(x)\n}}\n"
+        return head + body + call
+
+    value = NAMED[named].format(T=size)
+    for result, made in (("n", "n"), ("2 * n + 1", "2 * n + 1"), ("n", value)):
+        program = source.loads(written(result, made))
+        assert source.loads(source.print_module(program)).difference(program) is None
+    for result, made in (("n", "n + 1"), ("2 * n", "n")):
+        with pytest.raises(Diagnostic, match="is declared as") as caught:
+            source.loads(written(result, made))
+        assert caught.value.code == "E0309"
+
+
+def test_captured_values_stand_in_the_order_in_which_a_body_reads_them() -> None:
+    """Not in that of what captured them first, such as a call that does not read what it is given."""
+    program = source.loads("""
+fn second(a: f32[B], b: f32[B]) -> f32[B] {
+    return b
+}
+
+model m(x: f32[B], y: f32[B], z: f32[B], s: f32[B]) -> f32[B] {
+    fold i in 3 from (s) {
+        t = second(x, s)
+        fold j in 2 from (t) {
+            u = second(z, t)
+            t = t * y
+        }
+        s = t + x + z
+    }
+    return s
+}
+""")
+    outer = next(program.graph.nodes())
+    assert [v.name for v in outer.inputs if v is not None] == ["s", "y", "x", "z"]
+    assert same_when_printed(program)
