@@ -90,11 +90,11 @@ def _localised(frame: Frame, value: Any) -> Any:
 def _check_result(
     elaborator: Elaborator, node: ast.Function, what: str, pattern: Pattern, value: Value, bound: Bindings, frame: Frame
 ) -> None:
-    for name in {s for dim in pattern.shape if isinstance(dim, Dim) for s in dim.symbols} - bound.dims.keys():
+    for called in {s for dim in pattern.shape if isinstance(dim, Dim) for s in dim.symbols} - bound.dims.keys():
         # What the body calls by that name: `let n = …`.
-        size = frame.env.get(name)
+        size = frame.env.get(called)
         if isinstance(size, (int, Dim)) and not isinstance(size, bool):
-            bound.dims[name] = as_dim(size)
+            bound.dims[called] = as_dim(size)
     for position, dim in enumerate(pattern.shape):
         # A dimension that only the result has is what the body makes it.
         name = dim.symbol if isinstance(dim, Dim) else None
