@@ -120,18 +120,17 @@ ALLOWED = {
     "frontends.source.syntax.lexer.RESERVED": "words of the language",
     "frontends.source.syntax.site.STATEMENTS": "words of the language",
     "ir.analysis.axes._RULES": "what each op does to axes, a table",
-    "ir.dims.monomials._INT_FUNCTIONS": "functions of dimensions, a table",
     "ir.recipe_functions.FUNCTIONS": "functions of weight recipes, a table",
     "passes.recover.index._OPPOSITE": "the comparison that holds where one does not, a table",
     "passes.recover.index.ORDERS": "comparisons as one, a table",
     "passes.recover.index._SIGNS": "the sign of each operand, a table",
-    "passes.recover.index._MOVES": "how each op moves elements, a table",
     "passes.recover.report._SUSPECTS": "what a leftover looks like, in words, and the rules that it fails, a table",
 }
 
 
 def named_ops(module: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(where, ops) of every literal list, set, tuple or dict of a file that names three core ops or more."""
+    """(where, ops) of every literal list, set, tuple or dict of a file that names three core ops or more. A dict of functions is
+    a table of how each op is treated, and none of them."""
     from tessera.ir.ops import OPS
 
     def walk(node: ast.AST, where: str) -> Iterator[tuple[str, list[str]]]:
@@ -140,7 +139,9 @@ def named_ops(module: str, path: Path) -> Iterator[tuple[str, list[str]]]:
         elif isinstance(node, (ast.Assign, ast.AnnAssign)) and where == module:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             where = f"{where}.{ast.unparse(target)}"
-        items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+        items = getattr(node, "elts", ())
+        if isinstance(node, ast.Dict) and not all(isinstance(v, (ast.Name, ast.Attribute, ast.Lambda)) for v in node.values):
+            items = node.keys
         found = sorted({i.value for i in items if isinstance(i, ast.Constant) and i.value in OPS})
         if len(found) > 2:
             yield where, found
