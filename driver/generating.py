@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ..runtime.generate.run import Completion, Piece
 
 
-def decodable(model: Any) -> ProgramRunner:
+def decodable(model: Any, threads: int | None = None) -> ProgramRunner:
     """What runs a program of several entry points. Raises E0001, E0014 for no artifact, E0950 for one of one model."""
-    opened = open_any(model) if isinstance(model, (str, os.PathLike)) else model
+    opened = open_any(model, threads=threads) if isinstance(model, (str, os.PathLike)) else model
     if isinstance(opened, ProgramArtifact):
         return opened.program
     if isinstance(opened, ProgramRunner):

@@ -54,6 +54,10 @@ class CarryingModule(Carrying):
         return tuple(self._held[name].shape)
 
     def _write(self, name: str, array: np.ndarray, row: int | None) -> None:
+        place = self._held[name].untyped_storage().data_ptr()
+        if any(t.untyped_storage().data_ptr() == place for other, t in self._held.items() if other != name):
+            # What two states have in common, such as lengths that are computed alike, is written for one of them.
+            self._held[name] = self._held[name].clone()
         part = self._held[name] if row is None else self._held[name][row : row + 1]
         part.copy_(from_numpy(array.copy()))
 

@@ -40,4 +40,9 @@ CODES = {
         "  wrong:  mask=lambda tokens: np.zeros(vocab, bool)\n"
         "  right:  mask=lambda tokens: allowed[tokens[-1]]",
     ),
+    "E0956": Code(
+        "the server cannot start",
+        "The address is in use, or not one of this machine; a port below 1024 may need rights that you do not have.\n\n"
+        "  right:  another one, `--port 8001`",
+    ),
 }  # fmt: skip

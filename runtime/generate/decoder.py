@@ -154,7 +154,7 @@ class Decoder:
         # The last token that is made is never read.
         if held is not None and len(ids) + more - 1 > held:
             raise Diagnostic(
-                "E0951", f"the prompt has {len(ids)} tokens, and {more} more are to be made: the cache holds {held}",
+                "E0951", f"the prompt has {len(ids)} token(s), and {more} more are to be made: the cache holds {held}",
                 help=f"at most {max(held - len(ids) + 1, 0)} more fit; or a larger capacity",
             )  # fmt: skip
 

@@ -134,12 +134,25 @@ class Engine:
         if request.stop and self._text is None:
             raise Diagnostic("E0953", "stop words are texts, and there is no tokenizer", help="`tokenizer=\"tokenizer.json\"`")
 
+    def ticket(self, request: Request) -> Ticket:
+        """A request that may be added; any thread may ask for it. Raises as :meth:`check`."""
+        self.check(request)
+        return Ticket(request, TextStream(self._text, request.stop, request.ids) if self._text is not None else None)
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue what :meth:`ticket` made."""
+        self._waiting.append(ticket)
+
     def submit(self, request: Request) -> Ticket:
         """Queue a request. Raises as :meth:`check`."""
-        self.check(request)
-        ticket = Ticket(request, TextStream(self._text, request.stop, request.ids) if self._text is not None else None)
-        self._waiting.append(ticket)
+        ticket = self.ticket(request)
+        self.add(ticket)
         return ticket
+
+    def abandon(self, error: Diagnostic) -> list[Event]:
+        """End what is running after a step that failed; what waits goes on."""
+        running = list(enumerate(self._running))
+        return [event for row, ticket in running if ticket is not None for event in self._failed(row, ticket, error)]
 
     def step(self) -> list[Event]:
         """Read waiting prompts into free rows, then one token in every row that is taken."""

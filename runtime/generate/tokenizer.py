@@ -28,6 +28,7 @@ class Vocabulary:
 
     Attributes:
         ends: their ids.
+        begin, end: the tokens around a conversation, as its template names them; empty where nothing says them.
         size: one more than the largest id that it knows.
 
     Raises:
@@ -53,10 +54,15 @@ class Vocabulary:
                     help=did_you_mean(name, known) or "a token of its vocabulary, as its file spells it",
                 )  # fmt: skip
         self.ends = frozenset(known[name] for name in named)
+        said = _read(_folder(Path(path)) / "tokenizer_config.json")
+        self.begin, self.end = (_token(said.get(name)) or "" for name in ("bos_token", "eos_token"))
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, with the tokens that the tokenizer puts around one."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+    def encode(self, text: str, *, around: bool = True) -> list[int]:
+        """The ids of a text, with the tokens that the tokenizer puts around one, unless it holds them already. Raises E0953."""
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=around).ids
+        except Exception as error:  # the package raises bare Exceptions
+            raise Diagnostic("E0953", f"the tokenizer cannot read the text: {str(error).splitlines()[0]}") from None
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -68,17 +74,26 @@ class Vocabulary:
 def _ends(path: Path, known: dict[str, int]) -> list[str]:
     """The tokens that end a text: what a `generation_config.json`, `config.json` or
     `tokenizer_config.json` says, else well-known ones."""
-    folder = path if os.path.isdir(path) else path.parent
+    folder = _folder(path)
     by_id = {index: name for name, index in known.items()}
     for file in ("generation_config.json", "config.json", "tokenizer_config.json"):
         said = _read(folder / file)
         ids = said.get("eos_token_id")
         named = [by_id[i] for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int) and i in by_id]
-        token = said.get("eos_token")
-        named += [name for name in [token.get("content") if isinstance(token, dict) else token] if name in known]
+        named += [name for name in [_token(said.get("eos_token"))] if name in known]
         if named:
             return named
     return [name for name in ENDS if name in known]
+
+
+def _folder(path: Path) -> Path:
+    return path if os.path.isdir(path) else path.parent
+
+
+def _token(said: Any) -> str | None:
+    """A token as these files name one: a text, or an object with its content."""
+    text = said.get("content") if isinstance(said, dict) else said
+    return text if isinstance(text, str) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

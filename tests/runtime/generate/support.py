@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import tessera as ts
 
 HERE = Path(__file__).parent
 TARGETS = ("torch", "onnx")
 VOCAB = 64
+WORDS = ["<s>", "</s>", *(f"w{i}" for i in range(2, VOCAB))]
+
+
+def words(folder: Path) -> Path:
+    """A tokenizer.json of the words w2 to w63; the text of ids has spaces between them."""
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<s>", "</s>"])
+    path = folder / "tokenizer.json"
+    made.save(str(path))
+    return path
 
 
 def weights(program: ts.Program, seed: int, scale: float = 0.4) -> dict[str, np.ndarray]:

@@ -14,20 +14,12 @@ from tessera.runtime.generate.decoder import Decoder
 from tessera.runtime.generate.engine import Engine, Request
 from tessera.runtime.generate.sampling import Sampling, distribution, generator, pick
 
-from .support import TARGETS, VOCAB, decoder, greedy, prompts, scores
-
-WORDS = ["<s>", "</s>", *(f"w{i}" for i in range(2, VOCAB))]
+from .support import TARGETS, VOCAB, WORDS, decoder, greedy, prompts, scores, words
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Words w2 to w63; the text of ids has spaces between them."""
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens(["<s>", "</s>"])
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    made.save(str(path))
-    return path
+    return words(tmp_path_factory.mktemp("tokenizer"))
 
 
 def tokens(found: Any) -> list[list[int]]:
@@ -173,7 +165,7 @@ def test_programs_that_cannot_be_decoded(tmp_path: Path) -> None:
         ([3, 64], {}, "E0951", "the prompt has the token 64, and the model knows those from 0 to 63"),
         ([3, -1], {}, "E0951", "the prompt has the token -1"),
         ([3, 4.5], {}, "E0951", "a prompt is a text or a row of token ids, not float64[2]"),
-        ([1] * 9, {"capacity": 16, "max_tokens": 9}, "E0951", "9 tokens, and 9 more are to be made: the cache holds 16"),
+        ([1] * 9, {"capacity": 16, "max_tokens": 9}, "E0951", "9 token(s), and 9 more are to be made: the cache holds 16"),
         ([1], {"capacity": 0}, "E0951", "a capacity of 0 holds no token"),
         ([1], {"max_tokens": 0}, "E0952", "`max_tokens` is 0"),
         ([1], {"rows": 0}, "E0952", "`rows` is 0"),

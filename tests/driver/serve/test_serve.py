@@ -1,0 +1,218 @@
+"""The completions API over the loopback: with the published client, with what is malformed, and with clients that go away."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import tessera as ts
+from tessera.driver.cli import main
+from tessera.driver.serve.run import service
+from tessera.driver.serve.worker import Busy
+from tessera.runtime.generate.engine import Request
+
+from ...runtime.generate.support import WORDS, greedy
+from .support import Served, chat, serving, soon
+
+TEMPLATE = """\
+{% for m in messages %}
+    {% if m.role == 'bad' %}
+    {{ raise_exception('no such role') }}
+    {% endif %}
+    {{ m.content }}
+{% endfor %}
+w7
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat(tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[Served]:
+    template = folder.parent / "chat.jinja"
+    template.write_text(TEMPLATE, encoding="utf-8")
+    options = ("--rows", "2", "--queue", "6", "--capacity", "400", "--threads", "1", "--chat-template", str(template))
+    with serving(folder, *options) as found:
+        yield found
+        # Nothing of the tests is left in it, and the other signal ends it as well.
+        assert found.settles(0, 0)
+        assert found.stop(signal.SIGINT) == 0
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.base}/v1", api_key="none", max_retries=0)
+
+
+def text(tokens: list[int]) -> str:
+    """Of what is made, up to the token that ends it."""
+    ends = tokens.index(1) if 1 in tokens else len(tokens)
+    return "".join(f" {WORDS[i]}" for i in tokens[:ends])
+
+
+def test_the_published_client_gets_what_the_program_makes(client: openai.OpenAI, folder: Path) -> None:
+    assert [model.id for model in client.models.list()] == ["chat"]
+    assert client.models.retrieve("chat").owned_by == "tessera"
+    found = client.completions.create(model="chat", prompt="w5 w9 w33", max_tokens=8, temperature=0)
+    assert found.choices[0].text == text(greedy([5, 9, 33], 8))
+    assert found.choices[0].finish_reason == "length"
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens) == (3, 8, 11)
+    several = client.completions.create(model="chat", prompt=[[5, 9, 33], [7]], max_tokens=6, temperature=0, n=2)
+    assert [c.text for c in several.choices] == [text(greedy(ids, 6)) for ids in ([5, 9, 33], [5, 9, 33], [7], [7])]
+    drawn = client.completions.create(model="chat", prompt="w5", max_tokens=9, seed=3, n=2, top_p=0.9, extra_body={"top_k": 20})
+    expected = ts.generate(
+        folder, ["w5", "w5"], tokenizer=folder, max_tokens=9, seed=3, temperature=1.0, top_p=0.9, top_k=20
+    )
+    assert [c.text for c in drawn.choices] == [c.text for c in expected]
+    assert len({c.text for c in client.completions.create(model="chat", prompt="w5", max_tokens=9, n=4).choices}) > 1
+
+
+def test_pieces_come_as_events(client: openai.OpenAI) -> None:
+    whole = text(greedy([5, 9, 33], 8))
+    stream = client.completions.create(
+        model="chat", prompt="w5 w9 w33", max_tokens=8, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    *parts, last = list(stream)
+    assert last.usage.completion_tokens == 8
+    assert "".join(part.choices[0].text for part in parts) == whole
+    assert [part.choices[0].finish_reason for part in parts if part.choices[0].finish_reason] == ["length"]
+    assert len(parts) == 8
+    stop = whole.split()[4]
+    ended = client.completions.create(model="chat", prompt="w5 w9 w33", max_tokens=8, temperature=0, stop=[f" {stop}", "w1000"])
+    assert whole.startswith(ended.choices[0].text)
+    assert (ended.choices[0].finish_reason, stop in ended.choices[0].text.split()) == ("stop", False)
+    stream = client.completions.create(model="chat", prompt=["w5", "w7"], max_tokens=5, temperature=0, stream=True)
+    both = [part.choices[0] for part in stream]
+    for index, ids in enumerate(([5], [7])):
+        assert "".join(c.text for c in both if c.index == index) == text(greedy(ids, 5))
+
+
+def test_conversations_go_through_the_template(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w9"}]
+    found = client.chat.completions.create(model="chat", messages=messages, max_completion_tokens=6, temperature=0)
+    assert found.choices[0].message.content == text(greedy([5, 9, 7], 6))
+    parts = list(client.chat.completions.create(model="chat", messages=messages, max_tokens=6, temperature=0, stream=True))
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == text(greedy([5, 9, 7], 6))
+    with pytest.raises(openai.BadRequestError, match="no such role"):
+        client.chat.completions.create(model="chat", messages=[{"role": "bad", "content": "w5"}])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "says"),
+    [
+        (b"{", 400, None, "the body is no JSON"),
+        (b"[" * 100_000, 400, None, "the body is no JSON"),
+        (b"\xff", 400, None, "the body is no JSON"),
+        (b"[1]", 400, None, "the body is no JSON object"),
+        (b"x" * (5 << 20), 413, None, "the body is longer than"),
+        ({}, 400, "prompt", "`prompt` is a text, a list of token ids, or a list of such"),
+        ({"prompt": {"a": 1}}, 400, "prompt", "`prompt` is a text"),
+        ({"prompt": ["w5", 7]}, 400, "prompt", "`prompt` is a text"),
+        ({"prompt": ""}, 400, "prompt", "the prompt is empty"),
+        ({"prompt": [3, 64]}, 400, "prompt", "the prompt has the token 64"),
+        ({"prompt": "w5 " * 395, "max_tokens": 9}, 400, "prompt", "395 token(s), and 9 more are to be made: the cache holds 400"),
+        ({"prompt": "w5", "max_tokens": 0}, 400, "max_tokens", "`max_tokens` is 0"),
+        ({"prompt": "w5", "max_tokens": "9"}, 400, "max_tokens", '`max_tokens` is "9"'),
+        ({"prompt": "w5", "n": 9}, 400, "n", "9 completions are asked for, and a request may have 1 to 8"),
+        ({"prompt": [], "n": 1}, 400, "prompt", "the prompt is empty"),
+        ({"prompt": "w5", "temperature": -1}, 400, "temperature", "`temperature` is -1"),
+        ({"prompt": "w5", "top_p": "high"}, 400, "top_p", "`top_p` is 'high'"),
+        ({"prompt": "w5", "stop": [""]}, 400, "stop", "`stop` is a text, or a list of at most 16"),
+        ({"prompt": "w5", "stream": "yes"}, 400, "stream", "`stream` is true or false"),
+        ({"prompt": "w5", "stream_options": {"x": 1}}, 400, "stream_options", "`stream_options` may have"),
+        ({"prompt": "w5", "logprobs": 5}, 400, "logprobs", "`logprobs` is not supported: only 0 is"),
+        ({"prompt": "w5", "frequency_penalty": 0.5}, 400, "frequency_penalty", "is not supported"),
+        ({"prompt": "w5", "temprature": 1}, 400, "temprature", "there is no field `temprature`; did you mean `temperature`?"),
+        ({"prompt": "w5", "model": "gpt"}, 404, "model", "there is no model `gpt`; this is `chat`"),
+    ],
+)  # fmt: skip
+def test_what_is_malformed_is_answered_with_what_is_wrong(
+    served: Served, body: Any, status: int, param: str | None, says: str
+) -> None:
+    found, answer = served.ask("/v1/completions", **({"raw": body} if isinstance(body, bytes) else {"body": body}))
+    assert (found, answer["error"]["param"]) == (status, param)
+    assert says in answer["error"]["message"]
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+def test_other_places(served: Served) -> None:
+    assert served.ask("/v1/embeddings", {})[0] == 404
+    assert served.ask("/v1/completions")[0] == 405
+    assert "there is no GET /v1/completions here" in served.ask("/v1/completions")[1]["error"]["message"]
+    assert served.ask("/v1/models/other")[1]["error"]["code"] == "model_not_found"
+    assert served.ask("/v1/chat/completions", {"messages": [{"role": "user"}]})[1]["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_gives_its_row_free(served: Served, stream: bool) -> None:
+    assert served.settles(0, 0)
+    host, port = served.base.removeprefix("http://").split(":")
+    body = json.dumps({"prompt": "w5 w9", "max_tokens": 390, "temperature": 0, "stream": stream})
+    gone = [http.client.HTTPConnection(host, int(port)) for _ in range(5)]
+    for connection in gone:
+        connection.request("POST", "/v1/completions", body)
+    # Two run, the others wait; all of them leave.
+    assert soon(lambda: served.state()[0] > 0)
+    for connection in gone:
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+    assert served.settles(0, 0)
+    found = served.ask("/v1/completions", {"prompt": "w5 w9 w33", "max_tokens": 8, "temperature": 0})[1]
+    assert found["choices"][0]["text"] == text(greedy([5, 9, 33], 8))
+
+
+def test_more_than_may_wait_is_refused(folder: Path) -> None:
+    worker = service(folder, tokenizer=str(folder), name="chat", rows=1, queue=2, capacity=16).worker
+    jobs = worker.accept([Request([5], 4)] * 2)
+    with pytest.raises(Busy):
+        worker.accept([Request([5], 4)] * 2)
+    worker.accept([Request([5], 4)])
+    worker.release(jobs)
+    assert worker.pending == 1
+    assert all(job.ticket.cancelled for job in jobs)
+
+
+def test_answers_on_their_way_are_ended_before_the_server(folder: Path) -> None:
+    with serving(folder, "--threads", "1", "--capacity", "300") as found:
+        answers: list[Any] = []
+        body = {"prompt": "w5 w9 w33", "max_tokens": 200, "temperature": 0}
+        asking = threading.Thread(target=lambda: answers.append(found.ask("/v1/completions", body)))
+        asking.start()
+        assert soon(lambda: found.state()[0] == 1)
+        assert found.stop(signal.SIGTERM) == 0
+        asking.join()
+        assert answers[0][1]["usage"]["completion_tokens"] == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(found.base.rpartition(":")[2])), timeout=5)
+
+
+def test_a_server_that_cannot_start_says_why(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(folder), "--port", port]) == 1
+    assert f"error[E0956]: cannot listen at 127.0.0.1, port {port}: Address already in use" in capsys.readouterr().err
+    odd = tmp_path / "odd.jinja"
+    odd.write_text("{% for %}", encoding="utf-8")
+    for options, code in (
+        ([str(folder), "--host", "nowhere.invalid"], "E0956"),
+        ([str(folder / "prefill.onnx")], "E0924"),
+        ([str(folder / "prefill.onnx"), "--tokenizer", str(folder)], "E0950"),
+        ([str(folder), "--eos", "</S>"], "E0953"),
+        ([str(folder), "--chat-template", "none.jinja"], "E0001"),
+        ([str(folder), "--chat-template", str(odd)], "E0920"),
+    ):
+        assert main(["serve", *options, "--port", "0"]) == 1
+        assert f"error[{code}]" in capsys.readouterr().err
