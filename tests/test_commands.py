@@ -56,11 +56,11 @@ _LINE = re.compile(r"^(?: {4,}\$? ?| +(?:wrong|right):? +|.*?: )(tessera [a-z].*
 PLACEHOLDERS = {
     "FILE": "vit.tess", "SPEC": "vit.tess", "MODEL": "vit.onnx", "ARTIFACT": "vit.onnx", "A": "vit.onnx", "B": "m.onnx",
     "PASS": "merge_tokens", "NAME": "merge_tokens", "RULE": "double_negation", "CODE": "E0302", "F": "vit.safetensors",
-    "OUT": "out.onnx", "OUT.safetensors": "out.safetensors", "WEIGHTS": "vit.safetensors", "COMMAND": "compile",
+    "OUT": "out.onnx", "OUT.safetensors": "out.safetensors", "WEIGHTS": "vit.safetensors", "COMMAND": "compile", "PROGRAM": "talk",
     "name=FILE": "image=cat.png",
 }  # fmt: skip
 # Names of the reader's files without a suffix, and of shipped models.
-OWN = {"folder", "chat", "vit_s16"}
+OWN = {"folder", "chat", "talk", "vit_s16"}
 
 
 class Shown(NamedTuple):
@@ -250,6 +250,7 @@ def _artifacts() -> None:
     Path("llama.tess").write_text(LLAMA, encoding="utf-8")
     Path("chat.tess").write_text(CHAT, encoding="utf-8")
     ts.compile(ts.load("chat.tess"), target="onnx", verify=False).save("chat")
+    ts.compile(ts.load("llama.tess"), target="onnx", passes=["add_cache"], verify=False).save("talk")
     Path("my_package").mkdir()
     Path("my_package/sampling.py").write_text(
         "def greedy(logits):\n    return logits.argmax(-1)[:, None]\n", encoding="utf-8"
@@ -275,6 +276,7 @@ def _texts() -> None:
     Path("model").mkdir()
     tokenizer.save("model/tokenizer.json")
     tokenizer.save("tokenizer.json")
+    tokenizer.save("talk/tokenizer.json")
     Path("texts.txt").write_text("\n".join(texts), encoding="utf-8")
     Path("page.txt").write_text(texts[0], encoding="utf-8")
     sizes = {"vocab": 100, "positions": 64, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
@@ -334,6 +336,8 @@ def test_a_command_runs(
 ) -> None:
     # How long is measured is the reader's time, not what is tested.
     monkeypatch.setattr("tessera.driver.report.measure.SECONDS", 0.2)
+    # A server that starts would not end.
+    monkeypatch.setattr("tessera.driver.serve.run.run", lambda served, listening: listening.close())
     shutil.copytree(files, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.syspath_prepend(".")

@@ -25,6 +25,8 @@ from .common import (
 from .measuring import parse_sizes
 
 if TYPE_CHECKING:
+    from ...ir.compiling import PassSpec
+    from ...ir.graph import Module
     from ..compile import Artifact
 
 
@@ -113,8 +115,9 @@ def compile(
     if token_map:
         steps = _with_map(steps if steps is not None else list(module.compile.passes) if module.compile else [])
     goal = chosen(module, target, options, output)
-    out = output or (module.name if module.several else f"{module.name}{goal.suffix}")
-    check_output(goal, out, module.several)
+    several = module.several or _splits(module, steps)
+    out = output or (module.name if several else f"{module.name}{goal.suffix}")
+    check_output(goal, out, several)
     with waiting("compiling") as progress:
         artifact = drive(
             module, target=goal.name, weights=source.weights, passes=steps, seed=seed, verify=not no_verify,
@@ -127,6 +130,14 @@ def compile(
         )
     else:
         _print(artifact, out)
+
+
+def _splits(module: Module, steps: list[PassSpec] | None) -> bool:
+    """Whether a pass of those that are given, or else of the `compile` block, makes several entry points."""
+    from ...passes.engine import find
+
+    chosen = steps if steps is not None else list(module.compile.passes) if module.compile else []
+    return any(find(step.name, step.span).splits for step in chosen)
 
 
 def _print(artifact: Artifact, out: str) -> None:

@@ -90,8 +90,8 @@ class Service:
             # Its generator begins only when the response does, which a client may not wait for.
             return Stream(self.worker, jobs, form, asked.usage)
         try:
-            gone = asyncio.create_task(_disconnected(request))
-            done = asyncio.gather(*(_whole(job) for job in jobs))
+            gone: asyncio.Future[None] = asyncio.create_task(_disconnected(request))
+            done: asyncio.Future[Any] = asyncio.gather(*(_whole(job) for job in jobs))
             await asyncio.wait([gone, done], return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
                 done.cancel()

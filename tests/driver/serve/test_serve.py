@@ -20,7 +20,7 @@ from tessera.driver.serve.run import service
 from tessera.driver.serve.worker import Busy
 from tessera.runtime.generate.engine import Request
 
-from ...runtime.generate.support import WORDS, greedy
+from ...runtime.generate.support import greedy, said
 from .support import Served, chat, serving, soon
 
 TEMPLATE = """\
@@ -56,21 +56,15 @@ def client(served: Served) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{served.base}/v1", api_key="none", max_retries=0)
 
 
-def text(tokens: list[int]) -> str:
-    """Of what is made, up to the token that ends it."""
-    ends = tokens.index(1) if 1 in tokens else len(tokens)
-    return "".join(f" {WORDS[i]}" for i in tokens[:ends])
-
-
 def test_the_published_client_gets_what_the_program_makes(client: openai.OpenAI, folder: Path) -> None:
     assert [model.id for model in client.models.list()] == ["chat"]
     assert client.models.retrieve("chat").owned_by == "tessera"
     found = client.completions.create(model="chat", prompt="w5 w9 w33", max_tokens=8, temperature=0)
-    assert found.choices[0].text == text(greedy([5, 9, 33], 8))
+    assert found.choices[0].text == said(greedy([5, 9, 33], 8))
     assert found.choices[0].finish_reason == "length"
     assert (found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens) == (3, 8, 11)
     several = client.completions.create(model="chat", prompt=[[5, 9, 33], [7]], max_tokens=6, temperature=0, n=2)
-    assert [c.text for c in several.choices] == [text(greedy(ids, 6)) for ids in ([5, 9, 33], [5, 9, 33], [7], [7])]
+    assert [c.text for c in several.choices] == [said(greedy(ids, 6)) for ids in ([5, 9, 33], [5, 9, 33], [7], [7])]
     drawn = client.completions.create(model="chat", prompt="w5", max_tokens=9, seed=3, n=2, top_p=0.9, extra_body={"top_k": 20})
     expected = ts.generate(
         folder, ["w5", "w5"], tokenizer=folder, max_tokens=9, seed=3, temperature=1.0, top_p=0.9, top_k=20
@@ -80,7 +74,7 @@ def test_the_published_client_gets_what_the_program_makes(client: openai.OpenAI,
 
 
 def test_pieces_come_as_events(client: openai.OpenAI) -> None:
-    whole = text(greedy([5, 9, 33], 8))
+    whole = said(greedy([5, 9, 33], 8))
     stream = client.completions.create(
         model="chat", prompt="w5 w9 w33", max_tokens=8, temperature=0, stream=True, stream_options={"include_usage": True}
     )
@@ -96,18 +90,19 @@ def test_pieces_come_as_events(client: openai.OpenAI) -> None:
     stream = client.completions.create(model="chat", prompt=["w5", "w7"], max_tokens=5, temperature=0, stream=True)
     both = [part.choices[0] for part in stream]
     for index, ids in enumerate(([5], [7])):
-        assert "".join(c.text for c in both if c.index == index) == text(greedy(ids, 5))
+        assert "".join(c.text for c in both if c.index == index) == said(greedy(ids, 5))
 
 
 def test_conversations_go_through_the_template(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w9"}]
     found = client.chat.completions.create(model="chat", messages=messages, max_completion_tokens=6, temperature=0)
-    assert found.choices[0].message.content == text(greedy([5, 9, 7], 6))
+    assert found.choices[0].message.content == said(greedy([5, 9, 7], 6))
     parts = list(client.chat.completions.create(model="chat", messages=messages, max_tokens=6, temperature=0, stream=True))
     assert parts[0].choices[0].delta.role == "assistant"
-    assert "".join(part.choices[0].delta.content or "" for part in parts) == text(greedy([5, 9, 7], 6))
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == said(greedy([5, 9, 7], 6))
+    messages[1]["role"] = "bad"
     with pytest.raises(openai.BadRequestError, match="no such role"):
-        client.chat.completions.create(model="chat", messages=[{"role": "bad", "content": "w5"}])
+        client.chat.completions.create(model="chat", messages=messages)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +166,7 @@ def test_a_client_that_goes_away_gives_its_row_free(served: Served, stream: bool
         connection.close()
     assert served.settles(0, 0)
     found = served.ask("/v1/completions", {"prompt": "w5 w9 w33", "max_tokens": 8, "temperature": 0})[1]
-    assert found["choices"][0]["text"] == text(greedy([5, 9, 33], 8))
+    assert found["choices"][0]["text"] == said(greedy([5, 9, 33], 8))
 
 
 def test_more_than_may_wait_is_refused(folder: Path) -> None:

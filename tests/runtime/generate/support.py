@@ -28,6 +28,12 @@ def words(folder: Path) -> Path:
     return path
 
 
+def said(tokens: Sequence[int]) -> str:
+    """The text of what is made, up to the token that ends it."""
+    ends = tokens.index(1) if 1 in tokens else len(tokens)
+    return "".join(f" {WORDS[i]}" for i in tokens[:ends])
+
+
 def weights(program: ts.Program, seed: int, scale: float = 0.4) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
