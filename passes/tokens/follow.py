@@ -27,6 +27,8 @@ from .restore import Restorer
 from .stream import Origins, Stage, Stream, facts_of, is_visibility, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
+# Attention, and its statistics over some of the queries, which read masks and biases as it does.
+ATTENDS = frozenset({ATTENTION, "std.attention.received", "std.attention.last_row"})
 
 
 class Follower(Restorer, Joiner):
@@ -127,7 +129,7 @@ class Follower(Restorer, Joiner):
         def axes_of(value: Value) -> list[int]:
             return [axis for axis, _, _, given in self.token_axes(value) if given in targets]
 
-        if node.op.qualified == ATTENTION:
+        if node.op.qualified in ATTENDS:
             self._attention(node, targets)
             return
         if self._reads_map(node, targets):
@@ -283,7 +285,7 @@ class Follower(Restorer, Joiner):
         return stream.padding is not None and flow.trace_mask(value, self.origins, stream) == stream.padding
 
     def _attention(self, node: Node, targets: Targets) -> None:
-        k, mask, row = node.inputs[1], node.inputs[3], node.attrs["row"]
+        k, mask, row = node.inputs[1], node.inputs[3], node.attrs.get("row")
         assert k is not None
         for stream, stage in targets.values():
             if node.attrs["causal"] and not all(

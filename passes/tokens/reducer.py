@@ -324,6 +324,10 @@ class Reducer:
         elif want.made and self.options.where == "keys":
             asked = asked.before()
         assert want.make is not None
+        if want.made and asked.attention is not None:
+            queries = asked.attention.inputs[0]
+            assert queries is not None
+            asked = replace(asked, met=self.follower.stage(queries, stream))
         value = want.make(asked)
         if want.operand is not None and asked.attention is not None:
             whole = asked.attention.inputs[want.operand]

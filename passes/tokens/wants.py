@@ -10,6 +10,7 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Node, Value
+from ...ir.library import composite
 from ...ir.op import Composite
 from ...ir.signature import Bindings, Pattern
 from ...ir.types import DType, TensorType, f32, i64
@@ -30,6 +31,7 @@ class Asked:
         first, last: how many first and last tokens are protected.
         blocks: the attentions of these tokens in front of the place, in order.
         text: what the option `text` names; None when it names nothing.
+        met: the stage at which the attention meets the tokens.
     """
 
     graph: Graph
@@ -43,6 +45,7 @@ class Asked:
     last: int
     blocks: tuple[Node, ...] = ()
     text: Value | None = None
+    met: Stage | None = None
 
     def of_block(self, number: int, what: str) -> Asked:
         """Asking block ``number``, from 0, or back from the place. Raises E0705 when none of that number stands in front of it."""
@@ -110,7 +113,31 @@ def _row(asked: Asked) -> Value:
             attention.span,
             help="a model with a class token or a last token that is read has one: say so with `protect=1`",
         )
-    return optional_result(attention, "row", 0 if asked.first else -1)
+    return optional_result(attention, "row", 0) if asked.first else _last_row(asked)
+
+
+def _last_row(asked: Asked) -> Value:
+    """Of padded rows the last token that is there says it."""
+    if asked.stream.padded:
+        return _counted(asked, "last_row")
+    return optional_result(asked.behind("last_row"), "row", -1)
+
+
+def _column_mass(asked: Asked) -> Value:
+    """What padding looks at has no say."""
+    if asked.stream.padded:
+        return _counted(asked, "received")
+    return optional_result(asked.behind("column_mass"), "column_mass", True)
+
+
+def _counted(asked: Asked, statistic: str) -> Value:
+    """A statistic of attention in which only queries count that are no padding, made beside it."""
+    attention, builder = asked.behind(statistic), asked.builder
+    assert asked.met is not None
+    q, k, _, mask, bias = attention.inputs
+    counts = builder.op("gt", asked.met.map.size, builder.constant(0.0, f32))
+    same = {name: attention.attrs[name] for name in ("causal", "scale", "softcap")}
+    return builder.op(composite(f"std.attention.{statistic}"), q, k, counts, mask, bias, **same)
 
 
 def _norms(asked: Asked) -> Value:
@@ -168,14 +195,14 @@ WANTS: dict[str, Want] = {
     "metric": Want("what the option `metric` names"),
     "column_mass": Want(
         "the attention that each token receives [B, T]",
-        lambda a: optional_result(a.behind("column_mass"), "column_mass", True),
+        _column_mass,
         1,
         made=True,
     ),
     "row": Want("the attention of the token that the model reads, to each [B, H, T]", _row, 1, axis=2, made=True),
     "last_row": Want(
-        "the attention of the last token, to each [B, H, T]",
-        lambda a: optional_result(a.behind("last_row"), "row", -1),
+        "the attention of the last token that is there, to each [B, H, T]",
+        _last_row,
         1,
         axis=2,
         made=True,

@@ -139,6 +139,12 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.attention.attention_row": (
         Row(attrs={"row": -1, "causal": True}), Row(("mask", "bias"), {"row": 0, "softcap": 5.0}, FULL),
     ),
+    **{
+        f"std.attention.{name}": (
+            Row(attrs={"causal": True}), Row(("mask",), shapes=MASK), Row(("mask", "bias"), {"softcap": 5.0}, FULL),
+        )
+        for name in ("received", "last_row")
+    },
     "std.token.by_chance": (Row(attrs={"r": T // 2}, below=MAP),),
     "std.arrays.argsort": tuple(Row(attrs={"descending": d}) for d in (False, True)),
     "std.arrays.one_hot": (Row(attrs={"classes": 5}, below={"index": 7}),),

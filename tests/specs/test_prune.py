@@ -104,7 +104,8 @@ class One:
         self.tokens = len(self.a["x"])
         self.protect, self.last = protect, last
         place = np.arange(self.tokens)
-        self.ends = (place < protect) | (place >= self.tokens - last)
+        here = self.a["size"] > 0
+        self.ends = (place < protect) | (here & (here.sum() - here.cumsum() < last))
         self.open = ~self.ends & (self.a["size"] > 0)
         self.r = r
         self.k = self.tokens - r - protect - last
@@ -209,7 +210,7 @@ def evit(one: One, mode: str) -> tuple[np.ndarray, list[list[int]], int]:
     gone = np.setdiff1d(np.arange(one.tokens), kept)
     weight = attention[gone]
     if mode == "true":
-        weight = weight / weight.sum() if weight.sum() else np.full(len(gone), 1 / len(gone))
+        weight = weight / weight.sum() if weight.sum() else (one.a["size"][gone] > 0) / max((one.a["size"][gone] > 0).sum(), 1)
     fused = (weight[:, None] * one.a["x"][gone]).sum(0)
     place = len(kept) - one.last
     y = np.concatenate([one.a["x"][kept[:place]], fused[None], one.a["x"][kept[place:]]])
@@ -221,7 +222,10 @@ def visionzip(one: One, mode: str, contextual: float) -> tuple[np.ndarray, list[
     score = np.where(one.open, one.a["row"].mean(0), -np.inf)
     kept = np.sort(best(np.where(one.ends, np.inf, score), one.tokens - one.r - targets))
     others = np.setdiff1d(np.arange(one.tokens), kept)
-    step = len(others) // targets
+    # Targets are spread over those that are there; padding comes behind them.
+    empty = one.a["size"][others] == 0
+    others = np.concatenate([others[~empty], others[empty]])
+    step = max((~empty).sum() // targets, 1)
     target = others[::step][:targets]
     groups: list[list[int]] = [[int(t)] for t in target]
     for i in others:
