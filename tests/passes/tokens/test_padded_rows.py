@@ -1,4 +1,4 @@
-"""A row that is padded to a longer length keeps the tokens that it keeps by itself, with the same features: every method that reduces."""
+"""A row that is padded to a longer length keeps what it keeps by itself, with the same features: every method that reduces."""
 
 from __future__ import annotations
 
@@ -88,11 +88,6 @@ def compiled(method: str, use: Use, causal: bool, target: str, padded: bool) -> 
     return ts.compile(made, target=target, passes=[], weights=weights_of(module), verify=False)
 
 
-def same_groups(source: np.ndarray) -> np.ndarray:
-    """Which tokens went where the first of their group went, whatever its number."""
-    return np.array([int(np.flatnonzero(source == s)[0]) for s in source])
-
-
 def rows(seed: int, n: int) -> dict[str, np.ndarray]:
     """Two sequences of ``n`` and four tokens; those of the first behind the ``n``-th are padding, and a span of their own."""
     rng, length = np.random.default_rng(seed), n + WIDTH
@@ -142,7 +137,7 @@ def test_a_padded_row_is_the_row(method: str, causal: bool, target: str) -> None
 
 @pytest.mark.extended
 @pytest.mark.parametrize("target", ["torch", "onnx"])
-@pytest.mark.parametrize("method", [name for name, use in USES.items() if use.causal and use.options.keys() <= {"k", "pivots", "text"}])
+@pytest.mark.parametrize("method", [m for m, use in USES.items() if use.causal and use.options.keys() <= {"k", "pivots", "text"}])
 def test_padding_may_stand_in_front(method: str, target: str) -> None:
     """Of a decoder, which reads the last token."""
     check(method, True, target, in_front=True)
