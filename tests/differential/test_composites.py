@@ -260,6 +260,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.moe.across.balance_part": tuple(Row(given, below={"load": 9, "tokens": 9}, scales=SOME) for given in ((), ("mask",))),
     "std.moe.across.checked_loads": (Row(attrs={"k": 2}, below={"load": 1, "tokens": 1}),),
     "std.moe.across.accumulated": (Row(below={"so_far.load": 9, "so_far.steps": 9, "load": 9, "step": 1}),),
+    "std.moe.lora.low_rank": (Row(shapes={**ROUTED, "I": const(6), "R": const(2)}, below={"routes.expert": 6}, scales=SOME),),
+    "std.moe.lora.standardized_scores": (Row(scales=SOME),),
     "std.token.size_bias": (Row(below=MAP),),
     "std.token.size_mask": (Row(below=MAP),),
     **{

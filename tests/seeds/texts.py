@@ -1,0 +1,99 @@
+"""Bytes of several kinds that are on the machine, some of each held back, and how the small models of the seeds learn from them."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# Every eighth piece is held back.
+PIECE, EVERY = 4096, 8
+_MARKUP = re.compile(rb"^[.'].*$|\\f(?:\[[^\]]*\]|\(..|.)|\\[&/,^|]", re.M)
+
+
+@cache
+def corpus(kind: str, held_back: bool = False, most: int = 1 << 20) -> np.ndarray:
+    """The bytes ``u8[n]`` of a kind of text: ``python``, ``c``, ``german``, ``french``, ``elf`` or ``numbers``.
+
+    A test that asks for one that is not here is skipped.
+    """
+    text = b"".join(_SOURCES[kind]())[:most]
+    if len(text) < 16 * PIECE:
+        pytest.skip(f"no text of the kind `{kind}` on this machine")
+    pieces = [text[i : i + PIECE] for i in range(0, len(text) - PIECE, PIECE)]
+    mine = [p for i, p in enumerate(pieces) if (i % EVERY == EVERY - 1) == held_back]
+    return np.frombuffer(b"".join(mine), np.uint8)
+
+
+def _files(folder: str | Path, pattern: str) -> Iterator[bytes]:
+    for path in sorted(Path(folder).glob(pattern)):
+        if path.is_file() and not path.is_symlink():
+            yield path.read_bytes()
+
+
+def _pages(language: str) -> Iterator[bytes]:
+    for packed in _files(f"/usr/share/man/{language}", "man*/*.gz"):
+        yield re.sub(rb"\n\s*\n+", b"\n", _MARKUP.sub(b"", gzip.decompress(packed)))
+
+
+def _numbers() -> Iterator[bytes]:
+    from sklearn.datasets import load_diabetes
+
+    for row in load_diabetes(scaled=False).data:
+        yield ";".join(f"{value:.2f}" for value in row).encode() + b"\n"
+
+
+_SOURCES: dict[str, Callable[[], Iterator[bytes]]] = {
+    "python": lambda: _files(sysconfig.get_path("stdlib"), "*.py"),
+    "c": lambda: _files(sysconfig.get_path("include"), "**/*.h"),
+    "german": lambda: _pages("de"),
+    "french": lambda: _pages("fr"),
+    "elf": lambda: iter([Path(sys.executable).resolve().read_bytes()]),
+    "numbers": _numbers,
+}
+
+
+def windows(text: np.ndarray, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """``i64[count, length]``: pieces of a text from places at random."""
+    start = rng.integers(0, len(text) - length, count)
+    return text[start[:, None] + np.arange(length)].astype(np.int64)
+
+
+def fit(net: Any, loss_of: Callable[[int], Any], steps: int, rate: float = 4e-3, only: Sequence[Any] | None = None) -> list[float]:
+    """``steps`` of AdamW on ``loss_of(step)``, with a rate that rises and falls; the losses. ``only``: the parameters that learn."""
+    import torch
+
+    torch.set_num_threads(1)
+    learning = list(net.parameters()) if only is None else list(only)
+    optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    losses = []
+    for step in range(steps):
+        loss = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def next_byte(logits: Any, ids: Any) -> Any:
+    """The mean negative log-likelihood of each byte but the first: logits [B, T, 256], ids [B, T]."""
+    import torch.nn.functional as F
+
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def weights_of(net: Any) -> dict[str, np.ndarray]:
+    """All parameters and buffers by name, as they are now."""
+    return {name: value.detach().numpy().copy() for name, value in net.state_dict().items()}
