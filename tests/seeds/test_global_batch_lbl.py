@@ -54,9 +54,9 @@ def rank_gradients(rank: int) -> tuple[float, np.ndarray, float, np.ndarray]:
     from torch import distributed
 
     def summed(x: Any) -> Any:
-        x = torch.as_tensor(x).clone()
-        distributed.all_reduce(x)
-        return x
+        total = torch.as_tensor(np.asarray(x)).clone()
+        distributed.all_reduce(total)
+        return total
 
     ids, mask = part(rank)
     loss, grad, _ = gradients(ids, mask, BATCH, summed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -45,10 +44,10 @@ def _pages(language: str) -> Iterator[bytes]:
 
 
 def _numbers() -> Iterator[bytes]:
-    from sklearn.datasets import load_diabetes
+    from sklearn.datasets import load_digits
 
-    for row in load_diabetes(scaled=False).data:
-        yield ";".join(f"{value:.2f}" for value in row).encode() + b"\n"
+    for row in load_digits().data:
+        yield ";".join(f"{value:.0f}" for value in row).encode() + b"\n"
 
 
 _SOURCES: dict[str, Callable[[], Iterator[bytes]]] = {
@@ -56,7 +55,7 @@ _SOURCES: dict[str, Callable[[], Iterator[bytes]]] = {
     "c": lambda: _files(sysconfig.get_path("include"), "**/*.h"),
     "german": lambda: _pages("de"),
     "french": lambda: _pages("fr"),
-    "elf": lambda: iter([Path(sys.executable).resolve().read_bytes()]),
+    "elf": lambda: _files(Path(np.__file__).parent, "**/*.so"),
     "numbers": _numbers,
 }
 
