@@ -262,6 +262,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.moe.across.accumulated": (Row(below={"so_far.load": 9, "so_far.steps": 9, "load": 9, "step": 1}),),
     "std.moe.lora.low_rank": (Row(shapes={**ROUTED, "I": const(6), "R": const(2)}, below={"routes.expert": 6}, scales=SOME),),
     "std.moe.lora.standardized_scores": (Row(scales=SOME),),
+    "std.moe.centroids.distances": (Row(),),
+    "std.moe.centroids.centroid_choice": tuple(Row(attrs={"k": 2, "farthest": f}, selects=True) for f in (False, True)),
+    "std.moe.centroids.k_means": (Row(attrs={"steps": 3}, scales=SOME, selects=True),),
     "std.token.size_bias": (Row(below=MAP),),
     "std.token.size_mask": (Row(below=MAP),),
     **{

@@ -167,7 +167,7 @@ def losses(logits: np.ndarray, ids: np.ndarray) -> float:
 @pytest.mark.slow
 def test_each_byte_finds_its_expert() -> None:
     """(a), (b): documents of segments of all kinds, which nobody was trained on."""
-    frozen = trained("base", {}, KINDS, 150, "", 4e-3)
+    frozen = trained("base", {}, KINDS, 150, "weight bias", 4e-3)
     experts = []
     for kind in KINDS:
         updated = trained("lora", frozen, (kind,), 80, "lora_a lora_b", 1e-2)
