@@ -265,6 +265,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.moe.centroids.distances": (Row(),),
     "std.moe.centroids.centroid_choice": tuple(Row(attrs={"k": 2, "farthest": f}, selects=True) for f in (False, True)),
     "std.moe.centroids.k_means": (Row(attrs={"steps": 3}, scales=SOME, selects=True),),
+    "std.moe.sinkhorn.sinkhorn_choice": tuple(
+        Row(attrs={"k": 2, "score": score}, scales=SOME, selects=True) for score in ("sigmoid", "softmax")
+    ),
     "std.moe.prototypes.prototype_scores": (Row(),),
     "std.moe.prototypes.two_step": (Row(attrs={"k": 2}, selects=True),),
     "std.moe.prototypes.gated_pairs": (

@@ -84,6 +84,21 @@ def test_without_null_experts_it_is_the_model_that_it_came_from(target: str) -> 
     assert (grown["true_experts"] == 2).all()
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_pass_gives_a_trained_model_null_experts(target: str) -> None:
+    """What `add_null_experts` makes of the parent, with the parent's weights, is this model."""
+    parent = loads(PARENT, params=TINY)
+    weights = drawn(parent)
+    for params, options in (({"null": 0, "k": 2}, {"m": 0}), ({"null": 5, "k": 3}, {"m": 5, "k": 3})):
+        grown = run(ts.apply(parent, "add_null_experts", **options), weights, target, ids=IDS)["logits"]
+        own = run(seed(**params, **TINY), with_null_rows(weights, params["null"]), target, ids=IDS)["logits"]
+        np.testing.assert_array_equal(grown, own)
+    with pytest.raises(Diagnostic, match="at least 0"):
+        ts.apply(parent, "add_null_experts", m=-1)
+    with pytest.raises(Diagnostic, match="a token takes at most 13"):
+        ts.apply(parent, "add_null_experts", m=5, k=14)
+
+
 def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 

@@ -115,6 +115,23 @@ def test_a_softmax_is_not_preserved() -> None:
     assert np.abs(logits(larger, grown(weights, larger)) - want).max() > 0.1 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("form", ["l2_norm_gelu", "gelu_l2_norm"])
+def test_the_pass_grows_a_trained_model(form: str) -> None:
+    """(a): by the small model's own file, three times in a row; what would be another function is refused."""
+    module = seed("f64", form=form)
+    weights = drawn(module)
+    larger = module
+    for times in (2, 1.5, 2):
+        larger = ts.apply(larger, "grow", times=times)
+    assert str(larger.graph.params["layers.0.mlp.key_param_tokens"].type) == "f64[96, 32]"
+    assert np.abs(logits(larger, weights) - logits(module, weights)).max() <= 1e-12
+    with pytest.raises(Diagnostic) as caught:
+        ts.apply(seed(form="softmax"), "grow", times=2)
+    assert caught.value.code == "E0724"
+    with pytest.raises(Diagnostic):
+        ts.apply(module, "grow", tokens=4)
+
+
 @pytest.mark.parametrize("form", ["l2_norm_gelu", "gelu_l2_norm", "softmax"])
 def test_targets_agree(form: str) -> None:
     """(c)."""
