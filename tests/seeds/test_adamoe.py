@@ -1,4 +1,4 @@
-"""AdaMoE's row: null experts that cost nothing, beside a loop over tokens, ONNX Runtime's own op and a model that was trained without."""
+"""AdaMoE's row: null experts that cost nothing, beside a loop, ONNX Runtime's own op and a model that was trained without."""
 
 from __future__ import annotations
 
@@ -195,7 +195,10 @@ def test_a_router_of_another_width_is_refused() -> None:
     with pytest.raises(Diagnostic, match=r"gate\.weight") as caught:
         run(seed(**TINY), weights, "torch", ids=IDS)
     assert caught.value.code == "E0606"
-    text = "use std.moe.route (token_choice)\nmodel m(x: f32[N, 8], bias: f32[6]) -> i64[N, 2] { r = token_choice(x, bias, k=2) return r.expert }"
+    text = """
+    use std.moe.route (token_choice)
+    model m(x: f32[N, 8], bias: f32[6]) -> i64[N, 2] { r = token_choice(x, bias, k=2) return r.expert }
+    """
     with pytest.raises(Diagnostic) as caught:
         loads(text)
     assert caught.value.code == "E0302"

@@ -39,12 +39,14 @@ def gradients(ids: np.ndarray, mask: np.ndarray, batch: int, over_ranks: Any) ->
 
     from tessera.backends.torch import build
 
-    forward, balance = (build(ts.load(SEED, model, dtype="f64"), None, seed=1, trainable=True) for model in ("routed_lm", "balance"))
+    modules = [ts.load(SEED, model, dtype="f64") for model in ("routed_lm", "balance")]
+    forward, balance = (build(module, None, seed=1, trainable=True) for module in modules)
     made = forward(ids=torch.as_tensor(ids), mask=torch.as_tensor(mask))
     total = over_ranks(made["load"])
     loss = balance(made["router"], total, torch.as_tensor(mask), torch.tensor(batch))["loss"]
-    grads = torch.autograd.grad(loss, list(forward.parameters()), allow_unused=True)
-    flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, forward.parameters(), strict=True)])
+    weights = list(forward.parameters())
+    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, weights, strict=True)])
     return float(loss.detach()), flat.numpy(), total.numpy()
 
 
@@ -112,7 +114,7 @@ def entries(target: str) -> Any:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_micro_batches_add_up_as_megatron_averages_them(target: str) -> None:
-    """(c): Megatron keeps a sum of counts and divides by the micro-batches so far; the loss of each is divided by how many there are."""
+    """(c): Megatron keeps a sum of counts and divides by the micro-batches so far, and each loss by how many there are."""
     rng = np.random.default_rng(1)
     made = entries(target)
     session = made["count"].session()
@@ -182,8 +184,8 @@ SIZES = {"dim": 32, "hidden": 32, "heads": 2, "positions": 64}
 
 
 def specialised(over_all: bool, seed: int, steps: int) -> tuple[float, np.ndarray]:
-    """Held-out loss and the loads [domain, layer, expert] after training on micro-batches of one domain each, whose balance sees the loads
-    of all of them or its own."""
+    """Held-out loss and the loads [domain, layer, expert] after training on micro-batches of one domain each, whose balance sees
+    the loads of all of them or its own."""
     import torch
 
     from tessera.backends.torch import build

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import tessera as ts
-from tessera.frontends.source import loads
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Module
 

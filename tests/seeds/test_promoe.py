@@ -139,7 +139,8 @@ def test_targets_agree_about_images(choice: str) -> None:
 def test_a_label_of_no_class_is_refused(label: int, target: str) -> None:
     module = seed("promoe", **TINY)
     with pytest.raises(Diagnostic, match="label") as caught:
-        run(module, drawn(module), target, image=np.zeros((1, 8, 8), np.float32), time=np.zeros(1, np.float32), label=np.array([label]))
+        nothing = {"image": np.zeros((1, 8, 8), np.float32), "time": np.zeros(1, np.float32)}
+        run(module, drawn(module), target, label=np.array([label]), **nothing)
     assert caught.value.code == "E0905"
 
 

@@ -67,7 +67,7 @@ def windows(text: np.ndarray, count: int, length: int, rng: np.random.Generator)
 
 
 def fit(net: Any, loss_of: Callable[[int], Any], steps: int, rate: float = 4e-3, only: Sequence[Any] | None = None) -> list[float]:
-    """``steps`` of AdamW on ``loss_of(step)``, with a rate that rises and falls; the losses. ``only``: the parameters that learn."""
+    """``steps`` of AdamW on ``loss_of(step)``, with a rate that rises and falls; the losses. ``only``: the weights that learn."""
     import torch
 
     torch.set_num_threads(1)

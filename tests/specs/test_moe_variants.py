@@ -1,4 +1,4 @@
-"""Routers that are more than a sort of scores: balanced by Sinkhorn's iteration, by prototypes, by centroids and by gates of experts."""
+"""Routers that are more than a sort of scores: balanced by Sinkhorn's iteration, by prototypes and by centroids."""
 
 from __future__ import annotations
 
