@@ -138,8 +138,8 @@ def test_targets_agree_about_images(choice: str) -> None:
 @pytest.mark.parametrize("label", [-1, 11])
 def test_a_label_of_no_class_is_refused(label: int, target: str) -> None:
     module = seed("promoe", **TINY)
+    nothing = {"image": np.zeros((1, 8, 8), np.float32), "time": np.zeros(1, np.float32)}
     with pytest.raises(Diagnostic, match="label") as caught:
-        nothing = {"image": np.zeros((1, 8, 8), np.float32), "time": np.zeros(1, np.float32)}
         run(module, drawn(module), target, label=np.array([label]), **nothing)
     assert caught.value.code == "E0905"
 

@@ -40,7 +40,7 @@ def drawn(module: Module) -> dict[str, np.ndarray]:
 
 def grown(weights: dict[str, np.ndarray], into: Module, tau: str = "kept", keys: str = "zeros") -> dict[str, np.ndarray]:
     """Each parameter token of a small model in front, behind them keys of zeros with values of their own."""
-    made = {}
+    made: dict[str, np.ndarray] = {}
     for name, p in into.graph.params.items():
         value = weights[name]
         shape = [int(d) for d in p.type.shape]
