@@ -180,7 +180,7 @@ def test_clusters_route_better_than_chance() -> None:
     rows = []
     for number in range(3):
         rng = np.random.default_rng(number)
-        parent = trained(dense, None, number, 200)
+        parent = trained(dense, None, number, 150)
         tokens = run(dense, parent, "onnx", given(windows(256, PATCHES * PATCH, rng)))["inner"].reshape(2, -1, 32)
         start = tokens[:, rng.permutation(tokens.shape[1])[:32]]
         found = run(seed("moirai_centroids"), {}, "onnx", {"inner": tokens, "start": start})
@@ -190,7 +190,7 @@ def test_clusters_route_better_than_chance() -> None:
         for centroids in (found["centroids"], by_chance):
             begun = {name: np.asarray(initialise(moe.graph, number)[name].numpy()) for name in moe.graph.params}
             begun |= {f"blocks.{i}.ffn.centroids": centroids[i] for i in range(2)}
-            after = trained(moe, begun, number, 200)
+            after = trained(moe, begun, number, 150)
             assert all(np.array_equal(after[f"blocks.{i}.ffn.centroids"], centroids[i]) for i in range(2))
             told = run(moe, after, "onnx", held_out())
             losses.append(float(told["surprise"][:, -1].mean()))

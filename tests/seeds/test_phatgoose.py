@@ -167,11 +167,11 @@ def losses(logits: np.ndarray, ids: np.ndarray) -> float:
 @pytest.mark.slow
 def test_each_byte_finds_its_expert() -> None:
     """(a), (b): documents of segments of all kinds, which nobody was trained on."""
-    frozen = trained("base", {}, KINDS, 150, "weight bias", 4e-3)
+    frozen = trained("base", {}, KINDS, 120, "weight bias", 4e-3)
     experts = []
     for kind in KINDS:
-        updated = trained("lora", frozen, (kind,), 80, "lora_a lora_b", 1e-2)
-        experts.append(trained("gate", updated, (kind,), 100, "gate", 3e-2))
+        updated = trained("lora", frozen, (kind,), 60, "lora_a lora_b", 1e-2)
+        experts.append(trained("gate", updated, (kind,), 60, "gate", 5e-2))
     rng = np.random.default_rng(9)
     kind_of = np.stack([rng.permutation(6)[:4] for _ in range(96)])
     ids = np.stack([

@@ -215,8 +215,8 @@ def experts_used(weights: Weights) -> int:
 @pytest.mark.slow
 def test_digits_are_drawn_as_they_are_asked_for() -> None:
     """(b), (c), (e)."""
-    weights, contrast = trained(1.0, 900)
-    alone, _ = trained(0.0, 900)
+    weights, contrast = trained(1.0, 700)
+    alone, _ = trained(0.0, 700)
     right, unguided, without = as_asked(weights, 2.5), as_asked(weights, 1.0), as_asked(alone, 2.5)
     used, used_alone = experts_used(weights), experts_used(alone)
     print("contrast", contrast[0], np.mean(contrast[-50:]), "right", right, unguided, without, "used", used, used_alone)
