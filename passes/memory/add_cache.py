@@ -9,6 +9,7 @@ from typing import Any
 from ...ir.analysis.along import Along, along
 from ...ir.analysis.axes import Axes
 from ...ir.analysis.cost import ATTENTION
+from ...ir.analysis.sight import Sights
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, sym
@@ -23,6 +24,8 @@ from ..options import option
 from ..report import Report
 from ..tidy.dce import remove_dead
 from ..tidy.inline import instantiate, splice
+from .known import Known
+from .last import Last
 from .places import Places, Stuck, Where
 
 PREFILL, DECODE = "prefill", "decode"
@@ -95,6 +98,7 @@ class _Half:
         self.positions = [v for v in told if "position" in v.public]
         self._refuse_other_inputs()
         self._learn()
+        self.known = Known(graph, self.tokens, self.batch, self.masks, self.positions)
         self.attentions = self._find_attentions()
         self._refuse_mixing()
         self.builder = Builder(graph).before(next(iter(graph.nodes()), None))
@@ -117,7 +121,6 @@ class _Half:
         """Which values belong to tokens, and which only to places."""
         self.features: set[Value] = {self.ids}
         self.placed: set[Value] = {*self.masks, *self.positions}
-        self.inner = frozenset(self.tokens.symbols)
         for node in list(self.graph.nodes()):
             given = [v for v in node.inputs if v is not None]
             if any(v in self.features for v in given):
@@ -133,21 +136,22 @@ class _Half:
                     self.placed.update(node.outputs)
 
     def _is_place(self, node: Node) -> bool:
-        """Whether a node makes a number for each place of nothing."""
-        counted = any(d.symbols & self.inner for v in node.outputs for d in v.type.shape)
+        """Whether a node makes a number for each place of nothing. One for each of all tokens of all rows is no place in a text."""
         if node.op.qualified == "full":
-            return isinstance(node.attrs["value"], Dim) and bool(node.attrs["value"].symbols & self.inner)
-        return counted and (has(node, Trait.MAKES) or node.op.qualified == "slice" or node.op.family == "scan")
+            return isinstance(node.attrs["value"], Dim) and self._is_count(node.attrs["value"])
+        makes = has(node, Trait.MAKES) or node.op.qualified == "slice" or node.op.family == "scan"
+        return makes and any(self._is_count(d) for v in node.outputs for d in v.type.shape)
+
+    def _is_count(self, dim: Dim) -> bool:
+        return (dim - self.tokens).value is not None
 
     def _find_attentions(self) -> list[Node]:
         """Those among tokens. Raises E0731 where there is none, or one that sees later tokens."""
-        from ...ir.analysis.sight import Sights
-
-        sights, found = Sights(self.graph), []
+        found = []
         for node in self.graph.nodes():
             if node.op.qualified != ATTENTION or not self._has_tokens(node.inputs[1], 2):
                 continue
-            if not sights.of(node).one_way:
+            if not self._is_causal(node):
                 raise Diagnostic(
                     "E0731", "this attention sees tokens that come later: what a token gives changes with those", node.span,
                     help="`add_cache` is for causal decoders; behind an import, run `raise_composites` first",
@@ -159,6 +163,25 @@ class _Half:
                 help="behind an import, run `raise_composites` first; `tokens=` names another input",
             )  # fmt: skip
         return found
+
+    def _is_causal(self, node: Node) -> bool:
+        """Whether no query sees a later key. A mask that says no more than that is left out."""
+        import numpy as np
+
+        mask, bias = node.inputs[3:5]
+        causal = bool(node.attrs["causal"])
+        seen = self.known.seen(mask, bias)
+        if seen is None:
+            return causal or Sights(self.graph).of(node).one_way
+        if not causal and (seen.shape[0] == 1 or np.triu(seen, 1).any()):
+            return False
+        plain = seen if bias is None else self.known.seen(mask, None)
+        if mask is not None and plain is not None and (plain | ~np.tri(max(plain.shape), dtype=bool)).all():
+            hides = not np.triu(plain, 1).any() and plain.shape[0] > 1
+            if causal or hides:
+                node.set_input(3, None)
+                node.attrs["causal"] = True
+        return True
 
     def _has_tokens(self, value: Value | None, axis: int) -> bool:
         return value is not None and value in self.features and value.type.shape[axis] is self.tokens
@@ -250,7 +273,7 @@ class _Half:
         values = []
         for value in self.graph.outputs:
             if value in self.features and value.type.rank > 1 and value.type.shape[1] is self.tokens:
-                value = _Last(self.graph, self.tokens, last, self.features).of(value)
+                value = Last(self.graph, self.tokens, last, self.features).of(value)
             values.append(value)
         self.graph.set_outputs(values, self.graph.output_info)
 
@@ -267,11 +290,13 @@ class _Half:
         place = b.op("minimum", place, b.dim_value(self.capacity - 1))
         slots = b.op("unsqueeze", b.op("iota", n=self.capacity), axis=(0, 1))
         seen = b.op("unsqueeze", b.op("le", slots, b.op("unsqueeze", place, axis=(2,))), axis=(1,))
-        places = Places(self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions)
-        kept = [self._attend(*pair, seen, places) for pair in zip(self.attentions, self.caches, strict=True)]
-        made = {v.node for v in (place, slots, seen)}
+        places = Places(self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions, self.known)
+        caches, kept = dict(zip(self.attentions, self.caches, strict=True)), []
+        # In their order: what is made for one is used by those behind it.
         for node in list(self.graph.nodes()):
-            if node not in made and any(v in self.features for v in node.outputs):
+            if node in caches:
+                kept.append(self._attend(node, caches[node], seen, places))
+            elif any(v in self.features for v in node.outputs):
                 self._place_operands(node, places)
         for value in self.graph.outputs:
             if value in self.placed:
@@ -320,47 +345,6 @@ class _Half:
             return places.fitted(value, roles, node, value.type.rank if rank is None else rank)
         except Stuck as error:
             raise _stuck(node, value, str(error), error.node) from None
-
-
-class _Last:
-    """What a value [B, T, …] is for each row's last token, [B, …]: picked as early as only single tokens are looked at."""
-
-    def __init__(self, graph: Graph, tokens: Dim, last: Value, features: set[Value]) -> None:
-        self.graph, self.tokens, self.last, self.features = graph, tokens, last, features
-
-    def of(self, value: Value) -> Value:
-        chain: list[Node] = []
-        source = value
-        while (node := source.node) is not None and (before := self._before(node)) is not None:
-            chain.append(node)
-            source = before
-        builder = Builder(self.graph).before(None)
-        index = builder.op("unsqueeze", self.last, axis=(1,))
-        made = builder.op("take", source, index, axis=1, batch=1)
-        for node in reversed(chain):
-            builder.span, builder.scope = node.span, node.scope
-            operands = [made if v is source else v for v in node.inputs]
-            source = node.output
-            made = builder.op(node.op, *operands, **node.attrs)
-        return builder.op("squeeze", made, axis=(1,))
-
-    def _before(self, node: Node) -> Value | None:
-        """The operand that a node walks token by token, where the others have no tokens, and nothing else reads its result."""
-        if len(node.outputs) != 1 or node.output.type.rank < 2 or node.output.type.shape[1] is not self.tokens:
-            return None
-        given = [v for v in node.inputs if v is not None]
-        mine = [v for v in given if any(d is self.tokens for d in v.type.shape)]
-        if len(mine) != 1 or mine[0] not in self.features or mine[0].type.rank != node.output.type.rank:
-            return None
-        axes = Axes()
-        axes.add(node)
-        alone = axes.find(mine[0], 1) == axes.find(node.output, 1)
-        fixed = any(isinstance(d, Dim) and not d.symbols.isdisjoint(self.tokens.symbols) for d in _dims(node.attrs))
-        return mine[0] if alone and not fixed and node.op.qualified != ATTENTION else None
-
-
-def _dims(attrs: dict[str, Any]) -> list[Any]:
-    return [d for value in attrs.values() for d in (value if isinstance(value, tuple) else (value,))]
 
 
 def _cache_record() -> RecordPattern:

@@ -15,8 +15,9 @@ from ...ir.builder import Builder
 from ...ir.dims.dim import Dim, as_dim, const
 from ...ir.graph import Graph, Node, Require, Value
 from ...ir.ops.contraction import parse_einsum
-from ...ir.ops.shape import slice_bounds
+from ...ir.ops.shape import rearrange_plan, slice_bounds
 from ...ir.types import i64
+from .known import Known
 
 
 class Where(Enum):
@@ -54,13 +55,15 @@ class Places:
         slots: that of the slots, a capacity.
         new: the places of new tokens, i64 [batch, tokens].
         masks, positions: inputs [batch, tokens] that say which tokens are no padding, and where tokens stand.
+        known: the numbers of what is computed of places in a way that cannot be followed one by one.
     """
 
     def __init__(
-        self, graph: Graph, tokens: Dim, batch: Dim, slots: Dim, new: Value, masks: Collection[Value], positions: Collection[Value]
+        self, graph: Graph, tokens: Dim, batch: Dim, slots: Dim, new: Value, masks: Collection[Value],
+        positions: Collection[Value], known: Known,
     ) -> None:  # fmt: skip
         self.graph, self.tokens, self.batch, self.slots = graph, tokens, batch, slots
-        self._new, self._masks, self._positions = new, masks, positions
+        self._new, self._masks, self._positions, self._known = new, masks, positions, known
         self._made: dict[tuple[Value, tuple[tuple[int, Where], ...]], Placed] = {}
         self._builder = Builder(graph)
 
@@ -108,10 +111,27 @@ class Places:
             return Placed(self._op("full", shape=shape, value=1, dtype=value.type.dtype), False)
         if node is None:
             return Placed(value, False)
-        maker = _MAKERS.get(node.op.qualified) or _MAKERS.get(node.op.family)
-        if maker is None:
-            raise Stuck(f"`{node.op.name}` cannot be computed for single places", node)
-        return maker(self, node, roles)
+        maker = _MAKERS.get(node.op.qualified) or _MAKERS.get(node.op.family) or Places._mixing
+        try:
+            return maker(self, node, roles)
+        except Stuck:
+            line = self._known.line(value) if len(roles) == 1 else None
+            if line is None:
+                raise
+            return self._on_line(value, roles, *line)
+
+    def _on_line(self, value: Value, roles: Roles, first: int, step: int) -> Placed:
+        """`first + step * place`."""
+        ((axis, where),) = roles.items()
+        shape = self._sizes(value.type.shape, {axis: where}, False)
+        shape = tuple(d if i == axis else const(1) for i, d in enumerate(shape))
+        if step == 0:
+            return Placed(self._op("full", shape=shape, value=first, dtype=value.type.dtype), False)
+        rows = where is Where.NEW
+        place = self._new if rows else self._slots()
+        counted = place if step == 1 else self._op("mul", place, self._builder.constant(step, i64))
+        counted = counted if first == 0 else self._op("add", counted, self._builder.constant(first, i64))
+        return Placed(self._op("reshape", self._cast(counted, value), shape=(self.batch, *shape) if rows else shape), rows)
 
     # Helpers ---------------------------------------------------------------------------------------------------------
 
@@ -230,6 +250,20 @@ class Places:
         shape = self._sizes(new, roles, placed.rows)
         return Placed(self._op("reshape", placed.value, shape=shape), placed.rows)
 
+    def _rearrange(self, node: Node, roles: Roles) -> Placed:
+        """As the reshapes and the transpose that it is."""
+        (x,) = _given(node)
+        split, perm, final = rearrange_plan(x.type, node.attrs)
+        apart, back = _kept_sizes(x.type.shape, split), _kept_sizes(final, [split[p] for p in perm])
+        if any(self._counts(d, x) and i not in apart for i, d in enumerate(x.type.shape)) or any(i not in back for i in roles):
+            raise Stuck("it splits or joins the axis of tokens", node)
+        inner = {perm[back[i]]: where for i, where in roles.items()}
+        placed = self.at(x, {i: inner[j] for i, j in apart.items() if j in inner})
+        value = self._op("reshape", placed.value, shape=self._sizes(split, inner, placed.rows))
+        order = (0, *(p + 1 for p in perm)) if placed.rows else tuple(perm)
+        value = self._op("transpose", value, perm=order)
+        return Placed(self._op("reshape", value, shape=self._sizes(final, roles, placed.rows)), placed.rows)
+
     def _expand(self, node: Node, roles: Roles) -> Placed:
         (placed,) = self._aligned(node, roles, _given(node))
         return Placed(
@@ -259,21 +293,23 @@ class Places:
         start, stop = slice_bounds(node.attrs, size)
         if size is self.tokens and start == 0 and stop is self.tokens:
             return self.at(x, roles)
-        if stop - start is not self.tokens or node.attrs["step"] != 1 or self.roles(x, Where.NEW) or not start.symbols.isdisjoint(
-            self.tokens.symbols
-        ):  # fmt: skip
+        told = [d for d in (start, size) if not d.symbols.isdisjoint(self.tokens.symbols)]
+        if stop - start is not self.tokens or node.attrs["step"] != 1 or told:
             raise Stuck("it cuts the axis of tokens", node)
         # The first rows of a table: those at the places, as far as it goes.
         self._require(self.slots + start, size, node)
         return self._taken(x, axis, roles, start)
 
     def _taken(self, x: Value, axis: int, roles: Roles, start: Dim) -> Placed:
+        placed = self.at(x, {i: where for i, where in roles.items() if i != axis})
         if roles[axis] is Where.SLOT:
-            return Placed(self._op("slice", x, axis=axis, start=start, stop=start + self.slots, step=1), False)
+            stop = start + self.slots
+            return Placed(self._op("slice", placed.value, axis=axis + placed.rows, start=start, stop=stop, step=1), placed.rows)
         index = (
             self._new if start == 0 else self._op("add", self._new, self._op("full", shape=(), value=start, dtype=i64))
         )
-        return self._in_front(self._op("take", x, index, axis=axis, batch=0), axis)
+        value = self._op("take", placed.value, index, axis=axis + placed.rows, batch=int(placed.rows))
+        return Placed(value, True) if placed.rows else self._in_front(value, axis)
 
     def _require(self, least: Dim, size: Dim, node: Node) -> None:
         need = Require(least, "<=", size, "a cache has no more slots than the model has learned positions", node.span)
@@ -317,24 +353,8 @@ class Places:
     def _constant(self, node: Node, roles: Roles) -> Placed:
         return Placed(node.output, False)
 
-    def _cumsum(self, node: Node, roles: Roles) -> Placed:
-        """Of a mask, or of ones: how many tokens there are up to each."""
-        (x,) = _given(node)
-        axis = node.attrs["axis"]
-        if axis not in roles:
-            raise Stuck("it adds up along another axis", node)
-        source = x
-        while source.node is not None and source.node.op.qualified in ("cast", "expand"):
-            (source,) = _given(source.node)
-        ones = source.node is not None and source.node.op.qualified == "full" and source.node.attrs["value"] == 1
-        if source not in self._masks and not ones:
-            raise Stuck("it adds up more than ones", node)
-        place = self._new if roles[axis] is Where.NEW else self._slots()
-        count = self._cast(self._op("add", place, self._builder.constant(1, i64)), node.output)
-        shape = [const(1)] * node.output.type.rank
-        shape[axis] = self._size(roles[axis])
-        rows = roles[axis] is Where.NEW
-        return Placed(self._op("reshape", count, shape=(self.batch, *shape) if rows else tuple(shape)), rows)
+    def _mixing(self, node: Node, roles: Roles) -> Placed:
+        raise Stuck(f"`{node.op.name}` computes it from other places too", node)
 
 
 def _given(node: Node) -> list[Value]:
@@ -363,7 +383,7 @@ def _kept_sizes(old: Any, new: Any) -> dict[int, int]:
 _MAKERS = {
     "elementwise": Places._elementwise, "gradient": Places._elementwise, "reduction": Places._reduction,
     "matmul": Places._matmul, "einsum": Places._einsum, "squeeze": Places._squeeze, "unsqueeze": Places._unsqueeze,
-    "transpose": Places._transpose, "reshape": Places._reshape, "expand": Places._expand, "concat": Places._concat,
-    "slice": Places._slice, "take": Places._take, "iota": Places._iota, "full": Places._full, "constant": Places._constant,
-    "cumsum": Places._cumsum,
+    "transpose": Places._transpose, "reshape": Places._reshape, "rearrange": Places._rearrange, "expand": Places._expand,
+    "concat": Places._concat, "slice": Places._slice, "take": Places._take, "iota": Places._iota, "full": Places._full,
+    "constant": Places._constant,
 }  # fmt: skip
