@@ -34,7 +34,8 @@ def generate(
     tokenizer: str | os.PathLike[str] | None = None, max_tokens: int = 64, stop: str | Sequence[str] = (),
     eos: Sequence[str | int] | None = None, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
     repetition_penalty: float = 1.0, seed: int = 0, rows: int = 8, capacity: int | None = None, mask: Mask | None = None,
-    inputs: Mapping[str, Any] | None = None, stream: bool = False,
+    inputs: Mapping[str, Any] | None = None, stream: bool = False, draft: Any = None, shape: str = "chain", budget: int = 4,
+    width: int = 2, deterministic_rows: int | None = None,
 ) -> Completion | list[Completion] | Iterator[Piece]:  # fmt: skip
     """Let a program go on with prompts, which take free rows of its cache as others finish.
 
@@ -55,16 +56,22 @@ def generate(
         mask: a constraint, from the tokens so far to bool [V] of those that may come next, or None for all.
         inputs: other inputs of ``prefill``, with as many rows as there are prompts.
         stream: give the pieces as they come.
+        draft: a smaller model of the same vocabulary, which proposes tokens that the model then reads in one pass; what comes out
+            has the same distribution. Prompts run one after the other.
+        shape, budget, width: how drafts grow, see :class:`~tessera.runtime.generate.speculative.tree.Growth`.
+        deterministic_rows: how many tokens each pass computes, whatever counts: chains of drafts and single tokens are then the
+            same bits.
 
     Returns:
         A completion, or one a prompt; with ``stream`` an iterator over pieces.
 
     Raises:
         Diagnostic: E0950 no such program, E0951 a prompt that does not fit, E0952 a number that there is no such rule of, E0953 a
-            tokenizer of another model, E0955 where no token is left.
+            tokenizer of another model, E0954 a draft that does not fit, E0955 where no token is left.
     """
     from ..runtime.generate.run import Generation
     from ..runtime.generate.sampling import Sampling
+    from ..runtime.generate.speculative.tree import Growth
 
     alone = isinstance(prompts, str) or _is_row(prompts)
     several: Any = [prompts] if alone else list(prompts)
@@ -72,6 +79,7 @@ def generate(
         decodable(model), several, tokenizer=tokenizer, eos=eos, rows=rows, capacity=capacity, max_tokens=max_tokens,
         stop=(stop,) if isinstance(stop, str) else stop, mask=mask, inputs=inputs,
         sampling=Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed),
+        draft=(decodable(draft), Growth(shape, budget, width)) if draft is not None else None, width=deterministic_rows,
     )  # fmt: skip
     if stream:
         return iter(generation)

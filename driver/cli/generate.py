@@ -51,12 +51,15 @@ def decoding_options(command: F) -> F:
 @click.option("--min-p", type=float, default=0.0, show_default=True, help="From those of at least this share of the best one.")
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: tokens seldom come twice.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the draws.")
+@click.option("--draft", metavar="FOLDER", help="A smaller program that proposes tokens, which the model reads several at once.")
+@click.option("--shape", type=click.Choice(["chain", "tree", "dynamic"]), default="chain", show_default=True, help="Of drafts.")
+@click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="How many tokens a draft has.")
 @click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many prompts at a time.")
 @json_option
 def generate(
     artifact: str, prompts: tuple[str, ...], files: tuple[str, ...], tokenizer: str | None, eos: tuple[str, ...],
     capacity: int | None, threads: int | None, max_tokens: int, stop: tuple[str, ...], temperature: float, top_k: int,
-    top_p: float, min_p: float, repetition_penalty: float, seed: int, rows: int, as_json: bool,
+    top_p: float, min_p: float, repetition_penalty: float, seed: int, draft: str | None, shape: str, budget: int, rows: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Go on with a prompt, token by token.
 
@@ -65,6 +68,7 @@ def generate(
     """
     from ...runtime.generate.run import Generation
     from ...runtime.generate.sampling import Sampling
+    from ...runtime.generate.speculative.tree import Growth
     from ..generating import decodable
 
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
@@ -76,6 +80,7 @@ def generate(
         generation = Generation(
             decodable(artifact, threads), texts, tokenizer=tokenizer_of(artifact, tokenizer), eos=list(eos) or None, rows=rows,
             capacity=capacity, max_tokens=max_tokens, stop=stop, sampling=sampling,
+            draft=(decodable(draft, threads), Growth(shape, budget)) if draft is not None else None,
         )  # fmt: skip
     start = time.perf_counter()
     first = _show(generation, len(texts), silent=as_json) - start
@@ -89,7 +94,9 @@ def generate(
         times = {"seconds": round(seconds, 4), "first_token_seconds": round(first, 4)}
         print_json({"completions": completions, "tokens": made, **times, "tokens_per_second": round(made / seconds, 2)})
     else:
-        click.echo(f"{made} tokens, {made / seconds:.1f} tokens/s; the first after {first * 1e3:.0f} ms", err=True)
+        passes = sum(ticket.passes for ticket in generation.tickets)
+        drafted = f"; {(made - len(texts)) / max(passes, 1):.2f} a pass of the model" if draft is not None else ""
+        click.echo(f"{made} tokens, {made / seconds:.1f} tokens/s; the first after {first * 1e3:.0f} ms{drafted}", err=True)
 
 
 def tokenizer_of(artifact: str, given: str | None) -> str:

@@ -33,6 +33,12 @@ CODES = {
         "another model: the text would be cut into tokens that mean something else.\n\n"
         "  right:  the tokenizer.json from the folder that the weights came from",
     ),
+    "E0954": Code(
+        "the draft does not fit the model",
+        "A draft proposes tokens that the model accepts or not, so both have one vocabulary, and the proposals fit into the\n"
+        "cache behind what is there already. A tree of drafted tokens needs a budget of at least 1, and an entry point that\n"
+        "reads a tree.",
+    ),
     "E0955": Code(
         "no token can be chosen",
         "A constraint is a function of the tokens so far that gives `bool[V]`, which tokens may come next, or None for all. At\n"

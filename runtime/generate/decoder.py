@@ -13,6 +13,7 @@ from ...ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from ...ir.dims.dim import Dim
+    from ...ir.types import TensorType
     from ..inputs import InputSpec
     from ..ports import Port
     from ..program import ProgramRunner
@@ -53,6 +54,7 @@ class Decoder:
 
     Attributes:
         vocab: how many tokens it scores.
+        scores_all: whether `decode` gives scores behind each of several tokens.
         capacity: the size that says how many tokens the cache holds, by name; None where no size is left to choose.
 
     Raises:
@@ -74,6 +76,7 @@ class Decoder:
         if not self.states:
             raise Diagnostic("E0950", f"`decode` of `{program.program.name}` has no state, so that it has read nothing before")
         self.capacity = self._capacity(runner)
+        self.scores_all = self._scores(self.decode).rank == 3
 
     def reading(self, entry: str) -> Reading:
         """How an entry point reads tokens. Raises E0950."""
@@ -105,12 +108,15 @@ class Decoder:
             )  # fmt: skip
         return free[0] if free else None
 
+    def _scores(self, reading: Reading) -> TensorType:
+        graph = self.program.program.functions[reading.entry]
+        at = [info.public for info in graph.output_info].index(reading.output)
+        return graph.outputs[at].type
+
     def _vocab(self) -> int:
         sizes = []
         for reading in (self.prefill, self.decode):
-            graph = self.program.program.functions[reading.entry]
-            at = [info.public for info in graph.output_info].index(reading.output)
-            type = graph.outputs[at].type
+            type = self._scores(reading)
             if "hidden" in reading.output:
                 raise Diagnostic(
                     "E0950", f"`{reading.entry}` of `{self.program.program.name}` gives `{reading.output}`: features, no scores",
@@ -167,6 +173,9 @@ class Rows:
         count: of rows.
         capacity: how many tokens a row holds.
 
+    Attributes:
+        session: the entry points on these rows.
+
     Raises:
         Diagnostic: E0950 for several rows of a program that has one length for all.
     """
@@ -184,11 +193,11 @@ class Rows:
         if batch.value is not None and batch.value != count:
             raise Diagnostic("E0950", f"`decode` takes {batch.value} rows, not {count}")
         sizes = decoder.sizes(capacity)
-        self._all = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, count)})
+        self.session = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, count)})
         # One row is read where it stays; of several, each on its own, and then put into its row.
-        self._one = self._all if count == 1 else decoder.program.session(sizes=sizes)
+        self._one = self.session if count == 1 else decoder.program.session(sizes=sizes)
         if count > 1:
-            self._all["decode"].make()
+            self.session["decode"].make()
             fresh = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, 1)})["decode"]
             fresh.make()
             states = fresh.states()
@@ -209,20 +218,25 @@ class Rows:
         scores = self._one["prefill"](**given)[reading.output]
         if self.count > 1:
             made = self._one["prefill"].states()
-            self._all["decode"].put({**self._unread, **{name: made[name] for name in self._read}}, row)
+            self.session["decode"].put({**self._unread, **{name: made[name] for name in self._read}}, row)
         return _last(scores)[0]
 
-    def step(self, tokens: Sequence[int | None]) -> np.ndarray:
-        """Read one token in each row, None in those that are free; scores [rows, V] of the next ones."""
+    def step(self, tokens: Sequence[int | None], width: int | None = None) -> np.ndarray:
+        """Read one token in each row, None in those that are free; scores [rows, V] of the next ones. ``width``: how many tokens
+        are computed, of which one counts."""
         reading = self.decoder.decode
         for row, token in enumerate(tokens):
             if token is None and self.count > 1:
                 # It reads a token like the others, at the place where a prompt begins.
-                self._all["decode"].put(self._places, row)
-        given: dict[str, Any] = {reading.ids.name: np.asarray([[token or 0] for token in tokens], np.int64)}
+                self.session["decode"].put(self._places, row)
+        ids = np.zeros((len(tokens), width or 1), np.int64)
+        ids[:, 0] = [token or 0 for token in tokens]
+        given: dict[str, Any] = {reading.ids.name: ids}
         if reading.count is not None:
             given[reading.count] = np.asarray([token is not None for token in tokens], np.int64)
-        return _last(self._all["decode"](**given)[reading.output])
+        scores = self.session["decode"](**given)[reading.output]
+        found: np.ndarray = _last(scores) if width is None else scores[:, 0]
+        return found
 
 
 def _last(scores: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ class Ticket:
         tokens: what was made of it.
         finish: why it is done: ``stop`` (a token that ends it, a stop word), ``length``, ``cancelled``, ``error``; None before.
         error: what went wrong.
+        passes: how many times the model read tokens for it, the prompt apart.
         cancelled: set by whoever does not want it any more.
     """
 
@@ -61,6 +62,7 @@ class Ticket:
         self.finish: str | None = None
         self.error: Diagnostic | None = None
         self.cancelled = False
+        self.passes = 0
         self.stream = stream
         self.rng = generator(request.sampling.seed, request.row)
 
@@ -95,13 +97,19 @@ class Engine:
         capacity: how many tokens each may have, prompt included; None where the program's states grow with none.
         text: the text of ids, for stop words and pieces of text; None for tokens alone.
         known: how many of the tokens may be chosen: those that a tokenizer knows.
+        width: how many tokens each pass computes in a row, of which one counts; None for one. A pass of one token may round
+            otherwise than one of several.
+
+    Raises:
+        Diagnostic: E0950 where a program cannot be run so.
     """
 
     def __init__(
         self, decoder: Decoder, rows: int, capacity: int | None, text: Callable[[list[int]], str] | None = None,
-        known: int | None = None,
+        known: int | None = None, width: int | None = None,
     ) -> None:  # fmt: skip
         self.decoder = decoder
+        self.width = _width(decoder, width)
         self.held = decoder.held(capacity)
         self._rows = Rows(decoder, rows, self.held)
         self._text = text
@@ -128,7 +136,7 @@ class Engine:
         """Raises E0951 for a prompt that does not fit, E0952 for odd numbers, E0950 for stop words without a tokenizer."""
         if isinstance(request.max_tokens, bool) or not isinstance(request.max_tokens, int) or request.max_tokens < 1:
             raise Diagnostic("E0952", f"`max_tokens` is {request.max_tokens!r}, and must be a whole number, at least 1")
-        self.decoder.check_prompt(request.ids, request.max_tokens, self.held)
+        self.decoder.check_prompt(request.ids, request.max_tokens + (self.width or 1) - 1, self.held)
         if any(not isinstance(word, str) or not word for word in request.stop):
             raise Diagnostic("E0952", "a stop word is a text of at least one character")
         if request.stop and self._text is None:
@@ -162,17 +170,27 @@ class Engine:
                 ticket = self._running[row] = self._waiting.popleft()
                 events += self._admit(row, ticket)
                 ticket = self._running[row]
-        read = [ticket.tokens[-1] if ticket is not None else None for ticket in self._running]
-        if self.running:
-            scores = self._rows.step(read)
-            for row, ticket in enumerate(self._running):
-                if ticket is not None:
-                    events += self._choose(row, ticket, scores[row])
+        return events + self._advance()
+
+    def _advance(self) -> list[Event]:
+        """One step of the rows that are taken."""
+        if not self.running:
+            return []
+        events = []
+        scores = self._rows.step([ticket.tokens[-1] if ticket is not None else None for ticket in self._running], self.width)
+        for row, ticket in enumerate(self._running):
+            if ticket is not None:
+                ticket.passes += 1
+                events += self._choose(row, ticket, scores[row])
         return events
+
+    def _read(self, row: int, ticket: Ticket) -> np.ndarray:
+        """The scores [V] behind a prompt, which is read into a row."""
+        return self._rows.admit(row, ticket.request.ids, ticket.request.further)
 
     def _admit(self, row: int, ticket: Ticket) -> list[Event]:
         try:
-            scores = self._rows.admit(row, ticket.request.ids, ticket.request.further)
+            scores = self._read(row, ticket)
         except Diagnostic as error:
             return self._failed(row, ticket, error)
         return self._choose(row, ticket, scores)
@@ -188,13 +206,23 @@ class Engine:
         return events
 
     def _choose(self, row: int, ticket: Ticket, scores: np.ndarray) -> list[Event]:
-        """Draw the next token of a row; a row that is done is free."""
+        """Draw the next token of a row."""
         request = ticket.request
-        seen = ticket.so_far if request.sampling.repetition_penalty != 1 or request.mask is not None else ()
+        seen = ticket.so_far if self._looks(ticket) else ()
         try:
             token = pick(scores, request.sampling, ticket.rng, seen, self._allowed(request, seen))
         except Diagnostic as error:
             return self._failed(row, ticket, error)
+        return self._take(row, ticket, token)
+
+    @staticmethod
+    def _looks(ticket: Ticket) -> bool:
+        """Whether the tokens so far matter for the next one."""
+        return ticket.request.sampling.repetition_penalty != 1 or ticket.request.mask is not None
+
+    def _take(self, row: int, ticket: Ticket, token: int) -> list[Event]:
+        """The next token of a row; a row that is done is free."""
+        request = ticket.request
         if token in request.ends:
             return self._done(row, ticket, None, "", "stop")
         ticket.tokens.append(token)
@@ -221,3 +249,17 @@ class Engine:
     def _failed(self, row: int, ticket: Ticket, error: Diagnostic) -> list[Event]:
         ticket.error = error
         return self._done(row, ticket, None, "", "error")
+
+
+def _width(decoder: Decoder, width: int | None) -> int | None:
+    """Raises E0950 for a program that reads one token at a time, or counts those that stand behind; E0952 for an odd number."""
+    if width is None:
+        return None
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise Diagnostic("E0952", f"`deterministic_rows` is {width!r}, and must be a whole number, at least 1")
+    if decoder.decode.ids.shape[1].value is not None or not decoder.scores_all or decoder.decode.count is None:
+        raise Diagnostic(
+            "E0950", f"`decode` of `{decoder.program.program.name}` does not read several tokens of which some count",
+            help="token ids `i64[B, T]` and `lengths: i64[B]`, scores `[B, T, V]`, as `add_cache` makes them",
+        )  # fmt: skip
+    return width

@@ -14,6 +14,8 @@ from ..program import ProgramRunner
 from .decoder import Decoder
 from .engine import Engine, Event, Mask, Request, Ticket
 from .sampling import Sampling
+from .speculative.engine import SpeculativeEngine
+from .speculative.tree import Growth
 from .tokenizer import Vocabulary
 
 
@@ -26,12 +28,14 @@ class Completion:
         tokens: what was made.
         text: of the tokens; None without a tokenizer.
         finish: ``stop`` or ``length``.
+        passes: how many times the model read tokens for it, the prompt apart.
     """
 
     prompt: list[int]
     tokens: list[int]
     text: str | None
     finish: str
+    passes: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Generation:
         max_tokens, stop, mask: see :class:`~tessera.runtime.generate.engine.Request`.
         inputs: other inputs of ``prefill``, with as many rows as there are prompts.
         sampling: how tokens are drawn.
+        draft: a smaller program that proposes tokens, and how; prompts then run one after the other.
+        width: how many tokens each pass computes in a row; None for as many as count.
 
     Raises:
         Diagnostic: E095x for what does not fit.
@@ -67,6 +73,7 @@ class Generation:
         tokenizer: str | os.PathLike[str] | None = None, eos: Sequence[str | int] | None = None, rows: int = 8,
         capacity: int | None = None, max_tokens: int = 64, stop: Sequence[str] = (), mask: Mask | None = None,
         inputs: Mapping[str, Any] | None = None, sampling: Sampling | None = None,
+        draft: tuple[ProgramRunner, Growth] | None = None, width: int | None = None,
     ) -> None:  # fmt: skip
         decoder = Decoder(program)
         names = None if eos is None else [end for end in eos if isinstance(end, str)]
@@ -82,12 +89,16 @@ class Generation:
             for i, ids in enumerate(self.ids)
         ]
         if capacity is None and isinstance(max_tokens, int):
-            capacity = max((len(ids) for ids in self.ids), default=1) + max(max_tokens, 1)
+            ahead = width or (draft[1].budget if draft is not None else 0)
+            capacity = max((len(ids) for ids in self.ids), default=1) + max(max_tokens, 1) + ahead
             capacity = min(capacity, decoder.fixed or capacity)
         text: Callable[[list[int]], str] | None = vocabulary.decode if vocabulary is not None else None
         known = vocabulary.size if vocabulary is not None else None
-        wanted = decoder.decode.batch.value or max(min(rows, len(self.ids)), 1)
-        self._engine = Engine(decoder, wanted, capacity, text, known)
+        if draft is not None:
+            self._engine: Engine = SpeculativeEngine(decoder, Decoder(draft[0]), draft[1], capacity, text, known, width)
+        else:
+            wanted = decoder.decode.batch.value or max(min(rows, len(self.ids)), 1)
+            self._engine = Engine(decoder, wanted, capacity, text, known, width)
         for request in requests:
             self._engine.check(request)
         self.tickets = [self._engine.submit(request) for request in requests]
@@ -107,7 +118,9 @@ class Generation:
         for _ in self:
             pass
         return [
-            Completion(ids, ticket.tokens, "".join(self._texts[ticket]) if self._tokenized else None, str(ticket.finish))
+            Completion(
+                ids, ticket.tokens, "".join(self._texts[ticket]) if self._tokenized else None, str(ticket.finish), ticket.passes
+            )
             for ids, ticket in zip(self.ids, self.tickets, strict=True)
         ]
 

@@ -52,6 +52,12 @@ def test_json_and_draws_from_a_seed(cli: Cli, chat: Path) -> None:
     assert json.loads(cli("generate", chat, *options, "--seed", 5).out)["completions"] != found["completions"]
 
 
+def test_a_draft_proposes_and_the_model_decides(cli: Cli, chat: Path) -> None:
+    found = cli("generate", chat, "--prompt", "w5 w9 w33", "-n", 7, "--draft", chat, "--shape", "dynamic", "--budget", 3)
+    assert (found.code, found.out) == (0, text([5, 9, 33], 7) + "\n")
+    assert found.err.rstrip().endswith(" a pass of the model")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [

@@ -1,0 +1,1 @@
+"""Several tokens a pass: drafts, and what a model accepts of them."""
