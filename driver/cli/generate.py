@@ -52,7 +52,9 @@ def decoding_options(command: F) -> F:
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: tokens seldom come twice.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the draws.")
 @click.option("--draft", metavar="FOLDER", help="A smaller program that proposes tokens, which the model reads several at once.")
-@click.option("--shape", type=click.Choice(["chain", "tree", "dynamic"]), default="chain", show_default=True, help="Of drafts.")
+@click.option(
+    "--shape", type=click.Choice(["chain", "tree", "dynamic"]), default="chain", show_default=True, help="Of drafts."
+)
 @click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="How many tokens a draft has.")
 @click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many prompts at a time.")
 @json_option
