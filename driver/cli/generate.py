@@ -61,7 +61,8 @@ def decoding_options(command: F) -> F:
 def generate(
     artifact: str, prompts: tuple[str, ...], files: tuple[str, ...], tokenizer: str | None, eos: tuple[str, ...],
     capacity: int | None, threads: int | None, max_tokens: int, stop: tuple[str, ...], temperature: float, top_k: int,
-    top_p: float, min_p: float, repetition_penalty: float, seed: int, draft: str | None, shape: str, budget: int, rows: int, as_json: bool,
+    top_p: float, min_p: float, repetition_penalty: float, seed: int, draft: str | None, shape: str, budget: int, rows: int,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Go on with a prompt, token by token.
 
