@@ -20,11 +20,12 @@ from ...ir.imported import Imported
 from ...ir.naming import unique
 from ...ir.types import TensorType
 from ..positions import write_positions
-from .apart import Apart, aten_name, writes
+from .apart import Apart, aten_name
 from .aten import ATEN
 from .finish import identifier, input_names, lift_inline, output_names, outside, prune
+from .fx import body_of, ever_writes, guards, is_region, live_nodes
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
-from .protocol import Import, Refusals, Unsupported
+from .protocol import COMPLEX, Complex, ComplexOf, Import, Refusals, Unsupported
 from .symbols import Symbols, frozen, remainder, wanted_names
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def import_program(
     program: ExportedProgram, *, dynamic_shapes: Any = None, name: str = "imported", doc: str = ""
 ) -> Imported:
     """See :func:`tessera.frontends.torch.load`."""
-    if _writes(program.graph_module):
+    if ever_writes(program.graph_module):
         table = torch.export.default_decompositions()
         for op in list(table):
             # What the importer knows stays whole; the rest is taken apart into core aten, which it mostly knows.
@@ -69,24 +70,6 @@ def import_program(
     return _Walk(program, dynamic_shapes, name, doc).run()
 
 
-def _writes(module: torch.fx.GraphModule) -> bool:
-    """Whether an op writes to a tensor: then torch must trace the program once more to write it without, which costs more
-    than everything else."""
-    return writes(module) or any(_is_region(node) and _writes(_body(node)) for node in module.graph.nodes)
-
-
-def _is_region(node: torch.fx.Node) -> bool:
-    """A part of the program without gradients (``torch.no_grad``), which makes no difference here."""
-    return str(node.target) == "wrap_with_set_grad_enabled"
-
-
-def _body(node: torch.fx.Node) -> torch.fx.GraphModule:
-    reference: Any = node.args[1]
-    body = getattr(node.graph.owning_module, reference.target)
-    assert isinstance(body, torch.fx.GraphModule)
-    return body
-
-
 class _Walk:
     def __init__(self, program: ExportedProgram, dynamic_shapes: Any, name: str, doc: str) -> None:
         self.program = program
@@ -97,7 +80,7 @@ class _Walk:
         self.env: dict[torch.fx.Node, Any] = {}
         self.weights: dict[str, LazyTensor] = {}
         self.shapes = dynamic_shapes
-        self.live = _live(program.graph)
+        self.live = live_nodes(program.graph)
         self.first_names: dict[Any, str] = {}
         for key, tensor in program.state_dict.items():
             self.first_names.setdefault(identity(tensor), key)
@@ -134,13 +117,13 @@ class _Walk:
                 expression = getattr(getattr(size, "node", None), "expr", None)
                 if expression is not None and expression.is_Symbol:
                     symbols.name(expression, wanted.get((node.name, axis)), axis, node.meta["val"].ndim)
-        self.importing.notes += symbols.divide(_guards(given))
+        self.importing.notes += symbols.divide(guards(given))
         self.importing.notes += frozen(self.shapes, {n.name: n.meta["val"].shape for n in given})
         self.importing.facts = symbols.facts(self.program.range_constraints)
         for node, name in zip(given, names, strict=True):
             type = self._type(node.meta["val"], f"the input `{name}`")
             self.env[node] = self.importing.builder.input(name, type, outside=outside(node.name, name))
-        owners: dict[Any, Value] = {}
+        owners: dict[Any, Value | Complex] = {}
         for node, spec in zip(nodes, specs, strict=True):
             if node in self.env or node not in self.live:
                 continue
@@ -159,7 +142,7 @@ class _Walk:
                     "E0782", f"the input `{node.name}` is a {spec.kind.name.lower()}, which has no counterpart"
                 )
 
-    def _weight(self, spec: Any, owners: dict[Any, Value]) -> Value:
+    def _weight(self, spec: Any, owners: dict[Any, Value | Complex]) -> Value | Complex:
         full = spec.target
         tensor = self.program.state_dict.get(full)
         if tensor is None:
@@ -177,10 +160,18 @@ class _Walk:
             self.importing.notes.append(f"`{full}` is the same tensor as `{first}`")
             full = first
         trainable = spec.kind == InputKind.PARAMETER and tensor.is_floating_point()
-        type = self._type(tensor, f"`{full}`")
-        owners[place] = param = self.importing.builder.param(full, type, Initializer("zeros"), trainable)
+        owners[place] = held = self._held(full, tensor, trainable)
+        return held
+
+    def _held(self, full: str, tensor: torch.Tensor, trainable: bool) -> Value | Complex:
+        """The parameter for a tensor; for one of complex numbers, a parameter for each part."""
+        if tensor.is_complex():
+            re, im = (self._held(f"{full}.{part}", getattr(tensor, part), trainable) for part in ("real", "imag"))
+            assert isinstance(re, Value)
+            assert isinstance(im, Value)
+            return Complex(re, im)
         self.weights[full] = lazy(full, tensor)
-        return param
+        return self.importing.builder.param(full, self._type(tensor, f"`{full}`"), Initializer("zeros"), trainable)
 
     def _positions(self, tensor: torch.Tensor) -> Value | None:
         """A buffer that no checkpoint holds because it is only ``0, 1, …`` or one number: written as that."""
@@ -244,18 +235,21 @@ class _Walk:
         if isinstance(target, torch._ops.OpOverload):
             if target.namespace == "aten" and aten_name(target) == "sym_size.int":
                 return _integer(args[0].type.shape[args[1]])
-            importer = ATEN.get(aten_name(target))
-            if importer is None:
+            name = aten_name(target)
+            if name not in ATEN and name not in COMPLEX:
                 return self._taken_apart(node)
             operands = tuple(self._complete(node, target))
             if any(map(_holds_missing, operands)):
                 return _MISSING
+            importer = (COMPLEX if any(map(_holds_complex, operands)) else ATEN).get(name)
+            if importer is None:
+                raise Unsupported("complex numbers")
             # Models make the same positions and masks in every layer: once is enough.
             key = (target, _key(operands))
             if key not in self.made:
                 self.made[key] = importer(self.importing, *operands)
             return self.made[key]
-        if _is_region(node):
+        if is_region(node):
             return self._region(node)
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
@@ -267,11 +261,11 @@ class _Walk:
 
     def _region(self, node: torch.fx.Node) -> Any:
         """The results of a part of the program."""
-        return self._graph(_body(node).graph, [self._operand(v) for v in node.args[2:]])
+        return self._graph(body_of(node).graph, [self._operand(v) for v in node.args[2:]])
 
     def _graph(self, graph: torch.fx.Graph, operands: Iterable[Any]) -> Any:
         given = iter(operands)
-        live = _live(graph)
+        live = live_nodes(graph)
         for inner in graph.nodes:
             if inner.op == "placeholder":
                 self.env[inner] = next(given)
@@ -315,9 +309,7 @@ class _Walk:
         if isinstance(value, (list, tuple)):
             return tuple(self._operand(v) for v in value)
         if isinstance(value, torch.dtype):
-            if value.is_complex:
-                raise Unsupported("complex numbers")
-            return dtype_of(value, "an operand")
+            return ComplexOf(dtype_of(value.to_real(), "an operand")) if value.is_complex else dtype_of(value, "an operand")
         if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
             return None
         return value
@@ -334,8 +326,7 @@ class _Walk:
         if inline is not None:
             return self.importing.op("constant", value=inline, dtype=dtype_of_tensor(value, node.name))
         name = unique(node.name, set(self.graph.params))
-        self.weights[name] = lazy(name, value)
-        return self.importing.builder.param(name, self._type(value, f"`{name}`"), Initializer("zeros"), False)
+        return self._held(name, value, False)
 
     # Outputs -----------------------------------------------------------------------------------------------------
 
@@ -360,6 +351,9 @@ class _Walk:
                 if node is not None:
                     self.importing.notes.append(f"the output `{name}` is no tensor and is left out")
                 continue
+            if isinstance(self.env[node], Complex):
+                help = "return its parts: `torch.view_as_real(y)`"
+                raise Diagnostic("E0783", f"the output `{name}` is complex", help=help)
             own = unique(identifier(name), taken)
             given = (info.public for info in self.graph.output_info)
             self.graph.add_output(self.env[node], own, outside=outside(name, own, given))
@@ -383,16 +377,12 @@ class _Walk:
         self.graph.requires.append(Require(size, op, as_dim(bound), f"{name} was exported for {relation} {bound}"))
 
 
-def _guards(inputs: Iterable[torch.fx.Node]) -> list[Any]:
-    """What torch.export found to hold of the sizes of the inputs."""
-    sizes = [size for node in inputs for size in node.meta["val"].shape if isinstance(size, torch.SymInt)]
-    return [guard.expr for guard in sizes[0].node.shape_env.guards] if sizes else []
-
-
 def _key(value: Any) -> Any:
     """Equal for operands that are the same: tensors by identity, numbers by their kind too."""
     if isinstance(value, tuple):
         return tuple(map(_key, value))
+    if isinstance(value, Complex):
+        return id(value.re), id(value.im)
     return id(value) if isinstance(value, Value) else (type(value), repr(value))
 
 
@@ -400,17 +390,9 @@ def _holds_missing(value: Any) -> bool:
     return value is _MISSING or (isinstance(value, tuple) and any(map(_holds_missing, value)))
 
 
+def _holds_complex(value: Any) -> bool:
+    return isinstance(value, (Complex, ComplexOf, complex)) or (isinstance(value, tuple) and any(map(_holds_complex, value)))
+
+
 def _integer(dim: Dim) -> int | Dim:
     return dim if dim.value is None else dim.value
-
-
-def _live(graph: torch.fx.Graph) -> set[torch.fx.Node]:
-    """Nodes that the outputs depend on."""
-    (end,) = (n for n in graph.nodes if n.op == "output")
-    live, waiting = set(), [end]
-    while waiting:
-        node = waiting.pop()
-        if node not in live:
-            live.add(node)
-            waiting += node.all_input_nodes
-    return live

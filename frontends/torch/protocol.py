@@ -23,6 +23,27 @@ from ..foreign import elementwise, inline
 Importer = Callable[..., Any]
 
 ATEN: dict[str, Importer] = {}
+# Importers of the same ops where an operand is complex.
+COMPLEX: dict[str, Importer] = {}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Complex:
+    """A tensor of complex numbers: its parts, of one shape and dtype."""
+
+    re: Value
+    im: Value
+
+    @property
+    def type(self) -> TensorType:
+        return self.re.type
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexOf:
+    """A complex dtype, by that of its parts."""
+
+    part: DType
 
 
 def aten(*names: str) -> Callable[[Importer], Importer]:
@@ -31,6 +52,17 @@ def aten(*names: str) -> Callable[[Importer], Importer]:
     def register(importer: Importer) -> Importer:
         for name in names:
             ATEN[name if "." in name else f"{name}.default"] = importer
+        return importer
+
+    return register
+
+
+def of_complex(*names: str) -> Callable[[Importer], Importer]:
+    """Register the importer of an op for complex operands, a :class:`Complex`, a :class:`ComplexOf` or a Python number."""
+
+    def register(importer: Importer) -> Importer:
+        for name in names:
+            COMPLEX[name if "." in name else f"{name}.default"] = importer
         return importer
 
     return register

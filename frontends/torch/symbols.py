@@ -143,7 +143,11 @@ def _asked(dynamic_shapes: Any, names: list[str]) -> Iterator[tuple[str, int, An
     """(input, axis, what was asked for) of each axis in ``dynamic_shapes``."""
     if dynamic_shapes is None:
         return
-    rows = dynamic_shapes.items() if isinstance(dynamic_shapes, Mapping) else zip(names, dynamic_shapes, strict=False)
+    rows: Iterable[tuple[str, Any]]
+    if isinstance(dynamic_shapes, Mapping) and set(dynamic_shapes) <= set(names):
+        rows = dynamic_shapes.items()
+    else:  # in the order of the inputs
+        rows = zip(names, _each(dynamic_shapes), strict=False)
     for name, shape in rows:
         axes: Iterable[tuple[Any, Any]] = ()
         if isinstance(shape, Mapping):
@@ -151,3 +155,13 @@ def _asked(dynamic_shapes: Any, names: list[str]) -> Iterator[tuple[str, int, An
         elif isinstance(shape, (list, tuple)):
             axes = enumerate(shape)
         yield from ((name, axis, dim) for axis, dim in axes if isinstance(axis, int))
+
+
+def _each(shapes: Any) -> Iterator[Any]:
+    """What was asked for of each tensor, of lists of tensors (``*args``) too."""
+    for shape in shapes.values() if isinstance(shapes, Mapping) else shapes:
+        inner = shape.values() if isinstance(shape, Mapping) else shape if isinstance(shape, (list, tuple)) else ()
+        if any(isinstance(s, (Mapping, list, tuple)) for s in inner):
+            yield from _each(shape)
+        else:
+            yield shape
