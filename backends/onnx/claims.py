@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
-from ...ir.dims.dim import const
-from ...ir.types import bf16, f16, f32, f64
+from ...ir.dims.dim import as_dim, const
+from ...ir.types import bf16, f16, f32, f64, i64
 from .registry import claim
 from .shape import operand
 
@@ -93,3 +94,14 @@ def write_rows(e: Emitter, node: Node, x: ox.Value, start: ox.Value, rows: ox.Va
     places = [e.unsqueeze(e.iota(new[0]), 1, 2, 3), e.unsqueeze(e.iota(new[1]), 0, 2, 3), slot]
     index = e.op("Concat", *(e.op("Expand", place, shape) for place in places), axis=-1)
     return e.op("ScatterND", x, index, rows)
+
+
+@claim("std.detection.suppress", unless=lambda node: operand(node).dtype != f32)
+def suppress(e: Emitter, node: Node, boxes: ox.Value, scores: ox.Value) -> list[ox.Value]:
+    attrs = node.attrs
+    capacity = as_dim(attrs["capacity"])
+    limits = [e.full((const(1),), attrs[name], f32) for name in ("overlap", "least") if attrs[name] != -inf]
+    found = e.op("NonMaxSuppression", boxes, scores, e.size(as_dim(attrs["most"])), *limits, center_point_box=int(attrs["centred"]))
+    count = e.op("Min", e.op("Squeeze", e.op("Shape", found, start=0, end=1), e.ints([0])), e.scalar(capacity))
+    rows = e.op("Concat", found, e.full((capacity, const(3)), 0, i64), axis=0)
+    return [e.op("Slice", rows, e.ints([0]), e.size(capacity), e.ints([0])), count]

@@ -21,14 +21,17 @@ _MOST_ATTEMPTS, _MOST_WORK = 64, 200_000
 
 
 def load(
-    path: str | os.PathLike[str], *, name: str | None = None, sizes: Mapping[str, int] | None = None
-) -> Imported:
+    path: str | os.PathLike[str], *, name: str | None = None, sizes: Mapping[str, int] | None = None,
+    capacity: int | None = None,
+) -> Imported:  # fmt: skip
     """Import an ONNX file of opset 7 to 28.
 
     Args:
         path: the file. External data must lie in its folder; it is mapped, and read when a weight is asked for.
         name: of the model; the file's name by default.
         sizes: numbers for sizes that the file leaves free, by their names: ``{"height": 224}``.
+        capacity: how many rows there may be at most where only run time knows how many (boxes that are kept); by default as many as
+            could be.
 
     Raises:
         Diagnostic: E0001, E0002 and E0751 to E0762; one for each file, whatever is wrong with it.
@@ -44,7 +47,7 @@ def load(
     notes: list[str] = []
     extrema: dict[DimCall, Dim] = {}
     for attempt in count(1):
-        importer = Importer(file, name or file.path.stem, values, extrema)
+        importer = Importer(file, name or file.path.stem, values, extrema, capacity)
         try:
             module = importer.module()
             break
@@ -71,4 +74,5 @@ def load(
         full_name: LazyTensor(full_name, weight.dtype, weight.shape, weight.load)
         for full_name, weight in importer.weights.items()
     }
-    return Imported(module, weights, notes + importer.notes + write_positions(module.graph, weights, trained=True))
+    notes += importer.notes + write_positions(module.graph, weights, trained=True)
+    return Imported(module, weights, notes, importer.counts.outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,9 @@ from ...ir.dims.ratio import Ratio, Unfoldable
 from ...ir.graph import Graph, Module, Require, Value
 from ...ir.op import Composite
 from ...ir.types import TensorType, f32, i64
+from ..counted import Counts, Uncountable, within_capacity
 from . import narrow, older, ops  # noqa: F401  # `ops` fills the tables
+from .advice import advice
 from .call import Call, where
 from .dims import parse_dim
 from .equal import Unify, choose, solve
@@ -46,7 +47,10 @@ _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeE
 class Importer:
     """One import of a file. ``values`` for symbols and arguments for ``extrema`` are what earlier attempts or the caller found."""
 
-    def __init__(self, file: File, name: str, values: Mapping[str, Dim], extrema: Mapping[DimCall, Dim] | None = None) -> None:
+    def __init__(
+        self, file: File, name: str, values: Mapping[str, Dim], extrema: Mapping[DimCall, Dim] | None = None,
+        capacity: int | None = None,
+    ) -> None:  # fmt: skip
         self.file = file
         self.values = dict(values)
         # Which argument stands for a `min` or `max` of sizes.
@@ -60,6 +64,7 @@ class Importer:
         # Calls of composites whose bodies were found to fit.
         self.checked: set[Any] = set()
         self.notes: list[str] = []
+        self.counts = Counts(capacity)
         self.symbols: dict[str, int] = {}
         # What an earlier attempt put for a size that must be a multiple: how many times its divisor goes into it.
         for quotient in dict.fromkeys(s for d in values.values() for s in d.symbols if s not in values):
@@ -92,6 +97,10 @@ class Importer:
             value = self.root.region.value(narrow.whole(self._found(name, self.root, "the graph's output"), name))
             own = called.get(name) or self.names.fresh(name, "output")
             self.graph.add_output(value, own, outside=outside(name, own, (i.public for i in self.graph.output_info)))
+        try:
+            self.notes += within_capacity(self.graph, self.counts)
+        except Uncountable as error:
+            raise Diagnostic("E0761", f"a number of rows depends on the values of tensors: {error}") from error
         self._clean()
         check_numbers(self.graph)
         return Module(self.graph.name, self.graph)
@@ -174,7 +183,7 @@ class Importer:
             total = sum(count for count, _ in unknown.values())
             names = ", ".join(name[:100] for name in sorted(unknown))
             message = f"{total} node(s) have ops that are not imported: {names}"
-            raise Diagnostic("E0752", message, notes=notes, help=_advice(unknown))
+            raise Diagnostic("E0752", message, notes=notes, help=advice(unknown))
 
     def _check_age(self, nodes: Iterable[Any]) -> None:
         """Refuse what had another meaning in an opset as old as the file's."""
@@ -344,6 +353,8 @@ class Importer:
 
     def differ(self, left: Dim, right: Dim, where: str) -> None:
         """Check that two sizes differ when the model runs, and say so."""
+        if self.counts.of(left) or self.counts.of(right):
+            raise Diagnostic("E0761", f"{where}: what is done depends on a number of rows, and that on the values of tensors")
         need = Require(left, "!=", right, "the exported model was decided for other sizes")
         if need not in self.graph.requires:
             self.graph.requires.append(need)
@@ -351,6 +362,8 @@ class Importer:
 
     def unify(self, a: Dim, b: Dim, reason: str) -> None:
         """Start again with free sizes made equal. Raises Unify, or E0759 when they cannot be equal."""
+        if self.counts.of(a) or self.counts.of(b):
+            raise Diagnostic("E0761", f"{reason}: a number of rows that depends on values must be another size")
         chosen = choose(a, b)
         if chosen is not None:
             raise Unify(chosen, reason)
@@ -368,18 +381,6 @@ def _filled(results: Result | Sequence[Result | None], fill: float | int | bool)
     """What an op that only moves elements makes of equal ones. The nodes it added are taken out in the end."""
     rows: Sequence[Result | None] = [results] if isinstance(results, (Value, Tensor)) else results
     return [Tensor(row.type, fill=fill, nonnegative=fill >= 0) for row in rows if row is not None]
-
-
-# What files that were made from another one have in them.
-_MADE_FROM = {
-    r".*\bQ(Linear|Gemm|Attention)\w*|ConvInteger|.*DynamicQuantize\w+|.*IntegerToFloat|.*MatMulNBits": "the model is quantized: "
-    "give the one that it was made from, and quantize afterwards (`tessera optimize --int8`)",
-    r"com\.microsoft\.nchwc\..*": "ONNX Runtime wrote the file for one kind of machine: give the one that it was made from",
-}
-
-
-def _advice(unknown: Iterable[str]) -> str | None:
-    return next((help for pattern, help in _MADE_FROM.items() for op in unknown if re.fullmatch(pattern, op)), None)
 
 
 def _known(result: Any, call: Call) -> Tensor:

@@ -241,8 +241,11 @@ class _Walk:
             operands = tuple(self._complete(node, target))
             if any(map(_holds_missing, operands)):
                 return _MISSING
-            importer = (COMPLEX if any(map(_holds_complex, operands)) else ATEN).get(name)
+            with_pairs = any(map(_holds_complex, operands))
+            importer = (COMPLEX if with_pairs else ATEN).get(name)
             if importer is None:
+                if not with_pairs:
+                    return self._taken_apart(node)
                 raise Unsupported("complex numbers")
             # Models make the same positions and masks in every layer: once is enough.
             key = (target, _key(operands))

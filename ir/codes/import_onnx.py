@@ -66,7 +66,8 @@ CODES = {
     "E0761": Code(
         "a size depends on the data",
         "Tessera's shapes follow from the shapes of the inputs. Here a shape, an axis, a slice bound or a count comes from\n"
-        "the values of a tensor.\n\n"
+        "the values of a tensor. The rows that `NonZero`, `Compress` or `NonMaxSuppression` find stand in a capacity,\n"
+        "with a count, and are followed as far as what is computed of them leaves out the rows that do not count.\n\n"
         "  right:  give the size as a number when exporting, or mark what is absent with a mask",
     ),
     "E0762": Code(

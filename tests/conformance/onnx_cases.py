@@ -142,7 +142,7 @@ def _judge(case: Any, model: Any, constant: frozenset[str]) -> Outcome:
             verify(imported.module.graph)
             if imported.module.difference(loads(print_module(imported.module))) is not None:
                 return Outcome("wrong", "the printed source reads as another program")
-            found = build(imported.module, imported.weights)(*map(_to_torch, feeds))
+            found = imported.rows_that_count(build(imported.module, imported.weights)(*map(_to_torch, feeds)))
             difference = _difference(case, [_to_numpy(y) for y in found.values()], wanted)
             if difference is not None and _as_runtime(path, model, feeds, [_to_numpy(y) for y in found.values()], case):
                 return Outcome("passed as ONNX Runtime has it", difference)
@@ -150,7 +150,7 @@ def _judge(case: Any, model: Any, constant: frozenset[str]) -> Outcome:
             if difference is None and runnable(imported.module.graph) and len(imported.module.graph.inputs) == len(feeds):
                 session = Session(serialize(build_onnx(imported.module, imported.weights)))
                 names = [value.name for value in imported.module.graph.inputs]
-                results = session(dict(zip(names, feeds, strict=True)))
+                results = imported.rows_that_count(session(dict(zip(names, feeds, strict=True))))
                 difference = _difference(case, list(results.values()), wanted)
         except Diagnostic as error:
             return Outcome("refused", f"{error.code} {error.message}")

@@ -194,6 +194,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.pooling.max_pool": (Row(), Row(("mask",))),
     "std.audio.dft": (Row(attrs={"bins": 5}), Row(("imaginary",), {"bins": 4, "inverse": True})),
     "std.audio.real_signal": (Row(attrs={"size": 9}, shapes={"M": const(5)}), Row(attrs={"size": 8}, shapes={"M": const(5)})),
+    "std.detection.suppress": tuple(
+        Row(attrs={"capacity": 9, "most": 1, **attrs}, scales=SOME)
+        for attrs in ({"most": 2, "overlap": 0.1, "capacity": 7}, {"least": 0.2}, {"centred": True})
+    ),
     "std.vision.grid_sample": tuple(
         Row(attrs={"mode": mode, "padding": padding, "align_corners": corners}, shapes={"W": T, "Q": const(3)},
             scales=SOME, selects=mode == "nearest")

@@ -212,16 +212,6 @@ def one_hot(c: Call) -> Value:
     return c.op("where", hit, on, off)
 
 
-@imports("Compress")
-def compress(c: Call) -> Value:
-    mask = c.static(1, "which elements stay")
-    axis = c.attr("axis")
-    x = c.x()
-    if axis is None:
-        x, axis = c.reshape(x, (x.type.numel,)), 0
-    return c.op("take", x, c.constant(np.flatnonzero(mask).astype(np.int64)), axis=axis)
-
-
 @imports("ReverseSequence")
 def reverse_sequence(c: Call) -> Result:
     time, batch = c.attr("time_axis", 0), c.attr("batch_axis", 1)

@@ -10,11 +10,10 @@ import numpy as np
 
 from ....ir.dims.dim import Dim, as_dim, prove_ge
 from ....ir.dims.ratio import Ratio, Unfoldable
-from ....ir.types import TensorType, f32, i64
+from ....ir.types import TensorType, f32
 from ..call import Call
 from ..registry import folds, imports
 from ..values import Tensor, dims_of, known_tensor, settle, short
-from .folding import MOST_ELEMENTS
 
 
 def size_array(dims: Any) -> np.ndarray:
@@ -112,13 +111,3 @@ def _steps(start: Any, stop: Any, step: Any) -> Dim:
 def _ratio(item: Any) -> Ratio:
     return Ratio(item) if isinstance(item, Dim) else Ratio.of(item)
 
-
-@imports("NonZero")
-def non_zero(c: Call) -> Tensor:
-    known = c.known(0)
-    if known is None or known.dtype == object or known.size > MOST_ELEMENTS:
-        c.static(len(c.inputs), "how many elements are not zero")
-    assert known is not None
-    return Tensor(
-        TensorType.of(i64, (known.ndim, int(np.count_nonzero(known)))), known=np.array(np.nonzero(known), dtype=np.int64)
-    )

@@ -29,6 +29,11 @@ def _last(rank: int, axis: int) -> tuple[list[int], list[int]]:
 
 def _along(i: Import, re: Value, im: Value | None, axis: int, bins: Dim, forward: bool) -> Complex:
     """Over one axis, of which the first ``bins`` frequencies are kept. The inverse divides by N."""
+    if re.type.rank == 1:
+        rows = [None if x is None else i.op("unsqueeze", x, axis=0) for x in (re, im)]
+        assert rows[0] is not None
+        z = _along(i, rows[0], rows[1], 1, bins, forward)
+        return Complex(*(i.op("squeeze", x, axis=0) for x in _parts(z)))
     order, back = _last(re.type.rank, axis)
     im = None if im is None or literal_of(im) == 0 else i.transpose(im, order)
     made = i.builder.multi(composite("std.audio.dft"), i.transpose(re, order), im, bins=bins, inverse=not forward)
@@ -86,6 +91,8 @@ def _to_reals(i: Import, z: Complex, axes: Sequence[int], norm: int, size: Any) 
 
 def _signal(i: Import, z: Complex, axis: int, size: Dim) -> Value:
     """The real signal of ``size`` samples along an axis of its frequencies."""
+    if z.type.rank == 1:
+        return i.op("squeeze", _signal(i, Complex(*(i.op("unsqueeze", x, axis=0) for x in _parts(z))), 1, size), axis=0)
     order, back = _last(z.type.rank, axis)
     moved = _moved(i, z, order)
     return i.transpose(i.call("std.audio.real_signal", moved.re, moved.im, size=size), back)
@@ -105,10 +112,10 @@ def _window(i: Import, window: Value | None, width: int, length: int, like: Valu
 @aten("stft")
 def _stft(
     i: Import, x: Value, length: int, step: int | None = None, width: int | None = None, window: Value | None = None,
-    normalized: bool = False, onesided: bool | None = None, *rest: Any,
-) -> Complex:  # fmt: skip
+    normalized: bool = False, onesided: bool | None = None, pairs: bool | None = None, by_window: bool | None = None,
+) -> Complex | Value:  # fmt: skip
     """Of a signal [L] or [B, L]: [bins, frames] or [B, bins, frames]."""
-    if len(rest) > 1 and rest[1]:
+    if by_window:
         raise Unsupported("frames that are laid by their windows")
     frames: Value = ATEN["unfold.default"](i, x, -1, length, step or length // 4)
     frames = i.op("mul", frames, _window(i, window, width or length, length, x))
@@ -116,7 +123,8 @@ def _stft(
     z = _along(i, frames, None, frames.type.rank - 1, const(bins), forward=True)
     z = Complex(*_divided(i, _parts(z), const(length), _ROOT if normalized else _NOTHING, divides=False))
     rank = z.type.rank
-    return _moved(i, z, [*range(rank - 2), rank - 1, rank - 2])
+    z = _moved(i, z, [*range(rank - 2), rank - 1, rank - 2])
+    return z if pairs else ATEN["stack.default"](i, _parts(z), -1)
 
 
 @of_complex("istft")

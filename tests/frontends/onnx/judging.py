@@ -148,4 +148,7 @@ def _exported(imported: Any, feeds: dict[str, Array]) -> list[Array] | str | Non
     given = {a.name: feeds[n] for a, n in zip(proto.graph.input, feeds, strict=True)}
     assert len(names) == len(feeds)
     found = by_runtime(proto.SerializeToString(), given)
-    return "ONNX Runtime refuses it" if found is None else found[: len(imported.module.graph.outputs)]
+    if found is None:
+        return "ONNX Runtime refuses it"
+    results = dict(zip((info.public for info in imported.module.graph.output_info), found, strict=False))
+    return list(imported.rows_that_count(results).values())

@@ -80,7 +80,7 @@ def run_imported(imported: Imported, feeds: Sequence[np.ndarray]) -> list[np.nda
     net = torch_backend.build(imported.module, imported.weights)
     with torch.no_grad():
         results = net(*(torch.from_numpy(np.asarray(array, order="C")) for array in feeds))
-    return [value.numpy() for value in results.values()]
+    return [value.numpy() for value in imported.rows_that_count(results).values()]
 
 
 def agree(

@@ -12,6 +12,7 @@ from . import (  # noqa: F401  # fill the table
     random_elements,
     random_fused,
     random_indices,
+    random_picking,
     random_products,
     random_quantized,
     random_sequences,

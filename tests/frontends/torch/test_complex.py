@@ -136,7 +136,7 @@ class Rotated(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kept:
-            turns = self.turns[: x.shape[1]]
+            turns = self.turns[: x.shape[1]]  # type: ignore[index]
         else:
             angle = torch.outer(torch.arange(x.shape[1]).float(), self.speed)
             turns = torch.polar(torch.ones_like(angle), angle)
