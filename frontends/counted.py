@@ -218,7 +218,7 @@ class Walk:
         if isinstance(atom, str):
             count = self.counts.counts.get(atom)
             return b.dim_value(sym(atom)) if count is None else self.copies.get(count, count)
-        name = {"floordiv": "floordiv", "mod": "mod", "min": "minimum", "max": "maximum"}[atom.fn]
+        name = {"min": "minimum", "max": "maximum"}.get(atom.fn, atom.fn)
         first, *rest = (self._sum(b, arg) for arg in atom.args)
         for other in rest:
             first = b.op(name, first, other)
