@@ -34,10 +34,12 @@ from .report.results import (
     ORIGINAL,
     RANDOM,
     REEXPORTED,
+    ROUTERS,
     costs,
     fidelities,
     latencies,
     memories,
+    routed,
 )
 
 if TYPE_CHECKING:
@@ -239,9 +241,10 @@ def _others(
     source: Source, before: Module, artifact: Artifact, fitted: Fitted | None, options: Options, folder: Path, tell: Progress
 ) -> dict[str, Candidate]:
     """What the result is compared with: the original, the same program with every token, the two graphs that say what
-    merging is worth, and the schedule that nobody had to search for."""
+    merging is worth, and the schedule that nobody had to search for; and what tells what its routers choose."""
     from ..passes.tokens.baselines import fixed_indices, random_dropping
     from ..passes.tokens.stream import reductions
+    from .report.routers import mixtures, traced
 
     after = artifact.module
     wanted = {} if source.file else {ORIGINAL: source.module}
@@ -249,6 +252,8 @@ def _others(
         wanted[REEXPORTED] = before
     if any(reductions(after.graph)):
         wanted |= {FIXED: fixed_indices(after), RANDOM: random_dropping(after)}
+    if mixtures(after.graph):
+        wanted[ROUTERS] = traced(after)
     if fitted is not None and fitted.even is not None:
         wanted[EVEN] = apply_passes(before, fitted.even)[0]
     files = {ORIGINAL: Candidate(source.file, None)} if source.file else {}
@@ -337,8 +342,9 @@ def _report(
     # Each session holds the weights: what is not needed any more makes room.
     targets.pop(FIXED, None)
     report["memory"] = memories(targets, feeds, options.threads, tell) if options.memory else None
-    targets |= opened(RANDOM)
+    targets |= opened(RANDOM, ROUTERS)
     report["fidelity"] = fidelities(before, after, targets, examples, tell)
+    report["routers"] = routed(after, targets, examples, tell)
     report["verdict"] = verdict(report)
     return report
 

@@ -1,4 +1,5 @@
-"""What ``tessera view`` shows: the program of whatever file it is given, and a run of it in which every reduction tells its map.
+"""What ``tessera view`` shows: the program of whatever file it is given, and a run of it in which every reduction tells its map and
+every router what it chose.
 
 seen = see(Path("fast.onnx"))
 ran = seen.run([("image", "cat.png")])
@@ -22,7 +23,9 @@ from ..runtime.text import FIELDS, load_tokenizer
 from .compile import apply_passes
 from .compile import compile as drive
 from .read import raising, read_model
+from .report import routers
 from .report.fates import Step, traced
+from .report.routers import Rows
 from .report.view import Shown
 from .targets import READERS, artifact_target
 
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What became of the tokens of one input; ``sizes`` are those it was run at."""
+    """What became of the tokens of one input, and what routers did; ``sizes`` are those it was run at."""
 
     steps: Sequence[Step] = ()
     shown: Sequence[Shown] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    routers: Rows = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -61,26 +65,50 @@ class Seen:
         """Run it on files, the first of a batch.
 
         Raises:
-            Diagnostic: E0925 when no token leaves, or when what it takes is neither an image nor text; what reading and running
-                raise.
+            Diagnostic: E0925 when no token leaves and none is routed, or when what it takes is neither an image nor text; what
+                reading and running raise.
         """
         how = how or Options(metadata=self.metadata, beside=self.beside)
         module, steps = traced(self.module)
-        if not steps:
+        rows = routers.mixtures(module.graph)
+        if not steps and not rows:
             raise Diagnostic(
                 "E0925", "nothing becomes of the tokens: the program has no reduction in it",
                 help="add one: `--pass 'merge_tokens(r=8)'`; of an artifact, one that was compiled with it",
             )  # fmt: skip
+        specs, arrays, outputs, sizes = self._made(routers.traced(module), pairs, how)
+        shown = [_shown(specs, pairs[0][0] or specs[0].name, pairs[0][1], arrays, outputs, how)]
+        symbols = self.module.graph.symbols()
+        own = {s: size for s, size in sizes.items() if s in symbols}
+        return Run(steps, shown, own, routers.counted(rows, [outputs]))
+
+    def routed(self, pairs: Sequence[tuple[str, str]], how: Options | None = None) -> Rows:
+        """What the routers do with an input of any kind.
+
+        Raises:
+            Diagnostic: E0925 when there is no router; what reading and running raise.
+        """
+        rows = routers.mixtures(self.module.graph)
+        if not rows:
+            raise Diagnostic(
+                "E0925", "nothing is routed: the program has no mixture of experts in it",
+                help="an input is for seeing what routers do with it; `tessera run` gives what the model makes of it",
+            )  # fmt: skip
+        how = how or Options(metadata=self.metadata, beside=self.beside)
+        outputs = self._made(routers.traced(self.module), pairs, how)[2]
+        return routers.counted(rows, [outputs])
+
+    def _made(
+        self, module: Module, pairs: Sequence[tuple[str, str]], how: Options
+    ) -> tuple[Sequence[InputSpec], Mapping[str, np.ndarray], Mapping[str, np.ndarray], Mapping[str, int]]:
+        """What a form of the program takes, what it was given, what it gave, and the sizes."""
         with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
             file = Path(folder, f"seen{Onnx.suffix}")
             made = drive(module, target=Onnx.name, weights=self.weights, passes=[], verify=False, output=file)
             arrays = read_inputs(made.runner.inputs, pairs, how)
             outputs = made.runner(arrays)
             sizes = made.runner.ports.sizes({name: array.shape for name, array in arrays.items()})
-        name = pairs[0][0] or made.runner.inputs[0].name
-        symbols = self.module.graph.symbols()
-        shown = [_shown(made.runner.inputs, name, pairs[0][1], arrays, outputs, how)]
-        return Run(steps, shown, {s: size for s, size in sizes.items() if s in symbols})
+        return made.runner.inputs, arrays, outputs, sizes
 
 
 def see(

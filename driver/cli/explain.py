@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 from typing import Any
 
 import click
@@ -15,12 +15,14 @@ from .common import (
     dtype_option,
     json_option,
     load_module,
+    parse_params,
     parse_passes,
     pass_option,
     print_json,
     size_text,
     spec_options,
 )
+from .feeding import channels, pair, reading_options
 
 
 @click.command()
@@ -28,6 +30,12 @@ from .common import (
 @dtype_option
 @pass_option
 @click.option("--at", metavar="B=8,T=256", help="Sizes of the free dimensions, for the cost.")
+@click.option("-w", "--weights", multiple=True, metavar="F", help="Weights for a spec, where an input is given.")
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE",
+    help="Run it, and count what its routers choose: an image, a text (.txt), an .npz or .npy.",
+)  # fmt: skip
+@reading_options
 @json_option
 def explain(
     file: str,
@@ -36,11 +44,19 @@ def explain(
     dtype: str,
     passes: tuple[str, ...],
     at: str | None,
+    weights: tuple[str, ...],
+    inputs: tuple[str, ...],
+    fit: str,
+    mean: str | None,
+    std: str | None,
+    tokenizer: str | None,
+    max_length: int | None,
     as_json: bool,
 ) -> None:
     """Say what is in a spec or an artifact.
 
-    What it takes and gives, what it costs block by block, and how it was made.
+    What it takes and gives, what it costs block by block, and how it was made. Of mixtures of experts also what they cost a token,
+    and with --input the load of every expert.
     """
     from ...backends.target import of_file
     from ..compile import apply_passes
@@ -60,6 +76,16 @@ def explain(
         found = explain_program(module, sizes) if module.several else explain_module(module, sizes)
         kind = "artifact" if whole else "spec"
         facts = {"kind": kind, "file": file, **found, "passes": [r.to_dict() for r in reports], "models": _models(file)}
+    if inputs:
+        from ...runtime.inputs import Options
+        from ..seen import see
+
+        seen = see(Path(file), model, parse_params(params), list(weights), dtype, parse_passes(passes))
+        pairs = [pair(given, [v.public for v in seen.module.graph.inputs]) for given in inputs]
+        how = Options(
+            fit, channels("--mean", mean), channels("--std", std), tokenizer, max_length, False, seen.metadata, seen.beside
+        )
+        facts["routers"] = seen.routed(pairs, how)
     if as_json:
         print_json(facts)
     else:
@@ -103,6 +129,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"parameters: {p['elements']:,} in {p['tensors']} tensors, {size_text(p['bytes'])}")
     if "cost" in facts:
         lines += _cost(facts)
+    if facts.get("routers"):
+        lines += _routers(facts["routers"])
     for name, entry in facts.get("entries", {}).items():
         inner = "\n".join(_lines({"file": name, "kind": "entry", **entry})[1:])
         lines += [f"entry {name}", indent(inner, "  ")]
@@ -135,6 +163,19 @@ def _cost(facts: dict[str, Any]) -> list[str]:
     heads = list(rows[0])
     table = [heads, *([human(row[h]) for h in heads] for row in rows)]
     return [f"cost{f' at {sizes}' if sizes else ''}", columns(table, right=range(1, len(heads)), indent="  ")]
+
+
+def _routers(rows: list[dict[str, Any]]) -> list[str]:
+    from ..report.routers import ABOUT, HEADS, LOADS, cells, load_rows
+
+    figures = [HEADS, *cells(rows)]
+    if "load" not in rows[0]:
+        # Only what a run would tell is empty.
+        figures = [[*row[:3], *row[-2:]] for row in figures]
+        return ["routers", columns(figures, right=range(1, 5), indent="  ")]
+    about = fill(ABOUT, 100, initial_indent="  ", subsequent_indent="  ")
+    loads = columns([LOADS, *load_rows(rows)], right=range(1, len(LOADS) - 1), indent="  ")
+    return ["routers", columns(figures, right=range(1, len(HEADS)), indent="  "), about, "loads", loads]
 
 
 def _compile(spec: dict[str, Any]) -> list[str]:

@@ -34,8 +34,8 @@ def view(
     """Show a program as a page.
 
     FILE is an artifact, a spec or a model, as for `optimize`. The page has the river of its tokens through the blocks, and every
-    statement with shapes, cost and the line it comes from; with --input also what became of each patch or word. Of a report
-    (what `optimize --json` prints) it is the page of the report.
+    statement with shapes, cost and the line it comes from; with --input also what became of each patch or word, and which expert
+    it went to. Of a report (what `optimize --json` prints) it is the page of the report.
     """
     from ...runtime.files.aside import check_writable, written_aside
 
@@ -62,7 +62,8 @@ def view(
                     fit, channels("--mean", mean), channels("--std", std), tokenizer, max_length, False, seen.metadata, seen.beside
                 )
                 ran = seen.run(pairs, how)
-            text = page(seen.module, sizes_for(seen.module, {**ran.sizes, **parse_sizes(at, "--at")}), ran.steps, ran.shown)
+            sizes = sizes_for(seen.module, {**ran.sizes, **parse_sizes(at, "--at")})
+            text = page(seen.module, sizes, ran.steps, ran.shown, ran.routers)
     with written_aside(out) as aside:
         aside.write_text(text, encoding="utf-8")
     click.echo(f"wrote {out}")

@@ -56,7 +56,7 @@ def explain_program(program: Module, sizes: Mapping[str, int] | None = None) -> 
 
 
 def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """A program: inputs, outputs, weights, ops, cost.
+    """A program: inputs, outputs, weights, routers, ops, cost.
 
     Args:
         sizes: of the free dimensions, for the cost; what is not given is chosen.
@@ -65,6 +65,7 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
         Diagnostic: E0011 for a size of a dimension that the model does not have.
     """
     from ...ir.analysis.cost import cost
+    from .routers import mixtures
 
     graph = module.graph
     chosen = sizes_for(module, sizes or {})
@@ -81,6 +82,7 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
         "dimensions": _dimensions(graph, chosen),
         "requires": [f"{r.left} {r.op} {r.right}: {r.message}" for r in graph.requires],
         "parameters": _parameters(graph),
+        "routers": mixtures(graph),
         "ops": dict(Counter(node.op.qualified for node in graph.nodes()).most_common()),
         "sizes": chosen,
         "cost": table.to_dict(),

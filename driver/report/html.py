@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import tried
+from . import routers, tried
 from .results import EVEN, FIRST, INT8, OPTIMIZED, ORIGINAL, RANDOM, REEXPORTED
 from .text import (
     BLOCKS,
@@ -51,6 +51,12 @@ def page(report: Report) -> str:
         rounds=rounds_text(report["latency"]["rounds"]),
         blocks=_blocks(report),
         about_blocks=BLOCKS,
+        # Reports that were written before this was counted have none.
+        routers=routers.cells(report.get("routers", [])),
+        loads=routers.load_rows(report.get("routers", [])),
+        router_heads=routers.HEADS,
+        load_heads=routers.LOADS,
+        about_routers=routers.ABOUT,
         memory_rows=memory_rows(report),
         memory_heads=_MEMORY,
         outputs=[_output(output) for output in report["fidelity"]["outputs"]],

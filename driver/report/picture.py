@@ -65,6 +65,23 @@ def draw_map(image: np.ndarray, source: np.ndarray, dropped: np.ndarray | None =
     return Image.fromarray(picture.round().astype(np.uint8))
 
 
+def tinted(image: np.ndarray, group: np.ndarray) -> Image.Image:
+    """The picture with each patch in the colour of its group, ``i64[N]``; those of no group, -1, are dimmed.
+
+    Raises:
+        Diagnostic: E0925 when the tokens are not a grid of patches.
+    """
+    import numpy as np
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    rows, columns, prefix = patch_grid(len(group), height, width)
+    labels = np.kron(group[prefix:].reshape(rows, columns), np.ones((height // rows, width // columns), np.int64))
+    colours = np.concatenate([_palette(int(group.max(initial=0)) + 1), [[_DIMMED] * 3]])
+    picture = 0.5 * image + 0.5 * colours[labels]
+    return Image.fromarray(picture.round().astype(np.uint8))
+
+
 def _edges(labels: np.ndarray) -> np.ndarray:
     """Pixels with a neighbour of another group, or none: the outline of every group, one pixel wide."""
     import numpy as np

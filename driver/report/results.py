@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .fidelity import compare
 from .measure import Spread, interleaved, ratio
 from .memory import peak_memory
+from .routers import Rows, counted, mixtures
 
 if TYPE_CHECKING:
     from ...ir.graph import Module
@@ -22,6 +23,8 @@ RANDOM, FIRST = "random dropping", "first tokens"
 # As many blocks, equal parts, as much time: what a search has to be better than.
 EVEN = "constant schedule"
 INT8, BOTH = "int8", "optimized + int8"
+# The result once more, which also gives the experts of every token.
+ROUTERS = "routers"
 # Runs of the random baseline, each with a seed of its own.
 SEEDS = 3
 # A ratio nearer to 1 than this is no difference that anybody would notice.
@@ -125,6 +128,18 @@ def fidelities(
         "baselines": baselines,
         "outputs": [r.to_dict() for r in rows],
     }
+
+
+def routed(after: Module, targets: Mapping[str, Target], examples: Examples, tell: Tell) -> Rows:
+    """What the routers of the result did on the examples; none where it has no router."""
+    if ROUTERS not in targets:
+        return []
+    total = len(examples.feeds)
+    runs = []
+    for i, feed in enumerate(examples.feeds):
+        tell("counting what routers choose", i, total)
+        runs.append(targets[ROUTERS](feed))
+    return counted(mixtures(after.graph), runs)
 
 
 def _first_tokens(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import tried
+from . import routers, tried
 from .fidelity import SHAPE
 from .measure import Spread
 from .results import BOTH, NOTICED, OPTIMIZED, ORIGINAL, REEXPORTED, pays
@@ -289,6 +289,11 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"\nTokens and FLOPs{where}", style="bold")
     yield table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
     yield Text(BLOCKS)
+    if report["routers"]:
+        yield Text(f"\nRouters on {report['fidelity']['what']}", style="bold")
+        yield table(routers.HEADS, routers.cells(report["routers"]))
+        yield Text(routers.ABOUT)
+        yield table(routers.LOADS, routers.load_rows(report["routers"]), left=(0, len(routers.LOADS) - 1))
     rounds = rounds_text(report["latency"]["rounds"])
     yield Text(f"\nLatency{where}: medians and quartiles of {rounds}", style="bold")
     yield table(["", "ms", "quartiles", "speed-up", "quartiles"], latency_rows(report))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,13 @@ from ...ir.analysis.cost import ATTENTION, CostTable, cost, each
 from ...ir.diagnostics import Diagnostic, source_line
 from .fates import Fate, Step, chain, fates
 from .html import filled
+from .picture import draw_map, patch_grid, tinted
+from .routers import Rows, experts_of
 from .text import at
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from ...ir.graph import Module, Node
     from ...ir.types import TensorType
@@ -26,6 +29,15 @@ if TYPE_CHECKING:
 _LENGTH, _DEPTH, _TOP, _COLUMN = 1040, 170, 34, 26
 # Names of blocks that fit below a river, and pictures that fit beside one another.
 _NAMES, _PICTURES = 26, 5
+_BECAME = {
+    "about_pictures": "Patches that became one token have one colour and a border; those that were dropped are pale; the others "
+    "are as they were.",
+    "about_words": "Words of one colour became one token; struck out ones were dropped. Point at a word to see when.",
+}
+_WENT = {
+    "about_pictures": "Patches whose first expert is the same one have one colour; pale ones have none.",
+    "about_words": "Words of one colour went to one expert first; struck out ones went to none. Point at a word to see which.",
+}
 # A patch is drawn at least so many pixels wide.
 _PATCH = 12
 
@@ -40,12 +52,15 @@ class Shown:
     words: Sequence[str] | None = None
 
 
-def page(module: Module, sizes: Mapping[str, int], steps: Sequence[Step] = (), shown: Sequence[Shown] = ()) -> str:
+def page(
+    module: Module, sizes: Mapping[str, int], steps: Sequence[Step] = (), shown: Sequence[Shown] = (), routers: Rows = ()
+) -> str:
     """A self-contained HTML document.
 
     Args:
         sizes: of every free dimension; shapes and costs are told at these.
         steps: the program's reductions; ``shown`` has their maps for each input that is to be drawn.
+        routers: what they did, where something is shown.
     """
     graph = module.graph
     table = cost(graph).at(sizes)
@@ -67,7 +82,7 @@ def page(module: Module, sizes: Mapping[str, int], steps: Sequence[Step] = (), s
         facts=_facts(sum(params), total.flops, table, end),
         river=_river(table, end),
         steps=[{"method": s.method, "does": "merges" if s.merges else "drops", "block": s.block} for s in steps],
-        drawn=[_drawn(one, steps) for one in shown],
+        drawn=[*(_drawn(one, steps) for one in shown if steps), *(sent for one in shown for sent in _sent(one, routers))],
         blocks=_blocks(module, table, values),
     )
 
@@ -155,7 +170,7 @@ def _drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
     counts = ((len(final) - left, "stay"), (merged, "are merged into others"), (left - merged, "are dropped"))
     where = ", which all come back but for the last time" if back else ""
     facts = f"{len(final)} tokens{where}: {', '.join(f'{count} {what}' for count, what in counts if count)}"
-    drawn: dict[str, Any] = {"name": shown.name, "facts": facts, "pictures": [], "words": []}
+    drawn: dict[str, Any] = {"title": "What became of", "name": shown.name, "facts": facts, "pictures": [], "words": [], **_BECAME}
     if shown.image is not None:
         chosen = sorted({round(i * (len(own) - 1) / max(_PICTURES - 1, 1)) for i in range(_PICTURES)})
         drawn["pictures"] = [{"src": _png(shown.image, None), "told": "the image as the model sees it"}]
@@ -169,23 +184,66 @@ def _drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
     return drawn
 
 
+def _sent(shown: Shown, routers: Rows) -> Iterator[dict[str, Any]]:
+    """For each router which expert each token went to first: a colour an expert."""
+    for number, row in enumerate(routers):
+        experts = experts_of(number, shown.outputs)
+        none = f", {row['none']:.1%} of them to none" if row["none"] else ""
+        facts = f"{row['tokens']} tokens to {row['taken']:.2f} of {row['experts']} experts each{none}"
+        drawn: dict[str, Any] = {
+            "title": "Where tokens went in", "name": row["router"], "facts": facts, "pictures": [], "words": [], **_WENT
+        }
+        if shown.words is not None:
+            drawn["words"] = [_sent_word(*pair, row["experts"]) for pair in zip(shown.words, experts, strict=False)]
+        if shown.image is not None and _is_grid(shown.image, len(experts)):
+            picture = tinted(_enlarged(shown.image, len(experts)), _first(experts, row["experts"]))
+            drawn["pictures"] = [{"src": _uri(picture), "told": f"by the first of {row['k']} experts"}]
+        yield drawn
+
+
+def _first(experts: np.ndarray, count: int) -> np.ndarray:
+    """The first expert of each token, -1 where it has none."""
+    import numpy as np
+
+    true_ones = experts < count
+    return np.where(true_ones.any(1), np.take_along_axis(experts, true_ones.argmax(1)[:, None], 1)[:, 0], -1)
+
+
+def _is_grid(image: np.ndarray, tokens: int) -> bool:
+    try:
+        patch_grid(tokens, *image.shape[:2])
+    except Diagnostic:
+        return False
+    return True
+
+
+def _sent_word(word: str, experts: np.ndarray, count: int) -> dict[str, Any]:
+    """A word with the colour of its first expert; one without any is struck out."""
+    own = [int(e) for e in experts if e < count]
+    told = f"experts {', '.join(map(str, own))}" if own else "no expert"
+    return {"text": word, "hue": round(own[0] * 137.5) % 360 if own else None, "gone": not own, "told": told}
+
+
 def _png(image: np.ndarray, now: Sequence[Fate] | None) -> str:
     """As a data URI; enlarged where patches are only a few pixels wide."""
     import numpy as np
     from PIL import Image
 
-    from .picture import draw_map, patch_grid
-
-    scale = 1
-    if now is not None:
-        rows = patch_grid(len(now), *image.shape[:2])[0]
-        scale = max(1, -(-_PATCH * rows // image.shape[0]))
-    large = np.repeat(np.repeat(image, scale, 0), scale, 1)
     if now is None:
-        picture = Image.fromarray(large)
-    else:
-        dropped = np.array([f.host is None for f in now])
-        picture = draw_map(large, np.array([i if f.host is None else f.host for i, f in enumerate(now)]), dropped)
+        return _uri(Image.fromarray(image))
+    dropped = np.array([f.host is None for f in now])
+    source = np.array([i if f.host is None else f.host for i, f in enumerate(now)])
+    return _uri(draw_map(_enlarged(image, len(now)), source, dropped))
+
+
+def _enlarged(image: np.ndarray, tokens: int) -> np.ndarray:
+    """So that a patch is wide enough to be seen. Raises E0925 when the tokens are no grid of patches."""
+    rows = patch_grid(tokens, *image.shape[:2])[0]
+    scale = max(1, -(-_PATCH * rows // image.shape[0]))
+    return image.repeat(scale, 0).repeat(scale, 1)
+
+
+def _uri(picture: Image.Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
