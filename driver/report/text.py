@@ -289,7 +289,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"\nTokens and FLOPs{where}", style="bold")
     yield table(["block", "tokens", "after", "FLOPs", "after", "left"], block_rows(report), last=True)
     yield Text(BLOCKS)
-    if report["routers"]:
+    if report.get("routers"):
         yield Text(f"\nRouters on {report['fidelity']['what']}", style="bold")
         yield table(routers.HEADS, routers.cells(report["routers"]))
         yield Text(routers.ABOUT)
