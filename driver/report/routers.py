@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ...ir.graph import Graph, Module
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[dict[str, Any]]
 
 # How many even shares of the pairs of a batch an expert takes, where what is above that is dropped.
 CAPACITIES = (1.0, 1.25, 2.0)
@@ -30,7 +30,7 @@ ABOUT = (
 _TAP = "router"
 
 
-def mixtures(graph: Graph) -> Rows:
+def mixtures(graph: Graph) -> list[dict[str, Any]]:
     """The mixtures of a program in order: true experts, null ones that the router scores too, experts a token takes at most, and
     the FLOPs of one pair of a token and an expert, and of a token with all of them."""
     from ...passes.experts.mixtures import find_mixtures
@@ -70,7 +70,7 @@ def experts_of(number: int, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return outputs[f"{_TAP}{number}"]
 
 
-def counted(rows: Rows, runs: Sequence[Mapping[str, np.ndarray]]) -> Rows:
+def counted(rows: Rows, runs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
     """The rows with what the routers did in these runs; each run is a batch of its own, which a capacity is a share of."""
     return [{**row, **_counts(row, [experts_of(i, outputs) for outputs in runs])} for i, row in enumerate(rows)]
 
