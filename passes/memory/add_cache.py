@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ...ir.analysis.along import Along, along
 from ...ir.analysis.axes import Axes
@@ -30,6 +29,7 @@ from .places import Places, Stuck, Where
 
 PREFILL, DECODE = "prefill", "decode"
 LENGTHS = "lengths"
+_ROPE = "std.attention.rope"
 # The operands of attention that say who sees whom: one row a query, one column a key.
 _PAIRS = (3, 4)
 
@@ -219,7 +219,7 @@ class _Half:
         assert v is not None
         sizes = (self.batch, k.type.shape[1], self.capacity, k.type.shape[3], v.type.shape[3])
         record = RecordPattern(_cache_record().record, sizes)
-        part = Part(record, tuple(_statics(record)))
+        part = Part(record, (("rotated", _is_turned(node)),))
         zeros, found = Initializer("zeros"), []
         for field, pattern in record.fields():
             dtype = k.type.dtype if field in ("k", "v") else i64
@@ -230,7 +230,8 @@ class _Half:
     def _append(self, node: Node, cache: list[Value], length: Value) -> list[Value]:
         k, v = node.inputs[1:3]
         builder = Builder(self.graph).before(node)
-        return builder.multi(composite("std.cache.append"), *cache[:2], length, k, v, self.lengths)
+        attrs = {"cache.rotated": _is_turned(node)}
+        return builder.multi(composite("std.cache.append"), *cache[:2], length, k, v, self.lengths, **attrs)
 
     def _finish(self, kept: Iterable[list[Value]]) -> None:
         """Return the states, and leave inputs out that nobody reads any more."""
@@ -353,9 +354,10 @@ def _cache_record() -> RecordPattern:
     return type
 
 
-def _statics(record: RecordPattern) -> list[tuple[str, Any]]:
-    defaults = dict(record.record.defaults)
-    return [(name, defaults[name]) for name, _ in record.record.statics]
+def _is_turned(attention: Node) -> bool:
+    """Whether the keys were turned by their positions."""
+    k = attention.inputs[1]
+    return k is not None and k.node is not None and k.node.op.qualified == _ROPE
 
 
 def _stuck(node: Node, value: Value, why: str, where: Node | None = None) -> Diagnostic:

@@ -175,6 +175,40 @@ ROWS: dict[str, tuple[Row, ...]] = {
         for given in ((), ("count",))
     ),
     "std.cache.visible": (Row(attrs={"queries": 3}, shapes={"C": T}, below={"cache.length": "T"}),),
+    "std.cache.rollback": (Row(shapes={"C": T}, below={"cache.length": "T", "length": "T"}),),
+    "std.cache.fork": (Row(shapes={"C": T, "R": sym("N")}, below={"cache.length": "T", "row": "B"}, scales=SOME),),
+    "std.cache.picked": (
+        Row(shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T"}),
+        Row(("count",), shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T", "count": "k"}),
+    ),
+    "std.cache.turned": (
+        Row(shapes={"C": T, "Rb": const(1)}, below={"cache.length": "T"}),
+        Row(attrs={"interleaved": True}, shapes={"C": T, "Rb": B}, below={"cache.length": "T"}),
+    ),
+    "std.cache.read": (
+        Row(shapes={"C": sym("S"), "R": const(2), "Mb": const(1), "Mt": const(1)}, below={"cache.length": "S"}),
+    ),
+    "std.cache.scores": (Row(shapes={"C": sym("S"), "R": const(2)}, below={"cache.length": "S"}),),
+    "std.cache.ring.write_around": (Row(shapes={"C": sym("N"), "S": sym("k")}, below={"start": "N"}),),
+    "std.cache.ring.ring_append": (Row(shapes={"C": sym("N"), "S": sym("k")}, below={"cache.seen": "N"}),),
+    "std.cache.ring.ring_places": (Row(shapes={"C": T}, below={"cache.seen": "N"}),),
+    "std.cache.ring.ring_visible": (Row(attrs={"queries": 3}, shapes={"C": T}, below={"cache.seen": "N"}),),
+    "std.cache.paged.gathered": (
+        Row(shapes={"M": const(3), "P": sym("N"), "S": const(2)}, below={"cache.length": 6, "cache.table": "N"}),
+    ),
+    "std.cache.paged.share": (
+        Row(
+            shapes={"M": const(3), "P": sym("N"), "S": const(2), "R": sym("k")},
+            below={"cache.length": 6, "cache.table": "N", "row": "B"}, scales=("one", "odd", "large"),
+        ),
+    ),
+    "std.cache.paged.page_append": (
+        # One row: two that share a page would write to the same slots.
+        Row(
+            shapes={"B": const(1), "M": const(1), "P": sym("N"), "S": sym("S"), "N": const(1)},
+            below={"cache.length": 1, "cache.table": "N"}, scales=("one", "odd", "large"),
+        ),
+    ),
     "std.losses.cross_entropy": tuple(Row(attrs={"smoothing": s}, below={"target": 6}, scales=SOME) for s in (0.0, 0.1)),
     "std.losses.kl_divergence": (Row(scales=SOME), Row(attrs={"temperature": 2.0}, scales=SOME)),
     "std.losses.mse": (Row(scales=SOME),),

@@ -116,9 +116,10 @@ class _Printer(RegionPrinter):
         dims = [literal(d if d.value is None else d.value) for d in pattern.dims]
         starts = [v.init for v in graph.inputs if v.init is not None and v.name.rpartition(".")[0] == name]
         init = initialiser(value.init)
-        if value.record.statics or any(start != value.init for start in starts):
+        told = [pair for pair in value.record.statics if pair not in pattern.record.defaults]
+        if told or any(start != value.init for start in starts):
             args = [ast.Arg(n, initialiser(start)) for n, start in zip(fields, starts, strict=True)]
-            args += [ast.Arg(n, self._static(v)) for n, v in value.record.statics]
+            args += [ast.Arg(n, self._static(v)) for n, v in told]
             init = ast.Call(ast.Name(record), args)
         outside = None if value.outside is None else value.outside.removesuffix(f".{field}")
         return [ast.StateStmt(name, ast.TypeExpr(record, dims), init, outside)]
