@@ -16,7 +16,7 @@ from ...ir.op import Composite
 from ...ir.signature import Pattern
 from .method import Method, statics_of
 from .restore import Back
-from .stream import RECORD, Stage, is_map, map_operand
+from .stream import RECORD, Ends, Stage, is_map, map_operand
 
 COPY = "copy"
 _SEES = ("before", "after")
@@ -63,7 +63,7 @@ def _misfit(op: Composite) -> str | None:
     return None
 
 
-def way_back(method: Method, before: Value, after: Value, stage: Stage, ends: tuple[int, int]) -> Back | None:
+def way_back(method: Method, before: Value, after: Value, stage: Stage, ends: Ends) -> Back | None:
     """What makes of features at ``stage`` those of the tokens in front of it; None where they are copied."""
     op = method.back
     if op is None:

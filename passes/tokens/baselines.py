@@ -54,10 +54,10 @@ def random_dropping(module: Module) -> Module:
         empty = builder.op("eq", size, builder.constant(0.0, f32))
         score = builder.op("where", empty, builder.op("sub", noise, builder.constant(2.0, f32)), noise)
         place = builder.op("iota", n=tokens)
-        first = builder.op("lt", place, builder.constant(max(1, facts.first), i64))
+        first = builder.op("lt", place, _number(facts.first or 1, builder))
         score = builder.op("where", first, builder.constant(2.0, f32), score)
-        if facts.last:
-            end = builder.op("sub", builder.dim_value(tokens), builder.constant(facts.last, i64))
+        if facts.last != 0:
+            end = builder.op("sub", builder.dim_value(tokens), _number(facts.last, builder))
             score = builder.op("where", builder.op("ge", place, end), builder.constant(2.0, f32), score)
         kept = builder.op(composite("std.token.select_top"), score, k=left)
         new = [builder.op("take", v, kept, axis=1, batch=1) for v in (x, size, position)]
@@ -87,6 +87,10 @@ def _pick_features(module: Module) -> None:
                 node.output.replace_uses(builder.op("take", weighted, place, axis=1, batch=1))
                 module.graph.remove(node)
                 break
+
+
+def _number(count: int | Dim, builder: Builder) -> Value:
+    return builder.dim_value(count) if isinstance(count, Dim) else builder.constant(count, DTYPES["i64"])
 
 
 def _leaving(node: Node) -> Dim:

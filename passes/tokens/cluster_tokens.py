@@ -64,6 +64,11 @@ class ClusterTokens(ReduceTokens):
 
     def chosen(self, count: int) -> list[int]:
         """From `begin` to `end`."""
+        if self.segment is not None:
+            raise Diagnostic(
+                "E0705", "`segment` does not go with cluster_tokens: a grid of clusters is that of a whole stream",
+                help="cluster in the blocks that see the image alone, `blocks`, or prune the segment: `prune_tokens(segment=…)`",
+            )  # fmt: skip
         if self.place != "attention" or self.blocks is not None:
             name = "blocks" if self.blocks is not None else "place"
             raise Diagnostic(

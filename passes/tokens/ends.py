@@ -55,6 +55,8 @@ def check_cut(carrier: Carrier, node: Node, targets: Targets) -> None:
             return
         if -last <= start < 0 and (stop is None or start < stop < 0):
             return
+    if step == 1 and start == 0 and first == 0 and all(s.facts.first == stop for s in stream.until(stage)):
+        return  # all that stand in front of a segment, of a number that only run time knows
     ends = ["" if at is None or at == 0 else str(at) for at in (start, stop)]
     one = stop is not None and as_dim(stop) == as_dim(start) + 1
     taken = f"number {start}" if one else f"[{':'.join(ends)}]"

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...ir.builder import Builder
-from ...ir.dims.dim import Dim, as_dim, prove_ge
+from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.shape import parse_rearrange
 from ...ir.types import f32, i64
 from . import stage as flow
 from .carry import CannotFollow, Carrier, Targets
-from .stream import Facts, Stage, Stream, TokenMap
+from .stream import Facts, Stage, Stream, TokenMap, some
 
 
 @dataclass(frozen=True)
@@ -206,21 +206,9 @@ def _kept(parts: list[_Part], graph: Graph, last: bool = False) -> int:
         if part.map is not None:
             return number + (part.facts.last if last else part.facts.first)
         if part.now.value is None:
-            return number + (1 if _some(part.now, graph) else 0)
+            return number + (1 if some(part.now, graph) else 0)
         number += part.now.value
     return number
-
-
-def _some(count: Dim, graph: Graph) -> bool:
-    """Whether there is one at least: for every size, or because the program requires it."""
-    if prove_ge(count, 1, graph.facts):
-        return True
-    for need in graph.requires:
-        small, large = (need.left, need.right) if need.op in ("<", "<=") else (need.right, need.left)
-        room = large - small - (1 if need.op in ("<", ">") else 0)
-        if need.op in ("<", "<=", ">", ">=") and prove_ge(count - 1 - room, 0, graph.facts):
-            return True
-    return False
 
 
 def _plain(dim: Dim) -> object:

@@ -10,12 +10,12 @@ has them, are how many first and last tokens stay as they are. Its other static 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
-from ...ir.dims.dim import Dim, as_dim, dim_min, sym
+from ...ir.dims.dim import Dim, as_dim, const, dim_min, sym
 from ...ir.graph import Module
 from ...ir.library import composite, local_composite, ops_of
 from ...ir.notation import show_value
@@ -23,7 +23,7 @@ from ...ir.op import Composite
 from ...ir.signature import REQUIRED, Pattern, Static
 from ...ir.types import DType, TensorType, f32, i64
 from ..options import Option
-from .stream import RECORD, Facts, is_map, is_reduction
+from .stream import RECORD, Ends, Facts, is_map, is_reduction
 from .wants import WANTS, find_want
 
 STD = "std.token"
@@ -33,6 +33,8 @@ _WORDS = {"random": "by_chance"}
 _OWN = frozenset({"r", "k", "protect", "last", "padding"})
 # What a pass that knows the grid says of it and its clusters.
 GRID = frozenset({"height", "width", "rows", "columns"})
+# Numbers of tokens at an end that stand for one that only run time knows.
+_STAND_IN = (3, 50)
 _KINDS: dict[str, Any] = {"int": int, "real": float, "bool": bool, "str": str, "list": tuple[int | float, ...]}
 
 
@@ -63,14 +65,42 @@ class Method:
         """The operands behind the features and the map, which it gets when it asks."""
         return [(o.name, o.type) for o in self.op.signature.operands[2:] if isinstance(o.type, Pattern)]
 
-    def attrs(self, left: Dim, present: Dim, protect: int, last: int, padding: bool) -> dict[str, Any]:
+    def attrs(self, left: Dim, present: Dim, protect: int | Dim, last: int | Dim, padding: bool) -> dict[str, Any]:
         """The static arguments with which ``left`` of ``present`` tokens stay."""
         own = {"r": present - left, "k": left, "protect": protect, "last": last, "padding": padding}
         return {name: value for name, value in {**own, **dict(self.settings)}.items() if name in self.statics}
 
-    def limits(self, protect: int, last: int) -> Limits:
+    def limits(self, protect: int | Dim, last: int | Dim) -> Limits:
         """What its `require`s say of the number of tokens. Raises Diagnostic E0501 when they allow no such ``protect``."""
-        return _limits(self, protect, last)
+        if isinstance(protect, int) and isinstance(last, int):
+            return _limits(self, protect, last)
+        # How many may leave of those between the ends does not hang on how many stand there: two numbers show it.
+        known = [[end if isinstance(end, int) else n for end in (protect, last)] for n in _STAND_IN]
+        limits, other = (_limits(self, *numbers) for numbers in known)
+        between = [one.cap(sym("tokens") + sum(numbers)) for one, numbers in zip((limits, other), known, strict=True)]
+        if between[0] != between[1] or limits.only != other.only:
+            raise Diagnostic(
+                "E0705",
+                f"how many tokens the method `{self.op.name}` lets go hangs on how many stay, which only run time knows here",
+                help="choose another method, or fix the sizes of the inputs",
+            )  # fmt: skip
+        return replace(limits, fewest=1, why="", shift=sum(known[0]) - as_dim(protect) - as_dim(last))
+
+    def checked_ends(self, ends: Ends, option: str, value: Any) -> Ends:
+        """How many first and last tokens are to stay, as an option of that value asks.
+
+        Raises E0705 for a method that cannot let tokens stay, and what the method requires of their number.
+        """
+        for name, number in zip(("protect", "last"), ends, strict=True):
+            if number != 0 and name not in self.statics:
+                raise Diagnostic(
+                    "E0705",
+                    f"`{option}={show_value(value)}` asks that tokens stay, but the method `{self.op.name}` has no "
+                    f"`{name}: int = 0`",
+                    help=f"declare `{name}: int = 0` among its static parameters, as `keep_best` has it, or leave `{option}` out",
+                )
+        self.limits(*ends)
+        return ends
 
     def admits(self, protect: int, last: int) -> bool:
         """Whether so many first and last tokens can be protected."""
@@ -99,6 +129,7 @@ class Limits:
         fewest, why: with how few it works, and what it says where there are fewer.
         only: with which number alone it works, if there is one.
         facts: what it does.
+        shift: what is added to the number of tokens that ``cap`` is asked about: those that are not counted.
     """
 
     most: tuple[Dim, ...]
@@ -106,9 +137,11 @@ class Limits:
     why: str
     facts: Facts
     only: int | None = None
+    shift: Dim = const(0)
 
     def cap(self, present: Dim) -> Dim:
         """How many of ``present`` tokens may leave."""
+        present = present + self.shift
         caps = [most.subs({"T": present}) for most in self.most] or [present - 1]
         cap = caps[0]
         for other in caps[1:]:

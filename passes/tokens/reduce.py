@@ -45,6 +45,12 @@ def _check_protect(protect: Any) -> str | None:
     return None
 
 
+def _check_segment(segment: Any) -> str | None:
+    if isinstance(segment, tuple) and len(segment) not in (1, 2):
+        return f"must be a name, or the place of the first token and that of the first one behind it, but is {show_value(segment)}"
+    return None
+
+
 @dataclass(frozen=True)
 class ReduceTokens(Pass):
     """What the passes that reduce tokens have in common."""
@@ -72,6 +78,12 @@ class ReduceTokens(Pass):
         "tokens that stay as they are: how many first ones, or places up to which, from either end (`[0, -1]`); when none, those "
         "that the model reads by place",
         check=_check_protect,
+    )
+    segment: str | tuple[int, ...] | None = option(
+        None,
+        "the part of the tokens that may leave, by the input that it is made of or the name of what is joined with others, or from "
+        "which token to which, `[3, -20]`; all others stay, and are not counted in `r`, `keep` and `k`",
+        check=_check_segment,
     )
     place: Literal["attention", "block", "start", "around_attention", "around_block", "keys"] = option(
         "attention",
@@ -166,6 +178,10 @@ class ReduceTokens(Pass):
 
     def chosen(self, count: int) -> list[int]:
         """The blocks to reduce in, of ``count``. Raises E0704 for one that there is not, E0705 for options that say two things."""
+        if self.segment is not None and self.protect is not None:
+            raise Diagnostic(
+                "E0705", "`segment` says which tokens may leave, and `protect` which stay", help="leave one of them out"
+            )
         ends = {n: at for n, at in (("begin", self.begin), ("end", self.end)) if at is not None}
         for name, numbers in {"blocks": self.blocks or (), **{n: (at,) for n, at in ends.items()}}.items():
             for index in numbers:

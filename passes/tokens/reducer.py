@@ -10,7 +10,6 @@ from ...ir.builder import Builder, freeze, reinfer
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim, prove_ge
 from ...ir.graph import Graph, Node, Require, Value
-from ...ir.notation import show_value
 from . import keys
 from . import stage as flow
 from .back import way_back
@@ -22,7 +21,8 @@ from .outputs import finish
 from .places import AttentionBlock, Place, end_of, find_blocks, no_block, place_of
 from .restore import Region
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
-from .stream import Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
+from .segment import Outside, find_outside
+from .stream import Ends, Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
 from .wants import Asked, find_want, fitted, named, number_of
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Reducer:
         self.by_node = {place.x.node: b for b, place in self.places.items()}
         # The regions that are open, by the node behind which they end.
         self.open: dict[Node | None, Region] = {}
+        # What stays of each stream, where only a part of it may leave.
+        self.outside: dict[Stream, Outside] = {}
         self.ends = {stream: self._ends(stream) for stream in self.streams if self._blocks_of(stream)}
         self.schedules = self._schedules()
         # The stage at which each attention was met.
@@ -131,9 +133,13 @@ class Reducer:
             place = replace(place, end=end_of(last, peers))
         return place
 
-    def _ends(self, stream: Stream) -> tuple[int, int]:
-        """How many first and last tokens stay: what is asked for, or what the model reads by its place."""
+    def _ends(self, stream: Stream) -> Ends:
+        """How many first and last tokens stay: those outside of a segment, what is asked for, or what is read by its place."""
         first_block = self._blocks_of(stream)[0]
+        if self.options.segment is not None:
+            outside = find_outside(self.options.segment, self.graph, stream, first_block, self.axes, self.origins)
+            self.outside[stream] = outside
+            return self.method.checked_ends((outside.first, outside.last), "segment", self.options.segment)
         behind = first_block.attention
         # Of keys nothing is read by its place: every token goes on.
         alone = self.options.where == "keys"
@@ -150,16 +156,17 @@ class Reducer:
         # A list says all of it; behind a number, what is read at the end stays where that costs the others nothing.
         keeps = not isinstance(self.options.protect, tuple) and not self.method.limits(0, 0).facts.merged
         ends = asked[0], max(asked[1], last if keeps and self.method.admits(0, last) else 0)
-        for name, number in zip(("protect", "last"), ends, strict=True):
-            if number and name not in self.method.statics:
-                raise Diagnostic(
-                    "E0705",
-                    f"`protect={show_value(self.options.protect)}` asks that tokens stay, but the method "
-                    f"`{self.method.op.name}` has no `{name}: int = 0`",
-                    help=f"declare `{name}: int = 0` among its static parameters, as `keep_best` has it, or leave `protect` out",
-                )
-        self.method.limits(*ends)
-        return ends
+        return self.method.checked_ends(ends, "protect", self.options.protect)
+
+    def _limits(self, stream: Stream, ends: Ends) -> Limits:
+        """Of what is counted of a stream: all of it, or its segment."""
+        first, last = (end if isinstance(end, int) else self.graph.expand_lets(end) for end in ends)
+        limits = self.method.limits(first, last)
+        if stream not in self.outside:
+            return limits
+        outside = self.outside[stream].count
+        fewest = max(limits.fewest - (outside.value or 0), 1)
+        return replace(limits, shift=limits.shift + outside, fewest=fewest)
 
     def _schedules(self) -> dict[AttentionBlock, tuple[Schedule, int]]:
         """The schedule that each block follows, and its place in it: one for each stream of tokens."""
@@ -175,7 +182,7 @@ class Reducer:
             blocks = [b for b in chosen if self.of_block[b] is stream]
             # Where every token comes back behind each block, each begins with all of them.
             for part in [[b] for b in blocks] if options.each else [blocks]:
-                schedule = options.schedule(len(part), self.method.limits(*ends), len(stream.stages) > 1)
+                schedule = options.schedule(len(part), self._limits(stream, ends), len(stream.stages) > 1)
                 if listed:
                     schedule = replace(schedule, r=tuple(listed[b] for b in part))
                 places.update((block, (schedule, i)) for i, block in enumerate(part))
@@ -227,7 +234,7 @@ class Reducer:
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{number}", left, least=1)
         asked = Asked(
             self.graph, builder, stream, current, x, at or (block.attention if self.options.where == "keys" else None),
-            self.options.metric_name(), first, last,
+            self.options.metric_name(), 0 if stream in self.outside and last != 0 else first, last,
             self._in_front(stream, given), text and self._hoisted(text, given, builder),
         )  # fmt: skip
         # A tap on this very value shows it as it was, and what lies beside a region or behind it reads it as it was.
@@ -354,8 +361,14 @@ class Reducer:
     def _left(self, block: AttentionBlock, stream: Stream, present: Dim) -> Dim:
         (schedule, index), options = self.schedules[block], self.options
         first, _ = self.ends[stream]
+        outside = self.outside[stream].count if stream in self.outside else None
         try:
-            left = schedule.left(index, present, self.before[stream].count)
+            if outside is None:
+                left = schedule.left(index, present, self.before[stream].count)
+            else:
+                counted = self.graph.expand_lets(present) - outside
+                left = schedule.left(index, counted, self.graph.expand_lets(self.before[stream].count) - outside)
+                left = present if left == counted else left + outside
         except TooMany as problem:
             raise Diagnostic(
                 "E0709",
@@ -395,7 +408,9 @@ class Reducer:
         """Say it where rounding and protected tokens keep more than was asked for."""
         keep = self.options.keep[-1] if isinstance(self.options.keep, tuple) else self.options.keep
         for stream in self.ends if keep is not None else ():
-            first, final = self.before[stream].count, stream.stages[-1].count
+            outside = self.outside[stream].count if stream in self.outside else as_dim(0)
+            counts = (self.before[stream].count, stream.stages[-1].count)
+            first, final = (self.graph.expand_lets(count) - outside for count in counts)
             if first.value is not None and final.value is not None:
                 wanted = first.value - int(first.value * (1 - exact(keep or 0.0)))
                 if final.value > wanted:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...ir.analysis.axes import Axes, Axis
-from ...ir.dims.dim import Dim
+from ...ir.dims.dim import Dim, prove_ge
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import AnyOp, Composite, Trait, has
 from ...ir.signature import Pattern, RecordPattern
@@ -29,12 +29,33 @@ class Facts:
     merged: bool = False
     total: bool = True
     padded: bool = False
-    first: int = 0
-    last: int = 0
+    first: int | Dim = 0
+    last: int | Dim = 0
 
     def attrs(self, operand: str) -> dict[str, Any]:
         """As attributes of a node that takes the map under this name."""
         return {f"{operand}.{f.name}": getattr(self, f.name) for f in fields(self)}
+
+
+# How many first and last tokens stay: numbers, or symbols of numbers that only run time knows, which are at least 1.
+Ends = tuple[int | Dim, int | Dim]
+
+
+def certain(count: int | Dim) -> int:
+    """How many tokens a number of :class:`Ends` is at least."""
+    return count if isinstance(count, int) else 1
+
+
+def some(count: Dim, graph: Graph) -> bool:
+    """Whether there is one at least: for every size, or because the program requires it."""
+    if prove_ge(count, 1, graph.facts):
+        return True
+    for need in graph.requires:
+        small, large = (need.left, need.right) if need.op in ("<", "<=") else (need.right, need.left)
+        room = large - small - (1 if need.op in ("<", ">") else 0)
+        if need.op in ("<", "<=", ">", ">=") and prove_ge(count - 1 - room, 0, graph.facts):
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -149,9 +170,9 @@ class Stream:
         return "merged" if any(s.facts.merged for s in self.until(stage)) else "dropped"
 
     def kept(self, stage: Stage) -> tuple[int, int]:
-        """How many first and last tokens are in their places."""
+        """How many first and last tokens are in their places for certain."""
         reductions = self.until(stage)
-        return min(s.facts.first for s in reductions), min(s.facts.last for s in reductions)
+        return min(certain(s.facts.first) for s in reductions), min(certain(s.facts.last) for s in reductions)
 
 
 # Reductions -----------------------------------------------------------------------------------------------------------

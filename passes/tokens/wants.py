@@ -41,8 +41,8 @@ class Asked:
     x: Value
     attention: Node | None
     metric: str
-    first: int
-    last: int
+    first: int | Dim
+    last: int | Dim
     blocks: tuple[Node, ...] = ()
     text: Value | None = None
     met: Stage | None = None
