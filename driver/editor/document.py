@@ -26,8 +26,8 @@ from .text import Place, Range, lines_of, pieces, range_of
 from .watch import Facts, Watching
 
 T = TypeVar("T")
-# What a static parameter is where no caller says it: the types do not hang on it.
-ASSUMED = {"real": 1.0, "bool": False}
+# What a static parameter is where no caller says it: two values, of which what is wrong with one only is no mistake.
+ASSUMED = {"real": (1.0, 0.25), "bool": (False, True)}
 _documents = count(1)
 
 

@@ -59,10 +59,22 @@ module.exports = grammar({
       ),
     parameters: ($) => seq("(", optional(list(choice("*", $.parameter))), ")"),
     parameter: ($) =>
-      seq(field("name", $.identifier), ":", field("type", $.type), optional(seq("=", field("default", $._expression)))),
+      seq(
+        field("name", $.identifier),
+        ":",
+        field("type", $.type),
+        optional(choice(seq("=", field("default", $._expression)), $._outside)),
+      ),
+    // What callers and files call it.
+    _outside: ($) => seq("as", field("external", $.string)),
     results: ($) => choice($.type, seq("(", list($.result), ")")),
     result: ($) =>
-      seq(optional(seq(field("name", $.identifier), ":")), field("type", $.type), optional(seq("if", $._expression))),
+      seq(
+        optional(seq(field("name", $.identifier), ":")),
+        field("type", $.type),
+        optional($._outside),
+        optional(seq("if", $._expression)),
+      ),
     type: ($) =>
       seq(field("name", choice($.identifier, "fn")), optional(seq("[", optional(list($._dimension)), "]")), optional("?")),
     _dimension: ($) => choice($._expression, $.ellipsis),
@@ -166,13 +178,28 @@ module.exports = grammar({
         ":",
         field("type", $.type),
         optional(seq("=", field("initialiser", $._expression))),
-        optional(seq("as", field("external", $.string))),
+        optional($._outside),
       ),
     state: ($) =>
-      seq("state", field("name", $.identifier), ":", field("type", $.type), optional(seq("=", field("initialiser", $._expression)))),
+      seq(
+        "state",
+        field("name", $.identifier),
+        ":",
+        field("type", $.type),
+        optional(seq("=", field("initialiser", $._expression))),
+        optional($._outside),
+      ),
     random: ($) =>
-      seq("random", field("name", $.identifier), ":", field("type", $.type), "=", field("distribution", $._expression)),
-    tap: ($) => seq("tap", field("name", $.identifier), "=", field("value", $._expression)),
+      seq(
+        "random",
+        field("name", $.identifier),
+        ":",
+        field("type", $.type),
+        "=",
+        field("distribution", $._expression),
+        optional($._outside),
+      ),
+    tap: ($) => seq("tap", field("name", $.identifier), "=", field("value", $._expression), optional($._outside)),
     require: ($) => seq("require", field("condition", $._expression), ",", field("message", $.string)),
     let: ($) => seq("let", field("name", $.identifier), "=", field("value", $._expression)),
     repeat: ($) =>

@@ -19,7 +19,7 @@ from .results import check_results
 # What a check without a caller cannot know: a condition or number that depends on a static parameter or a free
 # dimension, a size that only some callers make fit.
 UNDECIDED = frozenset({"E0402", "E0407", "E0305", "E0306", "E0307", "E0501", "E0304", "E0302", "E0301", "E0208"})
-NONE: Mapping[str, Any] = {}
+NONE: Mapping[str, tuple[Any, ...]] = {}
 
 
 def check_declarations(elaborator: Elaborator, unit: Unit) -> list[Diagnostic]:
@@ -48,31 +48,46 @@ def _check_declaration(elaborator: Elaborator, declared: Declared) -> None:
 
 
 def check_function(
-    elaborator: Elaborator, declared: Declared, node: ast.Function, assumed_values: Mapping[str, Any] = NONE
+    elaborator: Elaborator, declared: Declared, node: ast.Function, stand_ins: Mapping[str, tuple[Any, ...]] = NONE
 ) -> None:
     """Elaborate a function by itself. Raises Diagnostic for mistakes that no caller could make good.
 
     Args:
-        assumed_values: what required static parameters are, by kind, of which no type hangs on the value; where another one is
-            needed, nothing is looked at.
+        stand_ins: values to try for required static parameters, by kind, two of each. What is wrong with one of them only is no
+            mistake, nor is what a `require` says of them. Where a parameter of another kind is needed, nothing is looked at.
     """
+    signature = elaborator.signatures.of(declared)
+    made_up = any(s.default is REQUIRED and s.kind in stand_ins for s in signature.statics)
+    wrong: list[Diagnostic] = []
+    for turn in range(2 if made_up else 1):
+        values = {kind: given[turn] for kind, given in stand_ins.items()}
+        found = [e for e in _wrong(elaborator, declared, node, values) if not (made_up and e.code == "E0501")]
+        told = {(e.code, e.span) for e in found}
+        wrong = [e for e in wrong if (e.code, e.span) in told] if turn else found
+        if not wrong:
+            return
+    raise several(wrong)
+
+
+def _wrong(elaborator: Elaborator, declared: Declared, node: ast.Function, values: Mapping[str, Any]) -> list[Diagnostic]:
+    """The mistakes of a function whose required static parameters have these values, by kind."""
     signature = elaborator.signatures.of(declared)
     bound = Bindings(dtypes={kind: DTYPES["i64" if kind == "int" else "f32"] for kind in KINDS}, pack=(sym("N_"),))
     assumed = False
     for static in signature.statics:
         if static.default is REQUIRED:
-            if static.kind in assumed_values:
-                bound.statics[static.name] = assumed_values[static.kind]
+            if static.kind in values:
+                bound.statics[static.name] = values[static.kind]
                 continue
             if static.kind != "int":
-                return
+                return []
             bound.dims[static.name] = bound.statics[static.name] = sym(static.name)
             assumed = True
             continue
         try:
             value = static.default(bound) if callable(static.default) else static.default
         except (Diagnostic, KeyError):
-            return
+            return []
         bound.statics[static.name] = value
         if isinstance(value, int) and not isinstance(value, bool):
             bound.dims[static.name] = const(value)
@@ -95,7 +110,7 @@ def check_function(
             shape += bound.pack or () if dim is ... else [dim.subs(bound.dims)]
         operands.append(builder.input(name.replace(".", "_"), TensorType(dtype, tuple(shape))))
     if any(isinstance(o.type, RecordPattern) and o.type.record.statics for o in signature.operands):
-        return
+        return []
     bound.given = frozenset(o.name for o in signature.operands if not o.optional)
     bound.dims.update((name, derive(bound)) for name, derive in signature.derived)
     env = elaborator.calls.body_environment(signature, bound, operands)
@@ -107,9 +122,8 @@ def check_function(
         check_results(elaborator, declared, signature, bound, frame)
     except Diagnostic as error:
         found = [error, *error.others]
-        wrong = [e for e in found if e.code not in UNDECIDED or not (assumed or _depends(e))]
-        if wrong:
-            raise several(wrong) from None
+        return [e for e in found if e.code not in UNDECIDED or not (assumed or _depends(e))]
+    return []
 
 
 def _depends(error: Diagnostic) -> bool:

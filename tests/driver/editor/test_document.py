@@ -177,3 +177,27 @@ def _line(document: Document, error: object) -> int | None:
 def test_no_shipped_file_is_wrong() -> None:
     for path in SPECS:
         assert Document(path.read_text(encoding="utf-8"), str(path)).diagnostics() == [], path
+
+
+# What only a caller can say ----------------------------------------------------------------------------------------------
+
+JUDGED = {
+    "require keep < 1.0, \"less than all\"": [],
+    "require keep > 5.0, \"a lot\"": [],
+    "let n = ceil(keep * 4)\n    require n == 1, \"one\"": [],
+    "if flag {\n        y = x[:, :3]\n    }": [],
+    "y = full([ceil(keep * 4), 2], 0.0, dtype=f32) + full([4, 2], 1.0, dtype=f32)": [],
+    "y = x + full([3, 5], 1.0, dtype=f32)": ["E0304"],
+    "if keep > 0.5 {\n        y = x + nothing\n    }\n    y = x @ other": ["E0201"],
+    "return x[:, 0]": ["E0309"],
+}
+
+
+@pytest.mark.parametrize("kind", ["fn", "op", "layer"])
+@pytest.mark.parametrize("body", JUDGED)
+def test_values_that_nobody_gave_are_not_judged(body: str, kind: str) -> None:
+    """A real and a bool that every caller must give: what is wrong whatever they are is told, and nothing else."""
+    end = "" if body.startswith("return") else "    return x\n"
+    text = f"{kind} f(x: f32[3, 4], *, keep: real, flag: bool) -> f32[3, 4] {{\n    {body}\n{end}}}\n"
+    document = Document(text)
+    assert [e.code for e in document.diagnostics() if not e.code.startswith("W")] == JUDGED[body]
