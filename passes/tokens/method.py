@@ -33,6 +33,7 @@ _WORDS = {"random": "by_chance"}
 _OWN = frozenset({"r", "k", "protect", "last", "padding"})
 # What a pass that knows the grid says of it and its clusters.
 GRID = frozenset({"height", "width", "rows", "columns"})
+_NOTHING = const(0)
 # Numbers of tokens at an end that stand for one that only run time knows.
 _STAND_IN = (3, 50)
 _KINDS: dict[str, Any] = {"int": int, "real": float, "bool": bool, "str": str, "list": tuple[int | float, ...]}
@@ -137,7 +138,7 @@ class Limits:
     why: str
     facts: Facts
     only: int | None = None
-    shift: Dim = const(0)
+    shift: Dim = _NOTHING
 
     def cap(self, present: Dim) -> Dim:
         """How many of ``present`` tokens may leave."""
