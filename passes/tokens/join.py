@@ -16,7 +16,7 @@ from ...ir.ops.shape import parse_rearrange
 from ...ir.types import f32, i64
 from . import stage as flow
 from .carry import CannotFollow, Carrier, Targets
-from .stream import Facts, Stage, Stream, TokenMap, some
+from .stream import Facts, Stage, Stream, TokenMap, certain, some
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _kept(parts: list[_Part], graph: Graph, last: bool = False) -> int:
     number = 0
     for part in parts:
         if part.map is not None:
-            return number + (part.facts.last if last else part.facts.first)
+            return number + certain(part.facts.last if last else part.facts.first)
         if part.now.value is None:
             return number + (1 if some(part.now, graph) else 0)
         number += part.now.value
