@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from ...ir.graph import Node
     from .emit import Emitter
 
+LAYER_NORM = "std.nn.layer_normalize"
+
 SAME = {
     "neg": "Neg", "abs": "Abs", "sign": "Sign", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sin": "Sin", "cos": "Cos",
     "tanh": "Tanh", "sigmoid": "Sigmoid", "erf": "Erf", "floor": "Floor", "ceil": "Ceil", "round": "Round",
-    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "mod": "Mod", "pow": "Pow",
+    "sub": "Sub", "mul": "Mul", "div": "Div", "mod": "Mod", "pow": "Pow",
     "minimum": "Min", "maximum": "Max",
     "eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual",
     "logical_and": "And", "logical_or": "Or", "logical_not": "Not", "is_nan": "IsNaN", "where": "Where",
@@ -27,6 +29,14 @@ SAME = {
 
 for _name, _op_type in SAME.items():
     lower(_name)(lambda e, node, *xs, op_type=_op_type: e.op(op_type, *xs))
+
+
+@lower("add")
+def add(e: Emitter, node: Node, a: ox.Value, b: ox.Value) -> ox.Value:
+    """Of what is normalized next, as `Sum`: ONNX Runtime joins `Add` and `LayerNormalization` to an op whose kernel for CPUs takes
+    four to six times as long as both do (measured: 350 against 70 µs of [128, 384])."""
+    normalized = any(user.op is not None and user.op.qualified == LAYER_NORM for user in node.output.users)
+    return e.op("Sum" if normalized and node.output.type.dtype == f32 else "Add", a, b)
 
 
 @lower("rsqrt")
