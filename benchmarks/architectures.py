@@ -144,24 +144,32 @@ DECODER = {
 }
 
 
-def _model(model: str, config: str, **options: Any) -> Callable[[], torch.nn.Module]:
+def model_of(model: str, config: str, **options: Any) -> Callable[[], torch.nn.Module]:
+    """What makes a model of transformers; a dict with ``config`` among the options becomes a configuration of its own."""
+
     def make() -> torch.nn.Module:
         import transformers
 
-        return getattr(transformers, model)(getattr(transformers, config)(**options))
+        made = {
+            name: getattr(transformers, value["config"])(**{k: v for k, v in value.items() if k != "config"})
+            if isinstance(value, dict) and "config" in value
+            else value
+            for name, value in options.items()
+        }
+        return getattr(transformers, model)(getattr(transformers, config)(**made))
 
     return make
 
 
 def text(name: str, model: str, config: str, *, blocks: int = 2, **options: Any) -> Architecture:
     """A model of ids and a padding mask; the options are those of its config."""
-    return Architecture(name, _model(model, config, **options), text_inputs, _TEXT_AXES, _TEXT_SIZES, blocks)
+    return Architecture(name, model_of(model, config, **options), text_inputs, _TEXT_AXES, _TEXT_SIZES, blocks)
 
 
 def image(name: str, model: str, config: str, *, blocks: int = 2, **options: Any) -> Architecture:
     """A model of images; the options are those of its config."""
     axes = {"pixel_values": {0: "batch"}}
-    return Architecture(name, _model(model, config, **options), image_inputs, axes, _IMAGE_SIZES, blocks)
+    return Architecture(name, model_of(model, config, **options), image_inputs, axes, _IMAGE_SIZES, blocks)
 
 
 def _whisper_encoder() -> torch.nn.Module:

@@ -34,15 +34,15 @@ def _from(name: str, low: int, high: int, model: str, config: str, **options: An
 
 
 # The token of an image's patch in a prompt, and how many an image has.
-_PATCH, _PATCHES = 98, 16
+PATCH, PATCHES = 98, 16
 
 
-def _prompt_inputs(sizes: Sizes) -> dict[str, Any]:
+def prompt_inputs(sizes: Sizes) -> dict[str, Any]:
     """Two images, and two prompts with one image each behind its second token."""
     import torch
 
-    ids = torch.randint(3, _PATCH, (2, sizes["tokens"]), generator=torch.Generator().manual_seed(sizes["tokens"]))
-    ids[:, 2 : 2 + _PATCHES] = _PATCH
+    ids = torch.randint(3, PATCH, (2, sizes["tokens"]), generator=torch.Generator().manual_seed(sizes["tokens"]))
+    ids[:, 2 : 2 + PATCHES] = PATCH
     return {**image_inputs({"batch": 2}), "input_ids": ids}
 
 
@@ -53,7 +53,7 @@ def _llava() -> Any:
 
     tower = {**IMAGES, "model_type": "clip_vision_model", "num_hidden_layers": 3}
     config = transformers.LlavaConfig(
-        vision_config=tower, text_config={**DECODER, "model_type": "llama"}, image_token_index=_PATCH
+        vision_config=tower, text_config={**DECODER, "model_type": "llama"}, image_token_index=PATCH
     )
 
     class Scores(torch.nn.Module):
@@ -67,7 +67,7 @@ def _llava() -> Any:
     return Scores()
 
 
-def _pair_inputs(sizes: Sizes) -> dict[str, Any]:
+def pair_inputs(sizes: Sizes) -> dict[str, Any]:
     return {**image_inputs({"batch": sizes["images"]}), **text_inputs(sizes)}
 
 
@@ -91,16 +91,16 @@ def _clip() -> Any:
     return Fit()
 
 
-_PAIR = {
+PAIR = {
     "pixel_values": {0: "images"}, "input_ids": {0: "batch", 1: "tokens"}, "attention_mask": {0: "batch", 1: "tokens"},
 }  # fmt: skip
 
 MORE: dict[str, Architecture] = {
     a.name: a
     for a in (
-        Architecture("llava", _llava, _prompt_inputs, {"pixel_values": {}, "input_ids": {1: "tokens"}},
+        Architecture("llava", _llava, prompt_inputs, {"pixel_values": {}, "input_ids": {1: "tokens"}},
                      ({"tokens": 24}, {"tokens": 30}), 4, bounds={"tokens": (20, 64)}),
-        Architecture("clip", _clip, _pair_inputs, _PAIR,
+        Architecture("clip", _clip, pair_inputs, PAIR,
                      ({"images": 2, "batch": 3, "tokens": 7}, {"images": 3, "batch": 4, "tokens": 12}), 4),
         text("xlm_roberta", "XLMRobertaModel", "XLMRobertaConfig", **TEXT),
         text("camembert", "CamembertModel", "CamembertConfig", **TEXT),

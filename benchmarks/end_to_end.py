@@ -30,6 +30,7 @@ from tessera.passes.engine import apply
 
 from .architectures import ARCHITECTURES, Architecture
 from .architectures_more import MORE
+from .architectures_wider import WIDER
 from .common import markdown_table
 from .raise_table import imported, merged, model_path, short
 from .timm_architectures import TIMM, unavailable
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
-SETS = {"promised": ARCHITECTURES, "more": MORE, "timm": TIMM}
+SETS = {"promised": ARCHITECTURES, "more": MORE, "wider": WIDER, "timm": TIMM}
 IMPORTERS = ("torch", "onnx")
 TOLERANCE = 1e-4
 

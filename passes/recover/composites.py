@@ -19,7 +19,8 @@ from ..tidy.dce import remove_dead
 from ..tidy.fold_constants import fold_graph
 from ..tidy.inline import inline_composites
 from .casts import cast_late
-from .einsums import order_einsums
+from .einsums import order_einsums, order_products
+from .folded import split_heads
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
 from .report import RAISED, Leftover, leftovers
@@ -63,6 +64,8 @@ class RaiseComposites(Pass):
         if self.layout:
             fired["rows_rejoined"] = rejoin_rows(graph)
             fired["rearrange_named"] = name_axes(graph, skipped)
+            fired["heads_split"] = split_heads(graph)
+            remove_dead(graph)
             fired["batch_first"] = _in_one_layout(module, skipped)
             graph = module.graph
             remove_dead(graph)
@@ -118,7 +121,7 @@ def recover(
                 return fired
         masks = raise_masks(graph, padding, skipped)
         fired.update(masks)
-        ordered = order_einsums(graph)
+        ordered = order_einsums(graph) + order_products(graph)
         fired["order_einsums"] += ordered
         if not sum(masks.values()) and not ordered and not split_shared(graph):
             return fired

@@ -48,19 +48,48 @@ def order_einsums(graph: Graph) -> int:
     return sum(_ordered(graph, node, weights) for node, weights in found.items())
 
 
+def order_products(graph: Graph) -> int:
+    """Give the keys in front of each softmax that is left the place of rows, where they came as columns; how many did.
+
+    before: `softmax(q @ k * 0.5)`    k [B, H, K, S], as maps of features have it
+    after:  `softmax(einsum(q, transpose(k, perm=[0, 1, 3, 2]), equation="b h t k, b h s k -> b h t s") * 0.5)`
+    """
+    found: dict[Node, Value | None] = {}
+    for node in graph.nodes():
+        if node.op.qualified == _SOFTMAX:
+            _before(node.inputs[0], _DEPTH, found, "matmul")
+    products = [node for node in found if _columns(node)]
+    for node in products:
+        builder, (q, k) = Builder(graph).before(node), node.inputs
+        rows = builder.op("transpose", k, perm=(0, 1, 3, 2))
+        made = builder.op("einsum", q, rows, equation="b h t k, b h s k -> b h t s")
+        made.name = node.output.name
+        node.output.replace_uses(made)
+        graph.remove(node)
+    return len(products)
+
+
+def _columns(node: Node) -> bool:
+    q, k = node.inputs
+    assert q is not None
+    assert k is not None
+    turned = k.node is not None and k.node.op is not None and k.node.op.qualified == "transpose"
+    return q.type.rank == k.type.rank == 4 and q.type.shape[:2] == k.type.shape[:2] and not turned
+
+
 def _passes(node: Node) -> bool:
     return node.op.family == "elementwise" or node.op.qualified == "cast" or has(node, Trait.MOVES)
 
 
-def _before(value: Value | None, depth: int, found: dict[Node, Value | None]) -> None:
+def _before(value: Value | None, depth: int, found: dict[Node, Value | None], product: str = "einsum") -> None:
     node = value.node if value is not None else None
-    if node is None or not depth:
+    if node is None or node.op is None or not depth:
         return
-    if node.op.qualified == "einsum":
+    if node.op.qualified == product:
         found.setdefault(node, None)
     elif _passes(node):
         for operand in node.inputs:
-            _before(operand, depth - 1, found)
+            _before(operand, depth - 1, found, product)
 
 
 def _behind(value: Value, depth: int, found: dict[Node, Value | None]) -> None:
