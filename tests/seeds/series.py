@@ -23,19 +23,35 @@ def series() -> dict[str, np.ndarray]:
     return load_file(FILE)
 
 
-def windows(count: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """``f32[count, length]``: pieces of what is not held back, each series as often as any other."""
-    usable = [s[:-HELD_BACK] for s in series().values()]
+@cache
+def sets() -> list[list[np.ndarray]]:
+    """The series of each of the four data sets."""
+    names = dict.fromkeys(name.split(".")[0] for name in series())
+    return [[values for name, values in series().items() if name.split(".")[0] == own] for own in names]
+
+
+def windows(count: int, length: int, rng: np.random.Generator, noise: float = 0.1) -> np.ndarray:
+    """``f32[count, length]``: pieces of what is not held back, of each data set as many, upside down as often as not, with noise of
+    a share of their standard deviation."""
     made = []
-    for i in rng.integers(0, len(usable), count):
-        start = rng.integers(0, len(usable[i]) - length + 1)
-        made.append(usable[i][start : start + length])
-    return np.stack(made)
+    for i in range(count):
+        own = sets()[i % len(sets())]
+        one = own[rng.integers(0, len(own))][:-HELD_BACK]
+        start = rng.integers(0, len(one) - length + 1)
+        piece = one[start : start + length] * rng.choice([-1, 1])
+        made.append(piece + noise * piece.std() * rng.standard_normal(length))
+    return np.stack(made).astype(np.float32)
 
 
-def tails(length: int) -> np.ndarray:
-    """``f32[count, length]``: pieces of every series whose last patch of 16 points lies in what is held back."""
-    return np.stack([s[len(s) - back - length : len(s) - back] for s in series().values() for back in range(0, HELD_BACK - 15, 8)])
+def tails(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """``f32[count, length]``: pieces of every series whose last 16 points lie in what is held back; and what each weighs in
+    a mean over data sets."""
+    made, weight = [], []
+    for own in sets():
+        cut = [s[len(s) - back - length : len(s) - back] for s in own for back in range(0, HELD_BACK - 15, 8)]
+        made += cut
+        weight += [1 / len(cut) / len(sets())] * len(cut)
+    return np.stack(made), np.array(weight)
 
 
 def main() -> None:
