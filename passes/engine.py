@@ -212,20 +212,23 @@ def run_pipeline(
         Diagnostic: a wrong option or program; it names the pass. :class:`PassFailed` for a bug in a pass.
     """
     # Options are all checked before anything runs: the last pass's typing error should not cost the first one's time.
-    steps = [
-        (p, None, _entries(p, module)) if isinstance(p, Pass) else (make(p), p.span, _entries(p, module))
-        for p in passes
-    ]
+    given = list(passes)
+    steps = [(p, None) if isinstance(p, Pass) else (make(p), p.span) for p in given]
+    for spec, (step, _) in zip(given, steps, strict=True):
+        _entries(spec, module)
+        if step.splits:
+            # Only then is it known which entry points there are for those behind it.
+            break
     if verify_each:
         # What was broken before is no pass's fault.
         verify_program(module)
     reports: list[Report] = []
-    for step, span, entries in steps:
+    for spec, (step, span) in zip(given, steps, strict=True):
         ran = list(dict.fromkeys(r.name for r in reports))
         before, module = module, module.clone()
         made: list[Report] = []
         try:
-            for entry in entries:
+            for entry in _entries(spec, before):
                 made.append(_run(step, before, module, entry, verify_each))
             _check_program(step, module)
             _check_weights(before, module)

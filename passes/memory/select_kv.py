@@ -21,6 +21,7 @@ from ..tokens.method import check_required, find_method, further_options, method
 from ..tokens.prune_tokens import PruneTokens
 from ..tokens.schedule import exact
 from ..tokens.stream import is_visibility
+from .slots import appends, cached, is_choice, read_chosen, shipped
 
 STD = "std.token.kv"
 
@@ -30,7 +31,8 @@ class SelectKV(Pass):
     """Lets each query of a causal decoder read at most so many keys and values, those that a method chooses.
 
     In a prompt that is what decoding with a cache of `k` slots would have read. A method that reduces tokens chooses for all
-    queries at once, so that keys and values are fewer.
+    queries at once, so that keys and values are fewer. Behind `add_cache`, methods of std.token.slots choose which slots of the
+    cache the new tokens read; the others stay, and prompts are read as they are.
 
     before: `attention(q, k, v, causal=true)`
     after:  `attention(q, k, v, sinks_and_recent(q, k, k=64), causal=true)`
@@ -40,7 +42,7 @@ class SelectKV(Pass):
     contract = "approximate"
 
     method: str = option(
-        "sinks_and_recent", "how: an op of std.token.kv, one that reduces tokens, or one of your own, `mine.tess:name`"
+        "sinks_and_recent", "how: an op of std.token.kv or std.token.slots, one that reduces tokens, or your own, `mine.tess:name`"
     )
     k: int | None = option(None, "how many keys a query reads at most", least=1)
     keep: float | None = option(None, "instead of k: the share of all keys, where their number is known", least=0, most=1)
@@ -58,8 +60,8 @@ class SelectKV(Pass):
         """All methods by the first line of their text, or the text of one."""
         if method is not None:
             op = _method(method, None)
-            return op.doc if is_visibility(op) else PruneTokens.method_help(method)
-        lines = [f"  {op.name}  {op.doc.splitlines()[0]}" for op in _visible().values()]
+            return op.doc if is_visibility(op) or is_choice(op) else PruneTokens.method_help(method)
+        lines = [f"  {op.name}  {op.doc.splitlines()[0]}" for op in (*_visible().values(), *shipped().values())]
         return "\n".join(["methods (`--method NAME` tells more), and those of prune_tokens", *lines])
 
     def run(self, module: Module) -> Report:
@@ -72,6 +74,8 @@ class SelectKV(Pass):
                 "E0705", f"select_kv is given {told}, but needs exactly one of them",
                 help="write `select_kv(k=64)` or `select_kv(keep=0.5)`",
             )  # fmt: skip
+        if is_choice(op):
+            return self._from_cache(module.graph, op, settings)
         chosen = self._chosen(module.graph)
         if not is_visibility(op):
             alike = PruneTokens(self.method, k=self.k, keep=self.keep, place="keys", blocks=self.blocks, further=self.further)
@@ -79,6 +83,24 @@ class SelectKV(Pass):
         done = [index for index, node in chosen.items() if self._choose(module.graph, node, op, settings)]
         report = Report.of(self, len(done))
         report.facts["blocks"] = done
+        return report
+
+    def _from_cache(self, graph: Graph, op: Composite, settings: dict[str, Any]) -> Report:
+        """Let new tokens read the slots of a cache that a method chooses. Raises E0705, E0707, E0704."""
+        found = cached(graph)
+        if not found and not appends(graph):
+            raise Diagnostic(
+                "E0707", f"`{op.name}` chooses slots of a cache, and this model has none",
+                help="give it one: `add_cache` in front; without a cache, the methods are those of std.token.kv",
+            )  # fmt: skip
+        if self.k is None:
+            raise Diagnostic("E0705", "a share of a cache is no number before it runs", help="say how many slots are read, `k=64`")
+        chosen = self._numbered(found) if found else {}
+        for node in chosen.values():
+            own = {"scale": node.attrs["scale"]} if "scale" in statics_of(op) else {}
+            read_chosen(graph, node, op, {"k": self.k, **settings, **own})
+        report = Report.of(self, len(chosen))
+        report.facts["blocks"] = list(chosen)
         return report
 
     def _chosen(self, graph: Graph) -> dict[int, Node]:
@@ -93,7 +115,7 @@ class SelectKV(Pass):
         if states:
             raise Diagnostic(
                 "E0707", f"select_kv chooses among the keys of a prompt, but those of this model lie in its state `{states[0]}`",
-                help="run it on the model without a cache; what a cache keeps is said where it is written",
+                help=f"the slots of a cache are chosen by {', '.join(shipped())}; this method works on the model without one",
             )  # fmt: skip
         if not found:
             notes = [Note("this attention sees tokens behind it", first.span)] if first is not None else []
@@ -102,6 +124,10 @@ class SelectKV(Pass):
                 help="in an encoder, keys and values leave with `prune_tokens(place=keys)`; behind an import, run "
                 "`raise_composites` first",
             )  # fmt: skip
+        return self._numbered(found)
+
+    def _numbered(self, found: list[Node]) -> dict[int, Node]:
+        """Those of the attentions that `blocks` names. Raises E0704."""
         numbers = range(len(found)) if self.blocks is None else self.blocks
         for index in numbers:
             if not -len(found) <= index < len(found):
@@ -142,7 +168,8 @@ class SelectKV(Pass):
 
 def _options(op: Composite) -> dict[str, Option]:
     """What a method adds to the options; the scale is that of each attention."""
-    return {name: value for name, value in further_options(op).items() if name != "scale" or not is_visibility(op)}
+    told = {"scale"} if is_visibility(op) or is_choice(op) else set()
+    return {name: value for name, value in further_options(op).items() if name not in told}
 
 
 def _visible() -> dict[str, Composite]:
@@ -153,7 +180,7 @@ def _visible() -> dict[str, Composite]:
 def _method(name: str, module: Module | None) -> Composite:
     """The op that ``name`` means. Raises E0001, E0201, E0716."""
     path, colon, own = name.rpartition(":")
-    known = _visible()
+    known = {**_visible(), **shipped()}
     if not colon and "." not in name:
         if name in known:
             return known[name]
@@ -165,4 +192,4 @@ def _method(name: str, module: Module | None) -> Composite:
             )  # fmt: skip
         return find_method(name, module, SelectKV.name)
     op = local_composite(path, own, module) if colon else composite(name)
-    return op if is_visibility(op) else find_method(name, module, SelectKV.name)
+    return op if is_visibility(op) or is_choice(op) else find_method(name, module, SelectKV.name)

@@ -131,6 +131,13 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"protect": 1, "neighbours": 2, "norm": norm}, shapes={"P": const(12), "T": const(5)}, below={"map.source": 5},
             selects=True, scales=("large",)) for norm in ("sum", "l2")
     ),
+    "std.token.slots.latest_slots": (Row(attrs={"k": 6}, shapes={"C": sym("N")}, below={"length": "N"}),),
+    "std.token.slots.token_vote": (
+        Row(attrs={"k": 6, "sinks": 1, "recent": 2}, shapes={"C": sym("N")}, below={"length": "N"}, selects=True),
+    ),
+    "std.token.slots.page_bounds": (
+        Row(attrs={"k": 4, "page": 2}, shapes={"C": const(12)}, below={"length": 12}, selects=True),
+    ),
     "std.token.kv.sinks_and_recent": (Row(attrs={"k": 6}, selects=True),),
     "std.token.kv.heavy_hitters": (Row(attrs={"k": 6}, selects=True),),
     "std.token.kv.window_vote": (Row(attrs={"k": 6, "window": 2}, selects=True),),

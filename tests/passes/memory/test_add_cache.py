@@ -51,8 +51,8 @@ model lm(ids: i64[B, T], *, kind: str) -> (logits: float[B, T, 40]) {
 """
 
 
-def compiled(module: Any, *targets: str) -> tuple[Any, ...]:
-    """The model without a cache on torch, and with one on each target, with the same weights."""
+def compiled(module: Any, *targets: str, passes: tuple[str, ...] = ("add_cache",)) -> tuple[Any, ...]:
+    """The model without a cache on torch, and behind the passes on each target, with the same weights."""
     module = module.clone()
     module.recipes = {}
     rng = np.random.default_rng(3)
@@ -60,7 +60,8 @@ def compiled(module: Any, *targets: str) -> tuple[Any, ...]:
         n: rng.normal(0, 0.3, [int(d) for d in p.type.shape]).astype(np.float32) for n, p in module.parameters().items()
     }
     plain = ts.compile(module, target="torch", weights=weights, passes=[], renames=[], verify=False)
-    made = (ts.compile(module, target=t, weights=weights, passes=["add_cache"], renames=[]) for t in targets)
+    verify = passes == ("add_cache",)
+    made = (ts.compile(module, target=t, weights=weights, passes=passes, renames=[], verify=verify) for t in targets)
     return plain, *made
 
 
