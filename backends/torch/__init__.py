@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.graph import Graph, Module
 
 if TYPE_CHECKING:
+    from .claims import Claims
     from .module import ProgramModule, TesseraModule
 
 
@@ -21,7 +22,7 @@ def build(
     *,
     seed: int = 0,
     trainable: bool = False,
-    claims: bool = True,
+    claims: bool | Claims = True,
 ) -> TesseraModule:
     """A ``torch.nn.Module`` that computes the model.
 
@@ -30,7 +31,8 @@ def build(
             parameter's dtype are shared, not copied, memory maps included. Without weights the initialisers fill them.
         seed: for initial values.
         trainable: parameters require gradients; they then are copies of their own.
-        claims: use PyTorch's fused forms of composites; without, every composite is lowered through its body.
+        claims: use PyTorch's fused forms of composites; without, every composite is lowered through its body. A table of
+            another target's takes their place.
 
     Returns:
         A module whose ``state_dict`` has the full names, and whose ``source`` is the generated forward::
@@ -55,7 +57,7 @@ def build_program(
     *,
     seed: int = 0,
     trainable: bool = False,
-    claims: bool = True,
+    claims: bool | Claims = True,
 ) -> ProgramModule:
     """A ``torch.nn.Module`` with a method for each entry point, over one set of parameters; arguments as of :func:`build`.
 

@@ -65,7 +65,8 @@ class CarryingModule(Carrying):
         self._held.update({name: from_numpy(array).to(self._network.device) for name, array in arrays.items()})
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        first = {name: torch.as_tensor(value).clone() for name, value in self._start.items() if name not in self._held}
+        device, start = self._network.device, self._start.items()
+        first = {n: torch.as_tensor(value, device=device).clone() for n, value in start if n not in self._held}
         held = {name: self._held[name] for name in self.names if name in self._held}
         with torch.no_grad():
             found = self._network({**inputs, **first, **held}, sizes=self.sizes, seed=seed)
@@ -82,7 +83,7 @@ class CarryingArrays(CarryingModule):
         return {name: to_numpy(tensor) for name, tensor in super().states().items()}
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        tensors = fit_tensors(self._network.inputs, inputs)
+        tensors = {n: t.to(self._network.device) for n, t in fit_tensors(self._network.inputs, inputs).items()}
         try:
             found = super()._step(tensors, seed)
         except (IndexError, RuntimeError) as error:

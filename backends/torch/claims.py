@@ -5,8 +5,9 @@ A composite that is not here, or a use that is excepted, is lowered through its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ...ir.graph import Node
@@ -87,3 +88,24 @@ UNLESS: dict[str, Callable[[Node], bool]] = {
     "std.attention.attention": lambda node: len(node.outputs) > 1 or node.attrs["softcap"] != 0,
     "std.attention.attend": lambda node: node.attrs["softcap"] != 0,
 }
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is computed by a call of its own instead of through its definition.
+
+    Args:
+        table: of composites, by their qualified names.
+        unless: which of their uses go through their body all the same.
+        rows: core ops that are lowered otherwise than by PyTorch.
+        names: what the generated source knows besides ``torch``, ``F`` and ``ops``.
+    """
+
+    table: Mapping[str, Claim] = field(default_factory=dict)
+    unless: Mapping[str, Callable[[Node], bool]] = field(default_factory=dict)
+    rows: Mapping[str, Claim] = field(default_factory=dict)
+    names: Mapping[str, Any] = field(default_factory=dict)
+
+
+FUSED = Claims(CLAIMS, UNLESS)
+NONE = Claims()

@@ -23,7 +23,7 @@ from ...ir.op import Attrs, Trait, has
 from ...ir.types import DType, TensorType
 from ...runtime.distributions import below, parameters
 from ..lower import Plan, Walk, claimed_by
-from .claims import CLAIMS, UNLESS
+from .claims import FUSED, Claims
 from .sizes import solve_all
 from .table import LOWERINGS, SCALAR_OPERANDS
 
@@ -50,7 +50,7 @@ class Program:
 
     Args:
         path: a parameter's full name -> the expression that reads it from the module.
-        claims: whether composites are lowered by ``CLAIMS`` where it has them; otherwise all go through their bodies.
+        claims: which composites become a call; all others go through their bodies.
 
     Attributes:
         source: the text; its ``forward`` takes ``self`` and the inputs in order.
@@ -58,10 +58,12 @@ class Program:
         bodies: (index of the graph around it, graph) for ``graph`` and each body that was generated.
     """
 
-    def __init__(self, graph: Graph, path: Callable[[str], str], *, claims: bool = True) -> None:
+    def __init__(self, graph: Graph, path: Callable[[str], str], *, claims: Claims = FUSED) -> None:
         self.path = path
+        self.claims = claims
+        self.reserved = _RESERVED | claims.names.keys()
         # Bodies are functions, whose results whoever calls them takes or leaves.
-        self.plan = Plan(claimed_by(CLAIMS if claims else {}, UNLESS), whole=True)
+        self.plan = Plan(claimed_by(claims.table, claims.unless), whole=True)
         self.constants: dict[str, tuple[Any, DType]] = {}
         self.bodies: list[tuple[int | None, Graph]] = []
         self._constant_names: dict[tuple[Any, DType], str] = {}
@@ -217,10 +219,11 @@ class Writer(Walk[str]):
     def core(self, node: Node, operands: list[str | None]) -> list[str]:
         if node.op.name == "constant":
             return []  # written where it is read
-        return [self._text(LOWERINGS[node.op.name], Call(self, node, operands))]
+        row = self.program.claims.rows.get(node.op.name) or LOWERINGS[node.op.name]
+        return [self._text(row, Call(self, node, operands))]
 
     def claim(self, node: Node, operands: list[str | None]) -> list[str]:
-        return [self._text(CLAIMS[node.op.qualified], Call(self, node, operands))]
+        return [self._text(self.program.claims.table[node.op.qualified], Call(self, node, operands))]
 
     def composite(self, node: Node, operands: list[str | None], wanted: frozenset[int]) -> list[str]:
         function = self.program.composite(node, frozenset(self.symbols), self.index)
@@ -257,7 +260,7 @@ class Writer(Walk[str]):
         """Give ``value`` a name that is free here."""
         base = re.sub(r"\W", "_", hint).lstrip("_") or "t"
         base = f"t{base}" if base[0].isdigit() else base
-        found = unique(f"{base}_" if base in _RESERVED else base, self.taken)
+        found = unique(f"{base}_" if base in self.program.reserved else base, self.taken)
         self.names[value] = found
         return found
 

@@ -17,6 +17,7 @@ from ...ir.graph import Graph, Module
 from ...ir.types import DType
 from ...runtime.weights.bind import Bound, initialise
 from . import kernels
+from .claims import FUSED, NONE, Claims
 from .emit import Program, torch_dtype
 from .inputs import Inputs, from_numpy
 
@@ -85,10 +86,12 @@ def parameter_path(full_name: str) -> str:
 _count = itertools.count()
 
 
-def build_module(graph: Graph, weights: Bound | None, *, seed: int, trainable: bool, claims: bool) -> TesseraModule:
+def build_module(
+    graph: Graph, weights: Bound | None, *, seed: int, trainable: bool, claims: bool | Claims
+) -> TesseraModule:
     """See :func:`tessera.backends.torch.build`."""
     bound = initialise(graph, seed) if weights is None else weights
-    program = Program(graph, parameter_path, claims=claims)
+    program = Program(graph, parameter_path, claims=claims if isinstance(claims, Claims) else FUSED if claims else NONE)
     module = _compile(graph, program)()
     for name, param in graph.params.items():
         tensor = from_numpy(bound[name].numpy())
@@ -119,7 +122,7 @@ class ProgramModule(nn.Module):
 
 
 def build_program_module(
-    program: Module, weights: Bound | None, *, seed: int, trainable: bool, claims: bool
+    program: Module, weights: Bound | None, *, seed: int, trainable: bool, claims: bool | Claims
 ) -> ProgramModule:
     """See :func:`tessera.backends.torch.build_program`."""
     bound = initialise(program.everything(), seed) if weights is None else weights
@@ -147,7 +150,7 @@ def _compile(graph: Graph, program: Program) -> type[TesseraModule]:
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     namespace: dict[str, Any] = {
         "torch": torch, "F": F, "ops": kernels, "inf": float("inf"), "nan": float("nan"),
-        "min": kernels.minimum, "max": kernels.maximum,
+        "min": kernels.minimum, "max": kernels.maximum, **program.claims.names,
     }  # fmt: skip
     exec(compile(source, file, "exec"), namespace)
     members = {

@@ -20,6 +20,7 @@ from tessera.backends.mlir.assemble import plan
 from tessera.backends.onnx import runnable
 from tessera.backends.onnx.session import Session
 from tessera.backends.torch import build
+from tessera.backends.triton.claims import KERNELS, claims
 from tessera.frontends.source import resolve
 from tessera.frontends.source.elaborate.library import SPECS
 from tessera.frontends.torch import load_mlir
@@ -403,6 +404,12 @@ def through_bodies(graph: Graph) -> Run:
     return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
 
 
+def through_triton(graph: Graph) -> Run:
+    module = build(graph, claims=claims())
+    assert "fused." in module.source
+    return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
+
+
 def through_onnx(graph: Graph) -> Run:
     session = Session(artifact(graph))
     return lambda feed: list(session(feed).values())
@@ -420,7 +427,7 @@ def through_mlir(graph: Graph) -> Run:
     return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
 
 
-BACKENDS = {"torch": through_torch, "bodies": through_bodies, "onnx": through_onnx, "mlir": through_mlir}
+BACKENDS = {"torch": through_torch, "bodies": through_bodies, "onnx": through_onnx, "mlir": through_mlir, "triton": through_triton}
 
 
 def cases() -> Iterator[Any]:
@@ -429,6 +436,8 @@ def cases() -> Iterator[Any]:
             for backend in BACKENDS:
                 for dtype in FLOATS:
                     if dtype != "f32" and (backend == "mlir" or row.selects):
+                        continue
+                    if backend == "triton" and (name not in KERNELS or dtype == "f64"):
                         continue
                     case = f"{name.removeprefix('std.')}-{number}-{backend}-{dtype}"
                     sampled = zlib.crc32(case.encode()) % 8 == 0

@@ -1,0 +1,54 @@
+"""Composites and core ops that a kernel of ours computes; all others are PyTorch's calls, or go through their bodies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..torch.claims import CLAIMS, UNLESS, Claim, Claims
+
+if TYPE_CHECKING:
+    from ...ir.graph import Node
+    from ..torch.emit import Call
+
+
+def _call(function: str) -> Claim:
+    """``fused.function(operands, attribute=value, …)``, without what operands' records say of themselves."""
+
+    def claim(call: Call) -> str:
+        given = [f"{name}={call.value(value)}" for name, value in call.attrs.items() if "." not in name]
+        return f"fused.{function}({', '.join([*call.args, *given])})"
+
+    return claim
+
+
+def _double(node: Node) -> bool:
+    """Whether it computes in f64, which no kernel does."""
+    return any(v is not None and v.type.dtype.name == "f64" for v in node.inputs)
+
+
+def _grouped(call: Call) -> str:
+    return f"{'ops' if _double(call.node) else 'fused'}.grouped_matmul({', '.join(call.args)})"
+
+
+KERNELS: dict[str, Claim] = {
+    "std.attention.attention": _call("attention"),
+    "std.attention.attend": _call("attention"),
+    "std.token.select_top": "fused.select_top({0}, {k})",
+    "std.token.bipartite_merge": _call("bipartite_merge"),
+}
+ROWS: dict[str, Claim] = {"grouped_matmul": _grouped}
+
+TABLE = {**CLAIMS, **KERNELS}
+EXCEPT = {**UNLESS, **dict.fromkeys(KERNELS, _double)}
+
+
+def launched(node: Node) -> bool:
+    """Whether a kernel of ours computes a node."""
+    return (node.op.qualified in KERNELS or node.op.name in ROWS) and not _double(node)
+
+
+def claims() -> Claims:
+    """PyTorch's table with our kernels in it. Imports torch and Triton."""
+    from . import fused
+
+    return Claims(TABLE, EXCEPT, ROWS, {"fused": fused})

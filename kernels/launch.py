@@ -1,0 +1,85 @@
+"""What every kernel's caller does: whether it can be launched here, how large its tiles are, and the launch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+# What the kernels take; they accumulate in f32. f64 keeps to PyTorch.
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_TYPES = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8", torch.int32: "*i32",
+    torch.int64: "*i64",
+}  # fmt: skip
+
+
+@triton.jit
+def _probe() -> None:
+    pass
+
+
+INTERPRETED = not isinstance(_probe, triton.JITFunction)
+"""Whether Triton interprets kernels, on whatever device: ``TRITON_INTERPRET=1`` when it was imported."""
+
+
+def check(name: str, *tensors: Tensor | None) -> None:
+    """Raises for tensors that no kernel takes.
+
+    Raises:
+        TypeError: a dtype other than f32, f16 and bf16.
+        RuntimeError: tensors on a CPU, without the interpreter.
+    """
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+            raise TypeError(f"the kernel `{name}` takes f32, f16 and bf16, and was given {tensor.dtype}")
+        if tensor.device.type == "cpu" and not INTERPRETED:
+            raise RuntimeError(
+                f"the kernel `{name}` runs on a GPU, and was given tensors of the CPU: move them, or set TRITON_INTERPRET=1"
+                " before Python starts, which runs every kernel in Triton's interpreter"
+            )
+
+
+def ceildiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def tile(size: int, most: int = 1 << 20) -> int:
+    """The next power of two up to ``most``, and no less than the 16 that a tensor core takes."""
+    return min(most, max(16, 1 << max(size - 1, 0).bit_length()))
+
+
+_recorded: list[dict[str, Any]] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[dict[str, Any]]]:
+    """What is launched meanwhile, each kind once: rows for :func:`tessera.kernels.ahead.compiled`."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Tensor | int | float, **constants: Any) -> None:
+    """Launch a kernel over a grid; ``constants`` are its compile-time parameters."""
+    if _recorded is not None:
+        row = {
+            "kernel": f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}",
+            "types": [
+                _TYPES[a.dtype] if isinstance(a, Tensor) else "fp32" if isinstance(a, float) else "i32" for a in args
+            ],
+            "constants": constants,
+        }
+        if row not in _recorded:
+            _recorded.append(row)
+    kernel[grid](*args, **constants)

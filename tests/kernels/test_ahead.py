@@ -1,0 +1,87 @@
+"""Every kernel, at the tiles that we choose for it, compiles for GPUs that are not there, and keeps everything in registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import triton
+
+from tessera.kernels import attention, bipartite_merge, grouped_matmul, select_top
+from tessera.kernels.launch import INTERPRETED, recording
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not INTERPRETED, reason="launches are recorded in the interpreter"),
+]
+GOLDEN = Path(__file__).with_name("compiled.json")
+
+
+def attend(width: int, dtype: torch.dtype, *, biased: bool, causal: bool) -> None:
+    """Forwards with all statistics, and backwards."""
+    q, k, v = (torch.zeros(1, 2, 64, width, dtype=dtype, requires_grad=True) for _ in range(3))
+    bias = torch.zeros(1, 1, 1, 64, requires_grad=True) if biased else None
+    y, mass, row, lse = attention(q, k, v, bias=bias, causal=causal, column_mass=True, row=0)
+    (y.float().sum() + mass.float().sum() + row.float().sum() + lse.sum()).backward()
+
+
+def merge(width: int, dtype: torch.dtype) -> None:
+    x = torch.zeros(1, 200, width, dtype=dtype)
+    index, size = torch.arange(200)[None], torch.ones(1, 200)
+    bipartite_merge(x, index, size, index, x[..., :64], r=20, protect=1)
+
+
+def experts(dtype: torch.dtype) -> None:
+    x = torch.zeros(70, 80, dtype=dtype, requires_grad=True)
+    w = torch.zeros(3, 80, 96, dtype=dtype, requires_grad=True)
+    grouped_matmul(x, w, torch.tensor([20, 50, 70])).float().sum().backward()
+
+
+CASES: dict[str, Callable[[], Any]] = {
+    **{
+        f"attention of {width} features, {str(dtype)[6:]}{', bias' if biased else ''}{', causal' if causal else ''}": (
+            lambda width=width, dtype=dtype, biased=biased, causal=causal: attend(width, dtype, biased=biased, causal=causal)
+        )
+        for width in (64, 128)
+        for dtype, biased, causal in (
+            (torch.float16, False, False), (torch.bfloat16, False, True), (torch.bfloat16, True, False),
+        )
+    },
+    "merging 200 tokens of 768 features, float16": lambda: merge(768, torch.float16),
+    "selecting among 577 tokens": lambda: select_top(torch.zeros(1, 577), 58),
+    "experts, bfloat16": lambda: experts(torch.bfloat16),
+}  # fmt: skip
+
+
+def test_every_kernel_compiles_for_gpus_that_are_not_there(tmp_path: Path, update_golden: bool) -> None:
+    launches: list[dict[str, Any]] = []
+    cases: list[str] = []
+    for case, run in CASES.items():
+        with recording() as rows:
+            run()
+        launches += rows
+        cases += [case] * len(rows)
+    file = tmp_path / "launches.json"
+    file.write_text(json.dumps(launches), "utf-8")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
+    call = [sys.executable, "-m", "tessera.kernels.ahead", str(file)]
+    run = subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    table = json.loads(run.stdout)
+    each = len(table) // len(launches)
+    made = [{"case": cases[i // each], **row} for i, row in enumerate(table)]
+    assert {row["target"] for row in made} == {"sm_80", "sm_90", "gfx942"}
+    assert [row for row in made if row.get("spilled")] == []
+    found = {"triton": triton.__version__, "rows": made}
+    if update_golden:
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    known = json.loads(GOLDEN.read_text("utf-8"))
+    # Other versions of Triton use registers otherwise.
+    assert known["triton"] != triton.__version__ or known == found
