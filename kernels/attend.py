@@ -154,7 +154,7 @@ class _Call:
         }  # fmt: skip
         # As large as leaves everything in registers on sm_80 and sm_90 (tests/kernels/compiled.json).
         extra = bias is not None or mask is not None
-        self.tiles = {"BD": tile(self.d), "M": tile(self.t, 64), "N": tile(self.s, 32 if extra else 64)}
+        self.tiles = {"BD": tile(self.d), "M": tile(self.t, 64), "N": tile(self.s, 32 if extra or self.d > 64 else 64)}
         self.tiles_back = {"BD": tile(self.d), "M": tile(self.t, 32 if extra or self.d > 64 else 64), "N": tile(self.s, 32)}
 
     def nothing(self) -> Tensor:

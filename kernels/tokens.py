@@ -13,7 +13,7 @@ from torch import Tensor
 from . import match as kernels
 from .launch import ceildiv, check, launch, tile
 
-BLOCK = 128
+BLOCK = 64
 
 
 @torch.library.custom_op("tessera::select_top", mutates_args=())
@@ -60,7 +60,7 @@ def _bipartite_match(metric: Tensor, size: Tensor, protect: int, last: int, padd
         length = wide.square().sum(-1, keepdim=True).sqrt()
         unit = (wide / torch.where(length == 0, torch.inf, length)).contiguous()
         size = size.contiguous()
-        blocks = {"BD": tile(d, 32), "M": tile(even, 32), "N": tile(odd, 64)}
+        blocks = {"BD": tile(d, 32), "M": tile(even, 32), "N": tile(odd, 32)}
         launch(
             kernels.best_partner, (ceildiv(even, blocks["M"]), b),
             unit, size, best, partner, unit.stride(0), unit.stride(1), size.stride(0), t, d, first, even, odd, protect, last,
