@@ -11,6 +11,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,16 +116,14 @@ def attention_rows(quick: bool, rounds: int) -> list[dict[str, Any]]:
         y, mass, _, _ = attention(*small, causal=causal, column_mass=True)
         wanted = attended(*small, causal=causal)
         candidates: dict[str, Candidate] = {
-            "ours": lambda q=q, k=k, v=v, c=causal: attention(q, k, v, causal=c),
-            "ours, column mass": lambda q=q, k=k, v=v, c=causal: attention(q, k, v, causal=c, column_mass=True),
-            "ours, row": lambda q=q, k=k, v=v, c=causal: attention(q, k, v, causal=c, row=0),
-            "torch SDPA": lambda q=q, k=k, v=v, c=causal: F.scaled_dot_product_attention(
-                q, k, v, is_causal=c, enable_gqa=True
-            ),
+            "ours": partial(attention, q, k, v, causal=causal),
+            "ours, column mass": partial(attention, q, k, v, causal=causal, column_mass=True),
+            "ours, row": partial(attention, q, k, v, causal=causal, row=0),
+            "torch SDPA": partial(F.scaled_dot_product_attention, q, k, v, is_causal=causal, enable_gqa=True),
         }
         if not causal:
-            candidates |= {"torch, with the map": lambda q=q, k=k, v=v: with_map(q, k, v)}
-            candidates |= {"torch.compile, with the map": lambda q=q, k=k, v=v: compiled(q, k, v)}
+            candidates |= {"torch, with the map": partial(with_map, q, k, v)}
+            candidates |= {"torch.compile, with the map": partial(compiled, q, k, v)}
         flops = 4 * b * h * t * t * d // (2 if causal else 1)
         moved = (q.numel() + k.numel() + v.numel() + q.numel()) * 2
         rows.append(row(f"attention {b}x{h}/{g}x{t}x{d}{' causal' if causal else ''}", candidates, rounds, flops, moved,
@@ -167,8 +166,8 @@ def expert_rows(quick: bool, rounds: int) -> list[dict[str, Any]]:
         begins = [0, *ends.tolist()]
         wanted = torch.cat([x[a:b].double() @ w[i].double() for i, (a, b) in enumerate(itertools.pairwise(begins))])
         candidates: dict[str, Candidate] = {
-            "ours": lambda x=x, w=w, ends=ends: grouped_matmul(x, w, ends),
-            "torch _grouped_mm": lambda x=x, w=w, ends=ends: torch._grouped_mm(x, w, offs=ends.int()),
+            "ours": partial(grouped_matmul, x, w, ends),
+            "torch _grouped_mm": partial(torch._grouped_mm, x, w, offs=ends.int()),
         }
         moved = (x.numel() + w.numel() + n * m) * 2
         rows.append(row(f"experts {n} rows, {e}x{k}x{m}", candidates, rounds, 2 * n * k * m, moved,

@@ -28,9 +28,9 @@ def product(
     group's end."""
     place = tl.program_id(0)
     # The first group whose tiles do not end before this one; behind the last there is nothing to do.
-    e = 0
+    e = tl.full((), 0, tl.int64)
     for at in range(E):
-        e += (tl.load(TILES + at) <= place).to(tl.int32)
+        e += (tl.load(TILES + at) <= place).to(tl.int64)
     if e < E:
         begin = tl.load(ENDS + e - 1, e > 0, 0)
         before = tl.load(TILES + e - 1, e > 0, 0)
@@ -41,7 +41,7 @@ def product(
         for start in range(0, K, BK):
             k = start + tl.arange(0, BK)
             x = tl.load(X + rows[:, None] * x_n + k[None, :] * x_k, inside[:, None] & (k < K)[None, :], 0.0)
-            cell = e.to(tl.int64) * w_e + k[:, None] * w_k + columns[None, :] * w_m
+            cell = e * w_e + k[:, None] * w_k + columns[None, :] * w_m
             w = tl.load(W + cell, (k < K)[:, None] & (columns < M)[None, :], 0.0)
             y += dot(x, w)
         tl.store(Y + rows[:, None] * M + columns[None, :], y.to(Y.dtype.element_ty), inside[:, None] & (columns < M)[None, :])

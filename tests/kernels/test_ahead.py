@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def experts(dtype: torch.dtype) -> None:
 
 CASES: dict[str, Callable[[], Any]] = {
     **{
-        f"attention of {width} features, {str(dtype)[6:]}{', bias' if biased else ''}{', causal' if causal else ''}": (
-            lambda width=width, dtype=dtype, biased=biased, causal=causal: attend(width, dtype, biased=biased, causal=causal)
+        f"attention of {width} features, {str(dtype)[6:]}{', bias' if biased else ''}{', causal' if causal else ''}": partial(
+            attend, width, dtype, biased=biased, causal=causal
         )
         for width in (64, 128)
         for dtype, biased, causal in (
