@@ -83,7 +83,7 @@ class CarryingArrays(CarryingModule):
         return {name: to_numpy(tensor) for name, tensor in super().states().items()}
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
-        tensors = {n: t.to(self._network.device) for n, t in fit_tensors(self._network.inputs, inputs).items()}
+        tensors = fit_tensors(self._network.inputs, inputs, self._network.device)
         try:
             found = super()._step(tensors, seed)
         except (IndexError, RuntimeError) as error:

@@ -128,15 +128,15 @@ def from_numpy(array: Any) -> Tensor:
         return torch.from_numpy(array)
 
 
-def fit_tensors(ports: Ports, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays as tensors in the dtypes of the inputs; one that nobody may write to is copied. Raises E0902, E0903, E0922.
+def fit_tensors(ports: Ports, arrays: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Arrays as tensors of a device in the dtypes of the inputs; one that nobody may write to is copied. Raises E0902, E0903, E0922.
 
     A name that is no input's goes through as it is, and :meth:`Inputs.bind` says so.
     """
     tensors = ports.public(arrays)
     for name in tensors.keys() & ports.by_name.keys():
         array = fit_array(ports.by_name[name].spec, tensors[name])
-        tensors[name] = from_numpy(array if array.flags.writeable else array.copy())
+        tensors[name] = from_numpy(array if array.flags.writeable else array.copy()).to(device)
     return tensors
 
 

@@ -43,7 +43,7 @@ class TorchRunner:
 
         from .inputs import fit_tensors, to_numpy
 
-        tensors = {n: t.to(self.network.device) for n, t in fit_tensors(self.ports, arrays).items()}
+        tensors = fit_tensors(self.ports, arrays, self.network.device)
         try:
             with torch.no_grad():
                 outputs = self.network(tensors, seed=seed, sizes=sizes)
