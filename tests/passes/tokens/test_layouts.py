@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 import tessera as ts
+from tessera.driver.compile import apply_passes
+from tessera.frontends.source import loads
 from tessera.ir.analysis.cost import ATTENTION
+from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.imported import Imported
 from tessera.passes.engine import apply
 
@@ -174,3 +177,44 @@ def test_attention_whose_weights_are_read_too_is_attention(how: str, importer: s
         got = list(ts.compile(merged, weights=found.weights, passes=[], target=target)(x.numpy()).values())
         for a, b in zip(got, wanted, strict=True):
             np.testing.assert_allclose(np.asarray(a), b, atol=3e-5)
+
+
+# Norms behind a sum -------------------------------------------------------------------------------------------------------
+
+NORMS = {
+    "scale_norm": "return x * (weight * rsqrt(sum(x * x, axis=-1, keepdims=true) + 1e-6))",
+    "dynamic_tanh": "return weight * tanh(0.5 * x)",
+    "mixed": "return einsum(\"b t d, d -> b t d\", x, weight) @ full([8, 8], 0.1, dtype=f32)",
+    "shifted": "return concat(x[:, 1:], x[:, :1], axis=1) * weight",
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_tokens_leave_behind_a_norm_whoever_wrote_it(name: str) -> None:
+    """A composite that gives each token other features without a matrix is a norm; one that mixes features or tokens is none."""
+    module = loads(f"""
+use std.attention (self_attention)
+use std.nn (mlp)
+
+op {name}(x: f32[B, T, 8], weight: f32[8]) -> f32[B, T, 8] {{
+    {NORMS[name]}
+}}
+
+model m(x: f32[B, 12, 8]) -> f32[B, 8] {{
+    repeat i in 2 as blocks {{
+        param w: f32[8] = ones
+        x = {name}(x + self_attention(x, heads=2) as attn, w)
+        x = x + mlp(x, hidden=16) as mlp
+    }}
+    return mean(x, axis=1)
+}}
+""")
+    if name == "shifted":
+        with pytest.raises(Diagnostic, match="by place"):
+            apply_passes(module, ["merge_tokens(r=2, protect=0)"])
+        return
+    merged, _ = apply_passes(module, ["merge_tokens(r=2, protect=0)"])
+    first = next(n for n in merged.graph.nodes() if n.op.name == "bipartite_merge")
+    assert first.inputs[0] is not None
+    assert first.inputs[0].node is not None
+    assert first.inputs[0].node.op.name == ("add" if name == "mixed" else name)

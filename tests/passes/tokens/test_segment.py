@@ -54,6 +54,7 @@ def scores(module: Program, reduction: str, feeds: dict[str, np.ndarray], **opti
     return found[0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("reduction", [
     "prune_tokens(r=5, {})", "prune_tokens(keep=0.25, {})", "prune_tokens(k=4, {})", "prune_tokens(method=fastv, r=3, {})",
     "merge_tokens(r=4, place=keys, {})",
@@ -80,6 +81,7 @@ def test_shares_and_numbers_count_the_segment() -> None:
         assert loads(print_module(module)).difference(module) is None
 
 
+@pytest.mark.extended
 def test_a_text_of_free_length_stays_beside_an_image_that_merges() -> None:
     """Words keep their places whatever merges, and every word and every patch is counted once."""
     module = loads(PAIR)
