@@ -89,17 +89,14 @@ class Service:
         if asked.stream:
             # Its generator begins only when the response does, which a client may not wait for.
             return Stream(self.worker, jobs, form, asked.usage)
+        gone, done = asyncio.create_task(_disconnected(request)), asyncio.create_task(_all(jobs))
         try:
-            gone: asyncio.Future[None] = asyncio.create_task(_disconnected(request))
-            done: asyncio.Future[Any] = asyncio.gather(*(_whole(job) for job in jobs))
-            await asyncio.wait([gone, done], return_when=asyncio.FIRST_COMPLETED)
-            if not done.done():
-                done.cancel()
-                return Response(status_code=499)
-            gone.cancel()
-            return JSONResponse(form.whole(done.result(), asked))
+            await asyncio.wait({gone, done}, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
+            return JSONResponse(form.whole(done.result(), asked)) if done.done() else Response(status_code=499)
         finally:
             self.worker.release(jobs)
+            gone.cancel()
+            done.cancel()
 
 
 class Stream(StreamingResponse):
@@ -155,6 +152,11 @@ def usage(jobs: Sequence[Job]) -> dict[str, int]:
     prompt = sum(len(job.ticket.request.ids) for job in jobs)
     made = sum(len(job.ticket.tokens) for job in jobs)
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+
+
+async def _all(jobs: Sequence[Job]) -> list[tuple[str, str, Job]]:
+    """The texts of all jobs. Raises what went wrong with the first that failed."""
+    return [await _whole(job) for job in jobs]
 
 
 async def _whole(job: Job) -> tuple[str, str, Job]:

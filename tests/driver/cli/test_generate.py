@@ -10,14 +10,14 @@ import pytest
 
 import tessera as ts
 
-from ...runtime.generate.support import HERE, greedy, said, weights, words
+from ...runtime.generate.support import greedy, said, weights, words
 from .conftest import Cli
 
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generate") / "chat"
-    program = ts.load(HERE / "decoder.tess")
+    program = ts.load("dyspec")
     ts.compile(program, target="onnx", weights=weights(program, 0), verify=False).save(folder)
     words(folder)
     return folder
@@ -90,5 +90,5 @@ def test_a_decoder_that_a_pass_makes_is_written_again(
 
 
 def test_other_artifacts(cli: Cli, chat: Path, tmp_path: Path) -> None:
-    for artifact, code in ((chat / "prefill.onnx", "E0950"), (tmp_path / "none", "E0001"), (HERE / "decoder.tess", "E0014")):
+    for artifact, code in ((chat / "prefill.onnx", "E0950"), (tmp_path / "none", "E0001"), (Path(__file__), "E0014")):
         assert f"error[{code}]" in cli("generate", artifact, "--prompt", "w5", "--tokenizer", chat).err

@@ -20,14 +20,14 @@ import psutil
 
 import tessera as ts
 
-from ...runtime.generate.support import HERE, weights, words
+from ...runtime.generate.support import weights, words
 
 ROOT = Path(__file__).parents[3]
 
 
 def chat(folder: Path, target: str = "onnx") -> Path:
     """The folder of the compiled decoder, with its tokenizer in it."""
-    program = ts.load(HERE / "decoder.tess")
+    program = ts.load("dyspec")
     ts.compile(program, target=target, weights=weights(program, 0), verify=False).save(folder / "chat")
     words(folder / "chat")
     return folder / "chat"
@@ -36,9 +36,10 @@ def chat(folder: Path, target: str = "onnx") -> Path:
 class Served:
     """A running server."""
 
-    def __init__(self, process: subprocess.Popen[str], base: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], base: str, errors: Path) -> None:
         self.process = process
         self.base = base
+        self.errors = errors
 
     def ask(self, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any]:
         """(status, JSON) of a request."""
@@ -60,6 +61,10 @@ class Served:
     def memory(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def complaints(self) -> str:
+        """What it wrote to stderr."""
+        return self.errors.read_text(encoding="utf-8")
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """The exit code after a signal."""
         self.process.send_signal(number)
@@ -77,12 +82,14 @@ def soon(holds: Callable[[], bool], seconds: float = 10) -> bool:
 def serving(folder: Path, *options: str) -> Iterator[Served]:
     """A server of `chat(folder)` at a free port."""
     command = [sys.executable, "-m", "tessera", "serve", str(folder), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ, cwd=folder.parent)
+    errors = folder.parent / "stderr.txt"
+    with errors.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ, cwd=folder.parent)
     try:
         assert process.stdout is not None
         found = re.fullmatch(r".* at (http://\S+)/v1\n", process.stdout.readline())
         assert found is not None
-        yield Served(process, found.group(1))
+        yield Served(process, found.group(1), errors)
     finally:
         process.kill()
         process.wait()

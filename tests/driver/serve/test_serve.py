@@ -49,6 +49,7 @@ def served(folder: Path) -> Iterator[Served]:
         # Nothing of the tests is left in it, and the other signal ends it as well.
         assert found.settles(0, 0)
         assert found.stop(signal.SIGINT) == 0
+        assert found.complaints() == ""
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import tessera as ts
 
-HERE = Path(__file__).parent
 TARGETS = ("torch", "onnx")
 VOCAB = 64
 WORDS = ["<s>", "</s>", *(f"w{i}" for i in range(2, VOCAB))]
@@ -45,15 +44,15 @@ def weights(program: ts.Program, seed: int, scale: float = 0.4) -> dict[str, np.
 @cache
 def decoder(target: str, seed: int = 0, **params: int) -> Any:
     """The program, ready to run; another seed is another model."""
-    program = ts.load(HERE / "decoder.tess", params=params)
+    program = ts.load("dyspec", params=params)
     return ts.compile(program, target=target, weights=weights(program, seed), verify=False).program
 
 
 @cache
 def whole(seed: int = 0) -> Any:
     """The model that reads everything anew for each token, with the same weights."""
-    program = ts.load(HERE / "decoder.tess")
-    model = ts.load(HERE / "decoder.tess", "reader")
+    program = ts.load("dyspec")
+    model = ts.load("dyspec", "reader")
     return ts.compile(model, target="torch", weights=weights(program, seed), verify=False)
 
 
