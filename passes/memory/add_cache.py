@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...ir.analysis.along import Along, along
@@ -54,6 +54,7 @@ class AddCache(Pass):
         None, "the input whose second axis counts the tokens; found when there is one such input of ids"
     )
     capacity: str = option("C", "what the capacity is called")
+    tree: bool = option(False, "entry points `verify` and `commit` too, which read a tree of drafted tokens and keep a path of it")
 
     def requires(self, module: Module) -> None:
         if module.several:
@@ -71,7 +72,7 @@ class AddCache(Pass):
                 help="`add_cache` is for models that are given all tokens at once",
             )  # fmt: skip
         capacity = sym(unique(self.capacity, {*graph.symbols(), *graph.lets}, joint=""))
-        prefill, decode = (_Half(graph.clone(), self.tokens, capacity) for _ in range(2))
+        prefill, decode = (Half(graph.clone(), self.tokens, capacity) for _ in range(2))
         prefill.read_prompt()
         decode.go_on()
         module.docs = {
@@ -79,6 +80,8 @@ class AddCache(Pass):
             DECODE: f"{module.doc}\n\nReads what follows.".strip(),
         }
         module.functions = {PREFILL: prefill.graph, DECODE: decode.graph}
+        if self.tree:
+            self._add_tree(module, Half(graph.clone(), self.tokens, capacity))
         layers = len(prefill.attentions)
         report = Report.of(self, layers)
         report.facts["capacity"] = str(capacity)
@@ -86,7 +89,18 @@ class AddCache(Pass):
         return report
 
 
-class _Half:
+    @staticmethod
+    def _add_tree(module: Module, half: Half) -> None:
+        from .tree import COMMIT, VERIFY, kept_path, read_tree
+
+        module.functions[COMMIT] = kept_path(half)
+        read_tree(half)
+        module.functions[VERIFY] = half.graph
+        module.docs[VERIFY] = f"{module.doc}\n\nReads a tree of drafted tokens.".strip()
+        module.docs[COMMIT] = "Keeps one path of the tree that was read last."
+
+
+class Half:
     """One of the two entry points, on the way from the model that is given all tokens."""
 
     def __init__(self, graph: Graph, named: str | None, capacity: Dim) -> None:
@@ -102,7 +116,7 @@ class _Half:
         self.attentions = self._find_attentions()
         self._refuse_mixing()
         self.builder = Builder(graph).before(next(iter(graph.nodes()), None))
-        self.lengths = self._input(LENGTHS, TensorType.of("i64", [self.batch]))
+        self.lengths = self.input(LENGTHS, TensorType.of("i64", [self.batch]))
         self.caches = [self._states(i, node) for i, node in enumerate(self.attentions)]
 
     # What there is ---------------------------------------------------------------------------------------------------
@@ -208,7 +222,7 @@ class _Half:
 
     # What both get ---------------------------------------------------------------------------------------------------
 
-    def _input(self, name: str, type: TensorType) -> Input:
+    def input(self, name: str, type: TensorType) -> Input:
         taken = {v.name for v in self.graph.inputs}
         return self.graph.add_input(Input(type, unique(name, taken)))
 
@@ -292,11 +306,15 @@ class _Half:
         slots = b.op("unsqueeze", b.op("iota", n=self.capacity), axis=(0, 1))
         seen = b.op("unsqueeze", b.op("le", slots, b.op("unsqueeze", place, axis=(2,))), axis=(1,))
         places = Places(self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions, self.known)
+        self.read_behind(seen, places, lambda half, node, cache: half._append(node, cache, cache[2]))
+
+    def read_behind(self, seen: Value, places: Places, write: Callable[[Half, Node, list[Value]], list[Value]]) -> None:
+        """Let tokens at other places read the slots that they see, and write their keys and values into the caches."""
         caches, kept = dict(zip(self.attentions, self.caches, strict=True)), []
         # In their order: what is made for one is used by those behind it.
         for node in list(self.graph.nodes()):
             if node in caches:
-                kept.append(self._attend(node, caches[node], seen, places))
+                kept.append(self._attend(node, write(self, node, caches[node]), seen, places))
             elif any(v in self.features for v in node.outputs):
                 self._place_operands(node, places)
         for value in self.graph.outputs:
@@ -305,9 +323,8 @@ class _Half:
                 raise Diagnostic("E0731", "an output tells places, and nothing of the tokens there", span)
         self._finish(kept)
 
-    def _attend(self, node: Node, cache: list[Value], seen: Value, places: Places) -> list[Value]:
-        """Let an attention read the cache, behind which its own keys and values are put."""
-        kept = self._append(node, cache, cache[2])
+    def _attend(self, node: Node, kept: list[Value], seen: Value, places: Places) -> list[Value]:
+        """Let an attention read a cache that has its own keys and values."""
         node.set_input(1, kept[0])
         node.set_input(2, kept[1])
         node.attrs["causal"] = False

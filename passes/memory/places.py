@@ -56,14 +56,15 @@ class Places:
         new: the places of new tokens, i64 [batch, tokens].
         masks, positions: inputs [batch, tokens] that say which tokens are no padding, and where tokens stand.
         known: the numbers of what is computed of places in a way that cannot be followed one by one.
+        stands: the places of what the slots hold, i64 [batch, slots]; those of the slots themselves without.
     """
 
     def __init__(
         self, graph: Graph, tokens: Dim, batch: Dim, slots: Dim, new: Value, masks: Collection[Value],
-        positions: Collection[Value], known: Known,
+        positions: Collection[Value], known: Known, stands: Value | None = None,
     ) -> None:  # fmt: skip
         self.graph, self.tokens, self.batch, self.slots = graph, tokens, batch, slots
-        self._new, self._masks, self._positions, self._known = new, masks, positions, known
+        self._new, self._masks, self._positions, self._known, self._stands = new, masks, positions, known, stands
         self._made: dict[tuple[Value, tuple[tuple[int, Where], ...]], Placed] = {}
         self._builder = Builder(graph)
 
@@ -103,9 +104,8 @@ class Places:
     def _make(self, value: Value, roles: Roles) -> Placed:
         node = value.node
         if value in self._positions:
-            if roles[1] is Where.NEW:
-                return Placed(self._op("unsqueeze", self._cast(self._new, value), axis=(1,)), True)
-            return Placed(self._op("unsqueeze", self._cast(self._slots(), value), axis=(0,)), False)
+            place = self._place(roles[1])
+            return Placed(self._op("unsqueeze", self._cast(place.value, value), axis=(int(place.rows),)), place.rows)
         if value in self._masks:
             shape = (const(1), self._size(roles[1]))
             return Placed(self._op("full", shape=shape, value=1, dtype=value.type.dtype), False)
@@ -127,8 +127,8 @@ class Places:
         shape = tuple(d if i == axis else const(1) for i, d in enumerate(shape))
         if step == 0:
             return Placed(self._op("full", shape=shape, value=first, dtype=value.type.dtype), False)
-        rows = where is Where.NEW
-        place = self._new if rows else self._slots()
+        found = self._place(where)
+        place, rows = found.value, found.rows
         counted = place if step == 1 else self._op("mul", place, self._builder.constant(step, i64))
         counted = counted if first == 0 else self._op("add", counted, self._builder.constant(first, i64))
         return Placed(self._op("reshape", self._cast(counted, value), shape=(self.batch, *shape) if rows else shape), rows)
@@ -141,8 +141,10 @@ class Places:
     def _cast(self, value: Value, like: Value) -> Value:
         return value if value.type.dtype == like.type.dtype else self._op("cast", value, dtype=like.type.dtype)
 
-    def _slots(self) -> Value:
-        return self._op("iota", n=self.slots)
+    def _place(self, where: Where) -> Placed:
+        if where is Where.NEW:
+            return Placed(self._new, True)
+        return Placed(self._op("iota", n=self.slots), False) if self._stands is None else Placed(self._stands, True)
 
     def _size(self, where: Where) -> Dim:
         return self.tokens if where is Where.NEW else self.slots
@@ -302,12 +304,12 @@ class Places:
 
     def _taken(self, x: Value, axis: int, roles: Roles, start: Dim) -> Placed:
         placed = self.at(x, {i: where for i, where in roles.items() if i != axis})
-        if roles[axis] is Where.SLOT:
+        place = self._place(roles[axis])
+        if not place.rows:
             stop = start + self.slots
             return Placed(self._op("slice", placed.value, axis=axis + placed.rows, start=start, stop=stop, step=1), placed.rows)
-        index = (
-            self._new if start == 0 else self._op("add", self._new, self._op("full", shape=(), value=start, dtype=i64))
-        )
+        offset = self._op("full", shape=(), value=start, dtype=i64)
+        index = place.value if start == 0 else self._op("add", place.value, offset)
         value = self._op("take", placed.value, index, axis=axis + placed.rows, batch=int(placed.rows))
         return Placed(value, True) if placed.rows else self._in_front(value, axis)
 
@@ -338,7 +340,7 @@ class Places:
     def _iota(self, node: Node, roles: Roles) -> Placed:
         if not roles:
             return Placed(node.output, False)
-        return Placed(self._new, True) if roles[0] is Where.NEW else Placed(self._slots(), False)
+        return self._place(roles[0])
 
     def _full(self, node: Node, roles: Roles) -> Placed:
         value = node.attrs["value"]

@@ -48,7 +48,7 @@ class Line:
             if missing is not None:
                 raise Diagnostic(
                     "E0954", f"`{self.name}` has no entry point `{missing}`, which reads trees of drafted tokens",
-                    help="chains need none: `shape=\"chain\"`",
+                    help="compile it with `add_cache(tree=true)`; chains need none: `shape=\"chain\"`",
                 )  # fmt: skip
             self._verify = decoder.reading("verify")
 

@@ -23,7 +23,8 @@ REQUESTS, CLIENTS, TOKENS = 2000, 24, 12
 def ask(served: Served, ids: list[int], expected: str, rng: random.Random) -> str:
     """One request, in a way that the generator chooses; what became of it."""
     kind = rng.choices(["whole", "stream", "gone", "left"], [5, 3, 1, 1])[0]
-    connection = http.client.HTTPConnection(*served.base.removeprefix("http://").split(":"), timeout=60)
+    host, port = served.base.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     count = 300 if kind in ("gone", "left") else TOKENS
     body = {"prompt": ids, "max_tokens": count, "temperature": 0, "stream": kind in ("stream", "left")}
     try:
