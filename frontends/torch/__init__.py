@@ -24,6 +24,7 @@ def load(
     dynamic_shapes: Any = None,
     *,
     name: str | None = None,
+    capacity: int | None = None,
 ) -> Imported:
     """Import a model. Its parameters and buffers keep their names, and stay views of the module's tensors.
 
@@ -34,6 +35,8 @@ def load(
         dynamic_shapes: as ``torch.export.export`` takes them; axes of one name have one size. The names become the
             dimensions' names. A program without them gets the usual ones: B, T, H, W.
         name: of the model in the source; else the class's.
+        capacity: how many rows there may be at most where only run time knows how many (``x[mask]``, ``nonzero``); by default
+            as many as could be.
 
     Raises:
         Diagnostic: E0780 with all operations that have no counterpart, E0781 when torch.export itself refuses the model,
@@ -45,7 +48,8 @@ def load(
     from .finish import identifier
 
     if isinstance(model, torch.export.ExportedProgram):
-        return import_program(model, dynamic_shapes=dynamic_shapes, name=identifier(name or "imported"))
+        title = identifier(name or "imported")
+        return import_program(model, dynamic_shapes=dynamic_shapes, name=title, capacity=capacity)
     if model.training:
         raise Diagnostic("E0781", f"{type(model).__name__} is in training mode", help="call `model.eval()` first")
     given = (args,) if isinstance(args, torch.Tensor) else tuple(args)
@@ -60,7 +64,7 @@ def load(
         ) from error
     title = type(model).__name__
     return import_program(
-        program, dynamic_shapes=dynamic_shapes, name=identifier(name or title), doc=f"Imported from {title}."
+        program, dynamic_shapes=dynamic_shapes, name=identifier(name or title), doc=f"Imported from {title}.", capacity=capacity
     )
 
 

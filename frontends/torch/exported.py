@@ -19,6 +19,7 @@ from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
 from ...ir.naming import unique
 from ...ir.types import TensorType
+from ..counted import Counts, Uncountable, within_capacity
 from ..positions import write_positions
 from .apart import Apart, aten_name
 from .aten import ATEN
@@ -26,7 +27,7 @@ from .finish import identifier, input_names, lift_inline, output_names, outside,
 from .fx import body_of, ever_writes, guards, is_region, live_nodes
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
 from .protocol import COMPLEX, Complex, ComplexOf, Import, Refusals, Unsupported
-from .symbols import Symbols, frozen, remainder, wanted_names
+from .symbols import Symbols, frozen, plain, remainder, wanted_names
 
 if TYPE_CHECKING:
     from ...runtime.weights.bind import LazyTensor
@@ -50,8 +51,9 @@ _MISSING = object()
 
 
 def import_program(
-    program: ExportedProgram, *, dynamic_shapes: Any = None, name: str = "imported", doc: str = ""
-) -> Imported:
+    program: ExportedProgram, *, dynamic_shapes: Any = None, name: str = "imported", doc: str = "",
+    capacity: int | None = None,
+) -> Imported:  # fmt: skip
     """See :func:`tessera.frontends.torch.load`."""
     if ever_writes(program.graph_module):
         table = torch.export.default_decompositions()
@@ -67,15 +69,15 @@ def import_program(
                 f"torch.export does not take the program apart: {type(error).__name__}: {str(error).strip()[:1500]}",
                 help="write what assigns to parts of tensors in another way: `torch.where`, `torch.cat`",
             ) from error
-    return _Walk(program, dynamic_shapes, name, doc).run()
+    return _Walk(program, dynamic_shapes, name, doc, capacity).run()
 
 
 class _Walk:
-    def __init__(self, program: ExportedProgram, dynamic_shapes: Any, name: str, doc: str) -> None:
+    def __init__(self, program: ExportedProgram, dynamic_shapes: Any, name: str, doc: str, capacity: int | None) -> None:
         self.program = program
         self.graph = Graph(name)
         self.doc = doc
-        self.importing = Import(Builder(self.graph))
+        self.importing = Import(Builder(self.graph), counts=Counts(capacity))
         self.refusals = Refusals()
         self.env: dict[torch.fx.Node, Any] = {}
         self.weights: dict[str, LazyTensor] = {}
@@ -98,8 +100,14 @@ class _Walk:
         self.refusals.check(len(calls))
         self._outputs()
         self._requires()
+        counts = self.importing.counts
+        try:
+            self.importing.notes += within_capacity(self.graph, counts)
+        except Uncountable as error:
+            message = f"a number of rows depends on the values of tensors: {error}"
+            raise Diagnostic("E0780", message, help="keep all rows, and a mask that says which of them count") from error
         notes = self.importing.notes + prune(self.graph, self.weights) + write_positions(self.graph, self.weights)
-        return Imported(Module(self.graph.name, self.graph, self.doc), self.weights, notes)
+        return Imported(Module(self.graph.name, self.graph, self.doc), self.weights, notes, counts.outputs)
 
     # Inputs and weights ------------------------------------------------------------------------------------------
 
@@ -229,9 +237,8 @@ class _Walk:
                 raise Unsupported("a result that only training needs")
             return found() if callable(found) else found
         if target in _SIZE_OPS:
-            return _integer(
-                _SIZE_OPS[target](*map(as_dim, args[:-1]), args[-1] if target is operator.pow else as_dim(args[-1]))
-            )
+            last = args[-1] if target is operator.pow else as_dim(args[-1])
+            return _integer(plain(_SIZE_OPS[target](*map(as_dim, args[:-1]), last), self.importing.facts))
         if isinstance(target, torch._ops.OpOverload):
             if target.namespace == "aten" and aten_name(target) == "sym_size.int":
                 return _integer(args[0].type.shape[args[1]])
@@ -256,7 +263,7 @@ class _Walk:
             return self._region(node)
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
-            return _integer(self.symbols.dim(value))
+            return _integer(plain(self.symbols.dim(value), self.importing.facts))
         if target in (math.ceil, math.floor, round) or isinstance(value, (torch.SymFloat, torch.SymBool, float, bool)):
             raise Unsupported("arithmetic of a size that is no integer")
         self.refusals.add(f"`{getattr(target, '__name__', target)}`", self.importing.builder.span)

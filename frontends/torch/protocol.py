@@ -18,6 +18,7 @@ from ...ir.library import composite, function
 from ...ir.op import Trait, has
 from ...ir.signature import broadcast_shapes
 from ...ir.types import DTYPES, DType, TensorType, boolean, f32, i32, i64
+from ..counted import Counts
 from ..foreign import elementwise, inline
 
 Importer = Callable[..., Any]
@@ -107,6 +108,8 @@ class Import:
     notes: list[str] = field(default_factory=list)
     # The least and the greatest value of sizes, where the program requires it of them.
     facts: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    # The sizes that only run time knows.
+    counts: Counts = field(default_factory=Counts)
 
     # Nodes -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...ir.dims.dim import Dim, const, dim_max, dim_min, sym
+from ...ir.dims.dim import Dim, Facts, apply, const, dim_max, dim_min, product, prove_ge, sym
+from ...ir.dims.monomials import DimCall
 from ...ir.naming import unique
 from ..multiples import multiples
 from .protocol import Unsupported
@@ -54,9 +55,14 @@ class Symbols:
         return [f"`{name}` is {self.values[name]}: the model divides it by {n}" for name, n in divisors.items()]
 
     def facts(self, ranges: Mapping[Any, Any]) -> dict[str, tuple[int | None, int | None]]:
-        """What is at least required of the sizes that stand for themselves; torch.export's own least size, 2, is not."""
-        rows = {self.names[s]: bounds.lower for s, bounds in ranges.items() if s in self.names}
-        return {n: (int(low), None) for n, low in rows.items() if low.is_Integer and low > 2 and n not in self.values}
+        """What is required of the sizes that stand for themselves; torch.export's own least size, 2, is not."""
+        found: dict[str, tuple[int | None, int | None]] = {}
+        for name, bounds in ((self.names[s], b) for s, b in ranges.items() if s in self.names):
+            low = int(bounds.lower) if bounds.lower.is_Integer and bounds.lower > 2 else 1
+            high = int(bounds.upper) if bounds.upper.is_Integer and bounds.upper < 2**31 else None
+            if name not in self.values and (low, high) != (1, None):
+                found[name] = low, high
+        return found
 
     def dim(self, expression: Any) -> Dim:
         """A size as a dimension: an int, a SymInt, or a sympy expression."""
@@ -99,6 +105,26 @@ class Symbols:
             case "Min":
                 return dim_min(*args)
         raise Unsupported(f"the size {e}")
+
+
+def plain(dim: Dim, facts: Facts) -> Dim:
+    """With those `min` and `max` decided that what is known of the sizes decides."""
+    if not any(isinstance(atom, DimCall) for monomial, _ in dim.terms for atom, _ in monomial):
+        return dim
+    total = const(0)
+    for monomial, coefficient in dim.terms:
+        factors = (sym(atom) if isinstance(atom, str) else _decided(atom, facts) for atom, power in monomial for _ in range(power))
+        total = total + product(factors) * coefficient
+    return total
+
+
+def _decided(call: DimCall, facts: Facts) -> Dim:
+    args = [plain(arg, facts) for arg in call.args]
+    if call.fn in ("min", "max"):
+        for one in args:
+            if all(prove_ge(other, one, facts) if call.fn == "min" else prove_ge(one, other, facts) for other in args):
+                return one
+    return apply(call.fn, *args)
 
 
 _DIVIDING = ("FloorDiv", "CleanDiv", "Mod", "PythonMod")

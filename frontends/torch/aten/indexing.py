@@ -11,6 +11,7 @@ from ....ir.op import Trait, has
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten, axis_of
 from .elementwise import literal_of, nonnegative
+from .picking import coordinates
 
 
 def _of(node: Node) -> Value:
@@ -91,12 +92,17 @@ def _linear(i: Import, x: Value, indices: Sequence[Value], first: int) -> tuple[
     return i.reshape(x, shape), total
 
 
-def _listed(indices: Sequence[Any]) -> tuple[list[int], list[Value]]:
-    """The indexed axes, and their indices."""
-    given = [(a, v) for a, v in enumerate(indices) if v is not None]
-    if any(v.type.dtype == boolean for _, v in given):
-        raise Unsupported("selecting by a mask, which makes a tensor of a size that depends on the values")
-    return [a for a, _ in given], [v for _, v in given]
+def _listed(i: Import, indices: Sequence[Any]) -> tuple[list[int], list[Value]]:
+    """The indexed axes, and their indices; a mask is one of the places where it is true."""
+    axes: list[int] = []
+    given: list[Value] = []
+    axis = 0
+    for index in indices:
+        places = [] if index is None else coordinates(i, index) if index.type.dtype == boolean else [index]
+        axes += range(axis, axis + len(places))
+        given += places
+        axis += max(len(places), 1)
+    return axes, given
 
 
 def _neighbours(axes: Sequence[int]) -> bool:
@@ -111,7 +117,7 @@ def _in_front(i: Import, x: Value, axes: Sequence[int]) -> tuple[Value, list[int
 
 @aten("index.Tensor", "index.Tensor_hacked_twin", "_unsafe_index.Tensor", "_unsafe_index.Tensor_hacked_twin")
 def _index(i: Import, x: Value, indices: Sequence[Any]) -> Value:
-    axes, given = _listed(indices)
+    axes, given = _listed(i, indices)
     if not _neighbours(axes):
         # What is picked then comes first.
         x, axes = _in_front(i, x, axes)[0], list(range(len(axes)))
@@ -141,7 +147,7 @@ def _index_put(
         mask = given[0]
         spread = i.reshape(mask, [*mask.type.shape, *[1] * (x.type.rank - mask.type.rank)])
         return i.op("where", spread, i.reshape(i.cast(values, x.type.dtype), []), x)
-    axes, given = _listed(indices)
+    axes, given = _listed(i, indices)
     front, back = _in_front(i, x, axes)
     joined, index = _linear(i, front, i.broadcast(*given), 0)
     rest_of = joined.type.shape[1:]

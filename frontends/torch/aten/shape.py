@@ -10,6 +10,7 @@ from ....ir.graph import Value
 from ....ir.op import Trait, has
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten, axis_of
+from ..symbols import plain
 from .elementwise import literal_of
 
 # Other shapes --------------------------------------------------------------------------------------------------------
@@ -117,6 +118,7 @@ def _place(i: Import, at: Any, size: Dim, default: Dim) -> Dim:
     if prove_ge(-1, dim):  # counted from the end, `-T` too
         dim = size + dim
         return dim if prove_ge(dim, 0, i.facts) else dim_max(0, dim)
+    dim = plain(dim, i.facts)
     if prove_ge(size, dim):
         return dim
     if prove_ge(dim, size):

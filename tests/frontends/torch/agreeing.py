@@ -48,10 +48,11 @@ def agree(
         tensors = make(size)
         with torch.no_grad():
             wanted = [w for w in _pytree.tree_leaves(module(*tensors)) if isinstance(w, torch.Tensor)]
-            found = list(run(*tensors).values())
+            found = imported.rows_that_count(run(*tensors))
         feeds = {v.name: t.numpy() for v, t in zip(again.graph.inputs, tensors, strict=True)}
-        for kind, results in (("torch", [y.numpy() for y in found]), ("onnx", list(session(feeds).values()))):
-            for a, b in zip(wanted, results, strict=True):
+        results = {"torch": [y.numpy() for y in found.values()], "onnx": imported.rows_that_count(session(feeds)).values()}
+        for kind, rows in results.items():
+            for a, b in zip(wanted, rows, strict=True):
                 assert a.numpy().dtype == b.dtype, kind
                 np.testing.assert_allclose(b, a.numpy(), rtol=rtol, atol=1e-5, err_msg=kind)
     return imported
