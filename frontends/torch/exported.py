@@ -14,7 +14,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims.dim import Dim, as_dim, dim_max, dim_min
+from ...ir.dims.dim import Dim, as_dim, dim_max, dim_min, prove_ge
 from ...ir.graph import Graph, Initializer, Module, Require, Value
 from ...ir.imported import Imported
 from ...ir.naming import unique
@@ -27,7 +27,7 @@ from .finish import identifier, input_names, lift_inline, output_names, outside,
 from .fx import body_of, ever_writes, guards, is_region, live_nodes
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
 from .protocol import COMPLEX, Complex, ComplexOf, Import, Refusals, Unsupported
-from .symbols import Symbols, frozen, plain, remainder, wanted_names
+from .symbols import Symbols, frozen, remainder, wanted_names
 
 if TYPE_CHECKING:
     from ...runtime.weights.bind import LazyTensor
@@ -125,9 +125,13 @@ class _Walk:
                 expression = getattr(getattr(size, "node", None), "expr", None)
                 if expression is not None and expression.is_Symbol:
                     symbols.name(expression, wanted.get((node.name, axis)), axis, node.meta["val"].ndim)
-        self.importing.notes += symbols.divide(guards(given))
+        found = guards(given)
+        self.importing.notes += symbols.divide(found)
         self.importing.notes += frozen(self.shapes, {n.name: n.meta["val"].shape for n in given})
-        self.importing.facts = symbols.facts(self.program.range_constraints)
+        known = self.importing.known
+        known.facts = symbols.facts(self.program.range_constraints)
+        for a, b in symbols.equalities(found):
+            known.equal(a, b)
         for node, name in zip(given, names, strict=True):
             type = self._type(node.meta["val"], f"the input `{name}`")
             self.env[node] = self.importing.builder.input(name, type, outside=outside(node.name, name))
@@ -220,12 +224,15 @@ class _Walk:
             raise
         if result is _MISSING:
             return
+        if isinstance(result, Value):
+            self.importing.known.sizes.update(result.type.shape)
         # A name for the reader: torch's own, on the last node that the op made.
         if isinstance(result, Value) and not result.name and builder.graph._last is not before:
             result.name = re.sub(r"_default|_tensor", "", node.name)
 
     def _call(self, node: torch.fx.Node) -> Any:
         target: Any = node.target
+        known = self.importing.known
         if node.op == "get_attr":
             return self._attribute(node)
         args = [self._operand(a) for a in node.args]
@@ -238,7 +245,7 @@ class _Walk:
             return found() if callable(found) else found
         if target in _SIZE_OPS:
             last = args[-1] if target is operator.pow else as_dim(args[-1])
-            return _integer(plain(_SIZE_OPS[target](*map(as_dim, args[:-1]), last), self.importing.facts))
+            return _integer(known.size(_SIZE_OPS[target](*map(as_dim, args[:-1]), last)))
         if isinstance(target, torch._ops.OpOverload):
             if target.namespace == "aten" and aten_name(target) == "sym_size.int":
                 return _integer(args[0].type.shape[args[1]])
@@ -263,7 +270,7 @@ class _Walk:
             return self._region(node)
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
-            return _integer(plain(self.symbols.dim(value), self.importing.facts))
+            return _integer(known.size(self.symbols.dim(value)))
         if target in (math.ceil, math.floor, round) or isinstance(value, (torch.SymFloat, torch.SymBool, float, bool)):
             raise Unsupported("arithmetic of a size that is no integer")
         self.refusals.add(f"`{getattr(target, '__name__', target)}`", self.importing.builder.span)
@@ -381,6 +388,9 @@ class _Walk:
                 self._require(size, ">=", int(bounds.lower), name)
             if bounds.upper.is_Integer and bounds.upper < 2**31:
                 self._require(size, "<=", int(bounds.upper), name)
+        for left, op, right in self.importing.known.needs():
+            if not prove_ge(*((left, right) if op == ">=" else (right, left)), self.importing.known.facts):
+                self.graph.requires.append(Require(left, op, right, "the model was exported for such sizes"))
 
     def _require(self, size: Dim, op: str, bound: int, name: str) -> None:
         relation = "at least" if op == ">=" else "at most"

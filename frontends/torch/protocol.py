@@ -20,6 +20,7 @@ from ...ir.signature import broadcast_shapes
 from ...ir.types import DTYPES, DType, TensorType, boolean, f32, i32, i64
 from ..counted import Counts
 from ..foreign import elementwise, inline
+from .known import Known
 
 Importer = Callable[..., Any]
 
@@ -106,8 +107,8 @@ class Import:
 
     builder: Builder
     notes: list[str] = field(default_factory=list)
-    # The least and the greatest value of sizes, where the program requires it of them.
-    facts: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    # What the program requires of its sizes.
+    known: Known = field(default_factory=Known)
     # The sizes that only run time knows.
     counts: Counts = field(default_factory=Counts)
 

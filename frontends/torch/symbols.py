@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...ir.dims.dim import Dim, Facts, apply, const, dim_max, dim_min, product, prove_ge, sym
-from ...ir.dims.monomials import DimCall
+from ...ir.dims.dim import Dim, const, dim_max, dim_min, sym
 from ...ir.naming import unique
 from ..multiples import multiples
 from .protocol import Unsupported
@@ -53,6 +52,15 @@ class Symbols:
         for name, n in divisors.items():
             self.values[name] = sym(unique(f"{name}_{n}", self.taken, joint="_")) * n
         return [f"`{name}` is {self.values[name]}: the model divides it by {n}" for name, n in divisors.items()]
+
+    def equalities(self, guards: Iterable[Any]) -> Iterator[tuple[Dim, Dim]]:
+        """Sizes that torch.export found to be equal, where they are written in another way."""
+        for guard in guards:
+            if type(guard).__name__ == "Equality" and not guard.lhs.is_number and not guard.rhs.is_number:
+                try:
+                    yield self._dim(guard.lhs), self._dim(guard.rhs)
+                except (Unsupported, ZeroDivisionError):
+                    continue
 
     def facts(self, ranges: Mapping[Any, Any]) -> dict[str, tuple[int | None, int | None]]:
         """What is required of the sizes that stand for themselves; torch.export's own least size, 2, is not."""
@@ -105,26 +113,6 @@ class Symbols:
             case "Min":
                 return dim_min(*args)
         raise Unsupported(f"the size {e}")
-
-
-def plain(dim: Dim, facts: Facts) -> Dim:
-    """With those `min` and `max` decided that what is known of the sizes decides."""
-    if not any(isinstance(atom, DimCall) for monomial, _ in dim.terms for atom, _ in monomial):
-        return dim
-    total = const(0)
-    for monomial, coefficient in dim.terms:
-        factors = (sym(atom) if isinstance(atom, str) else _decided(atom, facts) for atom, power in monomial for _ in range(power))
-        total = total + product(factors) * coefficient
-    return total
-
-
-def _decided(call: DimCall, facts: Facts) -> Dim:
-    args = [plain(arg, facts) for arg in call.args]
-    if call.fn in ("min", "max"):
-        for one in args:
-            if all(prove_ge(other, one, facts) if call.fn == "min" else prove_ge(one, other, facts) for other in args):
-                return one
-    return apply(call.fn, *args)
 
 
 _DIVIDING = ("FloorDiv", "CleanDiv", "Mod", "PythonMod")

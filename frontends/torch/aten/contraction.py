@@ -9,6 +9,7 @@ from ....ir.dims.dim import Dim, as_dim
 from ....ir.graph import Value
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten
+from .diagonals import triu_indices as _upper_triangle
 from .reduction import norm
 from .shape import pad
 
@@ -44,6 +45,14 @@ def _distances(i: Import, a: Value, b: Value, order: float, *rest: Any) -> Value
     return norm(i, apart, order, -1)
 
 
+@aten("pdist")
+def _distances_within(i: Import, x: Value, order: float = 2.0) -> Value:
+    """Between each row and those behind it."""
+    pairs = _upper_triangle(i, x.type.shape[0], x.type.shape[0], 1)
+    first, second = (i.op("take", x, i.op("squeeze", i.slice(pairs, 0, at, at + 1), axis=0)) for at in (0, 1))
+    return norm(i, i.op("sub", first, second), order, -1)
+
+
 @aten("matmul", "mm", "bmm")
 def matmul(i: Import, a: Value, b: Value) -> Value:
     if a.type.rank == 1 and b.type.rank == 1:
@@ -62,7 +71,8 @@ def _mv(i: Import, a: Value, b: Value) -> Value:
 
 @aten("outer")
 def _outer(i: Import, a: Value, b: Value) -> Value:
-    return i.op("mul", i.op("unsqueeze", a, axis=1), i.op("unsqueeze", b, axis=0))
+    product = "logical_and" if a.type.dtype == boolean else "mul"
+    return i.op(product, i.op("unsqueeze", a, axis=1), i.op("unsqueeze", b, axis=0))
 
 
 @aten("addmm", "baddbmm", "addmv")

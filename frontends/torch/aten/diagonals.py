@@ -79,5 +79,5 @@ def _tril_indices(i: Import, rows: Any, columns: Any, offset: int = 0, dtype: An
 
 
 @aten("triu_indices")
-def _triu_indices(i: Import, rows: Any, columns: Any, offset: int = 0, dtype: Any = None, *rest: Any) -> Value:
+def triu_indices(i: Import, rows: Any, columns: Any, offset: int = 0, dtype: Any = None, *rest: Any) -> Value:
     return _triangle(i, rows, columns, offset, dtype_of(dtype), lower=False)

@@ -115,7 +115,7 @@ def _trunc(i: Import, x: Value) -> Value:
 
 @aten("sign", "sgn")
 def _sign(i: Import, x: Value) -> Value:
-    return i.op("sign", x)
+    return x if x.type.dtype == boolean else i.op("sign", x)
 
 
 @aten("logical_not")

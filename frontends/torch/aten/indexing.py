@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
+
+import numpy as np
 
 from ....ir.dims.dim import Dim, as_dim, const, product
 from ....ir.graph import Node, Value
 from ....ir.op import Trait, has
-from ....ir.types import boolean, i64
+from ....ir.types import DType, boolean, i32, i64
 from ..protocol import Import, Unsupported, aten, axis_of
 from .elementwise import literal_of, nonnegative
 from .picking import coordinates
@@ -176,6 +179,8 @@ def _masked_index(i: Import, x: Value, mask: Value, indices: Sequence[Any], fill
 
 
 def _scatter(i: Import, op: str, x: Value, axis: int, index: Value, source: Any) -> Value:
+    if x.type.dtype == boolean and op == "scatter_add":
+        return i.cast(_scatter(i, op, i.cast(x, i32), axis, index, i.tensor(source, i32)), boolean)
     if not x.type.rank:
         return i.reshape(_scatter(i, op, i.reshape(x, [1]), 0, i.reshape(index, [index.type.numel]), source), [])
     updates = _updates(i, x, index, source)
@@ -226,26 +231,47 @@ def _scatter_add(i: Import, x: Value, axis: int, index: Value, source: Value) ->
 def _scatter_reduce(
     i: Import, x: Value, axis: int, index: Value, source: Value, reduce: str, include_self: bool = True
 ) -> Value:
-    if reduce == "mean":
-        one = i.scalar(1, x.type.dtype)
-        start = i.expand(i.scalar(int(include_self), x.type.dtype), x.type.shape)
-        count = _scatter(i, "scatter_add", start, axis, index, i.expand(one, index.type.shape))
-        base = x if include_self else _masked(i, x, axis, index, 0.0)
-        total = _scatter(i, "scatter_add", base, axis, index, source)
-        return i.op("div", total, i.op("maximum", count, one))
-    ops = {"sum": "scatter_add", "amax": "scatter_max", "amin": "scatter_min"}
-    if reduce not in ops:
-        raise Unsupported(f"scatter_reduce by `{reduce}`")
+    return _reduced(i, _scatter, x, axis, index, i.tensor(source, x.type.dtype), reduce, include_self)
+
+
+@aten("index_reduce")
+def _index_reduce(
+    i: Import, x: Value, axis: int, index: Value, source: Value, reduce: str, include_self: bool = True
+) -> Value:
+    return _reduced(i, _rows, x, axis, index, source, reduce, include_self)
+
+
+def _reduced(
+    i: Import, write: Callable[..., Value], x: Value, axis: int, index: Value, source: Value, reduce: str, include_self: bool
+) -> Value:
+    """x and what is written to its elements together, or without x itself wherever something is written."""
+    ops = {"sum": "scatter_add", "mean": "scatter_add", "amax": "scatter_max", "amin": "scatter_min"}
+    if reduce not in ops or x.type.dtype == boolean:
+        raise Unsupported(f"writing by `{reduce}` to {x.type.dtype}")
+    dtype = x.type.dtype
     if not include_self:
-        x = _masked(i, x, axis, index, {"sum": 0.0, "amax": float("-inf"), "amin": float("inf")}[reduce])
-    return _scatter(i, ops[reduce], x, axis, index, source)
+        low, high = (-inf, inf) if dtype.kind == "float" else _ends(dtype)
+        neutral = i.scalar({"amax": low, "amin": high}.get(reduce, 0), dtype)
+        x = write(i, "scatter_set", x, axis, index, i.expand(neutral, source.type.shape))
+    total = write(i, ops[reduce], x, axis, index, source)
+    if reduce != "mean":
+        return total
+    one = i.scalar(1, dtype)
+    start = i.expand(i.scalar(int(include_self), dtype), x.type.shape)
+    count = write(i, "scatter_add", start, axis, index, i.expand(one, source.type.shape))
+    return i.op("div" if dtype.kind == "float" else "floordiv", total, i.op("maximum", count, one))
 
 
-def _masked(i: Import, x: Value, axis: int, index: Value, neutral: float) -> Value:
-    """x with ``neutral`` wherever something will be written."""
-    if x.type.dtype.kind != "float":
-        raise Unsupported("scatter_reduce of integers without the tensor itself")
-    return _scatter(i, "scatter_set", x, axis, index, neutral)
+def _ends(dtype: DType) -> tuple[int, int]:
+    ends = np.iinfo(dtype.numpy)
+    return int(ends.min), int(ends.max)
+
+
+@aten("scatter.reduce", "scatter.value_reduce")
+def _scatter_by(i: Import, x: Value, axis: int, index: Value, source: Any, reduce: str) -> Value:
+    if reduce != "add":
+        raise Unsupported(f"scatter by `{reduce}`")
+    return _scatter(i, "scatter_add", x, axis, index, source)
 
 
 @aten("index_add")
@@ -270,6 +296,8 @@ def _index_fill(i: Import, x: Value, axis: int, index: Value, value: Any) -> Val
 
 
 def _rows(i: Import, op: str, x: Value, axis: int, index: Value, source: Value) -> Value:
+    if x.type.dtype == boolean and op == "scatter_add":
+        return i.cast(_rows(i, op, i.cast(x, i32), axis, index, i.cast(source, i32)), boolean)
     if not x.type.rank:
         lone = [i.reshape(v, [v.type.numel]) for v in (x, index, source)]
         return i.reshape(_rows(i, op, lone[0], 0, lone[1], lone[2]), [])

@@ -96,6 +96,24 @@ def _group_norm(
     return i.call("std.nn.group_normalize", x, weight, bias, groups=groups, eps=eps)
 
 
+@aten("native_group_norm")
+def _native_group_norm(
+    i: Import, x: Value, weight: Value | None, bias: Value | None, count: Any, channels: Any, size: Any, groups: int, eps: float
+) -> list[Value | Callable[[], Value]]:
+    shape = x.type.shape
+    rows = i.reshape(x, [shape[0], groups, product(shape[1:]) // groups])
+
+    def mean() -> Value:
+        return i.op("mean", rows, axis=2)
+
+    def scale() -> Value:
+        centred = i.op("sub", rows, i.op("unsqueeze", mean(), axis=2))
+        variance = i.op("mean", i.op("mul", centred, centred), axis=2)
+        return i.op("rsqrt", i.op("add", variance, i.scalar(eps, x.type.dtype)))
+
+    return [_group_norm(i, x, groups, weight, bias, eps), mean, scale]
+
+
 @aten("batch_norm")
 def _batch_norm(
     i: Import, x: Value, weight: Value | None, bias: Value | None, mean: Value | None, variance: Value | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from typing import Any
 
 from ....ir.graph import Value
@@ -29,14 +30,20 @@ def _topk(i: Import, x: Value, k: Any, axis: int = -1, largest: bool = True, ord
     return i.builder.multi("topk", x, k=k, axis=axis, largest=largest)
 
 
-@aten("searchsorted.Tensor")
+@aten("searchsorted.Tensor", "searchsorted.Scalar")
 def _searchsorted(
-    i: Import, row: Value, values: Value, out_int32: bool = False, right: bool = False, *rest: Any
-) -> Value:
-    if row.type.rank != 1 or any(r is not None for r in rest):
-        raise Unsupported("a search in several rows, or in an order of its own")
+    i: Import, row: Value, values: Any, out_int32: bool = False, right: bool = False, side: str | None = None,
+    order: Value | None = None,
+) -> Value:  # fmt: skip
+    if order is not None:
+        row = i.op("gather", row, order, axis=-1)
+    if not row.type.rank:
+        row = i.reshape(row, [1])
     row, values = i.together(row, values)
-    return i.cast(i.op("searchsorted", row, values, right=right), i32 if out_int32 else i64)
+    if row.type.rank > 1 and values.type.rank != row.type.rank:
+        raise Unsupported("a search in several rows")
+    found = i.op("searchsorted", row, values, right=right or side == "right")
+    return i.cast(found, i32 if out_int32 else i64)
 
 
 @aten("bucketize.Tensor")
@@ -107,3 +114,39 @@ def _median(i: Import, x: Value, axis: int, keepdims: bool = False) -> list[Valu
 @on_rows()
 def _median_of_all(i: Import, x: Value) -> Value:
     return _median(i, i.reshape(x, [x.type.numel]), 0)[0]
+
+
+@aten("nanmedian.dim")
+@on_rows()
+def _nanmedian(i: Import, x: Value, axis: int, keepdims: bool = False) -> list[Value]:
+    """The median of what is a number, and where it stands."""
+    if x.type.dtype.kind != "float":
+        return _median(i, x, axis, keepdims)
+    at = axis_of(axis, x.type.rank)
+    missing = i.op("is_nan", x)
+    values, index = i.builder.multi("sort", i.op("where", missing, i.scalar(inf, x.type.dtype), x), axis=at)
+    count = i.op("sum", i.cast(i.op("logical_not", missing), i64), axis=at, keepdims=True)
+    place = i.op("floordiv", i.op("sub", count, i.scalar(1, i64)), i.scalar(2, i64))
+    place = i.op("maximum", place, i.scalar(0, i64))
+    there = i.op("gt", count, i.scalar(0, i64))
+    found = i.op("where", there, i.op("gather", values, place, axis=at), i.scalar(nan, x.type.dtype))
+    both = [found, i.op("gather", index, place, axis=at)]
+    return both if keepdims else [i.op("squeeze", y, axis=at) for y in both]
+
+
+@aten("nanmedian")
+@on_rows()
+def _nanmedian_of_all(i: Import, x: Value) -> Value:
+    return _nanmedian(i, i.reshape(x, [x.type.numel]), 0)[0]
+
+
+@aten("mode")
+@on_rows(booleans=True)
+def _mode(i: Import, x: Value, axis: int = -1, keepdims: bool = False) -> list[Value]:
+    """The element that occurs most often, the smallest of several, and where it stands."""
+    at = axis_of(axis, x.type.rank)
+    values, index = i.builder.multi("sort", x, axis=at)
+    alike = i.op("eq", i.op("unsqueeze", values, axis=at), i.op("unsqueeze", values, axis=at + 1))
+    place = i.op("argmax", i.op("sum", i.cast(alike, i64), axis=at + 1), axis=at, keepdims=True)
+    both = [i.op("gather", y, place, axis=at) for y in (values, index)]
+    return both if keepdims else [i.op("squeeze", y, axis=at) for y in both]

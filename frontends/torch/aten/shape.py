@@ -10,7 +10,6 @@ from ....ir.graph import Value
 from ....ir.op import Trait, has
 from ....ir.types import boolean, i64
 from ..protocol import Import, Unsupported, aten, axis_of
-from ..symbols import plain
 from .elementwise import literal_of
 
 # Other shapes --------------------------------------------------------------------------------------------------------
@@ -117,11 +116,11 @@ def _place(i: Import, at: Any, size: Dim, default: Dim) -> Dim:
         return size
     if prove_ge(-1, dim):  # counted from the end, `-T` too
         dim = size + dim
-        return dim if prove_ge(dim, 0, i.facts) else dim_max(0, dim)
-    dim = plain(dim, i.facts)
-    if prove_ge(size, dim):
+        return dim if prove_ge(dim, 0, i.known.facts) else dim_max(0, dim)
+    dim = i.known.size(dim)
+    if dim == 0 or prove_ge(size, dim, i.known.facts):
         return dim
-    if prove_ge(dim, size):
+    if prove_ge(dim, size, i.known.facts):
         return size
     # Not provable, like `[:T]` of a table of 512 rows: PyTorch guarded it when exporting, and `slice` requires it.
     return dim if dim.value is None else dim_min(dim, size)
@@ -308,9 +307,13 @@ def _slice_scatter(
     at = axis_of(axis, x.type.rank)
     size = x.type.shape[at]
     first, last = _place(i, start, size, const(0)), _place(i, stop, size, size)
-    if step != 1:
-        raise Unsupported("writing into every other element")
     source = i.cast(source, x.type.dtype)
+    if step != 1:
+        places = i.op("mul", i.op("iota", n=source.type.shape[at], dtype=i64), i.scalar(step, i64))
+        places = places if first == 0 else i.op("add", places, i.scalar(first, i64))
+        order = [at, *(a for a in range(x.type.rank) if a != at)]
+        moved = i.op("scatter_set", i.transpose(x, order), places, i.transpose(source, order), batch=0)
+        return i.transpose(moved, [order.index(a) for a in range(x.type.rank)])
     parts = [i.slice(x, at, 0, first)] if first != 0 else []
     parts.append(source)
     if last != size:
