@@ -33,6 +33,8 @@ def _grouped(call: Call) -> str:
 KERNELS: dict[str, Claim] = {
     "std.attention.attention": _call("attention"),
     "std.attention.attend": _call("attention"),
+    "std.attention.attention_row": _call("attention_row"),
+    "std.attention.column_mass": _call("column_mass"),
     "std.token.select_top": "fused.select_top({0}, {k})",
     "std.token.bipartite_merge": _call("bipartite_merge"),
 }

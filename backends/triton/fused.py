@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ...kernels.attend import attention as _attention
@@ -21,3 +22,22 @@ def attention(
     asked = ((column_mass, mass), (row is not None, picked), (log_sum_exp, lse.to(q.dtype)))
     found = [result for wanted, result in asked if wanted]
     return (y, *found) if found else y
+
+
+def attention_row(
+    q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, *, row: int, causal: bool, scale: float, softcap: float
+) -> Tensor:
+    """``std.attention.attention_row``: one query's, by itself."""
+    place = row % q.shape[2]
+    one = slice(place, place + 1)
+    mask, bias = (x if x is None or x.shape[2] == 1 else x[:, :, one] for x in (mask, bias))
+    if causal:
+        # A query alone would see all keys.
+        seen = torch.arange(k.shape[2], device=q.device) <= place + k.shape[2] - q.shape[2]
+        mask = seen.expand(1, 1, 1, -1) if mask is None else mask & seen
+    return _attention(q[:, :, one], k, k[..., :1], mask, bias, scale=scale, softcap=softcap, row=0)[2]
+
+
+def column_mass(q: Tensor, k: Tensor, mask: Tensor | None, *, scale: float, block: int) -> Tensor:
+    """``std.attention.column_mass``; ``block`` is how its definition goes about it."""
+    return _attention(q, k, k[..., :1], mask, scale=scale, column_mass=True)[1]
