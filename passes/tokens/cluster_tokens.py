@@ -8,10 +8,12 @@ from typing import Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
+from ...ir.op import Composite
 from ..options import option
-from .method import GRID, Limits, Method
+from .method import GRID, Limits, Method, misfit
 from .reduce import ReduceTokens
 from .schedule import Schedule, exact
+from .wants import find_want
 
 # So many tokens may stand in front of a grid that is found: class, distillation, registers.
 _FRONT = 16
@@ -61,6 +63,12 @@ class ClusterTokens(ReduceTokens):
     @property
     def where(self) -> str:
         return "start"
+
+    @classmethod
+    def goes_with(cls, op: Composite) -> bool:
+        """Not with what attention makes, which has not run yet."""
+        wants = (find_want(name, op) for name, _ in Method(op).wants)
+        return misfit(op) is None and all(want is None or want[0].operand is None for want in wants)
 
     def chosen(self, count: int) -> list[int]:
         """From `begin` to `end`."""

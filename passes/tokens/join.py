@@ -45,11 +45,12 @@ class Joiner(Carrier):
 
     def join(self, node: Node, targets: Targets) -> bool:
         """Let a node that joins reduced tokens with others follow. False for another node. Raises CannotFollow."""
+        of_map = any(self.origins.maps(v) and not self.origins.of(v) for v in node.inputs if v is not None)
+        if of_map and node.op.qualified in ("concat", "rearrange", "sort"):
+            # What a pass before wrote of its map, to join it.
+            raise _again()
         if node.op.qualified not in ("concat", "rearrange"):
             return False
-        if any(self.origins.maps(v) and not self.origins.of(v) for v in node.inputs if v is not None):
-            # What a pass before wrote of its map, to join it.
-            raise _again(node)
         if node.output.type.rank != 3:
             return False
         if node.op.qualified == "concat" and node.attrs["axis"] == 1:
@@ -104,7 +105,7 @@ class Joiner(Carrier):
             return _Part(value, value.type.shape[1], value.type.shape[1])
         stream, first, given = found
         if given.node is not None:
-            raise _again(node)
+            raise _again()
         if self.batch(value, stream, 1) != 0:
             raise CannotFollow(
                 f"`{node.op.name}` joins tokens of other rows than those that were {stream.said(targets[given][1])}"
@@ -139,7 +140,7 @@ class Joiner(Carrier):
         out = node.output
         stream = self._joined_stream(out)
         if len(stream.stages) > 1:
-            raise _again(node)
+            raise _again()
         if stream.stages[0].tokens is None:
             flow.start(stream, None, self.origins, Builder(self.graph).before(node))
         behind = next(iter(targets.values()))[1].behind
@@ -172,9 +173,9 @@ class Joiner(Carrier):
         return stream
 
 
-def _again(node: Node) -> CannotFollow:
+def _again() -> CannotFollow:
     return CannotFollow(
-        f"`{node.op.name}` joins tokens that were reduced before this pass already",
+        "these tokens are joined with others, and were reduced before that by an earlier pass already",
         "reduce them in one pass: its `r` or `keep` may be a list, one number a block",
     )
 

@@ -42,7 +42,7 @@ class MergeTokens(ReduceTokens):
             )
 
     def metric_name(self) -> str:
-        return self.metric or ("keys" if self.where in ("attention", "block", "keys") else "tokens")
+        return self.metric or super().metric_name()
 
     def numbers(self, count: int) -> tuple[int, ...]:
         assert isinstance(self.r, int)

@@ -252,6 +252,12 @@ def methods() -> dict[str, list[Composite]]:
 
 def _check(op: Composite, span: Span | None) -> None:
     problem = misfit(op)
+    if problem is not None and (operand := _unknown(op)) is not None:
+        raise Diagnostic(
+            "E0716", f"the op `{op.name}` cannot reduce tokens in a pass: {problem}", span,
+            help=f"call `{op.name}` in the program, where the model computes `{operand}`; or name the operand by what it is, of "
+            f"{', '.join(WANTS)}",
+        )  # fmt: skip
     if problem is not None:
         raise Diagnostic(
             "E0716", f"the op `{op.name}` cannot reduce tokens: {problem}", span,
@@ -273,13 +279,13 @@ def misfit(op: Composite) -> str | None:
         return "it needs one static parameter that says how many tokens leave, `r: int`, or how many stay, `k: int`"
     if len(results) != 2 or not isinstance(results[0].type, Pattern) or not is_map(results[1].type):
         return "it must return the features and the token map, `(float[B, T - r, D], TokenMap[B, N, T - r])`"
-    for operand in operands[2:]:
-        if find_want(operand.name, op) is None:
-            return (
-                f"nothing is known of its operand `{operand.name}`; it may ask for {', '.join(WANTS)}, and is called in the "
-                "program where a model computes anything else"
-            )
-    return None
+    unknown = _unknown(op)
+    return None if unknown is None else f"nothing is known of its operand `{unknown}`"
+
+
+def _unknown(op: Composite) -> str | None:
+    """The operand of which no want is known."""
+    return next((o.name for o in op.signature.operands[2:] if find_want(o.name, op) is None), None)
 
 
 def _name(dim: Any) -> str | None:

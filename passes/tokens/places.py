@@ -13,6 +13,8 @@ from ...ir.graph import Graph, Input, Node, Value
 from ...ir.op import Composite
 from .stream import Stream, is_reduction
 
+AROUND = "a pass before reduced its tokens around it, and all of them are back behind it"
+
 
 @dataclass(frozen=True)
 class AttentionBlock:
@@ -78,6 +80,8 @@ def _block(
     if tokens != read or axes.find(k, 2) != axes.find(v, 2):
         return "its queries come from other tokens than its keys and values (cross-attention)"
     found = _residual_sum(node, tokens, axes, place)
+    if found is None and tokens in made_of:
+        return AROUND
     if found is None:
         return "no sum `x + …` with x: float[B, T, D] follows it before the next attention"
     add, residual = found
@@ -249,6 +253,13 @@ def no_block(graph: Graph, misses: list[NearMiss], what: str) -> Diagnostic:
         if softmax is not None:
             reason = "an attention written out, or inlined, is recognised by `raise_composites`, not here"
             notes = [Note(f"the closest is this `{softmax.op.name}`: {reason}", softmax.span)]
+    if any(miss.reason == AROUND for miss in misses):
+        return Diagnostic(
+            "E0707",
+            f"{what} found no block to work on: {AROUND}",
+            misses[0].span,
+            help="let this pass run before the one that reduces around attention, or reduce in blocks that it leaves alone",
+        )
     return Diagnostic(
         "E0707",
         f"{what} found no block to work on: it looks for `std.attention.attention` whose queries, keys and values come "

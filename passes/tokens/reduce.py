@@ -15,6 +15,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim
 from ...ir.graph import Module
 from ...ir.notation import show_signature, show_value
+from ...ir.op import Composite
 from ..engine import Pass
 from ..options import Option, check_further, option
 from ..recover.masks import raise_masks
@@ -123,7 +124,7 @@ class ReduceTokens(Pass):
     def method_help(cls, method: str | None) -> str:
         """All methods by the first line of their text, or one with its signature, its text and what it adds to the options."""
         if method is None:
-            known = {op.name: op.doc.split("\n")[0] for ops in methods().values() for op in ops if misfit(op) is None}
+            known = {op.name: op.doc.split("\n")[0] for ops in methods().values() for op in ops if cls.goes_with(op)}
             own = "one of your own: an op of a file, `mine.tess:name`"
             lines = [f"  {name}  {text}" for name, text in known.items()]
             return "\n".join(["methods (`--method NAME` tells more)", *lines, f"  {own}"])
@@ -140,8 +141,13 @@ class ReduceTokens(Pass):
     # What merging and pruning say differently ---------------------------------------------------------------------
 
     def metric_name(self) -> str:
-        """Which want `metric` is."""
-        return "keys"
+        """Which want `metric` is: the keys, where attention has run."""
+        return "keys" if self.where in ("attention", "block", "keys") else "tokens"
+
+    @classmethod
+    def goes_with(cls, op: Composite) -> bool:
+        """Whether a method is listed among those of this pass."""
+        return misfit(op) is None
 
     def numbers(self, count: int) -> tuple[int, ...]:
         """The tokens that leave at each of ``count`` blocks when ``r`` is a number."""
@@ -239,6 +245,7 @@ class ReduceTokens(Pass):
         report = Report.of(self, done)
         if not done:
             module.graph = given
+            report.notes += reducer.notes
             return report
         # Masks that are now in the sizes, and maps that nobody reads.
         remove_dead(graph)

@@ -18,7 +18,8 @@ from .ends import read_by_place
 from .follow import Follower
 from .method import Limits, Method
 from .outputs import finish
-from .places import AttentionBlock, Place, end_of, find_blocks, no_block, place_of
+from .own_maps import give_own_maps
+from .places import AROUND, AttentionBlock, Place, end_of, find_blocks, no_block, place_of
 from .restore import Region
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
 from .segment import Outside, find_outside
@@ -36,6 +37,7 @@ class Reducer:
         self.options, self.method, self.graph = options, method, graph
         self.notes: list[str] = []
         self.done = 0
+        give_own_maps(graph)
         self.order = {node: i for i, node in enumerate(graph.nodes())}
         self.moved: dict[Value, Value] = {}
         axes = self.axes = Axes(graph)
@@ -43,6 +45,8 @@ class Reducer:
         self.found, misses = find_blocks(graph, axes, found_streams)
         if not self.found:
             raise no_block(graph, misses, options.name)
+        if around := sum(miss.reason == AROUND for miss in misses):
+            self.notes.append(f"{around} block(s) are not counted: {AROUND}")
         choice = choose(options, method, graph, self.found)
         self.chosen, self.causal, self.method = choice.chosen, choice.causal, choice.method
         self.notes += choice.notes
@@ -82,7 +86,12 @@ class Reducer:
 
     def _behind(self, node: Node) -> None:
         if node in self.attentions:
-            self.met[node] = self.of_block[self.attentions[node]].current
+            stream, queries = self.of_block[self.attentions[node]], node.inputs[0]
+            assert queries is not None
+            if self.follower.was_given(stream.current):
+                # Behind a region that was there before.
+                stream.current = self.follower.stage(queries, stream)
+            self.met[node] = stream.current
             if self.options.where == "keys":
                 self._reduce_keys(self.attentions[node])
         if node in self.open:

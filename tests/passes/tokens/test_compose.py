@@ -11,7 +11,7 @@ import pytest
 from tessera.frontends.source import loads, print_module
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Module
-from tessera.passes.engine import apply
+from tessera.passes.engine import apply, registry
 
 from ..conftest import Arrays, run, weights_of
 
@@ -203,3 +203,97 @@ def test_towers_stay_apart_behind_cse(restore: bool) -> None:
     )
     for name, value in apart.items():
         np.testing.assert_array_equal(tidied[name], value)
+
+
+TWO = """
+use std.attention (self_attention)
+use std.nn (layer_norm, mlp)
+use std.token (bipartite_merge, token_map)
+
+layer block(x: f32[B, T, D]) -> f32[B, T, D] {
+    x = x + self_attention(layer_norm(x) as n1, heads=2) as attn
+    return x + mlp(layer_norm(x) as n2, hidden=16) as mlp
+}
+
+model two(a: f32[B, 12, 8], b: f32[B, 12, 8]) -> (one: f32[B, 10, 8], other: f32[B, 10, 8]) {
+    map = token_map(batch=B, tokens=12)
+    x = block(a) as a1
+    x, m = bipartite_merge(x, map, x, r=2)
+    x = block(x) as a2
+    y = block(b) as b1
+    y, n = bipartite_merge(y, %MAP%, y, r=2)
+    y = block(y) as b2
+    return x, y
+}
+"""
+
+
+@pytest.mark.parametrize("printed", [False, True])
+def test_one_map_of_two_towers_is_a_map_each(printed: bool) -> None:
+    """Written once or twice, the towers' tokens are not the same."""
+    steps = ("merge_tokens", {"r": 1}), ("prune_tokens", {"r": 1, "method": "divprune"})
+    one, twice = (loads(TWO.replace("%MAP%", m)) for m in ("map", "token_map(batch=B, tokens=12)"))
+    rng = np.random.default_rng(1)
+    feeds = {name: rng.standard_normal((2, 12, 8)).astype(np.float32) for name in "ab"}
+    found, wanted = (run(reduced(m, *steps, printed=printed), weights_of(one), **feeds) for m in (one, twice))
+    for name, value in found.items():
+        assert value.shape == (2, 6, 8)
+        np.testing.assert_array_equal(value, wanted[name])
+
+
+def test_blocks_that_were_reduced_around_come_last() -> None:
+    around, merged = ("merge_tokens", {"r": 2, "place": "around_attention"}), ("merge_tokens", {"r": 1})
+    with pytest.raises(Diagnostic, match="a pass before reduced its tokens around it") as caught:
+        reduced(encoder(fixed=True), around, merged, printed=False)
+    assert caught.value.code == "E0707"
+    # As it says what to do.
+    assert out(reduced(encoder(fixed=True), merged, around, printed=False))["p"].shape == (2, 8)
+    some = ("merge_tokens", {"r": 2, "place": "around_attention", "blocks": [0]})
+    module, _ = apply(encoder(fixed=True), some[0], **some[1])
+    _, report = apply(module, "prune_tokens", r=1)
+    assert any("1 block(s) are not counted" in note for note in report.notes)
+
+
+JOINED = """
+use std.attention (self_attention)
+use std.nn (layer_norm, mlp)
+
+layer block(x: f32[B, T, D]) -> f32[B, T, D] {
+    x = x + self_attention(layer_norm(x) as n1, heads=2) as attn
+    return x + mlp(layer_norm(x) as n2, hidden=16) as mlp
+}
+
+model joined(a: f32[B, 12, 8], text: f32[B, 4, 8]) -> f32[B, 8] {
+    repeat i in 2 as tower {
+        a = block(a)
+    }
+    x = concat(text, a, axis=1)
+    repeat i in 2 as decoder {
+        x = block(x)
+    }
+    return x[:, 0]
+}
+"""
+
+
+@pytest.mark.parametrize("methods", [("bipartite_merge", "by_mass"), ("by_mass", "bipartite_merge"), ("by_mass", "by_mass")])
+def test_two_passes_before_one_join_are_told_why_not(methods: tuple[str, str]) -> None:
+    first, second = (("prune_tokens", {"method": m, "r": 2, "blocks": [i]}) for i, m in enumerate(methods))
+    with pytest.raises(Diagnostic, match="reduced before that by an earlier pass already") as caught:
+        reduced(loads(JOINED), first, second, printed=False)
+    assert caught.value.code == "E0710"
+    assert caught.value.help == "reduce them in one pass: its `r` or `keep` may be a list, one number a block"
+    both, _ = apply(loads(JOINED), "prune_tokens", method="by_mass", blocks=[0, 1], r=[2, 2])
+    assert both.graph.output_info
+
+
+def test_a_list_of_methods_is_of_those_that_go_with_the_pass() -> None:
+    listed = registry()["cluster_tokens"].method_help(None)
+    assert "superpixels" in listed
+    assert "by_mass" not in listed
+    assert "span_softmax" not in registry()["merge_tokens"].method_help(None)
+    # What is compared in front of the first attention is the tokens.
+    assert apply(encoder(fixed=True), "cluster_tokens", method="bipartite_merge", k=6, back="copy", begin=1)[0]
+    with pytest.raises(Diagnostic, match="in a pass: nothing is known of its operand `score`") as caught:
+        apply(encoder(), "merge_tokens", method="span_softmax", k=3, blocks=[0])
+    assert "call `span_softmax` in the program" in str(caught.value.help)
