@@ -158,3 +158,10 @@ def test_bad_numbers_stop_the_run(what: str, target: str) -> None:
     with pytest.raises(Diagnostic) as caught:
         select(target, least=2)(keys, deep=p, local=p)
     assert caught.value.code == "E0912"
+
+
+def test_a_model_without_a_class_token_is_refused() -> None:
+    sizes = {"dim": 16, "depth": 2, "heads": 2, "hidden": 32, "vocab": 9, "pooler": False}
+    with pytest.raises(Diagnostic, match="it reads none by its place") as caught:
+        ts.apply(ts.load("zoo/bert", "bert", params=sizes), "prune_tokens", method="by_correlation", k=6)
+    assert caught.value.code == "E0705"

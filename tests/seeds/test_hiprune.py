@@ -152,3 +152,19 @@ def test_bad_input_is_refused(model: str, params: dict[str, Any], said: str) -> 
         ts.compile(ts.load("hiprune", model=model, params=params), verify=False)(
             middle=np.zeros((1, N), np.float32), deep=np.zeros((1, N), np.float32)
         )
+
+
+def test_attention_that_says_nothing_of_itself_is_refused() -> None:
+    """Fused by the model's own op: there is no attention to ask."""
+    text = """
+    use std.nn (linear, softmax)
+    op fused(q: f32[B, T, D], k: f32[B, T, D], v: f32[B, T, D]) -> f32[B, T, D] {
+        return softmax(einsum("b t d, b s d -> b t s", q, k)) @ v
+    }
+    model m(x: f32[B, 17, 8]) -> f32[B, 17, 8] {
+        q = linear(x, out=8) as q
+        return x + fused(q, q, x)
+    }"""
+    with pytest.raises(Diagnostic, match="found no block to work on") as caught:
+        ts.apply(ts.loads(text), "prune_tokens", method="hiprune", width=4, middle=0, k=8)
+    assert caught.value.code == "E0707"
