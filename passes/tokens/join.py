@@ -46,10 +46,11 @@ class Joiner(Carrier):
     def join(self, node: Node, targets: Targets) -> bool:
         """Let a node that joins reduced tokens with others follow. False for another node. Raises CannotFollow."""
         of_map = any(self.origins.maps(v) and not self.origins.of(v) for v in node.inputs if v is not None)
-        if of_map and node.op.qualified in ("concat", "rearrange", "sort"):
+        joins = node.op.qualified in ("concat", "rearrange")
+        if of_map and (joins or node.op.family == "order"):
             # What a pass before wrote of its map, to join it.
             raise _again()
-        if node.op.qualified not in ("concat", "rearrange"):
+        if not joins:
             return False
         if node.output.type.rank != 3:
             return False

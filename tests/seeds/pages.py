@@ -15,15 +15,36 @@ from tessera.passes.tokens.baselines import random_dropping
 CHUNK = 120
 
 
+# How much nearer the nearest page is than the next one, for it to be told apart.
+CLEAR = 0.04
+
+
+def agreement(found: np.ndarray, original: np.ndarray) -> dict[str, float]:
+    """The mean cosine to the original embeddings, and the share of pages with the same nearest one: among pages that were reduced too,
+    among unmerged ones, and where that is at least ``CLEAR`` nearer than the next."""
+    alike = original @ original.T
+    np.fill_diagonal(alike, -1)
+    first, second = np.sort(alike, axis=1)[:, :-3:-1].T
+    clear = first - second >= CLEAR
+    across = found @ original.T
+    np.fill_diagonal(across, -1)
+    return {
+        "cosine": cosine(found, original),
+        "nearest": nearest_agree(found, original),
+        "nearest_of_unmerged": float(np.mean(across.argmax(1) == alike.argmax(1))),
+        "nearest_where_clear": float(np.mean(across.argmax(1)[clear] == alike.argmax(1)[clear])),
+        "clear": float(clear.mean()),
+    }
+
+
 def drift(count: int, kept: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Merging and random dropping to a share of the tokens: cosine to the unmerged embeddings, share of the same nearest page."""
+    """Merging and random dropping to a share of the tokens: :func:`agreement` with the unmerged embeddings."""
     plain = ts.load("minilm")
     ids = tokenized(man_paragraphs(count))
     original = embeddings(plain, ids, "onnx")
     merged = ts.apply(plain, "merge_tokens", keep=kept, protect=1)
     found = [embeddings(program, ids, "onnx") for program in (merged, random_dropping(merged))]
-    rows = [{"cosine": cosine(e, original), "nearest": nearest_agree(e, original)} for e in found]
-    return rows[0], rows[1]
+    return agreement(found[0], original), agreement(found[1], original)
 
 
 def retrieval(count: int, seed: int = 0) -> dict[str, float]:

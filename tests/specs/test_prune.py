@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tessera.frontends.source import loads
+from tessera.ir.diagnostics import Diagnostic
 
 from .conftest import onnx_artifact, torch_artifact
 
@@ -187,13 +188,14 @@ def hired(one: One, width: int, parts: int, alpha: float = 0.5) -> np.ndarray:
     return one.kept(one.a["row_final"].mean(0))
 
 
-def dart(one: One, pivots: int) -> np.ndarray:
-    length = np.where(one.open, np.abs(one.a["head_keys"]).sum((0, 2)), -np.inf)
-    pivot = best(length, pivots)
-    chosen, cosine, rest = list(pivot), cosines(one.a["x"], one.a["x"]), one.k - pivots
-    for i, at in enumerate(pivot):
+def dart(one: One, pivots: int, prompt: int = 0) -> np.ndarray:
+    length = np.abs(one.a["head_keys"]).sum((0, 2))
+    pivot = best(np.where(one.open, length, -np.inf), pivots)
+    asking = best(np.where(one.open | (one.a["size"] == 0), -np.inf, length), prompt)
+    chosen, cosine, rest, asked = list(pivot), cosines(one.a["x"], one.a["x"]), one.k - pivots, pivots + prompt
+    for i, at in enumerate([*pivot, *asking]):
         free = one.open & ~np.isin(np.arange(one.tokens), chosen)
-        unlike = best(np.where(free, -np.round(cosine[at], 6), -np.inf), rest * (i + 1) // pivots - rest * i // pivots)
+        unlike = best(np.where(free, -np.round(cosine[at], 6), -np.inf), rest * (i + 1) // asked - rest * i // asked)
         chosen += [j for j in unlike if free[j]]
     return one.marked(chosen)
 
@@ -300,3 +302,19 @@ def test_every_budget_and_end(
         for _ in range(4):
             arrays = arguments(name, rng, batch, tokens, padding)
             check(run(**arrays), name, options, arrays, r, protect, last)
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_pivots_may_be_of_the_prompt(target: str, tmp_path: Path) -> None:
+    """Of the longest protected tokens, which leave no token themselves."""
+    options = {"pivots": 2, "prompt": 3}
+    run = compiled_on(target, program("dart", options, r=6, protect=2, last=2), tmp_path)
+    alone = compiled_on(target, program("dart", {"pivots": 2}, r=6, protect=2, last=2), tmp_path)
+    rng, other = np.random.default_rng(11), False
+    for tokens, batch, padding in ((N, 3, 0), (18, 3, 2)):
+        arrays = arguments("dart", rng, batch, tokens, padding)
+        check(run(**arrays), "dart", options, arrays, 6, 2, 2)
+        other |= bool((run(**arrays)["map_position"] != alone(**arrays)["map_position"]).any())
+    assert other
+    with pytest.raises(Diagnostic, match="pivots of the prompt are protected tokens"):
+        compiled_on(target, program("dart", options, r=6, protect=1), tmp_path)
