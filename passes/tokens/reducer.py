@@ -12,6 +12,7 @@ from ...ir.dims.dim import Dim, as_dim, prove_ge
 from ...ir.graph import Graph, Node, Require, Value
 from . import keys
 from . import stage as flow
+from .answer import answer
 from .back import way_back
 from .choice import choose
 from .ends import read_by_place
@@ -24,7 +25,7 @@ from .restore import Region
 from .schedule import Schedule, TooMany, exact, larger, padded, smaller
 from .segment import Outside, find_outside
 from .stream import Ends, Facts, Origins, Stage, Stream, TokenMap, facts_of, find_streams
-from .wants import Asked, find_want, fitted, named, number_of
+from .wants import Asked, named
 
 if TYPE_CHECKING:
     from .reduce import ReduceTokens
@@ -248,7 +249,8 @@ class Reducer:
         )  # fmt: skip
         # A tap on this very value shows it as it was, and what lies beside a region or behind it reads it as it was.
         readers = self._readers(place)
-        wants = [self._want(name, pattern, asked) for name, pattern in self.method.wants]
+        alone = self.options.where == "keys"
+        wants = [answer(name, pattern, asked, self.method, follower, alone) for name, pattern in self.method.wants]
         attrs = self.method.attrs(left, current.count, first, last, stream.padded)
         op = self.method.op
         made = builder.multi(op, x, *current.map.fields, *wants, **attrs, **current.facts.attrs("map"))
@@ -328,34 +330,6 @@ class Reducer:
         end = self.order.get(x.node, -1)  # type: ignore[arg-type]
         blocks = (b.attention for b in self.found if b.tokens == stream.tokens)
         return tuple(attention for attention in blocks if self.order[attention] < end)
-
-    def _want(self, name: str, pattern: Any, asked: Asked) -> Value:
-        """What the method asks for, at the stage of the features."""
-        found, stream = find_want(asked.metric if name == "metric" else name, self.method.op), asked.stream
-        assert found is not None
-        want, static = found
-        if static is not None:
-            number = number_of(static, self.method.op, dict(self.method.settings))
-            asked = asked.of_block(number, name.removesuffix(f"_{static}"))
-        elif want.made and self.options.where == "keys":
-            asked = asked.before()
-        assert want.make is not None
-        if want.made and asked.attention is not None:
-            queries = asked.attention.inputs[0]
-            assert queries is not None
-            asked = replace(asked, met=self.follower.stage(queries, stream))
-        value = want.make(asked)
-        if want.operand is not None and asked.attention is not None:
-            whole = asked.attention.inputs[want.operand]
-            assert whole is not None
-            stage = self.follower.stage(whole, stream)
-            while stage.parent is not None and stage not in stream.until(asked.stage):
-                # Of keys that were left for that attention alone.
-                index = flow.owner(stream, stage.parent, stage, 0, asked.builder)
-                value = asked.builder.op("take", value, index, axis=want.axis, batch=1)
-                stage = stage.parent
-            value = self.follower.brought(value, want.axis, (whole, 2), stream, stage, asked.stage, asked.builder)
-        return fitted(value, pattern, asked)
 
     def _need(self, present: Dim, limits: Limits, block: AttentionBlock) -> None:
         if limits.only is None:
