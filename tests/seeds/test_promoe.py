@@ -220,8 +220,8 @@ def test_digits_are_drawn_as_they_are_asked_for() -> None:
     right, unguided, without = as_asked(weights, 2.5), as_asked(weights, 1.0), as_asked(alone, 2.5)
     used, used_alone = experts_used(weights), experts_used(alone)
     print("contrast", contrast[0], np.mean(contrast[-50:]), "right", right, unguided, without, "used", used, used_alone)
-    assert contrast[0] > 0.8 * np.log(8)
-    assert np.mean(contrast[-50:]) < 0.5 * contrast[0]
+    # Of 48 features prototypes at random are already further apart than the temperature: it begins well below ln(12).
+    assert np.mean(contrast[-50:]) < 0.1 * contrast[0]
     assert right >= 0.8
     assert right > unguided
     assert used_alone < used or without < right
