@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,64 @@ def safetensors_of(model: Any, folder: Path) -> Path:
     """The model's weights as `save_pretrained` writes them: a folder with model.safetensors."""
     model.save_pretrained(folder)
     return folder / "model.safetensors"
+
+
+def optimised(model: Any, args: tuple[Any, ...], exported: Path, kind: str, folder: Path) -> dict[str, Path]:
+    """What ONNX Runtime's own optimiser for transformers makes of two exports: ``exported``, and one by tracing, with attention
+    written out, which it knows."""
+    import torch
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    (model.bert if kind == "minilm" else model).set_attn_implementation("eager")
+    traced = folder / "traced.onnx"
+    torch.onnx.export(model, args, str(traced), dynamo=False, opset_version=17)
+    heads, dim = (12, 384) if kind == "minilm" else (VIT[kind][1], VIT[kind][0])
+    made = {}
+    for name, path in (("ORT's optimiser", exported), ("ORT's optimiser, traced", traced)):
+        found = optimize_model(
+            str(path), model_type="bert" if kind == "minilm" else "vit", num_heads=heads, hidden_size=dim, opt_level=0
+        )
+        made[name] = folder / f"{path.stem}_optimised.onnx"
+        found.save_model_to_file(str(made[name]))
+    return made
+
+
+def quantized(path: Path, output: Path, channels: bool) -> Path:
+    """int8 as ONNX Runtime's quantizer makes it of a file, with all ops that it knows; a scale a channel, or one a tensor."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # What it cannot infer behind ONNX Runtime's own ops is floats.
+    quantize_dynamic(
+        str(path), str(output), weight_type=QuantType.QInt8, per_channel=channels,
+        op_types_to_quantize=["MatMul", "Gemm", "Attention"], extra_options={"DefaultTensorType": 1},
+    )  # fmt: skip
+    return output
+
+
+def openvino(path: Path, arrays: Sequence[Any], threads: int | None) -> Callable[[], Any]:
+    """A call of the file by OpenVINO in its mode for latency, in floats of 32 bits."""
+    import openvino as ov
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    request = ov.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    return lambda: next(iter(request.infer(list(arrays)).values()))
+
+
+def torch_run(model: Any, arrays: Sequence[Any], threads: int | None, compiling: bool) -> Callable[[], Any]:
+    """A call of the model by PyTorch, as it is or by `torch.compile`."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    args = [torch.from_numpy(array) for array in arrays]
+    run = torch.compile(model) if compiling else model
+
+    def call() -> Any:
+        with torch.no_grad():
+            found = run(*args)
+        return (found if isinstance(found, torch.Tensor) else next(iter(found.values()))).numpy()
+
+    call()
+    return call

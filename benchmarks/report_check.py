@@ -1,6 +1,7 @@
 """The report of `tessera optimize` against an outside stopwatch: plain `onnxruntime` in a process of its own.
 
     python -m benchmarks.report_check [--rounds N] [--repeats N]
+    python -m benchmarks.report_check --verdicts 11    # one command again and again, nearly half of it beside a busy process
 
 For each model the report's median milliseconds and speed-up stand beside those of the stopwatch, which knows nothing of Tessera:
 it opens one file, makes the inputs from their declared shapes, and runs it, alone as it will be used.
@@ -14,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +89,61 @@ def check(
     }
 
 
+def exported_minilm(folder: Path) -> Path:
+    """MiniLM with free batch and tokens, as `torch.onnx.export` writes it."""
+    import torch
+
+    path = folder / "minilm.onnx"
+    ids = torch.randint(0, 1000, (2, 64))
+    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=512)}
+    peers.export(peers.minilm(), (ids, torch.ones_like(ids)), path, dynamic=(dims, dims))
+    return path
+
+
+@contextmanager
+def busy(wanted: bool) -> Iterator[None]:
+    """A process that keeps one processor busy, if that is wanted."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
+    try:
+        yield
+    finally:
+        if other is not None:
+            other.kill()
+            other.wait()
+
+
+def verdicts(folder: Path, count: int) -> dict[str, Any]:
+    """What one command says each time, and how far its ratio is from that of stopwatches right before and behind it."""
+    model, output = exported_minilm(folder), folder / "fast.onnx"
+    options = Options(sizes={"tokens": 256}, memory=False)
+    rows = []
+    for turn in range(count):
+        with busy(turn % 2 == 1):
+            report = optimize(read_model(model), passes=["merge_tokens(keep=0.5, protect=1)"], output=output, options=options)
+            outside = [stopwatch([model, output], report["sizes"], 11)["speedup"] for _ in range(3)]
+        speed = report["latency"]["rows"]["optimized"]["speedup"]["median"]
+        rows.append({
+            "busy": turn % 2 == 1, "pays": report["verdict"]["speed"]["pays"], "gain": report["latency"]["gain"],
+            "speedup": speed, "stopwatch": round(statistics.median(outside), 4), "load": report["machine"]["load"],
+        })  # fmt: skip
+    apart = [row["speedup"] / row["stopwatch"] - 1 for row in rows]
+    return {
+        "rows": rows, "verdicts": sorted({str(row["pays"]) for row in rows}), "apart": round(statistics.median(apart), 4),
+        "apart_largest": round(max(map(abs, apart)), 4),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--verdicts", type=int, help="only this: so many times one command")
     arguments = parser.parse_args()
     rounds, repeats = arguments.rounds, arguments.repeats
+    if arguments.verdicts:
+        with tempfile.TemporaryDirectory() as name:
+            write("verdicts", verdicts(Path(name), arguments.verdicts))
+        return
     import torch
 
     results: dict[str, Any] = {}
@@ -102,10 +153,7 @@ def main() -> None:
         batch = torch.export.Dim("batch")
         peers.export(peers.vit("s"), (torch.randn(2, 3, 224, 224),), vit, dynamic=({0: batch},))
         results["vit_s batch 1 r 13"] = check(folder, vit, ["merge_tokens(r=13, protect=1)"], {}, rounds, repeats)
-        ids = torch.randint(0, 1000, (2, 64))
-        dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=512)}
-        minilm = folder / "minilm.onnx"
-        peers.export(peers.minilm(), (ids, torch.ones_like(ids)), minilm, dynamic=(dims, dims))
+        minilm = exported_minilm(folder)
         steps = ["merge_tokens(keep=0.5, protect=1)"]
         results["minilm tokens 256 keep 0.5"] = check(folder, minilm, steps, {"tokens": 256}, rounds, repeats)
     write("report_check", results)

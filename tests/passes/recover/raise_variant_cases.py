@@ -30,6 +30,11 @@ VARIANTS: dict[str, Case] = {
         "  i = transpose(f, perm=[0, 1, 3, 2])  p = softmax((i @ reshape(d, [B, 2, 4, T])) * 0.4, axis=-1)"
         "  return transpose(reshape(transpose(p @ i, perm=[0, 1, 3, 2]), [B, 8, T]), perm=[0, 2, 1])", "attention",
     ),
+    "values in front of their weights": Case(
+        "values_before_weights attention_of_channels",
+        f"p = softmax({SCORES} * 0.4, axis=-1)  e = transpose(v, perm=[0, 1, 3, 2])"
+        "  return transpose(e @ transpose(p, perm=[0, 1, 3, 2]), perm=[0, 1, 3, 2])", "attention", HEADS,
+    ),
     "channels first, of channels": Case(
         "scores_of_channels attention_of_channels",
         "c = abs(reshape(q, [B, 32, T]))  d = abs(reshape(k, [B, 32, S]))"
