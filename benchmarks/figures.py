@@ -27,7 +27,9 @@ def results(name: str) -> Any:
 def markdown() -> str:
     """A table of speeds, and a list of the rest."""
     table = markdown_table(["ONNX Runtime on 2 cores, in f32", "plain", "merged"], _speeds())
-    return "\n".join([table, "", *(f"- {fact}" for fact in _facts())])
+    head = ["others' best and ours, processor time of one thread", "in f32", "plain", "in int8", "plain, int8", "merged, int8"]
+    peers = markdown_table(head, _peers())
+    return "\n".join([table, "", peers, "", *(f"- {fact}" for fact in _facts())])
 
 
 def _speeds() -> Iterator[list[str]]:
@@ -36,6 +38,18 @@ def _speeds() -> Iterator[list[str]]:
         rows = found[name]["rows"]
         merged = next(row for candidate, row in rows.items() if candidate.startswith("tessera_merged"))
         yield [shown, *(f"{_speedup(row):.2f} x" for row in (rows["tessera"], merged))]
+
+
+def _peers() -> Iterator[list[str]]:
+    """Of each case the fastest that ONNX Runtime's tools, OpenVINO and PyTorch make of it, and ours, with their cosines in int8."""
+    for name, found in results("peer_speed").items():
+        rows = found["rows"]
+        theirs = [(n, row) for n, row in rows.items() if not n.startswith("tessera") and "ours" not in n]
+        best = [max((r for n, r in theirs if ("int8" in n) == eight), key=lambda row: row["speedup"]) for eight in (False, True)]
+        ours = [rows[n] for n in ("tessera", "tessera, int8", "tessera merged, int8")]
+        cells = [f"{row['speedup']:.2f} x" for row in (best[0], ours[0])]
+        cells += [f"{row['speedup']:.2f} x ({row['cosine']:.3f})" for row in (best[1], *ours[1:])]
+        yield [_SPEED[name.removesuffix(" keep 0.7")], *cells]
 
 
 def _facts() -> Iterator[str]:
