@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def candidates(
             missing[name] = str(error).splitlines()[0][:200]
             continue
         named = dict(zip([i.name for i in session.get_inputs()], feeds.values(), strict=True))
-        runs[name] = lambda session=session, named=named: session.run(None, named)[0]
+        runs[name] = partial(_first, session, named)
     for name, make in (("OpenVINO", peers.openvino), ("OpenVINO of ours", peers.openvino)):
         path = made[EXPORT if name == "OpenVINO" else "tessera"]
         try:
@@ -115,6 +116,10 @@ def candidates(
         except Exception as error:  # no compiler for C++
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return runs, missing
+
+
+def _first(session: Any, feeds: dict[str, np.ndarray]) -> Any:
+    return session.run(None, feeds)[0]
 
 
 def processor_time(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
