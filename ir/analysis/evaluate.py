@@ -82,6 +82,29 @@ def _results(node: Node, known: Mapping[Value, Array], sizes: dict[str, int]) ->
     return evaluate_node(node, given, sizes)
 
 
+def evaluate_values(values: Sequence[Value], known: Mapping[Value, Array], sizes: dict[str, int]) -> list[Array]:
+    """What values of one graph are, from others that are known, at known sizes (``graph.sizes``). Only what they need is computed.
+
+    Raises:
+        KeyError: they need an input or a weight that is not known, or a size.
+    """
+    found = dict(known)
+    pending = list(values)
+    while pending:
+        value = pending[-1]
+        if value in found:
+            pending.pop()
+            continue
+        if value.node is None:
+            raise KeyError(value.name)
+        missing = [v for v in value.node.inputs if v is not None and v not in found]
+        if missing:
+            pending += missing
+        else:
+            found.update(zip(value.node.outputs, _results(value.node, found, sizes), strict=True))
+    return [found[v] for v in values]
+
+
 def evaluate_node(node: Node, given: Sequence[Array], sizes: dict[str, int]) -> list[Array]:
     """The results of a node of a core op at known sizes."""
     assert isinstance(node.op, Op)

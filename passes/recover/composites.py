@@ -20,6 +20,7 @@ from ..tidy.fold_constants import fold_graph
 from ..tidy.inline import inline_composites
 from .casts import cast_late
 from .einsums import order_einsums, order_products
+from .experts import raise_experts
 from .folded import split_heads
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
@@ -57,6 +58,7 @@ class RaiseComposites(Pass):
         before = _composites(graph)
         skipped: list[str] = []
         fired = recover(graph, self.padding, skipped=skipped)
+        fired["experts"] = raise_experts(module)
         # Told while the steps are there: `scores` says more than the product and the sums that it becomes again.
         left = leftovers(graph)
         inline_composites(graph, lambda op: op.module in RAISING)

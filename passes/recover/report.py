@@ -16,7 +16,9 @@ from .shared import PRODUCTS
 
 _NN = ("affine", "gelu", "gelu_tanh", "layer_normalize", "log_softmax", "quick_gelu", "relu", "rms_normalize", "silu",
        "softmax", "softplus", "swiglu")  # fmt: skip
-RAISED = frozenset({*(f"std.nn.{name}" for name in _NN), ATTENTION, "std.attention.rope"})
+_EXPERTS = ("std.moe.experts.gated", "std.moe.experts.plain")
+_ROUTERS = ("std.moe.route.token_choice", "std.moe.route.sparse_mixer")
+RAISED = frozenset({*(f"std.nn.{name}" for name in _NN), ATTENTION, "std.attention.rope", *_EXPERTS, *_ROUTERS})
 
 # How far below a softmax the product with the values may lie: a cast, a dropout, a reshape.
 _REACH = 3
@@ -50,6 +52,9 @@ def leftovers(graph: Graph) -> list[Leftover]:
         name = node.op.qualified
         if name == "std.nn.softmax":
             found.append(Leftover("attention", node.span, _softmax(node, rules)))
+        elif name == "grouped_matmul":
+            told = "what is done to these rows is not what `gated` or `plain` of std.moe does between two products"
+            found.append(Leftover("mixture of experts", node.span, told))
         elif name in _SUSPECTS and (name == "erf" or _of_mean(node)):
             what, names = _SUSPECTS[name]
             miss = _nearest(_below(node), [rules[n] for n in names])

@@ -96,15 +96,16 @@ SMALL = {
     "qwen2_vl": {"depth": 2, "text_depth": 2},
     "llava_prompt": {"depth": 2, "text_depth": 2, "image_at": 3},
     "qwen2_vl_prompt": {"depth": 2, "text_depth": 2, "image_at": 3},
+    "mixtral_lm": {"depth": 2},
+    "qwen3_moe_lm": {"depth": 2},
+    "olmoe_lm": {"depth": 2},
 }
 # Composites of one line that the rules do not look for.
 UNSOUGHT = {"mean_pool", "unit_length", "l2_normalize", "bicubic_matrix", "bilinear_matrix", "base_number"}
-# No rule looks for routers and experts yet.
-MIXTURES = {"zoo/mixtral"}
 ZOO = [
     (path, model)
     for path in catalog.names()
-    if path.startswith("zoo/") and path not in MIXTURES
+    if path.startswith("zoo/")
     for model in models(catalog.find(path)[0])
 ]
 
