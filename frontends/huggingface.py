@@ -19,8 +19,8 @@ Only JSON and safetensors are read: no code of the folder runs, and no pickle is
                         {"weight": "*pooler.dense.weight"}             whether there is such a weight; with "axis", its size
                       with "models", only those have the parameter
     computes          field -> the values that the spec computes; a missing field is the first of them; or
-                      {"values": […], "models": […]}. A value that is not listed is refused by name, because a model that is
-                      nearly right is wrong
+                      {"values": […], "models": […]}, with "cycle": […] also a list that repeats these. A value that is not
+                      listed is refused by name, because a model that is nearly right is wrong
     sentence_encoder  the model for folders whose modules.json asks for mean pooling to unit length
 
 Names and layouts of weights are not in it: the `weights` block of the spec's `compile` renames and remakes them.
@@ -28,6 +28,7 @@ Names and layouts of weights are not in it: the `weights` block of the spec's `c
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -138,8 +139,14 @@ def _module(
         listed = row if isinstance(row, Mapping) else {"values": row}
         if kind in listed.get("models", (kind,)):
             found = _field(config, name, listed["values"][0])
-            if found not in listed["values"]:
-                raise _unsupported(name, found, listed["values"])
+            cycle = listed.get("cycle", [])
+            repeats = (
+                isinstance(found, list)
+                and bool(cycle)
+                and all(v == w for v, w in zip(found, itertools.cycle(cycle), strict=False))
+            )
+            if found not in listed["values"] and not repeats:
+                raise _unsupported(name, found, listed["values"] if not cycle else [f"{', '.join(cycle)} in turn"])
     if config.get("quantization_config"):
         raise Diagnostic("E0933", "`quantization_config`: quantized checkpoints are not read")
     known = {}

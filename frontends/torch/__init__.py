@@ -71,11 +71,12 @@ def load(
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
     import torch
 
+    from .experts import experts_grouped
     from .symbols import frozen
     from .unrolled import recurrences_whole
 
     def export(shapes: Any) -> ExportedProgram:
-        with torch.no_grad(), recurrences_whole():
+        with torch.no_grad(), recurrences_whole(), experts_grouped(model):
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
     try:

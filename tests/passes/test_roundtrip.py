@@ -33,7 +33,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 REFUSED = {"E0705", "E0707", "E0708", "E0709", "E0710"}
 # What there is nothing of in a model: experts, feed-forward blocks, parameter tokens.
 MISSING = {"E0720", "E0722", "E0724"}
-SMALL = {"depth": 2, "text_depth": 2, "experts": 4, "k": 2, "image_at": 3}
+SMALL = {"depth": 2, "text_depth": 2, "experts": 4, "k": 2, "groups": 2, "limit": 1, "dense": 1, "image_at": 3}
 # A rewrite needs rules, which these files do not declare; tests/passes/rewrite/test_rewrite.py has its round trips.
 PASSES = sorted(set(registry()) - {"rewrite"})
 

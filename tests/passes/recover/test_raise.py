@@ -99,6 +99,12 @@ SMALL = {
     "mixtral_lm": {"depth": 2},
     "qwen3_moe_lm": {"depth": 2},
     "olmoe_lm": {"depth": 2},
+    "qwen2_moe_lm": {"depth": 2},
+    "granitemoe_lm": {"depth": 2},
+    "phimoe_lm": {"depth": 2},
+    "gpt_oss_lm": {"depth": 2},
+    "deepseek_v2_lm": {"depth": 2},
+    "deepseek_v3_lm": {"depth": 2, "dense": 1},
 }
 # Composites of one line that the rules do not look for.
 UNSOUGHT = {"mean_pool", "unit_length", "l2_normalize", "bicubic_matrix", "bilinear_matrix", "base_number"}
@@ -121,11 +127,14 @@ def test_the_zoo_comes_back_from_its_primitives(path: str, model: str) -> None:
     if path == "zoo/gpt2":
         # Its weights are stored the other way round, which the spec multiplies with by itself.
         want["affine"] += 8
+    if path == "zoo/gpt_oss":
+        # The share of a sink is made of the sums in attention, which no rule looks for.
+        del want["attention"]
     # What is written in primitives may be another composite by itself: `maximum(x, 0)` in a matrix of weights.
     want["relu"] += any(n.op.name == "bilinear_matrix" for n in module.graph.nodes())
     assert found == want
     causal = [n.attrs["causal"] for n in raised.graph.nodes() if n.op.name == "attention"]
-    assert causal == [n.attrs["causal"] for n in module.graph.nodes() if n.op.name == "attention"]
+    assert causal == [n.attrs["causal"] for n in module.graph.nodes() if n.op.name == "attention" and "attention" in want]
 
 
 # What is left, and why -------------------------------------------------------------------------------------------------
