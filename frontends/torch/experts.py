@@ -1,4 +1,4 @@
-"""Experts of transformers' models, whose loop over those that were hit cannot be exported: how often it runs depends on the data."""
+"""Experts of transformers' models, whose loop over those that were hit cannot be exported: the data say how often it runs."""
 
 from __future__ import annotations
 

@@ -280,6 +280,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
                 ((), {"k": 1, "groups": 2, "limit": 1, "best": 1}), ((), {"k": 2, "score": "one"}),
             ),
             "without_null": (((), {"experts": 3}), ((), {"experts": 3, "scale": 2.0})),
+            "sparse_mixer": (((), {"k": 2}), ((), {"k": 1, "jitter": 0.3})),
             "renumbered": (((), {"table": (1, 0, 1, 0)}),), "loads": (((), {"experts": 4}),),
         }.items()
     },

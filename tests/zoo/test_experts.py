@@ -1,4 +1,4 @@
-"""Families with experts agree with transformers, from folders whose experts are separate tensors or one; and what they do not compute."""
+"""Families with experts agree with transformers, from folders whose experts are separate tensors or one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts come back from imports: transformers' families, each way in which they compute experts; what is none stays."""
+"""Mixtures of experts come back from imports: transformers' families, in each way in which they compute experts."""
 
 from __future__ import annotations
 
