@@ -37,6 +37,7 @@ def build(
     opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, str] | None = None,
     claims: bool = True,
+    contrib: bool = False,
     seed: int = 0,
 ) -> ox.Model:
     """The ONNX model of a module. No weight is read before it is saved.
@@ -46,11 +47,12 @@ def build(
         opset: 18 to 24. What an opset has no op for is lowered through its body.
         metadata: further ``metadata_props``.
         claims: whether composites may become one ONNX op (off: every body is lowered, for comparison).
+        contrib: mixtures of experts as ONNX Runtime's own op, `com.microsoft.MoE`.
         seed: for the initialisers.
 
     Raises:
         Diagnostic: E0606 E0607 weights, E0801 opset, E0802 a dtype that an ONNX op does not take, E0803 a size that no input's
-            shape determines; with the source line.
+            shape determines, E0811 a mixture that the op asked for does not compute; with the source line.
     """
     from ...runtime.weights.bind import Bound, bind, initialise
     from .assemble import build_model
@@ -59,7 +61,7 @@ def build(
         bound = initialise(module.graph, seed)
     else:
         bound = weights if isinstance(weights, Bound) else bind(module.graph, weights, recipes=module.recipes)
-    return build_model(module, bound, opset=opset, claims=claims, metadata=metadata or {})
+    return build_model(module, bound, opset=opset, claims=claims, contrib=contrib, metadata=metadata or {})
 
 
 def save(

@@ -27,7 +27,7 @@ _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
 
 def build_model(
-    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, metadata: Mapping[str, str]
+    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, contrib: bool, metadata: Mapping[str, str]
 ) -> ox.Model:
     """See :func:`tessera.backends.onnx.build`; ``weights`` holds a tensor for every parameter."""
     if opset not in OPSETS:
@@ -36,7 +36,10 @@ def build_model(
             help="write `target onnx(opset=24)`",
         )  # fmt: skip
     graph = module.graph
-    e = Lowerer(opset, claims)
+    e = Lowerer(opset, claims, contrib=contrib)
+    problem = e.plan.refused(graph) if contrib else None
+    if problem is not None:
+        raise problem
     env: dict[Value, ox.Value] = {}
     inputs: list[ox.Value] = []
     for source in graph.inputs:
@@ -54,7 +57,7 @@ def build_model(
     e.walk(graph, env)
     outputs = _outputs(e, outgoing, env, names)
     model_graph = ox.Graph(
-        inputs, outputs, nodes=e.nodes, opset_imports={"": opset}, name=module.name, doc_string=module.doc or None
+        inputs, outputs, nodes=e.nodes, opset_imports={"": opset, **dict.fromkeys(e.domains, 1)}, name=module.name, doc_string=module.doc or None
     )
     _drop_unused(model_graph)
     for value in _initializers(model_graph):

@@ -43,6 +43,8 @@ class Emitter:
         self.weights: dict[ox.Value, Callable[[tuple[int, ...] | None, int | None], ox.Value]] = {}
         # Whether something is ordered or selected: NaN would then make the result depend on the machine.
         self.selects = False
+        # Of ops that are not ONNX's own.
+        self.domains: set[str] = set()
         self.span: Span | None = None
         self.scope = ""
         self._memo: dict[Hashable, ox.Value] = {}
@@ -136,8 +138,9 @@ class Emitter:
         return [self.cast(r, given.get(v, d)) for r, v, d in zip(results, variables, dtypes, strict=True)]
 
     def raw(
-        self, op_type: str, inputs: Sequence[ox.Value | None], dtypes: Sequence[DType], attributes: dict[str, Any]
-    ) -> list[ox.Value]:
+        self, op_type: str, inputs: Sequence[ox.Value | None], dtypes: Sequence[DType], attributes: dict[str, Any],
+        domain: str = "",
+    ) -> list[ox.Value]:  # fmt: skip
         """Append a node as it is."""
         inputs = list(inputs)
         while inputs and inputs[-1] is None:
@@ -145,7 +148,9 @@ class Emitter:
         results = [self.value(op_type.lower(), dtype) for dtype in dtypes]
         name = self.unique(f"{self.scope}/{op_type}" if self.scope else op_type)
         made = ox.convenience.convert_attributes(attributes)
-        self.nodes.append(ox.Node("", op_type, inputs, made, outputs=results, name=name))
+        if domain:
+            self.root.domains.add(domain)
+        self.nodes.append(ox.Node(domain, op_type, inputs, made, outputs=results, name=name))
         return results
 
     def _fit(self, op_type: str, allowed: frozenset[DType], dtype: DType) -> DType:

@@ -11,6 +11,8 @@ from ...ir.graph import Graph, Node, Require, Value
 from ...ir.requirements import requirements
 from ...ir.types import TensorType
 from ..lower import Plan, Walk
+from .contrib import LOWERINGS as contrib_lowerings
+from .contrib import refused
 from .emit import Emitter
 from .registry import claimed, claims, lowerings
 from .sizes import Sizes
@@ -24,14 +26,20 @@ class Lowerer(Emitter, Walk[ox.Value]):
 
     Args:
         claims: whether composites may become one ONNX op; else their bodies are lowered.
+        contrib: whether mixtures of experts become ONNX Runtime's own op.
     """
 
     sizes: Sizes
 
-    def __init__(self, opset: int, claims: bool = True, parent: Lowerer | None = None) -> None:
+    def __init__(self, opset: int, claims: bool = True, parent: Lowerer | None = None, contrib: bool = False) -> None:
         Emitter.__init__(self, opset, parent)
         if parent is None:
-            Walk.__init__(self, Plan(lambda node: claims and claimed(node, opset)))
+            own = contrib_lowerings if contrib else {}
+
+            def chosen(node: Node) -> bool:
+                return node.op.qualified in own or (claims and claimed(node, opset))
+
+            Walk.__init__(self, Plan(chosen, refused if contrib else lambda node: None))
         else:
             Walk.__init__(self, parent.plan, parent.depth)
         # What the sizes of a call must satisfy, in the main graph's symbols; None where it is proved.
@@ -49,7 +57,9 @@ class Lowerer(Emitter, Walk[ox.Value]):
         return _several(lowerings()[node.op.name](self, node, *operands))
 
     def claim(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value | None]:
-        return _several(claims()[node.op.qualified](self, node, *operands))
+        # The plan claims these only where they were asked for.
+        table = contrib_lowerings if node.op.qualified in contrib_lowerings else claims()
+        return _several(table[node.op.qualified](self, node, *operands))
 
     def bind(self, node: Node, results: Sequence[ox.Value | None], env: dict[Value, ox.Value]) -> None:
         super().bind(node, results, env)

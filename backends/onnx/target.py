@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...ir.options import option
 from ..target import Checked, Compare, Readers, Target
@@ -32,11 +32,14 @@ class Onnx(Target):
     programs = True
 
     opset: int = option(DEFAULT_OPSET, "ONNX opset")
+    moe: Literal["standard", "contrib"] = option(
+        "standard", "mixtures of experts by standard ops, or as ONNX Runtime's own op, `com.microsoft.MoE`"
+    )
 
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> ox.Model:
         from . import build
 
-        return build(module, weights, opset=self.opset, metadata=metadata)
+        return build(module, weights, opset=self.opset, contrib=self.moe == "contrib", metadata=metadata)
 
     def write(self, built: ox.Model, path: Path) -> None:
         from .write import write_model

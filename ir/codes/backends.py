@@ -48,4 +48,11 @@ CODES = {
         "  wrong:  an approximate pass of your own that adds the mean of all tokens to each, in a causal model\n"
         "  right:  pass merge_tokens(r=8)                   # which leaves causal blocks as they are",
     ),
+    "E0811": Code(
+        "ONNX Runtime's own op cannot compute these experts",
+        "`target onnx(moe=contrib)` writes `com.microsoft.MoE`, which weighs experts by a softmax, and knows few activations.\n"
+        "Without it, which is the default, mixtures of experts are standard ops that compute every one.\n\n"
+        '  wrong:  token_choice(logits, k=2, score="none")     # weights may be negative\n'
+        '  right:  token_choice(logits, k=2, score="sigmoid")',
+    ),
 }  # fmt: skip

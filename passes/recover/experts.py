@@ -214,11 +214,11 @@ def _unit(h: Value) -> tuple[str, dict[str, Any], _Product] | None:
     for act, gate, up in halves:
         found = _halves(gate, up)
         if found is not None:
-            attrs, first = found
-            return "gated", {"act": act, **attrs}, first
+            attrs, product = found
+            return "gated", {"act": act, **attrs}, product
     made = _function(h)
-    first = _product(made[1]) if made is not None else None
-    return ("plain", {"act": made[0]}, first) if made is not None and first is not None else None
+    alone = _product(made[1]) if made is not None else None
+    return ("plain", {"act": made[0]}, alone) if made is not None and alone is not None else None
 
 
 def _function(value: Value | None) -> tuple[FuncRef, Value] | None:
@@ -259,20 +259,16 @@ def _halves(gate: Value, up: Value) -> tuple[dict[str, Any], _Product] | None:
         return None
     whole = a.inputs[0]
     assert whole is not None
-    size = whole.type.shape[-1]
-    places = []
-    for node in (a, b):
-        if node.attrs["axis"] != whole.type.rank - 1 or size.value is None:
-            return None
-        start, stop = slice_bounds(node.attrs, size)
-        places.append((int(start), int(stop), node.attrs["step"]))
-    half = size.value // 2
-    if [p[::2] for p in places] == [(0, 2), (1, 2)] and places[0][1] >= size.value - 1 and places[1][1] == size.value:
+    size = whole.type.shape[-1].value
+    if size is None or size % 2 or any(node.attrs["axis"] != whole.type.rank - 1 for node in (a, b)):
+        return None
+    places = [(*map(int, slice_bounds(n.attrs, whole.type.shape[-1])), n.attrs["step"]) for n in (a, b)]
+    if [p[::2] for p in places] == [(0, 2), (1, 2)] and places[0][1] >= size - 1 and places[1][1] == size:
         attrs["interleaved"] = True
-    elif places != [(0, half, 1), (half, size.value, 1)]:
+    elif places != [(0, size // 2, 1), (size // 2, size, 1)]:
         return None
     first = _product(whole)
-    return None if first is None or size.value % 2 else (attrs, first)
+    return None if first is None else (attrs, first)
 
 
 def _number(value: Value, op: str) -> tuple[float, Value] | None:
@@ -394,7 +390,12 @@ def _turn(module: Module, node: Node) -> None:
     for value in node.inputs:
         turned = _made(value)
         param = turned.inputs[0] if turned is not None and turned.op.qualified == "transpose" else None
-        if turned is None or not isinstance(param, Parameter) or len(param.uses) > 1 or turned.attrs["perm"] != (0, 2, 1):
+        if (
+            turned is None
+            or not isinstance(param, Parameter)
+            or len(param.uses) > 1
+            or turned.attrs["perm"] != (0, 2, 1)
+        ):
             continue
         count, rows, columns = (int(d) for d in param.type.shape)
         recipe = apply("transpose", module.recipe(param.full_name), perm=(0, 2, 1))
