@@ -11,7 +11,8 @@ from ...ir.recipe import Fill, apply
 from ..engine import Pass
 from ..options import option
 from ..report import Report
-from .mixtures import follow, resized
+from ..weights.remake import resized
+from .mixtures import follow
 
 ATTENTION = "std.nn.parameter_attention"
 # The forms in which a key of zeros adds nothing, whatever its value.

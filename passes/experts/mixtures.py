@@ -1,4 +1,4 @@
-"""Mixtures of experts in a graph: what chooses, what applies the experts, whose weights are whose, and how these are remade.
+"""Mixtures of experts in a graph: what chooses, what applies the experts, and whose weights are whose.
 
 A mixture is what `std.moe` makes of one: logits of a linear map, an op that gives `Routes` for them, others behind it that change
 them, and an op that takes the routes and weights of which the first axis is the experts.
@@ -12,12 +12,10 @@ from typing import Any
 
 from ...ir.builder import Builder, reinfer
 from ...ir.diagnostics import Diagnostic, Note
-from ...ir.dims.dim import Dim, as_dim
+from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Module, Node, Parameter, Value
 from ...ir.op import Composite
-from ...ir.recipe import Recipe, apply
 from ...ir.signature import Pattern, RecordPattern
-from ...ir.types import TensorType
 from ..engine import Pass
 from ..options import option
 
@@ -156,36 +154,6 @@ def _chain(node: Node) -> tuple[Node, ...]:
         chain.insert(0, made)
         node = made
     return tuple(chain)
-
-
-# Remaking weights --------------------------------------------------------------------------------------------------------
-
-
-def remade(module: Module, param: Parameter, recipe: Recipe, shape: Sequence[int]) -> Parameter:
-    """Put a parameter of another shape, made by a recipe, in the place of one; readers are not inferred anew yet."""
-    type = TensorType(param.type.dtype, tuple(map(as_dim, shape)))
-    new = Parameter(type, param.full_name, param.init, param.trainable, param.span)
-    new.name = param.name
-    module.graph.params[param.full_name] = new
-    module.recipes[param.full_name] = recipe
-    param.replace_uses(new)
-    return new
-
-
-def resized(module: Module, param: Parameter, recipe: Recipe, count: int) -> Parameter:
-    """The same where only the first axis has another size."""
-    return remade(module, param, recipe, (count, *(int(d) for d in param.type.shape[1:])))
-
-
-def rows_of(recipe: Recipe, rows: Sequence[int]) -> Recipe:
-    """Rows of a tensor in the order given; a run of them is one slice."""
-    parts: list[Recipe] = []
-    start = 0
-    for i in range(1, len(rows) + 1):
-        if i == len(rows) or rows[i] != rows[i - 1] + 1:
-            parts.append(apply("slice", recipe, axis=0, start=rows[start], stop=rows[i - 1] + 1))
-            start = i
-    return parts[0] if len(parts) == 1 else apply("concat", *parts, axis=0)
 
 
 def follow(values: Iterable[Value]) -> None:

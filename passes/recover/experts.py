@@ -20,8 +20,8 @@ from ...ir.op import Composite, FuncRef, Trait, has
 from ...ir.ops.shape import slice_bounds
 from ...ir.recipe import apply
 from ...ir.types import f32
-from ..experts.mixtures import remade
 from ..tidy.dce import remove_dead
+from ..weights.remake import remade
 from .routers import route
 from .sizes import Drawn, nearest
 
