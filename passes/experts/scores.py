@@ -18,7 +18,7 @@ _LARGEST = 64 << 20
 
 def read_scores(path: str, module: Module) -> dict[str, Any]:
     """The file `{"layers.0.mlp": {"load": [12, 3, …], "saliency": […]}, …}`, looked for beside the module's and in the working
-    directory. Raises E0001, E0723."""
+    directory; of a report of `tessera optimize` what it tells of routers. Raises E0001, E0723."""
     places = [Path(path)] if module.path is None else [Path(module.path).parent / path, Path(path)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
@@ -29,6 +29,9 @@ def read_scores(path: str, module: Module) -> dict[str, Any]:
         data = json.loads(found.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise Diagnostic("E0723", f"{path} is no JSON: {error}") from None
+    told = data.get("routers") if isinstance(data, dict) else None
+    if isinstance(told, list):
+        return {row["router"]: row for row in told if isinstance(row, dict) and isinstance(row.get("router"), str)}
     if not isinstance(data, dict):
         raise Diagnostic("E0723", f"{path} holds a {type(data).__name__}, not an object with a mixture for each name")
     return data

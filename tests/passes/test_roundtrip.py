@@ -28,6 +28,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "merge_experts": [{"keep": 2}],
     "swap_router": [{"score": "sigmoid"}],
     "grow": [{"times": 2}],
+    "attach_lora": [{"rank": 2}, {"rank": 2, "experts": 2}],
 }
 # What stands in the way of an approximate pass: no block, causal ones, too few tokens, a value that needs tokens in their places.
 REFUSED = {"E0705", "E0707", "E0708", "E0709", "E0710"}

@@ -1,0 +1,198 @@
+"""Mixtures of experts in ONNX Runtime: standard ops, the contrib op, every expert for every token, and torch; and a decoder.
+
+One layer is a router and gated experts, `y = sum of w_e (silu(x g_e) * (x u_e)) d_e` over the k best of E. The contrib op is
+written by hand, fed with the logits as it wants them. The decoder is of Mixtral's form, 8 layers, from transformers with random
+weights: what Tessera makes of its folder against what `torch.onnx.export` makes of the one form that it takes, and against torch
+itself with grouped products. All forms take their turns in one run; times are relative to the sparse form's: above 1 is slower.
+
+    python -m benchmarks.moe
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
+from onnxruntime import InferenceSession, SessionOptions
+
+import tessera as ts
+from tessera.backends.onnx import build, serialize
+from tessera.driver.report.measure import interleaved
+from tessera.frontends.source import loads
+
+from .common import write
+
+# (tokens, d, ff, experts, experts a token)
+SIZES = ((512, 256, 512, 16, 2), (1024, 512, 2048, 8, 2), (16, 256, 512, 16, 2), (1, 256, 512, 16, 2))
+DECODER = {"vocab_size": 1000, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+           "num_key_value_heads": 4, "max_position_embeddings": 512, "num_local_experts": 8, "num_experts_per_tok": 2}  # fmt: skip
+Arrays = dict[str, np.ndarray]
+Run = Callable[[], Any]
+
+SPARSE = """
+use std.moe.experts (mixture)
+model m(x: f32[B, T, {d}]) -> (y: f32[B, T, {d}]) {{
+    return mixture(x, experts={experts}, k={k}, hidden={ff})
+}}
+"""
+DENSE = """
+use std.moe.route (token_choice)
+use std.nn (linear, silu)
+model m(x: f32[B, T, {d}]) -> (y: f32[B, T, {d}]) {{
+    param gate_up: f32[{experts}, {d}, {both}] = normal(0.02) as "experts.gate_up"
+    param down: f32[{experts}, {ff}, {d}] = normal(0.02) as "experts.down"
+    tokens = reshape(x, [B * T, {d}])
+    r = token_choice(linear(tokens, out={experts}, bias=false) as gate, k={k})
+    own = unsqueeze(r.expert, 2) == iota({experts})
+    share = sum(where(own, unsqueeze(r.weight, 2), 0.0), axis=1)
+    h = einsum("n d, e d f -> e n f", tokens, gate_up)
+    y = einsum("e n f, e f d -> e n d", silu(h[:, :, :{ff}]) * h[:, :, {ff}:], down)
+    return reshape(einsum("e n d, n e -> n d", y, share), [B, T, {d}])
+}}
+"""
+
+
+def weights(d: int, ff: int, experts: int) -> Arrays:
+    rng = np.random.default_rng(0)
+    shapes = {"gate.weight": (experts, d), "experts.gate_up": (experts, d, 2 * ff), "experts.down": (experts, ff, d)}
+    return {name: (rng.standard_normal(shape) * shape[-2] ** -0.5).astype(np.float32) for name, shape in shapes.items()}
+
+
+def contrib(w: Arrays, k: int, threads: int) -> InferenceSession:
+    """A product for the logits, and `com.microsoft.MoE`."""
+    experts, d, both = w["experts.gate_up"].shape
+    turned = w["experts.gate_up"].reshape(experts, d, 2, both // 2).transpose(0, 3, 2, 1).reshape(experts, both, d)
+    held = {"gate": w["gate.weight"].T, "fc1": turned, "fc2": w["experts.down"].transpose(0, 2, 1)}
+    options: dict[str, Any] = {
+        "activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0, "k": k,
+        "normalize_routing_weights": 1,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "gate"], ["logits"]),
+        helper.make_node("MoE", ["x", "logits", "fc1", "", "fc2"], ["y"], domain="com.microsoft", **options),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", d]) for name in ("x", "y")]
+    tensors = [from_array(np.ascontiguousarray(array), name) for name, array in held.items()]
+    graph = helper.make_graph(nodes, "moe", ports[:1], ports[1:], tensors)
+    opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
+    return session(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), threads)
+
+
+def session(model: bytes | str, threads: int) -> InferenceSession:
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    return InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def looped(w: Arrays, k: int, x: torch.Tensor) -> torch.Tensor:
+    """A loop over the experts that were hit, as transformers' `eager` form has it."""
+    gate, gate_up, down = (torch.as_tensor(w[name]) for name in ("gate.weight", "experts.gate_up", "experts.down"))
+    share, expert = torch.softmax(x @ gate.T, -1).topk(k, -1)
+    share = share / share.sum(-1, keepdim=True)
+    y = torch.zeros_like(x)
+    for e in expert.unique().tolist():
+        token, slot = torch.where(expert == e)
+        a, b = (x[token] @ gate_up[e]).chunk(2, -1)
+        y.index_add_(0, token, (torch.nn.functional.silu(a) * b) @ down[e] * share[token, slot, None])
+    return y
+
+
+def layer(tokens: int, d: int, ff: int, experts: int, k: int, threads: int) -> dict[str, Run]:
+    w, x = weights(d, ff, experts), np.random.default_rng(1).standard_normal((tokens, d)).astype(np.float32)
+    sizes = {"d": d, "ff": ff, "both": 2 * ff, "experts": experts, "k": k}
+    runs: dict[str, Run] = {}
+    for name, text, own in (("sparse", SPARSE, False), ("dense", DENSE, False), ("contrib_by_tessera", SPARSE, True)):
+        built = build(loads(text.format(**sizes)), w, contrib=own)
+        runs[name] = partial(session(serialize(built), threads).run, None, {"x": x[None]})
+    runs["contrib"] = partial(contrib(w, k, threads).run, None, {"x": x})
+    torch_x = torch.as_tensor(x)
+
+    def torch_loop() -> torch.Tensor:
+        with torch.no_grad():
+            return looped(w, k, torch_x)
+
+    runs["torch_loop"] = torch_loop
+    truth = torch_loop().numpy()
+    for name, run in runs.items():
+        made = run()
+        y = np.asarray(made[0] if isinstance(made, list) else made)
+        np.testing.assert_allclose(y.reshape(truth.shape), truth, rtol=1e-3, atol=1e-3, err_msg=name)
+    return runs
+
+
+def decoder(tokens: int, threads: int) -> dict[str, Run]:
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(**DECODER, use_cache=False)
+    model = transformers.MixtralForCausalLM(config).eval()
+    ids = np.random.default_rng(0).integers(0, DECODER["vocab_size"], (1, tokens))
+    given = torch.as_tensor(ids)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        own = Path(folder) / "own.onnx"
+        ts.compile(ts.load(folder), target="onnx", weights=folder, output=own, verify=False)
+        made = session(str(own), threads)
+        model.set_experts_implementation("batched_mm")
+        path = Path(folder) / "exported.onnx"
+        with torch.no_grad():
+            torch.onnx.export(
+                model, (), str(path), kwargs={"input_ids": given}, dynamo=True, dynamic_shapes={"input_ids": {0: "B", 1: "T"}},
+                external_data=False,
+            )  # fmt: skip
+        exported = session(path.read_bytes(), threads)
+    model.set_experts_implementation("grouped_mm")
+
+    def grouped() -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=given).logits
+
+    name = exported.get_inputs()[0].name
+    runs: dict[str, Run] = {
+        "tessera": partial(made.run, None, {"input_ids": ids}), "torch_onnx_export": partial(exported.run, None, {name: ids}),
+        "torch_grouped": grouped,
+    }  # fmt: skip
+    truth = grouped().numpy()
+    for other in ("tessera", "torch_onnx_export"):
+        np.testing.assert_allclose(runs[other]()[0], truth, rtol=1e-3, atol=1e-3, err_msg=other)
+    return runs
+
+
+def told(times: dict[str, list[float]], own: str) -> dict[str, dict[str, float]]:
+    """Median milliseconds, and the median over rounds of the time relative to the own form's."""
+    return {
+        name: {
+            "median_ms": round(statistics.median(row) * 1e3, 3),
+            f"times_{own}": round(statistics.median(t / s for t, s in zip(row, times[own], strict=True)), 3),
+        }
+        for name, row in times.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--tokens", type=int, default=256, help="of the decoder")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results: dict[str, Any] = {}
+    for tokens, d, ff, experts, k in SIZES:
+        times = interleaved(layer(tokens, d, ff, experts, k, options.threads), rounds=options.rounds)
+        results[f"layer, T {tokens}, d {d}, ff {ff}, E {experts}, k {k}"] = told(times, "sparse")
+    times = interleaved(decoder(options.tokens, options.threads), rounds=options.rounds)
+    results[f"Mixtral form, 8 layers, T {options.tokens}"] = told(times, "tessera")
+    write("moe", results)
+
+
+if __name__ == "__main__":
+    main()

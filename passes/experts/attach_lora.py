@@ -1,0 +1,119 @@
+"""Low-rank adapters beside linear maps (Hu et al. 2022, "LoRA"), one or several that a router chooses among for each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ...ir.builder import Builder
+from ...ir.diagnostics import Diagnostic
+from ...ir.dims.dim import as_dim, product
+from ...ir.graph import Initializer, Module, Node, Parameter
+from ...ir.library import composite
+from ...ir.naming import unique
+from ...ir.recipe import Fill
+from ...ir.types import TensorType
+from ..engine import Pass
+from ..options import option
+from ..report import Report
+from .mixtures import AFFINE, TOKEN_CHOICE
+
+LOW_RANK = "std.moe.lora.low_rank"
+
+
+@dataclass(frozen=True)
+class AttachLora(Pass):
+    """Adds low-rank adapters to linear maps, `W x + alpha / rank * B A x` (Hu et al. 2022): A at random and B zeros, so that the
+    model computes what it did, bit by bit, until they are trained.
+
+    With several `experts` each linear map has as many adapters, and a router that chooses `k` of them for each token, whose weights
+    add up to 1.
+
+    before: `y = affine(x, w)`
+    after:  `y = affine(x, w) + affine(affine(x, lora_a), lora_b) * 2.0`
+    """
+
+    name = "attach_lora"
+    contract = "exact"
+
+    rank: int | None = option(None, "the rank of the adapters", least=1)
+    alpha: float | None = option(None, "what the adapters are multiplied with, times the rank; the rank when none")
+    targets: tuple[str, ...] = option(
+        (), "the linear maps, by the names of their weights (`*.q_proj.*`); all when empty"
+    )
+    experts: int = option(1, "how many adapters each has", least=1)
+    k: int = option(1, "how many of them a token takes", least=1)
+
+    def run(self, module: Module) -> Report:
+        if self.rank is None:
+            raise Diagnostic(
+                "E0705", "attach_lora is not told the rank of the adapters", help="write `attach_lora(rank=16)`"
+            )
+        if self.k > self.experts:
+            raise Diagnostic(
+                "E0704", f"`k` of the pass `{self.name}` is {self.k}, but there are {self.experts} adapters",
+                help="a token takes no more adapters than there are",
+            )  # fmt: skip
+        found = [
+            node
+            for node in module.graph.nodes()
+            if node.op.qualified == AFFINE and isinstance(node.inputs[1], Parameter)
+        ]
+        chosen = [node for node in found if self._wanted(node)]
+        if not chosen:
+            names = ", ".join(sorted(_name(node) for node in found)[:8])
+            raise Diagnostic(
+                "E0722", "attach_lora found no linear map" + (f" of these names: there are {names}, …" if names else ""),
+                help="it looks for `std.nn.affine` whose weight is a parameter; behind an import, run `raise_composites` first",
+            )  # fmt: skip
+        for node in chosen:
+            self._attach(module, node, self.rank)
+        return Report.of(self, len(chosen), linears=[_name(node) for node in chosen])
+
+    def _wanted(self, node: Node) -> bool:
+        return not self.targets or any(fnmatchcase(_name(node), pattern) for pattern in self.targets)
+
+    def _attach(self, module: Module, node: Node, rank: int) -> None:
+        graph, x, out = module.graph, node.inputs[0], node.output
+        assert x is not None
+        width, made = int(x.type.shape[-1]), int(out.type.shape[-1])
+        builder = Builder(graph).before(node.next)
+        builder.span, builder.scope = node.span, node.scope
+        readers = list(out.uses)
+        drawn, zeros = Initializer("normal", (0.02,)), Initializer("zeros")
+        if self.experts == 1:
+            a = _parameter(module, node, "lora_a", drawn, (rank, width))
+            b = _parameter(module, node, "lora_b", zeros, (made, rank))
+            more = builder.op(composite(AFFINE), builder.op(composite(AFFINE), x, a, None), b, None)
+        else:
+            rows = (
+                x if x.type.rank == 2 else builder.op("reshape", x, shape=(product(x.type.shape[:-1]), as_dim(width)))
+            )
+            gate = _parameter(module, node, "lora_gate", drawn, (self.experts, width))
+            a = _parameter(module, node, "lora_a", drawn, (self.experts, width, rank))
+            b = _parameter(module, node, "lora_b", zeros, (self.experts, rank, made))
+            scores = builder.op(composite(AFFINE), rows, gate, None)
+            routes = builder.multi(composite(TOKEN_CHOICE), scores, None, k=self.k)
+            more = builder.op(composite(LOW_RANK), rows, *routes, a, b)
+            if x.type.rank != 2:
+                more = builder.op("reshape", more, shape=out.type.shape)
+        scale = builder.constant((rank if self.alpha is None else self.alpha) / rank, out.type.dtype)
+        total = builder.op("add", out, builder.op("mul", more, scale))
+        for user, index in readers:
+            user.set_input(index, total)
+
+
+def _name(node: Node) -> str:
+    weight = node.inputs[1]
+    assert isinstance(weight, Parameter)
+    return weight.full_name
+
+
+def _parameter(module: Module, node: Node, tail: str, init: Initializer, shape: tuple[int, ...]) -> Parameter:
+    """A weight of an adapter beside the linear map's: ``attn.q_proj.lora_a``."""
+    like = node.inputs[1]
+    assert isinstance(like, Parameter)
+    stem = like.full_name.removesuffix(".weight")
+    name = unique(f"{stem}.{tail}", set(module.graph.params))
+    module.recipes[name] = Fill(init, shape, like.type.dtype)
+    return module.graph.add_param(Parameter(TensorType.of(like.type.dtype, shape), name, init, True, like.span))
