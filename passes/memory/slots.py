@@ -60,13 +60,16 @@ def read_chosen(graph: Graph, node: Node, op: Composite, attrs: dict[str, Any]) 
     assert index.node is not None
     # What it requires of the budget is told now.
     op.instantiate([q.type, keys.type, length.type], index.node.attrs)
+    batch, heads = keys.type.shape[:2]
+    # One index a head: its keys lie side by side, so that nothing else of the cache is moved.
+    each = builder.op("expand", builder.op("unsqueeze", index, axis=(1,)), shape=(batch, heads, index.type.shape[1]))
     for i, value in ((1, keys), (2, values)):
-        node.set_input(i, builder.op("take", value, index, axis=2, batch=1))
+        node.set_input(i, builder.op("take", value, each, axis=2, batch=2))
     for i in (3, 4):
         value = node.inputs[i]
         if value is not None:
-            batch = (q.type.shape[0], *value.type.shape[1:])
-            whole = value if value.type.shape == batch else builder.op("expand", value, shape=batch)
+            shape = (batch, *value.type.shape[1:])
+            whole = value if value.type.shape == shape else builder.op("expand", value, shape=shape)
             node.set_input(i, builder.op("take", whole, index, axis=3, batch=1))
     if node.inputs[3] is None:
         filled = builder.op("lt", index, builder.op("unsqueeze", length, axis=(1,)))

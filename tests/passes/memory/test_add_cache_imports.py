@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tessera as ts
+from tessera.driver.read import read_model
 
 SMALL = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
@@ -87,11 +89,12 @@ def said(artifact: Any, prompts: list[list[int]]) -> list[list[int]]:
     lengths = np.array([len(p) for p in prompts])
     ids = np.array([p + [0] * (lengths.max() - len(p)) for p in prompts])
     found = artifact.prefill(input_ids=ids, lengths=lengths, sizes={"C": 40})
-    tokens = [found["logits"].argmax(-1)]
+    scores = next(iter(found))
+    tokens = [found[scores].argmax(-1)]
     for _ in range(STEPS - 1):
         states = {k: v for k, v in found.items() if k.startswith("cache_")}
         found = artifact.decode(input_ids=tokens[-1][:, None], lengths=np.ones(len(prompts), np.int64), **states)
-        tokens.append(found["logits"][:, 0].argmax(-1))
+        tokens.append(found[scores][:, 0].argmax(-1))
     return [list(row) for row in np.stack(tokens, 1).tolist()]
 
 
@@ -107,3 +110,29 @@ def test_a_cache_says_what_generate_says(name: str, masked: bool) -> None:
     wanted = [generated(model, prompt) for prompt in PROMPTS]
     assert said(artifact, PROMPTS) == wanted
     assert said(artifact, PROMPTS[:1]) == wanted[:1]
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["GPT2", "Llama"])
+def test_an_onnx_file_without_a_cache_gets_one(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, input_ids: Any) -> Any:
+            return self.inner(input_ids=input_ids, use_cache=False).logits
+
+    model = model_of(name)
+    free = {"input_ids": {0: torch.export.Dim("B"), 1: torch.export.Dim("T")}}
+    program = torch.onnx.export(Logits(model), (torch.randint(3, 64, (2, 9)),), dynamo=True, dynamic_shapes=free, verbose=False)
+    assert program is not None
+    program.save(str(tmp_path / "plain.onnx"))
+    imported = read_model(tmp_path / "plain.onnx")
+    artifact = ts.compile(
+        imported.module, weights=imported.weights, passes=["raise_composites", "add_cache"], target="onnx", verify=False
+    )
+    assert said(artifact, PROMPTS) == [generated(model, prompt) for prompt in PROMPTS]
