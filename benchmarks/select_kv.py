@@ -48,7 +48,7 @@ def main() -> None:
     }
     sizes = {"vocab": 1000, "dim": 512, "depth": 8, "heads": 8, "kv_heads": options.kv_heads, "hidden": 1408}
     module = ts.load("zoo/llama", "llama_lm", sizes)
-    made = {
+    made: dict[str, Any] = {
         name: ts.compile(module, passes=["add_cache", *passes], target="onnx", verify=False) for name, passes in variants.items()
     }
     ms: dict[str, dict[int, float]] = {name: {} for name in variants}
