@@ -47,6 +47,7 @@ def generated(shape: str, target: str = "onnx", **how: Any) -> tuple[list[list[i
     return [c.tokens for c in found], (sum(len(c.tokens) for c in found) - len(found)) / passes
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("target", TARGETS)
 def test_at_temperature_0_the_text_is_the_models_own(target: str) -> None:
     given = prompts(2)

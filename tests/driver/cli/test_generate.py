@@ -52,6 +52,7 @@ def test_json_and_draws_from_a_seed(cli: Cli, chat: Path) -> None:
     assert json.loads(cli("generate", chat, *options, "--seed", 5).out)["completions"] != found["completions"]
 
 
+@pytest.mark.extended
 def test_a_draft_proposes_and_the_model_decides(cli: Cli, chat: Path) -> None:
     found = cli("generate", chat, "--prompt", "w5 w9 w33", "-n", 7, "--draft", chat, "--shape", "dynamic", "--budget", 3)
     assert (found.code, found.out) == (0, text([5, 9, 33], 7) + "\n")
@@ -77,6 +78,7 @@ def test_what_does_not_fit(cli: Cli, chat: Path, options: list[str], code: str, 
     assert says in found.err
 
 
+@pytest.mark.extended
 def test_a_decoder_that_a_pass_makes_is_written_again(
     cli: Cli, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
