@@ -65,7 +65,10 @@ def kept_path(half: Half) -> Graph:
     for cache in half.caches:
         states = [v for v in cache if isinstance(v, Input)]
         fields = [graph.add_input(Input(v.type, v.name, "state", v.init, v.span, v.record)) for v in states]
-        kept.append((states, b.multi(composite("std.cache.gather_path"), *fields, fields[2], path, count)))
+        record = states[0].record
+        assert record is not None
+        attrs = {f"cache.{name}": value for name, value in record.statics}
+        kept.append((states, b.multi(composite("std.cache.gather_path"), *fields, fields[2], path, count, **attrs)))
     graph.add_output(b.op("add", kept[0][1][2], b.constant(0, i64)), "length")
     for states, values in kept:
         for state, value in zip(states, values, strict=True):
