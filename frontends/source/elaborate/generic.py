@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,4 +129,6 @@ def _wrong(elaborator: Elaborator, declared: Declared, node: ast.Function, value
 
 def _depends(error: Diagnostic) -> bool:
     """Whether the mistake names a free symbol: a caller with other sizes may be right."""
-    return error.code in ("E0402", "E0407", "E0208", "E0307") or any(c.isupper() for c in error.message.split(":")[0])
+    # What a shape rule says begins with the name of its op, `expand: f32[R, T] does not …`.
+    said = re.sub(r"^\w+: ", "", error.message).split(":")[0]
+    return error.code in ("E0402", "E0407", "E0208", "E0307") or any(c.isupper() for c in said)
