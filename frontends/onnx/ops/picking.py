@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from ....ir.dims.dim import Dim, dim_min, product
+from ....ir.dims.dim import Dim, const, dim_min, product
 from ....ir.graph import Value
 from ....ir.types import TensorType, boolean, i64
 from ..call import Call
@@ -49,8 +49,10 @@ def _coordinates(c: Call, places: Value, shape: tuple[Dim, ...]) -> list[Value]:
     found = []
     for axis in range(len(shape)):
         stride = product(shape[axis + 1 :])
+        if stride == 0:  # there are no places
+            stride = const(1)
         at = places if stride == 1 else c.op("floordiv", places, c.number(stride))
-        found.append(at if axis == 0 else c.op("mod", at, c.number(shape[axis])))
+        found.append(at if axis == 0 or shape[axis] == 0 else c.op("mod", at, c.number(shape[axis])))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir.dims.dim import Dim, product
+from ....ir.dims.dim import Dim, const, product
 from ....ir.graph import Value
 from ....ir.library import composite
 from ....ir.types import boolean, i64
@@ -22,8 +22,10 @@ def _apart(i: Import, places: Value, shape: tuple[Dim, ...]) -> list[Value]:
     found = []
     for axis in range(len(shape)):
         stride = product(shape[axis + 1 :])
+        if stride == 0:  # there are no places
+            stride = const(1)
         at = places if stride == 1 else i.op("floordiv", places, i.scalar(stride, i64))
-        found.append(at if axis == 0 else i.op("mod", at, i.scalar(shape[axis], i64)))
+        found.append(at if axis == 0 or shape[axis] == 0 else i.op("mod", at, i.scalar(shape[axis], i64)))
     return found
 
 

@@ -20,10 +20,19 @@ def view(i: Import, x: Value, shape: Sequence[Any], *rest: Any) -> Value:
     dims = [as_dim(d) for d in shape]
     for axis, dim in enumerate(dims):
         if dim == -1:
-            known = product(d for d in dims if d != -1)
-            whole = x.type.numel
-            dims[axis] = whole // known if known != 0 else const(0)
+            dims[axis] = _rest(x.type.shape, [d for d in dims if d != -1])
     return i.reshape(x, dims)
+
+
+def _rest(shape: Sequence[Dim], known: Sequence[Dim]) -> Dim:
+    """What is left of the elements of a shape for one axis beside others. Axes that are on both sides cancel out."""
+    left, divisor = list(shape), []
+    for dim in known:
+        if dim in left:
+            left.remove(dim)
+        else:
+            divisor.append(dim)
+    return const(0) if product(known) == 0 else product(left) // product(divisor)
 
 
 @aten("view.dtype")
