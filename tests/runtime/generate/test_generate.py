@@ -176,7 +176,6 @@ def test_programs_that_cannot_be_decoded(tmp_path: Path) -> None:
         ([1], {"inputs": {"image": np.zeros((1, 3))}}, "E0901", "no input `image`"),
         ([1], {"mask": lambda ids: np.zeros(VOCAB, bool)}, "E0955", "no token is left to choose"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_does_not_fit(prompt: Any, given: dict[str, Any], code: str, text: str) -> None:
     with pytest.raises(ts.Diagnostic) as caught:
