@@ -117,13 +117,9 @@ def corpus() -> Iterator[tuple[str, str, str]]:
             yield f"{path.stem}: {name}", source, re.sub(r"\s+(?=\))", "", " ".join(expected.split()))
 
 
-# What `grammar.js` reads and the committed `parser.c` does not yet: it is to be made again by `tree-sitter generate`.
-AHEAD = {"outside: Names that callers and files know"}
-
-
 @pytest.mark.parametrize(("name", "source", "expected"), list(corpus()), ids=[c[0] for c in corpus()])
 def test_the_corpus_of_tree_sitter(language: Any, name: str, source: str, expected: str) -> None:
-    assert (str(tree(language, source)) == expected) == (name not in AHEAD)
+    assert str(tree(language, source)) == expected
 
 
 def test_tree_sitter_reads_what_the_compiler_reads(language: Any) -> None:
