@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from .support import TARGETS, VOCAB, decoder, greedy, prompts, scores
 WORDS = 6
 
 
-def table(seed: int, prefix: Sequence[int], sharp: float) -> np.ndarray:
+@cache
+def table(seed: int, prefix: tuple[int, ...], sharp: float) -> np.ndarray:
     rng = np.random.default_rng([seed, len(prefix), *prefix])
     e = np.exp(sharp * rng.standard_normal(WORDS))
     e[rng.integers(0, WORDS)] = 0  # some words never come
@@ -29,11 +31,11 @@ def table(seed: int, prefix: Sequence[int], sharp: float) -> np.ndarray:
 
 
 def target(prefix: Sequence[int]) -> np.ndarray:
-    return table(1, prefix, 1.5)
+    return table(1, tuple(prefix), 1.5)
 
 
 def draft(prefix: Sequence[int]) -> np.ndarray:
-    return 0.6 * target(prefix) + 0.4 * table(2, prefix, 1.0)
+    return 0.6 * target(prefix) + 0.4 * table(2, tuple(prefix), 1.0)
 
 
 def words_of(tree: Tree, path: Sequence[int]) -> list[int]:
