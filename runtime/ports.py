@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Port:
     """One input, by the name that callers use; its name in the program is ``own``, where that is another one, and may be said
     as well. ``init`` fills a state or a random input that is not given; ``limits`` are the lengths of the tables in which its
-    elements are places."""
+    elements are places, ``most`` what they may be at most where they count rows of a cache."""
 
     name: str
     dtype: DType
@@ -37,6 +37,7 @@ class Port:
     span: Span | None = None
     limits: tuple[Dim, ...] = ()
     own: str = ""
+    most: tuple[Dim, ...] = ()
 
     @property
     def spec(self) -> InputSpec:
@@ -221,6 +222,22 @@ class Ports:
                 raise Diagnostic(
                     "E0905", f"`{name}` has the element {odd}, but the places of the table that it indexes are {places}", port.span
                 )
+
+    def check_counts(self, name: str, least: int, greatest: int, sizes: Mapping[str, int]) -> None:
+        """Raises E0906 where a cache has no room for what a call writes, and for a count of what is not there."""
+        port = self.by_name[name]
+        for dim in port.most:
+            most = dim.evaluate(dict(sizes)) if dim.symbols <= sizes.keys() else None
+            if most is None or 0 <= least <= greatest <= most:
+                continue
+            shown = str(most) if dim.value is not None else f"{dim} = {most}"
+            if port.role == "state" and least >= 0:
+                raise Diagnostic(
+                    "E0906", f"the cache is full: `{name}` is {greatest}, and what this call writes behind needs at most {shown}",
+                    port.span, help="a larger capacity, or fewer tokens in this call; `reset()` starts anew",
+                )  # fmt: skip
+            odd = least if least < 0 else greatest
+            raise Diagnostic("E0906", f"`{name}` has the element {odd}, and counts rows of a cache: 0 to {shown}", port.span)
 
     def unmet(self, require: Require, sizes: Mapping[str, int]) -> Diagnostic:
         """What says that a requirement does not hold."""

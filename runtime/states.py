@@ -24,8 +24,9 @@ class Carrying(ABC):
         logits = run(ids=prompt)["logits"]
         logits = run(ids=token)["logits"]
 
-    The first call makes the states, at the sizes of its inputs; later calls have the same ones. After a call that failed
-    :meth:`reset` is needed. Random inputs are drawn anew in each call, from the session's seed and the number of the call.
+    The first call makes the states, at the sizes of its inputs; later calls have the same ones. A call that a cache has no room for
+    is refused (E0906), and nothing is written; after one that failed while it ran :meth:`reset` is needed. Random inputs are drawn
+    anew in each call, from the session's seed and the number of the call.
 
     Args:
         names: the states.

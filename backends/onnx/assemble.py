@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ox
 
 from ...ir.analysis.bounds import index_limits
+from ...ir.analysis.room import count_limits
 from ...ir.binding import axis_symbol, encode_dim, solve_inputs
 from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Graph, Input, Module, Output, Parameter, Value
@@ -160,7 +161,7 @@ def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:
     from importlib.metadata import version
 
     graph = module.graph
-    limits = index_limits(graph)
+    limits, most = index_limits(graph), count_limits(graph)
 
     def row(value: Input) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -173,6 +174,8 @@ def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:
             entry |= {"role": value.role, "init": [init.name, *init.args] if init else ["zeros"]}
         if value.name in limits:
             entry["below"] = [encode_dim(d) for d in limits[value.name]]
+        if value.name in most:
+            entry["most"] = [encode_dim(d) for d in most[value.name]]
         return entry
 
     outputs = [

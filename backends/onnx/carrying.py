@@ -56,10 +56,10 @@ class CarryingSession(Carrying):
 
     def _step(self, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
         session = self._session
-        shapes = {name: self._shape(name) for name in self.names if name in self._held}
-        given = {name: array for name, array in self._start.items() if name not in shapes}
-        feeds = session.feeds({**given, **inputs}, seed=seed, sizes=self.sizes, held=shapes)
-        self._hold({name: np.array(feeds.pop(name)) for name in self.names if name not in shapes})
+        held = {name: self._held[name].numpy() for name in self.names if name in self._held}
+        given = {name: array for name, array in self._start.items() if name not in held}
+        feeds = session.feeds({**given, **inputs}, seed=seed, sizes=self.sizes, held=held)
+        self._hold({name: np.array(feeds.pop(name)) for name in self.names if name not in held})
         binding = session.binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array) if array.ndim else array)

@@ -126,25 +126,28 @@ class Session:
 
     def feeds(
         self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None,
-        held: Mapping[str, Sequence[int]] | None = None,
+        held: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Everything that ONNX Runtime is given for these arrays: checked, states and random inputs filled. Raises as a call.
 
-        ``held`` are the shapes of states that are bound otherwise.
+        ``held`` are states of a session, which are bound otherwise; its caches are not to be written beyond their last slot.
         """
-        held = held or {}
+        carried, held = held is not None, held or {}
         arrays = self.ports.public(arrays)
         self.ports.check_names(arrays)
         twice = next((name for name in arrays if name in held), None)
         if twice is not None:
             raise Diagnostic("E0901", f"`{twice}` is a state, which the session carries")
         feeds = {n: fit_array(self.ports.by_name[n].spec, array, nan=not self.selects) for n, array in arrays.items()}
-        shapes = {**held, **{name: array.shape for name, array in feeds.items()}}
+        shapes = {name: array.shape for name, array in (*held.items(), *feeds.items())}
         values = self.ports.sizes(shapes, sizes)
         self.ports.check_requires(values)
         for name, array in feeds.items():
             if self.ports.by_name[name].limits and array.size:
                 self.ports.check_places(name, int(array.min()), int(array.max()), values)
+        for name, array in (*held.items(), *feeds.items()) if carried else ():
+            if self.ports.by_name[name].most and array.size:
+                self.ports.check_counts(name, int(array.min()), int(array.max()), values)
         return feeds | self.ports.filled(shapes, values, seed)
 
     def binding(self) -> Any:
@@ -224,8 +227,9 @@ def _open(
 def _declared(row: Mapping[str, Any]) -> Port:
     shape = tuple(decode_dim(d) for d in row["shape"])
     init = Initializer(row["init"][0], tuple(row["init"][1:])) if "init" in row else None
-    limits = tuple(decode_dim(d) for d in row.get("below", ()))
-    return Port(row["name"], DTYPES[row["dtype"]], shape, row.get("role", "input"), init, limits=limits, own=row.get("own", ""))
+    limits, most = (tuple(decode_dim(d) for d in row.get(key, ())) for key in ("below", "most"))
+    role, own = row.get("role", "input"), row.get("own", "")
+    return Port(row["name"], DTYPES[row["dtype"]], shape, role, init, limits=limits, own=own, most=most)
 
 
 def _foreign(value: Any) -> Port:

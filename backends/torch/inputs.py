@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ir.analysis.bounds import index_limits
+from ...ir.analysis.room import count_limits
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.graph import Graph, Require
 from ...ir.op import Trait, has
@@ -27,11 +28,11 @@ class Inputs(Ports):
 
     def __init__(self, graph: Graph, bodies: Sequence[tuple[int | None, Graph]]) -> None:
         solve_all(graph)
-        limits = index_limits(graph)
+        limits, most = index_limits(graph), count_limits(graph)
         ports = [
             Port(
                 v.public, v.type.dtype, v.type.shape, v.role, v.init, v.span, tuple(limits.get(v.name, ())),
-                "" if v.outside is None else v.name,
+                "" if v.outside is None else v.name, tuple(most.get(v.name, ())),
             )
             for v in graph.inputs
         ]
@@ -41,15 +42,16 @@ class Inputs(Ports):
 
     def bind(
         self, args: Sequence[Any], named: Mapping[str, Any], *, seed: int | None, device: torch.device,
-        sizes: Mapping[str, int] | None = None,
+        sizes: Mapping[str, int] | None = None, carried: bool = False,
     ) -> list[Tensor | None]:  # fmt: skip
         """The tensors in order, checked; states that are not given are filled, and random inputs from the seed. Without one these
         are None, and ``forward`` draws them.
 
-        ``sizes`` gives those that no given tensor tells: the capacities of states.
+        ``sizes`` gives those that no given tensor tells: the capacities of states. ``carried``: states are those of a session, whose
+        caches are not to be written beyond their last slot.
 
         Raises:
-            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement, E0905 an index, E0922 NaN where tokens are
+            Diagnostic: E0901 names, E0902 sizes, E0903 dtypes, E0904 a requirement, E0905 an index, E0906 a full cache, E0922 NaN where tokens are
                 selected.
         """
         given = self._match(args, named)
@@ -62,8 +64,20 @@ class Inputs(Ports):
             # Elsewhere looking at them would wait for the device, which checks its indices itself.
             if self.by_name[name].limits and tensor.numel() and tensor.device.type == "cpu":
                 self.check_places(name, int(tensor.min()), int(tensor.max()), values)
+        if carried:
+            self._check_counts(given, values)
         made = {name: from_numpy(array).to(device) for name, array in self.filled(shapes, values, seed).items()}
         return [(given | made).get(port.name) for port in self.ports]
+
+    def _check_counts(self, given: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+        """Raises E0906. No device checks these itself: each tensor is looked at, once where several states share it."""
+        bounds: dict[tuple[int, ...], tuple[int, int]] = {}
+        for name, tensor in given.items():
+            if self.by_name[name].most and tensor.numel():
+                place = (tensor.data_ptr(), *tensor.shape)
+                if place not in bounds:
+                    bounds[place] = (int(tensor.min()), int(tensor.max()))
+                self.check_counts(name, *bounds[place], sizes)
 
     def _match(self, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Tensor]:
         if len(args) > len(self.ports):

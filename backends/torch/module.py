@@ -54,7 +54,7 @@ class TesseraModule(Scope):
     ) -> dict[str, Tensor]:
         if torch.compiler.is_compiling():
             return super().__call__(*args, **named)
-        tensors = self.inputs.bind(args, named, seed=seed, sizes=sizes, device=self.device)
+        tensors = self.inputs.bind(args, named, seed=seed, sizes=sizes, device=self.device, carried=self.donate)
         self.inputs.check_nan(tensors)
         return super().__call__(*tensors)
 

@@ -69,7 +69,7 @@ def _lengths(value: Value, seen: set[Value]) -> Iterator[Dim]:
         if node.op is None:
             continue
         if isinstance(node.op, Composite):
-            body, inner = _inner(node, position)
+            body, inner = inner_of(node, position)
             yield from (body.expand_lets(limit) for limit in _lengths(inner, set()))
         elif position == 1 and (has(node, Trait.INDEXES) or node.op.family == "segment"):
             yield from (as_dim(bound.limit) for bound in _bound(node, position) if bound.limit is not None)
@@ -77,7 +77,7 @@ def _lengths(value: Value, seen: set[Value]) -> Iterator[Dim]:
             yield from _lengths(node.outputs[0], seen)
 
 
-def _inner(node: Node, position: int) -> tuple[Graph, Value]:
+def inner_of(node: Node, position: int) -> tuple[Graph, Value]:
     """The body of a composite, and what an operand is called in it."""
     assert isinstance(node.op, Composite)
     types = [None if v is None else v.type for v in node.inputs]
@@ -123,7 +123,7 @@ def _bound(node: Node, position: int) -> Iterator[Bound]:
 
 
 def _through_composite(node: Node, position: int, seen: set[Value]) -> Iterator[Bound]:
-    body, inner = _inner(node, position)
+    body, inner = inner_of(node, position)
     # A table's length is in the caller's symbols unless the body names it itself.
     for bound in _bounds(inner, set()):
         yield Bound(body.expand_lets(bound.limit) if isinstance(bound.limit, Dim) else bound.limit, bound.ascending)

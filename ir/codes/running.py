@@ -37,6 +37,14 @@ CODES = {
         "  wrong:  model(ids=[[5, -1]])\n"
         "  right:  model(ids=[[5, 0]], valid=[[True, False]])",
     ),
+    "E0906": Code(
+        "a cache has no room for what a call writes",
+        "A call writes its tokens behind those that the cache holds, padding too: the length of each row and the tokens of\n"
+        "the call together are at most the capacity, or the last slots would be overwritten. What counts them, such as\n"
+        "`lengths`, is from 0 to the number of tokens of the call. Nothing was written: the session goes on as it was.\n\n"
+        "  wrong:  run = chat.session(sizes={\"C\": 4}); run.prefill(…)   # 4 tokens; then run.decode(…)\n"
+        "  right:  run = chat.session(sizes={\"C\": 64}); run.prefill(…)",
+    ),
     "E0907": Code(
         "a size cannot be told from the inputs",
         "Each size is read off an axis of an input. Here a size occurs only inside expressions from\n"

@@ -309,3 +309,45 @@ def test_what_sharing_and_writing_states_refuse(target: str, options: dict[str, 
         assert text in caught.value.render()
     with pytest.raises(AttributeError, match="no entry point `decode`"):
         _ = run.decode
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+def test_what_a_cache_has_no_room_for_is_refused_and_changes_nothing(target: str, options: dict[str, Any]) -> None:
+    ids = np.random.default_rng(2).integers(0, 11, (2, 8))
+    run = compiled(target, **options).session(sizes={"C": 6})
+    run(ids=ids[:, :5])
+    for parts in (ids[:, 5:7], ids[:, 5:8]):
+        with pytest.raises(ts.Diagnostic, match=r"E0906.*the cache is full: `layers_0_attn_cache.length` is 5.* at most C - S = "):
+            run(ids=parts)
+    last = run(ids=ids[:, 5:6])["logits"]
+    whole = compiled(target, **options)(ids=ids[:, :6], sizes={"C": 6})["logits"]
+    np.testing.assert_allclose(last[:, 0], whole[:, 5], atol=2e-5)
+    with pytest.raises(ts.Diagnostic, match="E0906"):
+        run(ids=ids[:, 6:7])
+    full = compiled(target, **options).session(states=run.states())
+    with pytest.raises(ts.Diagnostic, match="E0906"):
+        full(ids=ids[:, 6:7])
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_rows_of_a_cache_are_counted_within_it_in_every_entry_point(target: str) -> None:
+    small = {"vocab": 11, "dim": 8, "depth": 1, "heads": 1, "kv_heads": 1, "hidden": 8}
+    chat = ts.compile(ts.load("llama_lm", params=small), target=target, passes=["add_cache(tree=true)"], verify=False)
+    run: Any = chat.session(sizes={"C": 4})
+    run.prefill(input_ids=[[1, 2, 3]], lengths=[3])
+    before = run.states()
+    one = np.array([[1]])
+    for entry, given, said in (
+        ("decode", {"input_ids": one, "lengths": [2]}, "`lengths` has the element 2, and counts rows of a cache: 0 to T = 1"),
+        ("decode", {"input_ids": one, "lengths": [-1]}, "`lengths` has the element -1"),
+        ("prefill", {"input_ids": one, "lengths": [2]}, "`lengths` has the element 2"),
+        ("decode", {"input_ids": [[1, 2]], "lengths": [1]}, r"`cache_0.length` is 3, .* at most C - T = 2"),
+        ("verify", {"input_ids": [[1, 2]], "depth": [[0, 1]], "ancestors": np.tri(2, dtype=bool)[None]}, "at most C - T = 2"),
+        ("commit", {"path": [[0, 1]], "count": [1]}, "at most C - P = 2"),
+    ):
+        with pytest.raises(ts.Diagnostic, match=rf"E0906.*{said}"):
+            run[entry](**given)
+    assert all((run.states()[name] == array).all() for name, array in before.items())
+    run.decode(input_ids=one, lengths=[1])
+    with pytest.raises(ts.Diagnostic, match=r"E0906.*the cache is full"):  # a row that rides along is written over as well
+        run.decode(input_ids=one, lengths=[0])
