@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -110,6 +111,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 def run(served: Service, listening: socket.socket) -> None:
     """Answer until a signal comes; what is on its way then has some seconds to end."""
+    # asyncio warns of every client that leaves in the middle of an answer.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = uvicorn.Config(served.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, lifespan="on")
     with listening:
         Server(config).run(sockets=[listening])
