@@ -164,7 +164,7 @@ def test_the_table_says_what_every_op_does(update_golden: bool) -> None:
 
 @pytest.mark.extended
 def test_the_table_says_what_every_composite_does(update_golden: bool) -> None:
-    check("composites", {name: composite(name) for name in shipped()}, update_golden)
+    check("composites", {name: composite(name) for name in sorted(shipped())}, update_golden)
 
 
 def check(part: str, found: dict[str, Any], update_golden: bool) -> None:
@@ -172,7 +172,7 @@ def check(part: str, found: dict[str, Any], update_golden: bool) -> None:
         whole = {**(json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.is_file() else {}), part: found}
         parts = [
             f'"{name}": {{\n' + ",\n".join(f"{json.dumps(op)}: {json.dumps(row)}" for op, row in rows.items()) + "\n}"
-            for name, rows in whole.items()
+            for name, rows in sorted(whole.items())
         ]
         TABLE.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
         table.cache_clear()
