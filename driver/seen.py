@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.mlir.target import Mlir
 from ..backends.onnx.target import Onnx
+from ..backends.target import registry
 from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
 from ..runtime.images import fitted, image_size, is_image, open_image
 from ..runtime.inputs import IMAGES, Options, read_inputs
 from ..runtime.text import FIELDS, load_tokenizer
+from ..runtime.weights.open import open_weights
 from .compile import apply_passes
 from .compile import compile as drive
-from .read import raising, read_model
+from .read import IMPORTED, raising, read_model
 from .report import routers
 from .report.fates import Step, traced
 from .report.routers import Rows
@@ -123,7 +126,9 @@ def see(
     carried = _carried(path)
     if carried is not None:
         module, metadata = carried
-        tensors: Any = read_model(path).weights
+        # What recipes made of a checkpoint's weights lies in the file.
+        module.recipes.clear()
+        tensors = _own_weights(path)
         steps = list(passes)
     else:
         source = read_model(path, model, params, weights, dtype)
@@ -135,13 +140,28 @@ def see(
 
 def _carried(path: Path) -> tuple[Module, Mapping[str, str]] | None:
     """The program that an artifact carries as source, and its metadata."""
-    if path.suffix.lower() != Onnx.suffix or not os.path.isfile(path):
+    suffix = path.suffix.lower()
+    if suffix == Mlir.suffix or suffix not in {target.suffix for target in registry().values()} or not os.path.isfile(path):
         return None
     facts = artifact_target(path).facts(path)
     metadata: Mapping[str, str] = facts["metadata"] if facts is not None else {}
     if "tessera.source" not in metadata:
         return None
     return READERS.source(metadata["tessera.source"], f"{path.name}:source"), metadata
+
+
+def _own_weights(path: Path) -> Any:
+    """Those in an artifact of ours, by the names of its program's parameters. Raises Diagnostic."""
+    if path.suffix.lower() not in IMPORTED:
+        return open_weights(path)
+    try:
+        return read_model(path).weights
+    except Diagnostic as error:
+        raise Diagnostic(
+            error.code, f"the weights in `{path.name}` cannot be told from its nodes: {error.message}",
+            help="look at what it was compiled of, with the same `--pass` and `--weights`; or compile it for `--target torch`, "
+            "whose files keep weights by their names",
+        ) from error  # fmt: skip
 
 
 def _shown(

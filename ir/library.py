@@ -60,6 +60,18 @@ def local_composite(path: str, name: str, module: Module | None) -> Composite:
     return _local_resolver(path, name, module)
 
 
+def written(name: str, module: Module | None) -> Composite | None:
+    """The op that `mine.tess:name` or a qualified name means; None for a bare name, which each pass looks up among its own.
+
+    Raises:
+        Diagnostic: E0001 no such file, E0201 no such op.
+    """
+    path, colon, own = name.rpartition(":")
+    if colon:
+        return local_composite(path, own, module)
+    return composite(name) if "." in name else None
+
+
 def ops_of(qualified: str) -> list[Composite]:
     """The ops that a shipped module declares, and those below it (``std.token.merge``). Raises Diagnostic E0202 without it."""
     if _ops_resolver is None:

@@ -1,6 +1,6 @@
 """``torch.ops.tessera.select_top``, ``bipartite_match`` and ``merge_pairs``: the launches of :mod:`.match`, and merging with them.
 
-Which tokens leave is not differentiable; what merging does to features and sizes is, by torch's own gathers and scatters.
+Which tokens leave, and so their sizes, is not differentiable; what merging does to features is, by gathers and scatters of torch.
 """
 
 from __future__ import annotations

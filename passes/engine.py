@@ -147,7 +147,10 @@ def find(name: str, span: Span | None = None) -> type[Pass]:
             "E0701",
             f"there is no pass `{name}`",
             span,
-            help=did_you_mean(name, known) or f"the passes are {', '.join(registry())}",
+            help="options stand beside the name: "
+            f'`ts.apply(m, "{name.partition("(")[0]}", …)`; text with options goes into `ts.compile(m, passes=[…])`'
+            if "(" in name
+            else did_you_mean(name, known) or f"the passes are {', '.join(registry())}",
         )
     return known[name]
 

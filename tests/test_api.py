@@ -226,6 +226,7 @@ def test_wrong_targets_and_options() -> None:
         (lambda m: ts.load("vit_s16", params=[3]), "E0402"),
         (lambda m: ts.compile(m, passes="dce"), "E0701"),
         (lambda m: ts.compile(m, passes=3), "E0701"),
+        (lambda m: ts.apply(m, "dce()"), "E0701"),
         (lambda m: ts.compile(m, passes=[3]), "E0701"),  # type: ignore[list-item]
         (lambda m: ts.compile(m, verify=False)(x=np.zeros((1, 2, 8), "f4"), sizes=[3]), "E0902"),
         (lambda m: ts.compile(m, target="torch", verify=False)(x=np.zeros((1, 2, 8), "f4"), sizes=[3]), "E0902"),

@@ -6,7 +6,8 @@ import itertools
 import keyword
 import linecache
 import weakref
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,11 +71,14 @@ class TesseraModule(Scope):
 _ATTRIBUTES = frozenset(dir(Scope())) | frozenset(dir(TesseraModule)) | {"source", "inputs", "graph", "donate"}
 
 
-def parameter_path(full_name: str) -> str:
-    """The expression for a parameter: ``self.layers[0].attention["self"].weight``."""
-    path = "self"
-    for part in full_name.split("."):
-        if part.isdigit() and str(int(part)) == part:
+def parameter_path(full_name: str, params: Container[str] = ()) -> str:
+    """The expression for a parameter: ``self.layers[0].attention["self"].weight``. ``params``: the names of all."""
+    path, parts = "self", full_name.split(".")
+    for i, part in enumerate(parts):
+        if i + 1 < len(parts) and ".".join(parts[: i + 1]) in params:
+            # A scope of a parameter's own name, which hides it.
+            path += f"._modules[{part!r}]"
+        elif part.isdigit() and str(int(part)) == part:
             path += f"[{part}]"
         elif part.isidentifier() and not keyword.iskeyword(part) and part not in _ATTRIBUTES:
             path += f".{part}"
@@ -91,7 +95,8 @@ def build_module(
 ) -> TesseraModule:
     """See :func:`tessera.backends.torch.build`."""
     bound = initialise(graph, seed) if weights is None else weights
-    program = Program(graph, parameter_path, claims=claims if isinstance(claims, Claims) else FUSED if claims else NONE)
+    table = claims if isinstance(claims, Claims) else FUSED if claims else NONE
+    program = Program(graph, partial(parameter_path, params=graph.params), claims=table)
     module = _compile(graph, program)()
     for name, param in graph.params.items():
         tensor = from_numpy(bound[name].numpy())

@@ -57,7 +57,7 @@ class AttachLora(Pass):
         found = [
             node
             for node in module.graph.nodes()
-            if node.op.qualified == AFFINE and isinstance(node.inputs[1], Parameter)
+            if node.op.qualified == AFFINE and isinstance(node.inputs[1], Parameter) and not _is_adapter(node)
         ]
         chosen = [node for node in found if self._wanted(node)]
         if not chosen:
@@ -101,6 +101,11 @@ class AttachLora(Pass):
         total = builder.op("add", out, builder.op("mul", more, scale))
         for user, index in readers:
             user.set_input(index, total)
+
+
+def _is_adapter(node: Node) -> bool:
+    """Whether it is part of an adapter that was added before: a second one goes beside it, to the linear map itself."""
+    return _name(node).rpartition(".")[2].startswith("lora_")
 
 
 def _name(node: Node) -> str:

@@ -9,7 +9,7 @@ from ...ir.builder import Builder
 from ...ir.compiling import PassSpec
 from ...ir.diagnostics import Diagnostic, did_you_mean
 from ...ir.graph import Module, Node, Value
-from ...ir.library import composite, local_composite, ops_of
+from ...ir.library import composite, ops_of, written
 from ...ir.notation import show_signature, show_value
 from ...ir.op import Composite
 from ...ir.signature import REQUIRED, Pattern
@@ -131,12 +131,8 @@ def routers() -> dict[str, Composite]:
 
 def find_router(name: str, module: Module | None) -> Composite:
     """The op that ``name`` means. Raises E0001, E0201, E0716."""
-    path, colon, own = name.rpartition(":")
-    if colon:
-        op = local_composite(path, own, module)
-    elif "." in name:
-        op = composite(name)
-    else:
+    op = written(name, module)
+    if op is None:
         known = routers()
         if name not in known:
             raise Diagnostic(

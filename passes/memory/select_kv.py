@@ -12,7 +12,7 @@ from ...ir.compiling import PassSpec
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Module, Node
-from ...ir.library import composite, local_composite, ops_of
+from ...ir.library import ops_of, written
 from ...ir.op import Composite
 from ..engine import Pass
 from ..options import Option, check_further, option
@@ -179,9 +179,9 @@ def _visible() -> dict[str, Composite]:
 
 def _method(name: str, module: Module | None) -> Composite:
     """The op that ``name`` means. Raises E0001, E0201, E0716."""
-    path, colon, own = name.rpartition(":")
+    op = written(name, module)
     known = {**_visible(), **shipped()}
-    if not colon and "." not in name:
+    if op is None:
         if name in known:
             return known[name]
         if name not in methods() and name != "random":
@@ -191,5 +191,4 @@ def _method(name: str, module: Module | None) -> Composite:
                 or f'the methods are {", ".join(names)}; one of your own is `method="mine.tess:name"`',
             )  # fmt: skip
         return find_method(name, module, SelectKV.name)
-    op = local_composite(path, own, module) if colon else composite(name)
     return op if is_visibility(op) or is_choice(op) else find_method(name, module, SelectKV.name)

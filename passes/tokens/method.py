@@ -17,7 +17,7 @@ from typing import Any
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from ...ir.dims.dim import Dim, as_dim, const, dim_min, sym
 from ...ir.graph import Module
-from ...ir.library import composite, local_composite, ops_of
+from ...ir.library import ops_of, written
 from ...ir.notation import show_value
 from ...ir.op import Composite
 from ...ir.signature import REQUIRED, Pattern, Static
@@ -215,12 +215,8 @@ def find_method(name: str, module: Module | None, what: str, span: Span | None =
     Raises:
         Diagnostic: E0001 no such file, E0201 no such op, or several, E0716 a signature that does not fit.
     """
-    path, colon, own = name.rpartition(":")
-    if colon:
-        op = local_composite(path, own, module)
-    elif "." in name:
-        op = composite(name)
-    else:
+    op = written(name, module)
+    if op is None:
         known = methods()
         found = _WORDS.get(name, name)
         if found not in known:

@@ -142,6 +142,13 @@ def test_the_state_dict_has_the_full_names() -> None:
     assert module(torch.zeros(2))["y"].tolist() == [0, 0]
 
 
+def test_a_parameter_may_be_called_like_a_scope() -> None:
+    names = ["proj", "proj.more", "proj.more.0", "layers.0", "layers.0.w"]
+    module = build(named(names))
+    assert set(module.state_dict()) == set(names)
+    assert module(torch.zeros(2))["y"].tolist() == [2 ** len(names) - 1] * 2
+
+
 def test_buffers_are_kept_and_constants_are_not() -> None:
     b = Builder(Graph("f"))
     x = b.input("x", of("f32", 2, 2))

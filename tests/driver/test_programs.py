@@ -209,6 +209,12 @@ def test_a_target_of_one_entry_refuses() -> None:
         ts.compile(ts.load(FILE), target="mlir")
 
 
+@pytest.mark.parametrize("out", ["chat", "chat.triton"])
+def test_a_target_of_one_entry_refuses_wherever_it_would_write(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", str(FILE), "--target", "triton", "-o", out]) == 1
+    assert "error[E0527]: the target triton writes one entry point" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "[" * 100_000, '{"tessera.source": "model m(x: f32[B]) -> f32[B] { return x }", "tessera.target": "mlir"}']
 )

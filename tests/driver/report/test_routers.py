@@ -115,6 +115,23 @@ def test_explain_counts_what_an_input_is_routed_to(spec: Path, capsys: pytest.Ca
     assert "nothing is routed" in capsys.readouterr().err
 
 
+def test_explain_reads_the_program_of_a_torch_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights that a recipe made lie in the file under the names that the program has for them."""
+    text = """
+use std.moe.experts (mixture)
+model m(x: f32[B, 3, 8]) -> (y: f32[B, 3, 8]) { return mixture(x, experts=4, k=2, hidden=6) as first }
+compile m { weights { "first.gate.weight" = scale("other", by=2.0) } }
+"""
+    for file in ("m.safetensors", "m.onnx"):
+        target = "torch" if file == "m.safetensors" else "onnx"
+        ts.compile(ts.loads(text), target=target, verify=False).save(tmp_path / file)
+    np.save(tmp_path / "x.npy", IMAGES[:, :, :1, :8].reshape(5, 3, 8))
+    assert main(["explain", str(tmp_path / "m.safetensors"), "-i", f"x={tmp_path / 'x.npy'}"]) == 0
+    assert "share of each expert, in percent" in capsys.readouterr().out
+    assert main(["explain", str(tmp_path / "m.onnx"), "-i", f"x={tmp_path / 'x.npy'}"]) == 1
+    assert "the weights in `m.onnx` cannot be told from its nodes" in capsys.readouterr().err
+
+
 def test_a_page_shows_where_each_patch_went(spec: Path) -> None:
     from tessera.driver.report.explain import sizes_for
     from tessera.driver.report.view import page as view_page

@@ -115,6 +115,17 @@ def test_adapters_change_nothing_until_they_are_trained(options: dict[str, Any])
         np.testing.assert_array_equal(outputs(module, x, spec, target=target), outputs(module, x, target=target))
 
 
+@pytest.mark.parametrize("experts", [1, 3])
+def test_a_second_adapter_stands_beside_the_first(experts: int) -> None:
+    module = loads(LINEAR)
+    spec = PassSpec("attach_lora", {"rank": 2, "experts": experts})
+    first, second = run_pipeline(module, [spec, spec], verify_each=True)[1]
+    assert first.facts["linears"] == second.facts["linears"]
+    x = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    for target in ("torch", "onnx"):
+        np.testing.assert_array_equal(outputs(module, x, spec, spec, target=target), outputs(module, x, target=target))
+
+
 def test_a_trained_adapter_is_added() -> None:
     """`W x + alpha / rank B A x`, and with several adapters the weighted sum of those that were chosen."""
     module = loads("use std.nn (linear)\nmodel m(x: f32[B, 8]) -> (y: f32[B, 6]) { return linear(x, out=6) as head }")
