@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic
@@ -32,10 +33,10 @@ def decodable(model: Any, threads: int | None = None) -> ProgramRunner:
 def generate(
     model: Any, prompts: str | Sequence[int] | Sequence[str | Sequence[int]], *,
     tokenizer: str | os.PathLike[str] | None = None, max_tokens: int = 64, stop: str | Sequence[str] = (),
-    eos: Sequence[str | int] | None = None, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-    repetition_penalty: float = 1.0, seed: int = 0, rows: int = 8, capacity: int | None = None, mask: Mask | None = None,
-    inputs: Mapping[str, Any] | None = None, stream: bool = False, draft: Any = None, shape: str = "chain", budget: int = 4,
-    width: int = 2, deterministic_rows: int | None = None,
+    eos: str | int | Sequence[str | int] | None = None, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
+    min_p: float = 0.0, repetition_penalty: float = 1.0, seed: int = 0, rows: int = 8, capacity: int | None = None,
+    mask: Mask | None = None, inputs: Mapping[str, Any] | None = None, stream: bool = False, draft: Any = None,
+    shape: str = "chain", budget: int = 4, width: int = 2, deterministic_rows: int | None = None,
 ) -> Completion | list[Completion] | Iterator[Piece]:  # fmt: skip
     """Let a program go on with prompts, which take free rows of its cache as others finish.
 
@@ -73,11 +74,11 @@ def generate(
     from ..runtime.generate.sampling import Sampling
     from ..runtime.generate.speculative.tree import Growth
 
-    alone = isinstance(prompts, str) or _is_row(prompts)
-    several: Any = [prompts] if alone else list(prompts)
+    several, alone = _prompts(prompts)
     generation = Generation(
-        decodable(model), several, tokenizer=tokenizer, eos=eos, rows=rows, capacity=capacity, max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else stop, mask=mask, inputs=inputs,
+        decodable(model), several, tokenizer=tokenizer,
+        eos=None if eos is None else _listed(eos, "eos", (str, Integral), "a token, by name or id"),
+        stop=_listed(stop, "stop", (str,), "a text"), rows=rows, capacity=capacity, max_tokens=max_tokens, mask=mask, inputs=inputs,
         sampling=Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed),
         draft=(decodable(draft), Growth(shape, budget, width)) if draft is not None else None, width=deterministic_rows,
     )  # fmt: skip
@@ -87,8 +88,21 @@ def generate(
     return found[0] if alone else found
 
 
-def _is_row(prompts: Any) -> bool:
-    """Whether they are the ids of one prompt, not prompts."""
-    import numpy as np
+def _prompts(given: Any) -> tuple[list[Any], bool]:
+    """Prompts in a list, and whether there was one alone: a text, or a row of ids. Raises E0951."""
+    if isinstance(given, str):
+        return [given], True
+    if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
+        raise Diagnostic("E0951", f"prompts are texts or rows of token ids, not {type(given).__name__}")
+    several = list(given)
+    alone = bool(several) and (getattr(several[0], "ndim", 1) == 0 or not isinstance(several[0], Iterable))
+    return ([several], True) if alone else (several, False)
 
-    return len(prompts) > 0 and not isinstance(prompts[0], str) and np.ndim(prompts[0]) == 0
+
+def _listed(given: Any, name: str, one: tuple[type, ...], shown: str) -> list[Any]:
+    """What is given alone or in a list, in a list; an empty one for None. Raises E0952."""
+    if given is None or isinstance(given, one):
+        return [] if given is None else [given]
+    if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
+        raise Diagnostic("E0952", f"`{name}` is {given!r}, and must be {shown}, or several in a list")
+    return list(given)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ...ir.diagnostics import Diagnostic
 from .common import json_option, print_json, waiting
@@ -74,6 +75,10 @@ def generate(
     from ...runtime.generate.speculative.tree import Growth
     from ..generating import decodable
 
+    source = click.get_current_context().get_parameter_source
+    idle = next((name for name in ("shape", "budget") if source(name) is ParameterSource.COMMANDLINE), None)
+    if draft is None and idle is not None:
+        raise Diagnostic("E0011", f"`--{idle}` is of drafts, and there is none", help="`--draft FOLDER`, a smaller program")
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
     texts = [*prompts, *(read_text(file) for file in files)]
     if not texts:

@@ -93,7 +93,7 @@ class Reader:
             Request(ids, self._max_tokens(body, ids, chat), sampling, row, self.vocabulary.ends, stop)
             for row, ids in enumerate(ids for ids in prompts for _ in range(count))
         ]
-        options = body.get("stream_options") or {}
+        options = {} if body.get("stream_options") is None else body["stream_options"]
         if not isinstance(options, dict) or set(options) - {"include_usage"}:
             raise Refused("`stream_options` may have `include_usage`, and nothing else", "stream_options")
         return Asked(requests, _flag(body, "stream"), _flag(options, "include_usage"))
@@ -101,8 +101,10 @@ class Reader:
     def _object(self, text: bytes) -> dict[str, Any]:
         try:
             body = json.loads(text)
+            # Half of a character in an escape is no text, and could not be said in an answer.
+            json.dumps(body, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
-            raise Refused("the body is no JSON") from None
+            raise Refused("the body is no JSON in UTF-8") from None
         if not isinstance(body, dict):
             raise Refused("the body is no JSON object")
         for name, value in body.items():
@@ -111,7 +113,7 @@ class Reader:
                 raise Refused(f"there is no field `{name}`" + (f"; {hint}" if hint else ""), name)
             if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
                 raise Refused(f"`{name}` is not supported: only {json.dumps(NEUTRAL[name][0])} is", name)
-        if body.get("model", self.name) != self.name:
+        if body.get("model") not in (None, self.name):
             raise Refused(f"there is no model `{body['model']}`; this is `{self.name}`", "model", 404, "model_not_found")
         return body
 

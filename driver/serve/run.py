@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -102,10 +103,12 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen(2048)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         listening.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise Diagnostic("E0956", f"cannot listen at {host}, port {port}: {reason}", help="another one: `--port 8001`") from None
+        here = not isinstance(error, (socket.gaierror, UnicodeError)) and getattr(error, "errno", None) != errno.EADDRNOTAVAIL
+        help = "another port: `--port 8001`" if here else "an address of this machine: `--host 127.0.0.1`"
+        raise Diagnostic("E0956", f"cannot listen at {host}, port {port}: {reason}", help=help) from None
     return listening
 
 

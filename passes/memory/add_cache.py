@@ -57,6 +57,10 @@ class AddCache(Pass):
     tree: bool = option(False, "entry points `verify` and `commit` too, which read a tree of drafted tokens and keep a path of it")
 
     def requires(self, module: Module) -> None:
+        if not (self.capacity.isascii() and self.capacity.isidentifier()):
+            raise Diagnostic(
+                "E0703", f"`capacity` of the pass `add_cache` must be a name, but is {self.capacity!r}", help='`capacity="C"`'
+            )
         if module.several:
             raise Diagnostic(
                 "E0731", f"`add_cache` makes entry points of one model, but `{module.name}` has {', '.join(module.functions)}",
@@ -87,7 +91,6 @@ class AddCache(Pass):
         report.facts["capacity"] = str(capacity)
         report.facts["states"] = [f"cache_{i}" for i in range(layers)]
         return report
-
 
     @staticmethod
     def _add_tree(module: Module, half: Half) -> None:
@@ -398,10 +401,15 @@ def _token_input(graph: Graph, named: str | None) -> Input:
         told = [v for v in found if not any(word in v.public for word in ("mask", "position", "type"))]
         found = told or found
     shown = ", ".join(f"`{v.public}: {v.type}`" for v in inputs) or "none"
+    if named is None and not found:
+        raise Diagnostic(
+            "E0731", f"`add_cache` is for decoders that read token ids, `i64[B, T]`; `{graph.name}` takes other inputs: {shown}",
+            help="`tokens=` names an input whose second axis counts the tokens, if there is one",
+        )  # fmt: skip
     if len(found) != 1:
         raise Diagnostic(
             "E0731", f"{'which input holds the tokens is not clear' if named is None else f'there is no input `{named}`'}: {shown}",
-            help='`tokens="input_ids"` says it',
+            help=f'`tokens="{(found or inputs)[0].public}"` says it' if inputs else "the model takes no input",
         )  # fmt: skip
     (ids,) = found
     if ids.type.rank < 2 or ids.type.shape[1].symbol is None or ids.type.shape[1].symbol in graph.lets:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...ir.diagnostics import Diagnostic
+from .sampling import is_count
 
 if TYPE_CHECKING:
     from ...ir.dims.dim import Dim
@@ -140,7 +141,7 @@ class Decoder:
 
     def held(self, capacity: int | None) -> int | None:
         """How many tokens a cache holds that is made with a capacity; None for any number. Raises E0951 for a wrong one."""
-        if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1):
+        if capacity is not None and not is_count(capacity):
             raise Diagnostic("E0951", f"a capacity of {capacity!r} holds no token", help="a capacity is a count of tokens")
         if self.fixed is not None and capacity is not None and capacity > self.fixed:
             raise Diagnostic("E0951", f"the cache of `{self.program.program.name}` holds {self.fixed} tokens, not {capacity}")
@@ -161,7 +162,8 @@ class Decoder:
         if held is not None and len(ids) + more - 1 > held:
             raise Diagnostic(
                 "E0951", f"the prompt has {len(ids)} token(s), and {more} more are to be made: the cache holds {held}",
-                help=f"at most {max(held - len(ids) + 1, 0)} more fit; or a larger capacity",
+                help=f"at most {held - len(ids) + 1} more fit; or a larger capacity" if len(ids) <= held else
+                f"a capacity of {len(ids) + more - 1}, or a shorter prompt",
             )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...ir.diagnostics import Diagnostic
 from .decoder import Decoder, Rows
-from .sampling import Sampling, generator, pick
+from .sampling import Sampling, generator, is_count, pick
 from .text import TextStream
 
 Mask = Callable[[list[int]], Any]
@@ -134,7 +134,7 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raises E0951 for a prompt that does not fit, E0952 for odd numbers, E0950 for stop words without a tokenizer."""
-        if isinstance(request.max_tokens, bool) or not isinstance(request.max_tokens, int) or request.max_tokens < 1:
+        if not is_count(request.max_tokens):
             raise Diagnostic("E0952", f"`max_tokens` is {request.max_tokens!r}, and must be a whole number, at least 1")
         self.decoder.check_prompt(request.ids, request.max_tokens + (self.width or 1) - 1, self.held)
         if any(not isinstance(word, str) or not word for word in request.stop):
@@ -255,7 +255,7 @@ def _width(decoder: Decoder, width: int | None) -> int | None:
     """Raises E0950 for a program that reads one token at a time, or counts those that stand behind; E0952 for an odd number."""
     if width is None:
         return None
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+    if not is_count(width):
         raise Diagnostic("E0952", f"`deterministic_rows` is {width!r}, and must be a whole number, at least 1")
     if decoder.decode.ids.shape[1].value is not None or not decoder.scores_all or decoder.decode.count is None:
         raise Diagnostic(

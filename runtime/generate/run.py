@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from ...ir.diagnostics import Diagnostic
 from ..program import ProgramRunner
+from ..states import named
 from .decoder import Decoder
 from .engine import Engine, Event, Mask, Request, Ticket
-from .sampling import Sampling
+from .sampling import Sampling, is_count
 from .speculative.engine import SpeculativeEngine
 from .speculative.tree import Growth
 from .tokenizer import Vocabulary
@@ -76,21 +78,25 @@ class Generation:
         draft: tuple[ProgramRunner, Growth] | None = None, width: int | None = None,
     ) -> None:  # fmt: skip
         decoder = Decoder(program)
-        names = None if eos is None else [end for end in eos if isinstance(end, str)]
+        names, numbers = (None, frozenset[int]()) if eos is None else _ends(eos, decoder.vocab)
         if names and tokenizer is None:
             raise Diagnostic("E0953", f"`{names[0]}` is a token by name, and there is no tokenizer", help="or by its id, `eos=[2]`")
         vocabulary = Vocabulary(tokenizer, decoder.vocab, names) if tokenizer is not None else None
-        ends = (vocabulary.ends if vocabulary is not None else frozenset()) | {e for e in eos or () if isinstance(e, int)}
+        ends = (vocabulary.ends if vocabulary is not None else frozenset()) | numbers
         self.ids = [_ids(prompt, vocabulary) for prompt in prompts]
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise Diagnostic("E0952", f"`rows` is {rows!r}, and must be a whole number, at least 1")
+        for name, value in (("rows", rows), ("max_tokens", max_tokens), ("deterministic_rows", width)):
+            if value is not None and not is_count(value):
+                raise Diagnostic("E0952", f"`{name}` is {value!r}, and must be a whole number, at least 1")
+        if mask is not None and not callable(mask):
+            raise Diagnostic("E0955", f"a constraint is a function of the tokens so far, not {type(mask).__name__}")
+        given = named(inputs, "inputs", "E0901")
         requests = [
-            Request(ids, max_tokens, sampling or Sampling(), i, ends, tuple(stop), mask, _row(inputs, i, len(self.ids)))
+            Request(ids, max_tokens, sampling or Sampling(), i, ends, tuple(stop), mask, _row(given, i, len(self.ids)))
             for i, ids in enumerate(self.ids)
         ]
-        if capacity is None and isinstance(max_tokens, int):
+        if capacity is None:
             ahead = width or (draft[1].budget if draft is not None else 0)
-            capacity = max((len(ids) for ids in self.ids), default=1) + max(max_tokens, 1) + ahead
+            capacity = max((len(ids) for ids in self.ids), default=1) + max_tokens + ahead
             capacity = min(capacity, decoder.fixed or capacity)
         text: Callable[[list[int]], str] | None = vocabulary.decode if vocabulary is not None else None
         known = vocabulary.size if vocabulary is not None else None
@@ -132,7 +138,10 @@ class Generation:
 
 def _ids(prompt: str | Sequence[int], vocabulary: Vocabulary | None) -> list[int]:
     if not isinstance(prompt, str):
-        array = np.asarray(prompt)
+        try:
+            array = np.asarray(prompt)
+        except ValueError:
+            raise Diagnostic("E0951", "a prompt is a text or a row of token ids, not rows of several lengths") from None
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise Diagnostic("E0951", f"a prompt is a text or a row of token ids, not {array.dtype}{list(array.shape)}")
         return [int(token) for token in array]
@@ -141,9 +150,17 @@ def _ids(prompt: str | Sequence[int], vocabulary: Vocabulary | None) -> list[int
     return vocabulary.encode(prompt)
 
 
-def _row(inputs: Mapping[str, Any] | None, row: int, count: int) -> dict[str, Any]:
+def _ends(eos: Sequence[str | int], vocab: int) -> tuple[list[str], frozenset[int]]:
+    """Tokens that end a text, those by name and those by id. Raises E0952 for what is neither."""
+    for end in eos:
+        if not isinstance(end, str) and (isinstance(end, bool) or not isinstance(end, Integral) or not 0 <= end < vocab):
+            raise Diagnostic("E0952", f"`eos` has {end!r}, and a token is a name, or an id from 0 to {vocab - 1}")
+    return [end for end in eos if isinstance(end, str)], frozenset(int(end) for end in eos if not isinstance(end, str))
+
+
+def _row(inputs: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
     found = {}
-    for name, value in (inputs or {}).items():
+    for name, value in inputs.items():
         array = np.asarray(value)
         if array.ndim == 0 or len(array) != count:
             raise Diagnostic("E0902", f"`{name}` is {list(array.shape)}, and must have {count} rows, one a prompt")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -51,13 +52,25 @@ class Sampling:
             ("seed", Integral, lambda x: 0 <= x < 1 << 64, "a whole number from 0 to 2^64 - 1"),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or not fits(value):
+            if isinstance(value, bool) or not isinstance(value, kind) or not _is_finite(value) or not fits(value):
                 raise Diagnostic("E0952", f"`{name}` is {value!r}, and must be {rule}")
 
     @property
     def greedy(self) -> bool:
         """Whether nothing is drawn."""
         return self.temperature == 0
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number, at least 1."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def generator(seed: int, index: int = 0) -> np.random.Generator:

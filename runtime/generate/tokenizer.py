@@ -36,6 +36,8 @@ class Vocabulary:
     """
 
     def __init__(self, path: str | os.PathLike[str], vocab: int, eos: Iterable[str] | None = None) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise Diagnostic("E0924", f"a tokenizer is a `tokenizer.json` or its folder, not {type(path).__name__}")
         self._tokenizer = load_tokenizer(Options(tokenizer=Path(path)))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

@@ -15,7 +15,7 @@ from itertools import count
 import numpy as np
 
 from ....ir.diagnostics import Diagnostic
-from ..sampling import draw
+from ..sampling import draw, is_count
 
 SHAPES = ("chain", "tree", "dynamic")
 # The node above those that are drawn first.
@@ -98,7 +98,7 @@ class Growth:
             raise Diagnostic("E0954", f"there is no shape `{self.shape}` of drafts", help=f"one of {', '.join(SHAPES)}")
         for name in ("budget", "width"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_count(value):
                 raise Diagnostic("E0954", f"the {name} of a draft is {value!r}, and must be a whole number, at least 1")
 
 

@@ -69,6 +69,8 @@ def test_a_draft_proposes_and_the_model_decides(cli: Cli, chat: Path) -> None:
         (["--prompt", "w5", "--tokenizer", "none.json"], "E0924", "there is no tokenizer at `none.json`"),
         (["--prompt", "w5", "--eos", "<end>"], "E0953", "has no token `<end>`"),
         (["--prompt-file", "none.txt"], "E0001", "there is no file `none.txt`"),
+        (["--prompt", "w5", "--shape", "chain"], "E0011", "`--shape` is of drafts, and there is none"),
+        (["--prompt", "w5", "--budget", "2"], "E0011", "`--budget` is of drafts, and there is none"),
     ],
 )
 def test_what_does_not_fit(cli: Cli, chat: Path, options: list[str], code: str, says: str) -> None:

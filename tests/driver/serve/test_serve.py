@@ -132,6 +132,12 @@ def test_conversations_go_through_the_template(client: openai.OpenAI) -> None:
         ({"prompt": "w5", "logprobs": 5}, 400, "logprobs", "`logprobs` is not supported: only 0 is"),
         ({"prompt": "w5", "frequency_penalty": 0.5}, 400, "frequency_penalty", "is not supported"),
         ({"prompt": "w5", "temprature": 1}, 400, "temprature", "there is no field `temprature`; did you mean `temperature`?"),
+        (b'{"\\ud800": 1}', 400, None, "the body is no JSON in UTF-8"),
+        (b'{"prompt": "w5", "model": "\\udc00"}', 400, None, "the body is no JSON in UTF-8"),
+        ({"prompt": "w5", "temperature": 10**400}, 400, "temperature", "`temperature` is 1000"),
+        ({"prompt": "w5", "seed": 10**400}, 400, "seed", "`seed` is 1000"),
+        ({"prompt": "w5", "stream_options": []}, 400, "stream_options", "`stream_options` may have"),
+        ({"prompt": "w5", "model": None, "n": 0}, 400, "n", "`n` is 0"),
         ({"prompt": "w5", "model": "gpt"}, 404, "model", "there is no model `gpt`; this is `chat`"),
     ],
 )  # fmt: skip
@@ -204,6 +210,7 @@ def test_a_server_that_cannot_start_says_why(folder: Path, capsys: pytest.Captur
     odd.write_text("{% for %}", encoding="utf-8")
     for options, code in (
         ([str(folder), "--host", "nowhere.invalid"], "E0956"),
+        ([str(folder), "--host", "192.0.2.1"], "E0956"),
         ([str(folder / "prefill.onnx")], "E0924"),
         ([str(folder / "prefill.onnx"), "--tokenizer", str(folder)], "E0950"),
         ([str(folder), "--eos", "</S>"], "E0953"),
@@ -211,4 +218,6 @@ def test_a_server_that_cannot_start_says_why(folder: Path, capsys: pytest.Captur
         ([str(folder), "--chat-template", str(odd)], "E0920"),
     ):
         assert main(["serve", *options, "--port", "0"]) == 1
-        assert f"error[{code}]" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"error[{code}]" in said
+        assert ("help: an address of this machine" in said) == ("--host" in options)

@@ -162,6 +162,7 @@ model lm({inputs}) -> (logits: float[B, {T}, 8]) {{
         ),
         ("y = q", "ids: i64[B, T]", "E0731", "found no causal"),
         ("y = attention(q, q, q, causal=true)", "ids: i64[B, 6]", "E0731", "has no number of tokens that is free"),
+        ("y = attention(q, q, q, causal=true)", "ids: i64[B, T], more: i64[B, T]", "E0731", "input holds the tokens is not clear"),
         ("y = attention(q + a, q, q, causal=true)", "ids: i64[B, T], a: float[]", "E0731", "`a: f32[]` is neither"),
         ("y = attention(q, q, q, causal=true) + mean(q, axis=2, keepdims=true)", "ids: i64[B, T]", "E0732", "`mean` brings"),
         ("y = attention(q, q, q, causal=true) + cumsum(q, axis=2)", "ids: i64[B, T]", "E0732", "`cumsum` brings"),
@@ -177,6 +178,14 @@ def test_what_cannot_go_on_is_refused(body: str, inputs: str, code: str, said: s
     with pytest.raises(ts.Diagnostic, match=said.replace("[", r"\[").replace("]", r"\]")) as caught:
         ts.apply(module, "add_cache")
     assert caught.value.code == code
+
+
+def test_a_model_without_token_ids_and_a_capacity_without_a_name_are_refused() -> None:
+    with pytest.raises(ts.Diagnostic, match=r"E0731.*for decoders that read token ids, .* takes other inputs: `x: f32\[B, 3\]`"):
+        ts.apply(ts.loads("model m(x: float[B, 3]) -> float[B, 3] { return x }"), "add_cache")
+    for odd in ("not a name", "", "3"):
+        with pytest.raises(ts.Diagnostic, match=r"E0703.*`capacity` of the pass `add_cache` must be a name"):
+            ts.apply(ts.loads(ATTENDING, params={"kind": "rope"}), "add_cache", capacity=odd)
 
 
 def test_entry_points_and_states_are_refused() -> None:

@@ -175,12 +175,37 @@ def test_programs_that_cannot_be_decoded(tmp_path: Path) -> None:
         ([1], {"inputs": {"image": np.zeros((2, 3))}}, "E0902", "`image` is [2, 3], and must have 1 rows, one a prompt"),
         ([1], {"inputs": {"image": np.zeros((1, 3))}}, "E0901", "no input `image`"),
         ([1], {"mask": lambda ids: np.zeros(VOCAB, bool)}, "E0955", "no token is left to choose"),
+        ([1] * 9, {"capacity": 4, "max_tokens": 9}, "E0951", "the cache holds 4"),
+        (5, {}, "E0951", "prompts are texts or rows of token ids, not int"),
+        ({1: 2}, {}, "E0951", "prompts are texts or rows of token ids, not dict"),
+        ([[1, [2]]], {}, "E0951", "not rows of several lengths"),
+        ([1], {"max_tokens": "9"}, "E0952", "`max_tokens` is '9'"),
+        ([1], {"deterministic_rows": "2"}, "E0952", "`deterministic_rows` is '2'"),
+        ([1], {"temperature": 10**400}, "E0952", "`temperature` is 1000"),
+        ([1], {"stop": 5}, "E0952", "`stop` is 5, and must be a text, or several in a list"),
+        ([1], {"eos": 2.5}, "E0952", "`eos` is 2.5, and must be a token, by name or id, or several in a list"),
+        ([1], {"eos": [VOCAB]}, "E0952", "`eos` has 64, and a token is a name, or an id from 0 to 63"),
+        ([1], {"eos": [True]}, "E0952", "`eos` has True"),
+        ([1], {"eos": "w1"}, "E0953", "`w1` is a token by name, and there is no tokenizer"),
+        ([1], {"inputs": 3}, "E0901", "`inputs` is given by name"),
+        ([1], {"mask": 3}, "E0955", "a constraint is a function of the tokens so far, not int"),
+        ([1], {"tokenizer": 5}, "E0924", "a tokenizer is a `tokenizer.json` or its folder, not int"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(prompt: Any, given: dict[str, Any], code: str, text: str) -> None:
     with pytest.raises(ts.Diagnostic) as caught:
         ts.generate(decoder("onnx"), prompt or [[]], **given)
     assert (caught.value.code, text in caught.value.message) == (code, True), caught.value.message
+
+
+def test_numbers_of_numpy_and_single_ends_are_as_good() -> None:
+    ids = prompts(6)[0]
+    want = greedy(ids, 3)
+    for prompt in (np.array(ids), list(np.array(ids)), iter(ids)):
+        found = ts.generate(decoder("onnx"), prompt, max_tokens=np.int64(3), rows=np.int64(2), capacity=np.int64(9))
+        assert found.tokens == want
+    # The first token that was not there before ends it.
+    assert ts.generate(decoder("onnx"), ids, max_tokens=3, eos=want[0]).finish == "stop"
 
 
 def test_another_models_tokenizer_is_refused(tokenizer: Path, tmp_path: Path) -> None:
