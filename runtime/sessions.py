@@ -34,6 +34,7 @@ class ProgramSession:
         functions = program.functions.values()
         _check_known("E0902", "size", chosen, {s for graph in functions for s in graph.symbols()})
         _check_known("E0901", "state", given, {v.public for graph in functions for v in graph.inputs if v.role == "state"})
+        self._program = program
         self._runs: dict[str, Carrying] = {}
         for name, runner in runners.items():
             known = program.functions[name].symbols()
@@ -45,6 +46,9 @@ class ProgramSession:
             )  # fmt: skip
 
     def __getitem__(self, name: str) -> Carrying:
+        """The run of an entry point by name. Raises E0521 when there is none."""
+        if name not in self._runs:
+            self._program.only(name)
         return self._runs[name]
 
     def __getattr__(self, name: str) -> Carrying:

@@ -140,7 +140,7 @@ def chosen_sizes(
         if name not in symbols:
             help = did_you_mean(name, symbols) or f"its sizes are {', '.join(symbols) or 'all known'}"
             raise Diagnostic("E0902", f"`{model}` has no size `{name}`", help=help)
-        if not isinstance(size, Integral) or size < 0:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
             raise Diagnostic("E0902", f"the size `{name}` of `{model}` is {size!r}: a size is a whole number, at least 0")
         if told.get(name, size) != size:
             raise Diagnostic("E0902", f"the size `{name}` of `{model}` is {told[name]} in the inputs, but {size} was chosen")

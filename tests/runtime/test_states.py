@@ -348,6 +348,10 @@ def test_rows_of_a_cache_are_counted_within_it_in_every_entry_point(target: str)
         with pytest.raises(ts.Diagnostic, match=rf"E0906.*{said}"):
             run[entry](**given)
     assert all((run.states()[name] == array).all() for name, array in before.items())
+    with pytest.raises(ts.Diagnostic, match="E0521"):
+        run["decod"]
+    with pytest.raises(ts.Diagnostic, match=r"E0902.*the size `C` .* is True"):
+        chat.session(sizes={"C": True}).prefill(input_ids=one, lengths=[1])
     run.decode(input_ids=one, lengths=[1])
     with pytest.raises(ts.Diagnostic, match=r"E0906.*the cache is full"):  # a row that rides along is written over as well
         run.decode(input_ids=one, lengths=[0])
