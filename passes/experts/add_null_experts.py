@@ -64,11 +64,16 @@ class AddNullExperts(ExpertsPass):
     def _check(self, mixture: Mixture) -> None:
         assert self.m is not None
         name, most = mixture.name, mixture.width + self.m
-        if mixture.router.op.qualified != TOKEN_CHOICE or len(mixture.chain) > 1:
+        other = mixture.router.op.qualified != TOKEN_CHOICE
+        if other or len(mixture.chain) > 1:
+            what = mixture.router if other else mixture.chain[-1]
+            way = "add them once, and before experts are merged"
+            if other:
+                way = "let that one choose first, `swap_router(method=token_choice)`"
             raise Diagnostic(
                 "E0721", f"null experts go beside a `token_choice` that the experts read, but `{name}` has "
-                f"`{mixture.chain[-1].op.name}`", mixture.chain[-1].span,
-                help="add them once, as many as there are to be; or leave this one out with `layers=[…]`",
+                f"`{what.op.name}`", what.span,
+                help=f"{way}; or leave this one out with `layers=[…]`",
             )  # fmt: skip
         if mixture.router.attrs["limit"] < mixture.router.attrs["groups"]:
             raise Diagnostic(

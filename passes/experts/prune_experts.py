@@ -57,11 +57,14 @@ class PruneExperts(ExpertsPass):
     def _kept(self, mixture: Mixture, data: dict[str, object]) -> list[int]:
         """The numbers of the experts that stay, as many in each group that the router chooses among."""
         count, name = mixture.experts, mixture.name
-        if mixture.router.op.qualified != TOKEN_CHOICE or any(node.op.name == "renumbered" for node in mixture.chain):
+        other = mixture.router.op.qualified != TOKEN_CHOICE
+        what = mixture.router if other else next((node for node in mixture.chain if node.op.name == "renumbered"), None)
+        if what is not None:
+            way = "let that one choose first, `swap_router(method=token_choice)`" if other else "prune before experts are merged"
             raise Diagnostic(
                 "E0721", f"experts leave beside a `token_choice` of their own numbers, but `{name}` has "
-                f"`{mixture.chain[-1].op.name}`", mixture.chain[-1].span,
-                help="prune before experts are merged; or leave this one out with `layers=[…]`",
+                f"`{what.op.name}`", what.span,
+                help=f"{way}; or leave this one out with `layers=[…]`",
             )  # fmt: skip
         if self.drop is not None:
             outside = next((e for e in self.drop if e >= count), None)

@@ -362,7 +362,9 @@ def test_what_does_not_go(text: str, name: str, options: dict[str, Any], code: s
         (("add_null_experts", {"m": 2}), ("add_null_experts", {"m": 2}), "has `without_null`"),
         (("swap_router", {"groups": 2, "limit": 1}), ("add_null_experts", {"m": 2}), "lie in none"),
         (("merge_experts", {"keep": 2}), ("prune_experts", {"drop": [1]}), "has `renumbered`"),
-        (("merge_experts", {"keep": 2}), ("add_null_experts", {"m": 1}), "has `renumbered`"),
+        (("merge_experts", {"keep": 2}), ("add_null_experts", {"m": 1}), r"has `renumbered`(.|\n)*before experts are merged"),
+        (("swap_router", {"method": "sparse_mixer"}), ("prune_experts", {"drop": [1]}), r"has `sparse_mixer`(.|\n)*swap_router\("),
+        (("swap_router", {"method": "sparse_mixer"}), ("add_null_experts", {"m": 1}), r"has `sparse_mixer`(.|\n)*swap_router\("),
     ],
 )
 def test_changes_that_do_not_follow_one_another(first: Any, second: Any, told: str) -> None:
