@@ -46,7 +46,8 @@ class Triton(Target):
         if reason is not None:
             raise Diagnostic(
                 "E0830", f"`{path.name}` cannot run here: {reason}",
-                help="set TRITON_INTERPRET=1 to run every kernel in Triton's interpreter, slowly; or compile for `--target torch`",
+                help="compile for `--target torch`" if not find_spec("triton")
+                else "set TRITON_INTERPRET=1 to run every kernel in Triton's interpreter, slowly; or compile for `--target torch`",
             )  # fmt: skip
         import torch
 

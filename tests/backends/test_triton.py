@@ -19,6 +19,7 @@ from tessera.backends.torch import build
 from tessera.backends.triton.claims import KERNELS, ROWS, claims
 from tessera.backends.triton.plan import plan_of
 from tessera.driver.compile import apply_passes
+from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Module
 from tessera.kernels import flash, grouped, match
 from tessera.kernels.launch import INTERPRETED
@@ -98,6 +99,15 @@ def command(*words: object, interpret: bool = True) -> subprocess.CompletedProce
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0"}
     call = [sys.executable, "-m", "tessera", *map(str, words)]
     return subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_without_triton_the_interpreter_is_no_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tessera.backends.triton.target.find_spec", lambda name: None)
+    file = tmp_path / "m.triton"
+    ts.compile(ts.loads("model m(x: f32[B]) -> (y: f32[B]) { return x + 1.0 }"), target="triton", verify=False).save(file)
+    with pytest.raises(Diagnostic, match="Triton is not installed") as caught:
+        ts.open(file)
+    assert (caught.value.code, caught.value.help) == ("E0830", "compile for `--target torch`")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
