@@ -227,7 +227,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Path(f"{name}.tess").write_text(SPEC.replace("NAME", name), encoding="utf-8")
         Path("encoder.tess").write_text(_example(README, "compile encoder"), encoding="utf-8")
         passes = (ROOT / "docs" / "passes.md").read_text(encoding="utf-8")
-        Path("mine.tess").write_text(_example(passes, "op longest"), encoding="utf-8")
+        Path("mine.tess").write_text(_example(passes, "op longest("), encoding="utf-8")
         reduction = (ROOT / "docs" / "reduction.md").read_text(encoding="utf-8")
         Path("calm.tess").write_text(_example(reduction, "op calm"), encoding="utf-8")
         for name, size in (("cat.png", (32, 32)), ("photo.png", (300, 240)), ("photo_640x480.png", (640, 480))):
@@ -258,7 +258,8 @@ def _artifacts() -> None:
     np.save("ids.npy", np.array([[1, 2, 3]]))
     for name in ("vit", "m", "original", "fast", "other"):
         vit.save(f"{name}.onnx")
-    ts.compile(ts.load("vit.tess"), target="mlir", passes=[], verify=False).save("vit.mlir")
+    for target in ("mlir", "triton"):
+        ts.compile(ts.load("vit.tess"), target=target, passes=[], verify=False).save(f"vit.{target}")
     small = ts.load("vit.tess", params={"depth": 1})
     Path("model.mlir").write_text(mlir.build(small, initialise(small.graph, 0), mode="inline"), encoding="utf-8")
     Path("model.tess").write_text(ts.source(load_onnx("vit.onnx").module), encoding="utf-8")
