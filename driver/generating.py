@@ -44,7 +44,7 @@ def generate(
     for a prompt whatever runs beside it.
 
     Args:
-        model: the folder of a compiled program, an opened one (``ts.open``) or an artifact (``ts.compile``).
+        model: the folder of a compiled program, an opened one (``tessera.open``) or an artifact (``tessera.compile``).
         prompts: one text or row of token ids, or several.
         tokenizer: a ``tokenizer.json`` or its folder; needed for texts and stop words.
         max_tokens: how many to make at most, of each prompt.

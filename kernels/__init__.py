@@ -1,9 +1,8 @@
 """Triton kernels and their launch wrappers, which know tensors only.
 
-Every function is a ``torch.library`` op, which ``torch.compile`` takes and autograd differentiates; they may be put into any model:
+Every function is a ``torch.library`` op, which ``torch.compile`` takes and autograd differentiates; they may be put into any model::
 
->>> from tessera.kernels import attention                                            # doctest: +SKIP
->>> y, mass, _, _ = attention(q, k, v, column_mass=True)                             # doctest: +SKIP
+    y, mass, _, _ = attention(q, k, v, column_mass=True)
 
 They need Triton (extra ``triton``) and a GPU, or ``TRITON_INTERPRET=1`` before Python starts.
 """

@@ -1,7 +1,4 @@
-"""``torch.ops.tessera.attention``: the launches of :mod:`.flash`, with their gradients.
-
->>> y, mass, row, lse = attention(q, k, v, column_mass=True)                         # doctest: +SKIP
-"""
+"""``torch.ops.tessera.attention``: the launches of :mod:`.flash`, with their gradients."""
 
 from __future__ import annotations
 
