@@ -1,6 +1,6 @@
 """Triton kernels and their launch wrappers, which know tensors only.
 
-Every function is a ``torch.library`` op, which ``torch.compile`` takes and autograd differentiates; they may be put into any model::
+Every function is a ``torch.library`` op, which ``torch.compile`` takes and autograd differentiates, for any model::
 
     y, mass, _, _ = attention(q, k, v, column_mass=True)
 
