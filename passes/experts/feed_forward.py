@@ -143,7 +143,10 @@ def _linear(value: Value | None) -> _Linear | None:
             return None
         whole = node.inputs[0]
         assert whole is not None
-        start, stop = map(int, slice_bounds(node.attrs, whole.type.shape[-1]))
+        begin, stop = (d.value for d in slice_bounds(node.attrs, whole.type.shape[-1]))
+        if begin is None or stop is None:
+            return None
+        start = begin
         node = _node(whole)
     elif node is not None and len(node.output.uses) > 1:
         return None

@@ -93,7 +93,8 @@ def test_a_claim_agrees_with_the_body(
 
 def test_every_claim_is_compared_with_its_body() -> None:
     quantized = {f"std.quantized.{case[0]}" for case in QUANTIZED}
-    assert set(claims()) == {case.values[0] for case in claim_cases()} | quantized
+    elsewhere = {"std.detection.suppress"}  # tests/differential/test_composites.py
+    assert set(claims()) == {case.values[0] for case in claim_cases()} | quantized | elsewhere
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def spec(tmp_path: Path) -> Path:
 
 def test_the_preferred_one_comes_first() -> None:
     names = list(registry())
-    assert names == ["onnx", "mlir", "torch"]
+    assert names == ["onnx", "mlir", "torch", "triton"]
     assert all(cls.summary().endswith(".") and cls.suffix.startswith(".") for cls in registry().values())
 
 

@@ -212,7 +212,6 @@ TABLE: dict[str, tuple[Write, str, str]] = {
     "multiplying scatter": (simple(node("ScatterND", "x k u", "y", reduction="mul"), x=("f32", [3]), k=("i64", [2, 1]), u=("f32", [2])),
                             "E0758", 'reduction="mul"'),
     "a size from data": (simple(node("Reshape", "x s", "y"), x=("f32", ["B", 4]), s=("i64", [2])), "E0761", "the new shape depends on"),
-    "how many are not zero": (simple(node("NonZero", "x", "y")), "E0761", "how many elements are not zero"),
     "a root of a size": (simple(node("Shape", "x", "s", start=0, end=1), node("Reshape", "x s", "y")), "E0759", "must be equal"),
 }  # fmt: skip
 del TABLE["an attribute of another kind"]

@@ -199,7 +199,13 @@ ONE = "func.func @main(%x: !torch.vtensor<[2],f32>) -> !torch.vtensor<[2],f32> {
     [
         ("nonsense", "E0784"),
         ("module { }", "E0784"),
-        (ONE.format("%0 = torch.aten.nonzero %x : !torch.vtensor<[2],f32> -> !torch.vtensor<[2],f32>"), "E0780"),
+        (
+            ONE.format(
+                "%none = torch.constant.none\n%int = torch.constant.int 0\n%0 = torch.aten.bincount %x, %none, %int"
+                " : !torch.vtensor<[2],f32>, !torch.none, !torch.int -> !torch.vtensor<[2],f32>"
+            ),
+            "E0780",
+        ),
         (
             ONE.format("%0 = torch.vtensor.literal(dense_resource<gone> : tensor<2xf32>) : !torch.vtensor<[2],f32>"),
             "E0784",
