@@ -85,7 +85,7 @@ def test_a_line_is_rolled_back_forked_and_picked_from(rows: int, slots: int, see
 def test_a_ring_holds_the_latest_tokens(rows: int, slots: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     ring = {**{n: np.zeros_like(x) for n, x in tokens(rng, rows, 2, slots).items()}, "seen": np.zeros(rows, np.int64)}
-    text = tokens(rng, rows, 2, 16)
+    text = tokens(rng, rows, 2, 18)
     done = 0
     while done < 12:
         new = int(rng.integers(1, slots + 1))
