@@ -50,21 +50,18 @@ class ComplexOf:
 
 def aten(*names: str) -> Callable[[Importer], Importer]:
     """Register the importer of ``add.Tensor``; ``relu`` means ``relu.default``."""
-
-    def register(importer: Importer) -> Importer:
-        for name in names:
-            ATEN[name if "." in name else f"{name}.default"] = importer
-        return importer
-
-    return register
+    return _into(ATEN, names)
 
 
 def of_complex(*names: str) -> Callable[[Importer], Importer]:
     """Register the importer of an op for complex operands, a :class:`Complex`, a :class:`ComplexOf` or a Python number."""
+    return _into(COMPLEX, names)
 
+
+def _into(table: dict[str, Importer], names: Iterable[str]) -> Callable[[Importer], Importer]:
     def register(importer: Importer) -> Importer:
         for name in names:
-            COMPLEX[name if "." in name else f"{name}.default"] = importer
+            table[name if "." in name else f"{name}.default"] = importer
         return importer
 
     return register
