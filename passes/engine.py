@@ -114,17 +114,27 @@ class PassFailed(Diagnostic):
 
 
 @cache
-def _shipped() -> dict[str, type[Pass]]:
-    """The passes of this package by name."""
+def _modules() -> list[str]:
+    """The modules of this package; none but its folders is imported for it."""
     package = __name__.rpartition(".")[0]
+    return [info.name for info in walk_packages(import_module(package).__path__, f"{package}.")]
+
+
+def _passes_of(modules: Iterable[str]) -> dict[str, type[Pass]]:
+    """The passes that modules define, by name."""
     found: dict[str, type[Pass]] = {}
-    for info in walk_packages(import_module(package).__path__, f"{package}."):
-        module = import_module(info.name)
+    for module in map(import_module, modules):
         for value in vars(module).values():
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and issubclass(value, Pass) and "name" in vars(value):
                 found[value.name] = value
     return found
+
+
+@cache
+def _shipped() -> dict[str, type[Pass]]:
+    """The passes of this package by name."""
+    return _passes_of(_modules())
 
 
 @cache
@@ -138,7 +148,10 @@ def registry() -> dict[str, type[Pass]]:
 
 def find(name: str, span: Span | None = None) -> type[Pass]:
     """The pass of that name or alias. Raises E0701 when there is none."""
-    known = _named(_shipped())
+    # A pass lies in a file of its name, mostly: the others need not be imported to find it.
+    known = _passes_of(m for m in _modules() if m.rpartition(".")[2] == name)
+    if name not in known:
+        known = _named(_shipped())
     if name not in known:
         # Other packages are looked at only for what is not here: finding out what is installed takes longer than most passes.
         known = _named(registry())

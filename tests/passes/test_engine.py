@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -271,3 +273,11 @@ def test_every_code_is_explained() -> None:
         assert code.startswith("E07")
         assert entry.title
         assert entry.text.endswith("\n")
+
+
+def test_finding_a_pass_imports_no_other() -> None:
+    code = "import sys; from tessera.passes.engine import find; find('dce'); print(*sys.modules, sep='\\n')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    passes = {name.removeprefix("tessera.passes.") for name in run.stdout.split() if name.startswith("tessera.passes.")}
+    assert "tidy.dce" in passes
+    assert not passes & {"tidy.cse", "tokens.merge_tokens", "experts.upcycle", "memory.add_cache", "recover.composites"}
