@@ -217,8 +217,8 @@ class _Call:
             column = None
             if dmass is not None:
                 column = (dmass.float() / (self.h * self.t)).contiguous()
-                read, _ = self.forward(column[:, None, :, None].expand(self.b, self.g, self.s, 1).to(v.dtype))
-                delta = delta + read[..., 0].float()
+                read, _ = self.forward(column[:, None, :, None].expand(self.b, self.g, self.s, 1))
+                delta = delta + read[..., 0]
             if drow is not None:
                 drow = drow.float().contiguous()
                 delta[:, :, row] += (self.mass(lse, row, row + 1) * drow).sum(-1)

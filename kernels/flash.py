@@ -102,6 +102,8 @@ def mass(
     d = tl.arange(0, BD)
     k = block(K, b * k_b + h // GROUP * k_h, columns, d, k_s, S, D)
     out = tl.zeros([N], tl.float32)
+    if CAUSAL:
+        first = tl.maximum(first, tl.program_id(0) * N - (S - T))
     for start in range(first, last, M):
         rows = start + tl.arange(0, M)
         q = block(Q, b * q_b + h * q_h, rows, d, q_t, last, D)
@@ -157,10 +159,13 @@ def backward_keys(
     v = block(V, b * v_b + g * v_h, columns, e, v_s, S, E)
     dk = tl.zeros([N, BD], tl.float32)
     dv = tl.zeros([N, BE], tl.float32)
+    begin = 0
+    if CAUSAL:
+        begin = tl.maximum(0, tl.program_id(0) * N - (S - T))
     for inner in range(GROUP):
         h = g * GROUP + inner
         head = b * H + h
-        for start in range(0, T, M):
+        for start in range(begin, T, M):
             rows = start + tl.arange(0, M)
             q = block(Q, b * q_b + h * q_h, rows, d, q_t, T, D)
             dy = block(DY, head * T * E, rows, e, E, T, E)
@@ -197,7 +202,10 @@ def backward_queries(
     lse = tl.load(LSE + head * T + rows, rows < T, float("-inf"))
     delta = tl.load(DELTA + head * T + rows, rows < T, 0.0)
     dq = tl.zeros([M, BD], tl.float32)
-    for start in range(0, S, N):
+    end = S
+    if CAUSAL:
+        end = tl.minimum(S, (tl.program_id(0) + 1) * M + S - T)
+    for start in range(0, end, N):
         columns = start + tl.arange(0, N)
         k = block(K, b * k_b + h // GROUP * k_h, columns, d, k_s, S, D)
         v = block(V, b * v_b + h // GROUP * v_h, columns, e, v_s, S, E)
