@@ -48,8 +48,9 @@ def test_bipartite_merge(tokens: int, r: int, protect: int, last: int, holes: in
     params = {"r": r, "protect": protect, "last": last, "padding": holes > 0}
     module = loads(MERGE, "merge.tess", params=params)
     x = torch.randn(2, tokens, 20, device=DEVICE, requires_grad=True)
-    # A few vectors again and again: equal scores, which are equal to the last bit.
-    metric = torch.randn(kinds, 6, device=DEVICE)[torch.randint(kinds, (2, tokens), device=DEVICE)]
+    # A few vectors of 16 signs again and again: their cosines are exact, in whatever order they are summed.
+    signs = torch.randint(2, (kinds, 16), device=DEVICE).float() * 2 - 1
+    metric = signs[torch.randint(kinds, (2, tokens), device=DEVICE)]
     valid = torch.ones(2, tokens, dtype=torch.bool, device=DEVICE)
     valid[0, tokens - holes :] = False
     ours, body = (build(module, claims=c)(x=x, metric=metric, valid=valid) for c in (claims(), False))

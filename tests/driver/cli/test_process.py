@@ -126,8 +126,9 @@ def test_paths_with_spaces_and_other_letters(tiny: Path, tmp_path: Path) -> None
 
 _SLOW = """
 import signal, sys, time
-# A job in the background of a shell starts with SIGINT ignored, and so would its children.
+# A job in the background of a shell starts with SIGINT ignored, one behind `nohup` with SIGHUP, and so would its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from tessera.backends.onnx.target import Onnx
 from tessera.driver.cli import main
 def slow(self, model, path):
