@@ -24,11 +24,12 @@ test-slow: $(INSTALLED)
 test-extended: $(INSTALLED)
 	$(PY) -m pytest -n $(JOBS) -m extended --sample $(SAMPLE)
 
-# mypy sees the checkout under the package's own name, whatever the folder is called.
+# mypy sees the checkout under the package's own name, whatever the folder is called, and from a folder of its own: here,
+# what other packages import as `kernels` would be taken for ours.
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
 	mkdir -p $(SOURCES) && ln -sfn "$(CURDIR)" $(SOURCES)/tessera
-	MYPYPATH=$(SOURCES) $(PY) -m mypy -p tessera
+	cd $(SOURCES) && "$(CURDIR)/$(PY)" -m mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir .. -p tessera
 
 bench: $(INSTALLED)
 	set -e; for file in $$(grep -l '^if __name__' benchmarks/*.py | grep -v demo); do \
