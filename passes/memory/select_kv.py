@@ -21,7 +21,7 @@ from ..tokens.method import check_required, find_method, further_options, method
 from ..tokens.prune_tokens import PruneTokens
 from ..tokens.schedule import exact
 from ..tokens.stream import is_visibility
-from .slots import appends, cached, is_choice, read_chosen, shipped
+from .slots import appends, cached, is_choice, keep_bounds, page_of, read_chosen, shipped
 
 STD = "std.token.kv"
 
@@ -87,18 +87,25 @@ class SelectKV(Pass):
 
     def _from_cache(self, graph: Graph, op: Composite, settings: dict[str, Any]) -> Report:
         """Let new tokens read the slots of a cache that a method chooses. Raises E0705, E0707, E0704."""
-        found = cached(graph)
-        if not found and not appends(graph):
+        found, written = cached(graph), appends(graph)
+        if not written:
             raise Diagnostic(
                 "E0707", f"`{op.name}` chooses slots of a cache, and this model has none",
                 help="give it one: `add_cache` in front; without a cache, the methods are those of std.token.kv",
             )  # fmt: skip
         if self.k is None:
             raise Diagnostic("E0705", "a share of a cache is no number before it runs", help="say how many slots are read, `k=64`")
+        page = page_of(op, settings)
+        bounds = {}
+        if page is not None:
+            # Prompts write them too: entry points share their states.
+            bounds = {append: keep_bounds(graph, append, i, page) for i, append in self._numbered(written).items()}
         chosen = self._numbered(found) if found else {}
         for node in chosen.values():
             own = {"scale": node.attrs["scale"]} if "scale" in statics_of(op) else {}
-            read_chosen(graph, node, op, {"k": self.k, **settings, **own})
+            assert node.inputs[1] is not None
+            kept = None if node.inputs[1].node is None else bounds.get(node.inputs[1].node)
+            read_chosen(graph, node, op, {"k": self.k, **settings, **own}, kept)
         report = Report.of(self, len(chosen))
         report.facts["blocks"] = list(chosen)
         return report

@@ -6,23 +6,36 @@ from typing import Any
 
 from ...ir.analysis.cost import ATTENTION
 from ...ir.builder import Builder
-from ...ir.graph import Graph, Node, Value
-from ...ir.library import ops_of
+from ...ir.dims.dim import Dim, as_dim
+from ...ir.graph import Graph, Initializer, Input, Node, Value
+from ...ir.library import composite, ops_of
+from ...ir.naming import unique
 from ...ir.op import Composite
 from ...ir.signature import Pattern
+from ...ir.types import TensorType
+from ..tokens.method import statics_of
 
 STD = "std.token.slots"
 _APPEND = "std.cache.append"
-# What a method is given, in this order.
+# What a method is given, in this order; and what it may want besides, which is kept as a state.
 _OPERANDS = ["q", "keys", "length"]
+_BOUNDS = "bounds"
 
 
 def is_choice(op: Composite) -> bool:
-    """Whether an op chooses slots of a cache: `op m(q, keys, length, *, k: int, …) -> i64[B, N]`."""
+    """Whether an op chooses slots of a cache: `op m(q, keys, length, bounds?, *, k: int, …) -> i64[B, N]`."""
     results = op.signature.results
     first = results[0].type if len(results) == 1 else None
     numbers = isinstance(first, Pattern) and getattr(first.dtype, "kind", first.dtype) == "int" and len(first.shape) == 2
-    return numbers and [o.name for o in op.signature.operands] == _OPERANDS and op.signature.static("k") is not None
+    operands = [o.name for o in op.signature.operands]
+    known = operands == _OPERANDS or (operands == [*_OPERANDS, _BOUNDS] and op.signature.static("page") is not None)
+    return numbers and known and op.signature.static("k") is not None
+
+
+def page_of(op: Composite, attrs: dict[str, Any]) -> int | None:
+    """How many slots each of the bounds is for that a method wants to be kept; None for one that wants none."""
+    wanted = any(o.name == _BOUNDS for o in op.signature.operands)
+    return int(attrs.get("page", statics_of(op)["page"].default)) if wanted else None
 
 
 def shipped() -> dict[str, Composite]:
@@ -39,16 +52,37 @@ def cached(graph: Graph) -> list[Node]:
     ]
 
 
-def appends(graph: Graph) -> bool:
-    """Whether tokens are put into a cache, whoever reads it."""
-    return any(node.op.qualified == _APPEND for node in graph.nodes())
+def appends(graph: Graph) -> list[Node]:
+    """Where tokens are put into a cache, whoever reads it."""
+    return [node for node in graph.nodes() if node.op.qualified == _APPEND]
 
 
 def _is_appended(keys: Value | None) -> bool:
     return keys is not None and keys.node is not None and keys.node.op.qualified == _APPEND and keys.index == 0
 
 
-def read_chosen(graph: Graph, node: Node, op: Composite, attrs: dict[str, Any]) -> None:
+def keep_bounds(graph: Graph, append: Node, index: int, page: int) -> Value:
+    """The bounds of the pages of cache number ``index`` behind an append: a state, which it writes. Raises E0501."""
+    keys, new = append.outputs[0], append.inputs[3]
+    assert new is not None
+    batch, heads, slots, size = keys.type.shape
+    type = TensorType(keys.type.dtype, (batch, slots // page, as_dim(2) * heads * size))
+    name = unique(f"bounds_{index}", {v.name for v in graph.inputs})
+    state = graph.add_input(Input(type, name, "state", Initializer("zeros"), append.span))
+    nodes = list(graph.nodes())
+    behind = nodes.index(append) + 1
+    builder = Builder(graph).before(nodes[behind] if behind < len(nodes) else None)
+    builder.span, builder.scope = append.span, append.scope
+    attrs: dict[str, int | Dim] = {"tokens": new.type.shape[2], "page": page}
+    renewed = composite(f"{STD}.renewed_bounds")
+    made = builder.op(renewed, state, keys, append.inputs[2], **attrs)
+    graph.add_output(made, name, "state")
+    return made
+
+
+def read_chosen(
+    graph: Graph, node: Node, op: Composite, attrs: dict[str, Any], bounds: Value | None = None
+) -> None:  # fmt: skip
     """Let an attention of :func:`cached` read the slots that a method chooses. Raises what the method requires."""
     q, keys, values = node.inputs[:3]
     assert q is not None
@@ -56,10 +90,11 @@ def read_chosen(graph: Graph, node: Node, op: Composite, attrs: dict[str, Any]) 
     assert keys.node is not None
     builder = Builder(graph).before(node)
     length = keys.node.outputs[2]
-    index = builder.op(op, q, keys, length, **attrs)
+    operands = [q, keys, length] if bounds is None else [q, keys, length, bounds]
+    index = builder.op(op, *operands, **attrs)
     assert index.node is not None
     # What it requires of the budget is told now.
-    op.instantiate([q.type, keys.type, length.type], index.node.attrs)
+    op.instantiate([v.type for v in operands], index.node.attrs)
     batch, heads = keys.type.shape[:2]
     # One index a head: its keys lie side by side, so that nothing else of the cache is moved.
     each = builder.op("expand", builder.op("unsqueeze", index, axis=(1,)), shape=(batch, heads, index.type.shape[1]))

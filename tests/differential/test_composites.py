@@ -139,6 +139,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.token.slots.page_bounds": (
         Row(attrs={"k": 4, "page": 2}, shapes={"C": const(12)}, below={"length": 12}, selects=True),
     ),
+    "std.token.slots.renewed_bounds": (
+        Row(attrs={"tokens": 3, "page": 2}, shapes={"C": const(12), "P": const(6), "G": const(2), "K": const(4), "W": const(16)},
+            below={"start": 12}, selects=True),
+    ),
     "std.token.kv.sinks_and_recent": (Row(attrs={"k": 6}, selects=True),),
     "std.token.kv.heavy_hitters": (Row(attrs={"k": 6}, selects=True),),
     "std.token.kv.window_vote": (Row(attrs={"k": 6, "window": 2}, selects=True),),

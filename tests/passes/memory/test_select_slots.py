@@ -133,3 +133,41 @@ def test_what_cannot_be_chosen_is_refused(passes: list[str], code: str, said: st
     with pytest.raises(ts.Diagnostic, match=said) as caught:
         ts.compile(ts.loads(ATTENDING, params={"kind": "rope"}), passes=passes, target="torch", verify=False)
     assert caught.value.code == code
+
+
+def extremes(keys: np.ndarray, page: int) -> np.ndarray:
+    """Of keys [G, C, K], by page."""
+    pages = keys.reshape(keys.shape[0], -1, page, keys.shape[2])
+    return np.concatenate([pages.max(2), pages.min(2)]).transpose(1, 0, 2).reshape(pages.shape[1], -1)
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_bounds_are_kept_beside_the_cache_with_every_append(target: str) -> None:
+    passes = ["add_cache", "select_kv(method=page_bounds, k=8, page=4, blocks=[1])"]
+    made = ts.compile(ts.loads(ATTENDING, params={"kind": "rope"}), passes=passes, target=target, verify=False)
+    run: Any = made.session(sizes={"C": 24, "B": 2})
+    rng = np.random.default_rng(0)
+    assert "bounds_0" not in run.states()
+    length = np.zeros(2, np.int64)
+    for entry, width in (("prefill", 7), ("decode", 1), ("decode", 3), ("decode", 1), ("decode", 4)):
+        counts = rng.integers(1, width + 1, 2)
+        run[entry](ids=rng.integers(0, 9, (2, width)), lengths=counts)
+        length += counts
+        states = run.states()
+        assert states["cache_1.length"].tolist() == length.tolist()
+        for row in range(2):
+            # Those behind the latest token bound nothing that is read.
+            full = (length[row] - 1) // 4 + 1
+            expected = extremes(states["cache_1.k"][row], 4)
+            np.testing.assert_array_equal(states["bounds_1"][row, :full], expected[:full])
+    with pytest.raises(ts.Diagnostic, match="whole pages"):
+        made.session(sizes={"C": 23, "B": 2}).prefill(ids=np.zeros((2, 4), np.int64), lengths=np.array([4, 4]))
+
+
+@pytest.mark.extended
+def test_prompts_side_by_side_bring_their_bounds_along() -> None:
+    _, one, other = selecting("rope", "method=page_bounds, k=8, page=4")
+    alone = [ts.generate(one, prompt, max_tokens=8, capacity=32) for prompt in ([1, 2, 3], [4, 5, 6, 7, 8, 1, 2, 3, 4])]
+    for artifact in (one, other):
+        found = ts.generate(artifact, [[1, 2, 3], [4, 5, 6, 7, 8, 1, 2, 3, 4]], max_tokens=8, capacity=32)
+        assert [c.tokens for c in found] == [c.tokens for c in alone]
