@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tessera.kernels import attention, bipartite_merge, grouped_matmul, select_top
+from tessera.kernels import attention, bipartite_merge, grouped_matmul, select_top, token_vote
 
 from .common import machine, markdown_table, write
 
@@ -158,6 +158,29 @@ def selecting_row(rounds: int) -> dict[str, Any]:
     return row("select 288 of 577", candidates, rounds, 0, score.numel() * 4, differing)
 
 
+def voted(q: Tensor, keys: Tensor, k: int, sinks: int, recent: int) -> Tensor:
+    """The slots that heads vote for as published code selects them: the scores of heads and slots are stored."""
+    b, width = q.shape[0], q.shape[3]
+    grouped = q[:, :, 0].view(b, keys.shape[1], -1, width)
+    scores = (grouped @ keys[:, :, sinks : keys.shape[2] - recent].transpose(2, 3)).flatten(1, 2).float() * width**-0.5
+    votes = F.pad(scores.softmax(-1).sum(1), (sinks, recent), value=torch.inf)
+    return votes.topk(k, sorted=False).indices.sort(-1).values
+
+
+def voting_row(rounds: int) -> dict[str, Any]:
+    b, h, g, c, d, k = 1, 32, 8, 131072, 128, 2048
+    q, keys = normal(b, h, 1, d), normal(b, g, c, d)
+    length = torch.full((b,), c, device="cuda", dtype=torch.int64)
+    candidates: dict[str, Candidate] = {
+        "ours": lambda: token_vote(q, keys, length, k=k, sinks=4, recent=512),
+        "torch, with the scores": lambda: voted(q, keys, k, 4, 512),
+    }
+    wanted = voted(q.double(), keys.double(), k, 4, 512)
+    # Of votes that are equal but for rounding either may win.
+    differing = {"indices": float((~torch.isin(candidates["ours"](), wanted)).sum())}
+    return row(f"vote for {k} of {c} slots, {h}/{g} heads", candidates, rounds, 4 * b * h * c * d, 2 * keys.numel() * 2, differing)
+
+
 def expert_rows(quick: bool, rounds: int) -> list[dict[str, Any]]:
     rows = []
     for n, e, k, m in ((64, 8, 2048, 2048), (16384, 8, 2048, 2048), (16384, 64, 1024, 1024))[: 1 if quick else 3]:
@@ -201,6 +224,7 @@ def main() -> None:
         *attention_rows(given.quick, rounds),
         merging_row(rounds),
         selecting_row(rounds),
+        voting_row(rounds),
         *expert_rows(given.quick, rounds),
     ]
     for found in rows:

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from .attend import attention
     from .grouped import grouped_matmul
     from .tokens import bipartite_merge, select_top
+    from .vote import token_vote
 
-_WHERE = {"attention": "attend", "grouped_matmul": "grouped", "bipartite_merge": "tokens", "select_top": "tokens"}
+_WHERE = {
+    "attention": "attend", "grouped_matmul": "grouped", "bipartite_merge": "tokens", "select_top": "tokens", "token_vote": "vote",
+}  # fmt: skip
 
-__all__ = ["attention", "bipartite_merge", "grouped_matmul", "select_top"]
+__all__ = ["attention", "bipartite_merge", "grouped_matmul", "select_top", "token_vote"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,7 @@ KERNELS: dict[str, Claim] = {
     "std.attention.column_mass": _call("column_mass"),
     "std.token.select_top": "fused.select_top({0}, {k})",
     "std.token.bipartite_merge": _call("bipartite_merge"),
+    "std.token.slots.token_vote": _call("token_vote"),
 }
 ROWS: dict[str, Claim] = {"grouped_matmul": _grouped}
 

@@ -9,6 +9,7 @@ from ...kernels.attend import attention as _attention
 from ...kernels.grouped import grouped_matmul as grouped_matmul
 from ...kernels.tokens import bipartite_merge as bipartite_merge
 from ...kernels.tokens import select_top as select_top
+from ...kernels.vote import token_vote as token_vote
 
 
 def attention(

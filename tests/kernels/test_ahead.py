@@ -15,7 +15,7 @@ import pytest
 import torch
 import triton
 
-from tessera.kernels import attention, bipartite_merge, grouped_matmul, select_top
+from tessera.kernels import attention, bipartite_merge, grouped_matmul, select_top, token_vote
 from tessera.kernels.launch import INTERPRETED, recording
 
 pytestmark = [
@@ -45,6 +45,11 @@ def experts(dtype: torch.dtype) -> None:
     grouped_matmul(x, w, torch.tensor([20, 50, 70])).float().sum().backward()
 
 
+def voting(dtype: torch.dtype) -> None:
+    q, keys = torch.zeros(1, 32, 1, 128, dtype=dtype), torch.zeros(1, 8, 200, 128, dtype=dtype)
+    token_vote(q, keys, torch.tensor([200]), k=64)
+
+
 CASES: dict[str, Callable[[], Any]] = {
     **{
         f"attention of {width} features, {str(dtype)[6:]}{', bias' if biased else ''}{', causal' if causal else ''}": partial(
@@ -58,6 +63,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "merging 200 tokens of 768 features, float16": lambda: merge(768, torch.float16),
     "selecting among 577 tokens": lambda: select_top(torch.zeros(1, 577), 58),
     "experts, bfloat16": lambda: experts(torch.bfloat16),
+    "32 heads that vote over a cache, bfloat16": lambda: voting(torch.bfloat16),
 }  # fmt: skip
 
 
