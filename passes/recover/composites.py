@@ -24,6 +24,7 @@ from .experts import raise_experts
 from .folded import split_heads
 from .layout import name_axes
 from .masks import leaves_scores, raise_masks
+from .opened import open_joined
 from .report import RAISED, Leftover, leftovers
 from .rows import rejoin_rows
 from .shared import split_shared
@@ -67,6 +68,9 @@ class RaiseComposites(Pass):
             fired["rows_rejoined"] = rejoin_rows(graph)
             fired["rearrange_named"] = name_axes(graph, skipped)
             fired["heads_split"] = split_heads(graph)
+            fired["joined_opened"] = open_joined(graph)
+            if fired["joined_opened"]:
+                merge_equal(graph)
             remove_dead(graph)
             fired["batch_first"] = _in_one_layout(module, skipped)
             graph = module.graph

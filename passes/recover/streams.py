@@ -156,8 +156,8 @@ class _Layout:
         makes ``after``."""
         x = node.inputs[0]
         assert x is not None
-        sides = _sides(node)
-        sizes = _sizes(node, x, sides[0])
+        sides = sides_of(node)
+        sizes = sizes_of(node, x, sides[0])
         if sizes is None:
             return None
         for i, words in enumerate((before, after)):
@@ -218,7 +218,7 @@ def _to_canonical(side: Groups, words: Words) -> Groups:
     return [of["b"], tokens, of["d"]]
 
 
-def _sides(node: Node) -> list[Groups]:
+def sides_of(node: Node) -> list[Groups]:
     """What a transpose or rearrange does, as names of both sides."""
     if node.op.qualified == "transpose":
         names: Groups = [(f"a{axis}",) for axis in range(node.output.type.rank)]
@@ -228,7 +228,7 @@ def _sides(node: Node) -> list[Groups]:
     return [list(parsed[0]), list(parsed[1])]
 
 
-def _sizes(node: Node, x: Value, left: Groups) -> dict[str, Dim] | None:
+def sizes_of(node: Node, x: Value, left: Groups) -> dict[str, Dim] | None:
     """The size of every name; None where one is not told."""
     given = dict(node.attrs.get("axes", ()))
     sizes: dict[str, Dim] = {}

@@ -76,11 +76,11 @@ class Layouts:
                     assert value is not None
                     pairs[self.axes.find(value, 0), self.axes.find(value, 2)] = None
         parts = self._parts(graph, {tokens for _, tokens in pairs})
-        return [Tokens(batch, tokens, parts.get(tokens, ())) for batch, tokens in pairs]
+        return [Tokens(batch, tokens, made) for batch, tokens in pairs for made in parts.get(tokens, [()])]
 
-    def _parts(self, graph: Graph, tokens: set[Axis]) -> dict[Axis, tuple[Axis, ...]]:
-        """What a `rearrange` splits tokens into, or joins them from; none where two differ."""
-        found: dict[Axis, set[tuple[Axis, ...]]] = {}
+    def _parts(self, graph: Graph, tokens: set[Axis]) -> dict[Axis, list[tuple[Axis, ...]]]:
+        """What a `rearrange` splits tokens into, or joins them from: a stream's own, and those of queries alone."""
+        found: dict[Axis, dict[tuple[Axis, ...], None]] = {}
         for node in graph.nodes():
             if node.op.qualified != "rearrange" or node.inputs[0] is None:
                 continue
@@ -92,8 +92,8 @@ class Layouts:
                 for axis, group in enumerate(groups):
                     whole = self.axes.find(value, axis)
                     if 2 <= len(group) <= len(_PARTS) and whole in tokens and all(name in alone for name in group):
-                        found.setdefault(whole, set()).add(tuple(self.axes.find(*alone[name]) for name in group))
-        return {whole: next(iter(parts)) for whole, parts in found.items() if len(parts) == 1}
+                        found.setdefault(whole, {})[tuple(self.axes.find(*alone[name]) for name in group)] = None
+        return {whole: list(parts) for whole, parts in found.items()}
 
 
 def is_pointwise(node: Node) -> bool:

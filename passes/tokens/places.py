@@ -85,12 +85,29 @@ def _block(
     if found is None:
         return "no sum `x + …` with x: float[B, T, D] follows it before the next attention"
     add, residual = found
+    if _made_of(q, residual, place) and not _made_of(k, residual, place):
+        return "its keys are not made of what its queries are made of and added to (cross-attention)"
     branch = add.inputs[1] if add.inputs[0] is residual else add.inputs[0]
     assert branch is not None
     rows, wanted = q.type.shape[0], add.output.type.shape[0]
     if rows != wanted:
         return f"its batch is {rows}, but that of the sum behind it {wanted}: split heads off the batch into axis 1"
     return AttentionBlock(index, node, _stream(add, tokens, axes), residual, branch, tokens, batch)
+
+
+def _made_of(value: Value, origin: Value, place: dict[Node, int]) -> bool:
+    """Whether ``value`` is computed from ``origin``."""
+    start = -1 if origin.node is None else place[origin.node]
+    ring, seen = [value], {value}
+    while ring:
+        at = ring.pop()
+        if at is origin:
+            return True
+        if at.node is not None and place[at.node] > start:
+            fresh = {v for v in at.node.inputs if v is not None} - seen
+            seen |= fresh
+            ring += fresh
+    return False
 
 
 def _residual_sum(attention: Node, tokens: Axis, axes: Axes, place: dict[Node, int]) -> tuple[Node, Value] | None:

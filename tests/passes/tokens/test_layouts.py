@@ -218,3 +218,90 @@ model m(x: f32[B, 12, 8]) -> f32[B, 8] {{
     assert first.inputs[0] is not None
     assert first.inputs[0].node is not None
     assert first.inputs[0].node.op.name == ("add" if name == "mixed" else name)
+
+
+# Batch and heads joined, and taken apart behind a slice ----------------------------------------------------------------------
+
+
+class Joined(nn.Module):
+    """Attention whose queries, keys and values are cut out of `3 (b h) t k`, or of `(b h) t (3 k)`, in the way ``how``."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.qkv = nn.ModuleList(nn.Linear(12, 36) for _ in range(2))
+
+    def heads(self, y: torch.Tensor) -> Any:
+        b, t, _ = y.shape
+        if self.how == "usual":
+            return y.view(b, t, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.how == "features":
+            stacked = y.view(b, t, 3, 3, 4).permute(0, 3, 1, 2, 4).reshape(b * 3, t, 12)
+            return [part.reshape(b, 3, t, 4) for part in stacked.chunk(3, -1)]
+        stacked = y.view(b, t, 3, 3, 4).permute(2, 0, 3, 1, 4).reshape(3, b * 3, t, 4)
+        if self.how == "scaled":
+            stacked = stacked * 1.0
+        parts = {
+            "unbind": lambda: stacked.unbind(0), "chunk": lambda: stacked.chunk(3, 0), "split": lambda: stacked.split(1, 0),
+            "scaled": lambda: stacked.unbind(0), "index": lambda: [stacked[i] for i in range(3)],
+            "slice": lambda: [stacked[i : i + 1] for i in range(3)], "turned": lambda: stacked.transpose(0, 1).unbind(1),
+        }[self.how]()  # fmt: skip
+        return [part.reshape(b, 3, t, 4) for part in parts]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for qkv in self.qkv:
+            z = nn.functional.scaled_dot_product_attention(*self.heads(qkv(x)))
+            x = x + z.transpose(1, 2).reshape(x.shape)
+        return x.mean(1)
+
+
+@pytest.mark.parametrize("importer", ["torch", pytest.param("onnx", marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "unbind",
+        *(
+            pytest.param(how, marks=pytest.mark.extended)
+            for how in ("chunk", "split", "scaled", "index", "slice", "turned", "features")
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_heads_that_were_joined_with_the_batch_merge_to_the_same_indices(how: str, importer: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    usual, other, x = Joined("usual"), Joined(how), torch.randn(4, 9, 12)
+    other.load_state_dict(usual.state_dict())
+    sources = []
+    for model in (usual, other):
+        found = imported(model, x, importer, tmp_path)
+        raised, _ = apply(found.module, "raise_composites")
+        plain = next(iter(ts.compile(raised, weights=found.weights, passes=[])(x.numpy()).values()))
+        np.testing.assert_allclose(plain, model(x).detach().numpy(), atol=2e-5)
+        merged, report = apply(raised, "merge_tokens", r=2, map=True)
+        assert report.modified == 2
+        sources.append(ts.compile(merged, weights=found.weights, passes=[])(x.numpy())["token_source"])
+    np.testing.assert_array_equal(*map(np.asarray, sources))
+
+
+@pytest.mark.parametrize("post", [False, True])
+def test_attention_over_another_stream_of_the_same_length_is_none_of_its_own(post: bool) -> None:
+    """A decoder that reads as many tokens as its encoder: axes coincide, yet keys are not made of what queries are made of."""
+    cross = "attention(q, k, k)"
+    ones, zeros = (f"full([8], {value}, dtype=f32)" for value in (1.0, 0.0))
+    body = f"x = layer_normalize(x + {cross}, {ones}, {zeros})" if post else f"x = x + {cross}"
+    module = loads(f"""
+use std.attention (attention, self_attention)
+use std.nn (layer_normalize, mlp)
+
+model m(x: f32[B, T, 8]) -> f32[B, 8] {{
+    e = x + self_attention(x, heads=2) as encoder
+    e = e + mlp(e, hidden=16) as mlp
+    x = x + self_attention(x * 0.5, heads=2) as decoder
+    q = rearrange(x, "b t (h k) -> b h t k", h=2)
+    k = rearrange(e, "b t (h k) -> b h t k", h=2)
+    {body.replace(cross, 'rearrange(' + cross + ', "b h t k -> b t (h k)")')}
+    return mean(x, axis=1)
+}}
+""")
+    _, report = apply(module, "merge_tokens", r=1, protect=0, restore=True)
+    assert report.facts["blocks"] == [0, 1]
