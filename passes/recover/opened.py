@@ -47,6 +47,7 @@ def _open(last: Node) -> bool:
         groups = _through(node, groups, sizes)
         if groups is None:
             return False
+    assert groups is not None
     taken = [_taken(a, sizes, b, parts) for a, b in zip(groups, split, strict=True)]
     if any(t is None for t in taken) or not any(t is not None and len(t) > 1 for t in taken):
         return False
@@ -74,7 +75,7 @@ def _chain(last: Node) -> list[Node] | None:
         if node.op.qualified == "rearrange":
             return found
         others = [v for v in node.inputs[1:] if v is not None]
-        if len(node.outputs) != 1 or any(v.type.rank for v in others):
+        if not node.inputs or len(node.outputs) != 1 or any(v.type.rank for v in others):
             return None
         value = node.inputs[0]
     return None
