@@ -276,7 +276,7 @@ WIDER: dict[str, Architecture] = {
                         mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=48, encoder_layers=1, decoder_layers=2,
                         num_attention_heads=4, dim_feedforward=48, num_queries=5), "class_queries_logits",
                   "masks_queries_logits"),
-            image_inputs, {"pixel_values": _BATCH}, _BATCHES, 3,
+            image_inputs, {"pixel_values": _BATCH}, _BATCHES, 6,
         ),
     )
 }  # fmt: skip
