@@ -5,6 +5,7 @@ One thread drives an engine; what other threads may do is say `cancelled` of a t
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.diagnostics import Diagnostic
+from ...ir.diagnostics import Diagnostic, Note
 from .decoder import Decoder, Rows
 from .sampling import Sampling, generator, is_count, pick
 from .text import TextStream
@@ -234,10 +235,9 @@ class Engine:
         return [Event(ticket, token, text)]
 
     def _allowed(self, request: Request, seen: Sequence[int]) -> np.ndarray | None:
-        mask = request.mask(list(seen)) if request.mask is not None else None
-        if mask is None or self._known is None:
-            return self._known if mask is None else mask
-        found = np.asarray(mask)
+        found = constrained(request.mask, seen) if request.mask is not None else None
+        if found is None or self._known is None:
+            return self._known if found is None else found
         return found & self._known if found.shape == self._known.shape and found.dtype == bool else found
 
     def _done(self, row: int, ticket: Ticket, token: int | None, text: str, finish: str) -> list[Event]:
@@ -249,6 +249,22 @@ class Engine:
     def _failed(self, row: int, ticket: Ticket, error: Diagnostic) -> list[Event]:
         ticket.error = error
         return self._done(row, ticket, None, "", "error")
+
+
+def constrained(mask: Mask, seen: Sequence[int]) -> np.ndarray | None:
+    """What a constraint gives for the tokens so far. Raises E0955, with the line that failed, for whatever it raises."""
+    try:
+        found = mask(list(seen))
+        return None if found is None else np.asarray(found)
+    except Diagnostic:
+        raise
+    except Exception as error:  # what a user's function raises is unknown
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise Diagnostic(
+            "E0955", f"a constraint failed after {len(seen)} token(s): {type(error).__name__}: {error}",
+            notes=[Note(f"in `{at.name}`, {at.filename}, line {at.lineno}: {at.line}")],
+            help="the tokens that it is given are those of the prompt and what was made of it; it gives `bool[V]`, or None for all",
+        ) from error  # fmt: skip
 
 
 def _width(decoder: Decoder, width: int | None) -> int | None:

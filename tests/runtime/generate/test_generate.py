@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,32 @@ def test_programs_that_cannot_be_decoded(tmp_path: Path) -> None:
         with pytest.raises(ts.Diagnostic, match="E0950") as caught:
             ts.generate(model, [1, 2])
         assert text in caught.value.message
+
+
+def breaking(tokens: list[int]) -> np.ndarray:
+    return np.ones(VOCAB, bool) if len(tokens) < 3 else {}[tokens[-1]]
+
+
+def stopping(tokens: list[int]) -> np.ndarray:
+    raise ts.Diagnostic("E0955", "a constraint of its own words")
+
+
+@pytest.mark.parametrize(
+    ("mask", "text", "note"),
+    [
+        (breaking, "a constraint failed after 3 token(s): KeyError", "in `breaking`"),
+        (lambda tokens: 1 // 0, "a constraint failed after 1 token(s): ZeroDivisionError", "in `<lambda>`"),
+        (lambda: None, "a constraint failed after 1 token(s): TypeError", "in `constrained`"),
+        (lambda tokens: [[True], [True, False]], "a constraint failed after 1 token(s): ValueError", "in `constrained`"),
+        (stopping, "a constraint of its own words", None),
+    ],
+)
+def test_a_constraint_that_fails_is_said_with_its_place(mask: Any, text: str, note: str | None) -> None:
+    for stream in (False, True):
+        with pytest.raises(ts.Diagnostic, match=re.escape(text)) as caught:
+            list(ts.generate(decoder("onnx"), [1], mask=mask, stream=stream))
+        assert caught.value.code == "E0955"
+        assert [note in said.message for said in caught.value.notes] == ([True] if note is not None else [])
 
 
 @pytest.mark.parametrize(
