@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,11 +41,18 @@ def grouped_matmul(e: Emitter, node: Node, x: ox.Value, w: ox.Value, ends: ox.Va
     count = matrices.shape[0].value
     if not count:
         return _grouped_loop(e, given, matrices, x, w, ends)
-    sizes = e.remember(("groups", ends, given.shape[0]), lambda: _group_sizes(e, ends, count, given.shape[0]))
-    *groups, _ = e.multi("Split", x, sizes, outputs=count + 1, axis=0)
-    parts = [e.op("MatMul", group, matrix) for group, matrix in zip(groups, e.rows(w, count), strict=True)]
-    rest = e.slice(sizes, 0, count, None)
-    return e.op("Concat", *parts, _zeros(e, rest, matrices), axis=0)
+    known = e.recall(groups_key(ends, given.shape[0], rest=False))
+    sizes = known or e.remember(groups_key(ends, given.shape[0]), lambda: _group_sizes(e, ends, count, given.shape[0]))
+    groups = e.multi("Split", x, sizes, outputs=count + (known is None), axis=0)
+    parts = [e.op("MatMul", group, matrix) for group, matrix in zip(groups, e.rows(w, count), strict=False)]
+    if known is None:
+        parts.append(_zeros(e, e.slice(sizes, 0, count, None), matrices))
+    return e.op("Concat", *parts, axis=0)
+
+
+def groups_key(ends: ox.Value, rows: Dim, *, rest: bool = True) -> Hashable:
+    """Under what the sizes of groups of rows are filed, ``[E + 1]`` with the rows that are in none, or ``[E]`` where all are in some."""
+    return "groups", ends, rows, rest
 
 
 def _group_sizes(e: Emitter, ends: ox.Value, count: int, rows: Dim) -> ox.Value:

@@ -73,13 +73,19 @@ class Emitter:
 
     def remember(self, key: Hashable, make: Callable[[], ox.Value]) -> ox.Value:
         """The value filed under ``key`` in this graph or one around it; made here when there is none."""
+        found = self.recall(key)
+        if found is None:
+            found = self._memo[key] = make()
+        return found
+
+    def recall(self, key: Hashable) -> ox.Value | None:
+        """The value filed under ``key`` in this graph or one around it; None when there is none."""
         emitter: Emitter | None = self
         while emitter is not None:
             if key in emitter._memo:
                 return emitter._memo[key]
             emitter = emitter.parent
-        made = self._memo[key] = make()
-        return made
+        return None
 
     def constant(self, value: Any, dtype: DType) -> ox.Value:
         """An initializer of the main graph; equal ones are shared."""
