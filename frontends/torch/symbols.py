@@ -25,6 +25,8 @@ class Symbols:
 
     def __init__(self, taken: set[str]) -> None:
         self.names: dict[Any, str] = {}
+        # The names that were asked for, as they became: two sizes of one name are one size, whatever torch.export found out.
+        self.asked: dict[str, str] = {}
         # What stands for a size that must be a multiple: its divisor times a symbol of its own.
         self.values: dict[str, Dim] = {}
         self.taken = taken
@@ -33,8 +35,9 @@ class Symbols:
         """Give torch's symbol a name, at its first appearance."""
         if symbol in self.names:
             return
-        found = unique(wanted, self.taken, joint="") if wanted else usual_name(axis, rank, self.taken)
-        self.names[symbol] = found
+        if wanted and wanted not in self.asked:
+            self.asked[wanted] = unique(wanted, self.taken, joint="")
+        self.names[symbol] = self.asked[wanted] if wanted else usual_name(axis, rank, self.taken)
 
     def divide(self, guards: Iterable[Any]) -> list[str]:
         """Learn from what torch.export found to hold of the sizes which of them are multiples; says which."""

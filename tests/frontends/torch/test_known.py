@@ -70,3 +70,15 @@ class Frames(nn.Module):
 
 def test_frames_of_convolutions() -> None:
     agree(Frames(), lambda size: (torch.randn(2, 60 + 10 * size),), ({0: "B", 1: "L"},), sizes=(6, 9))
+
+
+def test_sizes_of_one_name_are_one_size() -> None:
+    def picked(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Halves make torch.export find sizes out by itself, and an index says nothing of the sizes of what it picks from.
+        b, t = x.shape
+        places = torch.arange(b)[:, None] * t + torch.arange(t)
+        return x.reshape(b, t // 2, 2).sum(-1), x * mask.reshape(-1)[places]
+
+    free = {0: "B", 1: "T"}
+    imported = agree(picked, lambda size: (torch.randn(3, size), torch.rand(3, size)), (free, free), sizes=(6, 10))
+    assert [str(v.type) for v in imported.module.graph.inputs] == ["f32[B, 2 * T_2]"] * 2

@@ -160,7 +160,7 @@ def test_programs_that_cannot_be_decoded(tmp_path: Path) -> None:
 
 
 def breaking(tokens: list[int]) -> np.ndarray:
-    return np.ones(VOCAB, bool) if len(tokens) < 3 else {}[tokens[-1]]
+    return np.ones(VOCAB, bool) if len(tokens) < 3 else dict[int, np.ndarray]()[tokens[-1]]
 
 
 def stopping(tokens: list[int]) -> np.ndarray:
