@@ -115,6 +115,7 @@ def test_pictures_that_are_no_square_work_when_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_one_model_for_all_counts_is_worth_it() -> None:
     """Over five seeds, at as many steps: much better at the smallest count than a model that knows only the largest, and within a
     point of that at its own."""
