@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import lcm
 
-from ..ir.dims.dim import Dim, sym
+from ..ir.dims.dim import Dim, DimLike, as_dim, sym
 from ..ir.dims.monomials import DimCall
 
 # Nobody divides a size by more; a number like this is no divisor but a size itself.
@@ -35,6 +35,21 @@ def multiples(difference: Dim, among: Iterable[str] | None = None) -> dict[str, 
     if len(divisors) > 1:
         choices.append(divisors)
     return next((chosen for chosen in choices if _with(difference, chosen) == 0), {})
+
+
+def remainder(dividend: Dim, divisor: DimLike) -> Dim:
+    """By a known number as what the quotient leaves, so that what is padded to a multiple is seen to be one.
+
+    >>> T = sym("T")
+    >>> str(T + remainder(4 - remainder(T, 4), 4))
+    '4 * ((T + 3) // 4)'
+    """
+    n = as_dim(divisor).value
+    if n is None or n <= 0 or dividend.value is not None:
+        return dividend % divisor
+    # The nearest multiples are left out first: what 3 * T leaves by 4 is what -T leaves.
+    rest = Dim((m, c - n * ((2 * abs(c) + n - 1) // (2 * n)) * (1 if c > 0 else -1)) for m, c in dividend.terms)
+    return rest - rest // n * n
 
 
 def _with(dim: Dim, divisors: dict[str, int]) -> Dim:

@@ -87,6 +87,9 @@ def _square(difference: Dim, order: Mapping[str, int]) -> dict[str, Dim] | None:
     symbols = difference.symbols
     if not 1 <= len(symbols) <= 2 or not symbols <= order.keys() or difference.weight > 40:
         return None
+    # Two numbers that both grow are no number of patches that is fixed.
+    if len({c > 0 for m, c in difference.terms if m}) != 1:
+        return None
     for side in range(1, _LARGEST_SIDE + 1):
         try:
             if difference.evaluate(dict.fromkeys(symbols, side)) == 0:

@@ -20,6 +20,7 @@ from ...ir.imported import Imported
 from ...ir.naming import unique
 from ...ir.types import TensorType
 from ..counted import Counts, Uncountable, within_capacity
+from ..multiples import remainder
 from ..positions import write_positions
 from .apart import Apart, aten_name
 from .aten import ATEN
@@ -27,7 +28,7 @@ from .finish import identifier, input_names, lift_inline, output_names, outside,
 from .fx import body_of, ever_writes, guards, is_region, live_nodes
 from .origins import Spans, dtype_of, dtype_of_tensor, identity, lazy, scope
 from .protocol import COMPLEX, Complex, ComplexOf, Import, Refusals, Unsupported
-from .symbols import Symbols, frozen, remainder, wanted_names
+from .symbols import Symbols, frozen, wanted_names
 
 if TYPE_CHECKING:
     from ...runtime.weights.bind import LazyTensor

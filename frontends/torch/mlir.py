@@ -14,6 +14,7 @@ from ...ir.graph import Graph, Initializer, Module, Value
 from ...ir.imported import Imported
 from ...ir.types import DType, TensorType, bf16
 from ...runtime.files.mlir_text import check_text
+from ..multiples import remainder
 from ..positions import write_positions
 from .aten import ATEN
 from .finish import INLINE, identifier, input_names, outside, prune
@@ -29,7 +30,7 @@ _SIZE_OPS: dict[str, Callable[..., Any]] = {
     "aten.sub.int": lambda a, b: a - b,
     "aten.mul.int": lambda a, b: a * b,
     "aten.floordiv.int": lambda a, b: a // b,
-    "aten.remainder.int": lambda a, b: a % b,
+    "aten.remainder.int": remainder,
     "aten.neg.int": lambda a: -a,
     "prim.min.int": dim_min,
     "prim.max.int": dim_max,

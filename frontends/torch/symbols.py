@@ -7,7 +7,7 @@ from typing import Any
 
 from ...ir.dims.dim import Dim, const, dim_max, dim_min, sym
 from ...ir.naming import unique
-from ..multiples import multiples
+from ..multiples import multiples, remainder
 from .protocol import Unsupported
 
 # What an axis of an input is usually called, by its place and the number of axes.
@@ -126,12 +126,6 @@ def preorder(expression: Any) -> Iterable[Any]:
 
     found: Iterable[Any] = preorder_traversal(expression)
     return found
-
-
-def remainder(dividend: Dim, divisor: Dim) -> Dim:
-    """By a known number as what the quotient leaves, so that `T + (-T) % 8` is seen to be a multiple of 8."""
-    n = divisor.value
-    return dividend % divisor if n is None or n <= 0 or dividend.value is not None else dividend - dividend // n * n
 
 
 def wanted_names(dynamic_shapes: Any, names: list[str]) -> dict[tuple[str, int], str]:

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, Union
 from .monomials import Atom, DimCall, Monomial, Terms, atom_key, divide, evaluate, monomial_key, multiply, short_key
 
 DimLike = Union["Dim", int, str]
+# A long division that has made so many terms more is given up.
+_MOST_LEFT = 64
 
 
 class Dim:
@@ -244,6 +246,9 @@ class Dim:
         inner = (rest - offset).atom
         if isinstance(inner, DimCall) and inner.fn == "floordiv" and (a := inner.args[1].value or 0) > 0:
             return whole + (inner.args[0] + offset * a)._floordiv_const(a * n)
+        # -X // n == -((X + n - 1) // n): rounded up has one form, whichever way it is written.
+        if rest.terms[0][1] < 0:
+            return whole - (n - 1 - rest)._floordiv_const(n)
         return whole + _call("floordiv", (rest, const(n)))
 
     # Substitution ------------------------------------------------------------------------------------------------
@@ -365,14 +370,11 @@ def _call(fn: str, args: tuple[Dim, ...]) -> Dim:
 
 
 def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
-    """``a / b`` when ``b`` has one term that divides every term of ``a``, or when ``a == k * b``; else None."""
+    """``a / b`` as polynomials of their atoms, when nothing is left over; else None."""
     if a is b:
         return const(1)
     if len(b.terms) != 1:
-        if len(a.terms) == len(b.terms) and a.terms[0][1] % b.terms[0][1] == 0:
-            k = a.terms[0][1] // b.terms[0][1]
-            return const(k) if b * k is a else None
-        return None if a.terms else const(0)
+        return _long_division(a, b) if b.terms else None
     monomial, coefficient = b.terms[0]
     rows = []
     for m, c in a.terms:
@@ -381,6 +383,26 @@ def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
             return None
         rows.append((quotient, c // coefficient))
     return Dim(rows)
+
+
+def _long_division(a: Dim, b: Dim) -> Dim | None:
+    """Term by term, as numbers are divided on paper: what is left has its highest term taken out until nothing is."""
+    atoms = sorted({atom for m, _ in b.terms for atom, _ in m}, key=atom_key)
+
+    def height(row: tuple[Monomial, int]) -> list[int]:
+        powers = dict(row[0])
+        return [powers.get(atom, 0) for atom in atoms]
+
+    monomial, coefficient = max(b.terms, key=height)
+    whole, rest = const(0), a
+    while rest.terms:
+        m, c = max(rest.terms, key=height)
+        quotient = divide(m, monomial)
+        if quotient is None or c % coefficient or len(rest.terms) > len(a.terms) + _MOST_LEFT:
+            return None
+        term = Dim([(quotient, c // coefficient)])
+        whole, rest = whole + term, rest - term * b
+    return whole
 
 
 # Proofs --------------------------------------------------------------------------------------------------------------

@@ -169,6 +169,12 @@ def test_reads_well(dim: Dim, text: str) -> None:
         ((T * R) % R, const(0)),
         (const(0) // (T + R), const(0)),
         ((2 * T + 2 * R) // (T + R), const(2)),
+        ((T * T - R * R) // (T - R), T + R),
+        ((T * T * T + 1) // (T + 1), T * T - T + 1),
+        ((T * R + T + R + 1) // (R + 1), T + 1),
+        (-(-T // 4), ceildiv(T, 4)),
+        ((R - T) // 2, -((T - R + 1) // 2)),
+        ((3 - T // 2) // 5, -((T + 2) // 10)),
     ],
 )
 def test_one_number_has_one_form(left: Dim, right: Dim) -> None:

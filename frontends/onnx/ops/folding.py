@@ -12,6 +12,7 @@ import numpy as np
 from ....ir.dims.dim import Dim, as_dim, dim_max, dim_min, prove_ge
 from ....ir.dims.ratio import Ratio, Unfoldable
 from ....ir.types import DType, TensorType
+from ...multiples import remainder
 from ..call import Call
 from ..limits import bounded, times
 from ..narrow import NARROW
@@ -83,7 +84,7 @@ def _divide_numbers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _mod(a: Any, b: Any) -> Any:
     if isinstance(a, Ratio) or isinstance(b, Ratio) or b == 0:
         raise Unfoldable
-    return as_dim(a) % as_dim(b)
+    return remainder(as_dim(a), as_dim(b))
 
 
 def _mod_numbers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
