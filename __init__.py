@@ -160,6 +160,13 @@ def _resolve_rules(qualified: str) -> dict[str, Rule]:
     return frontend.resolve_rules(qualified)
 
 
+def _may_be_named(name: str) -> bool:
+    from .frontends import source as frontend
+
+    return frontend.may_be_named(name)
+
+
+_library.set_names(_may_be_named)
 _library.set_resolver(_resolve)
 _library.set_op_resolvers(_resolve_local, _resolve_ops)
 _library.set_rule_resolver(_resolve_rule, _resolve_rules)

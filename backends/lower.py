@@ -62,6 +62,18 @@ class Plan:
             self._bodies[key] = node.op.instantiate(types, dict(node.attrs))
         return self._bodies[key]
 
+    def within(self, body: Graph) -> list[Graph]:
+        """The bodies of the composites in a body, which nobody writes where it is claimed, and which require what they do."""
+        return [self.body(node) for node in self.live(body) if isinstance(node.op, Composite)]
+
+    def note(self, body: Graph, parent: int, bodies: list[tuple[int | None, Graph]]) -> None:
+        """Put a body that nobody writes, and those within, behind ``bodies``, each with the number of the one around it."""
+        if (parent, body) not in bodies:
+            bodies.append((parent, body))
+            index = len(bodies) - 1
+            for inner in self.within(body):
+                self.note(inner, index, bodies)
+
     def live(self, graph: Graph, wanted: frozenset[int] | None = None) -> dict[Node, frozenset[int]]:
         """The nodes that the wanted outputs (None: all) need, in order, each with which of its results are.
 

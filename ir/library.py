@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 RAISING = tuple(f"std.recover.{n}" for n in ("decomposed", "primitives", "variants", "scores", "masks", "attention"))
 
 _resolver: Callable[[str, str], Composite] | None = None
+_names: Callable[[str], bool] | None = None
 _local_resolver: Callable[[str, str, Module | None], Composite] | None = None
 _ops_resolver: Callable[[str], list[Composite]] | None = None
 _rule_resolver: Callable[[str, Module], Rule] | None = None
@@ -24,6 +25,20 @@ def set_resolver(resolver: Callable[[str, str], Composite]) -> None:
     """Called once by the package: ``resolver("std.token.bipartite_merge", "op")`` returns the composite of an ``op`` or ``fn``."""
     global _resolver
     _resolver = resolver
+
+
+def set_names(may: Callable[[str], bool]) -> None:
+    """Called once by the package: whether a text may be what a size or an input is called in source, where every word of the
+    language and everything built in means what it does."""
+    global _names
+    _names = may
+
+
+def readable(name: str) -> bool:
+    """Whether source in which a pass calls a size or an input so can be read again."""
+    if _names is None:
+        raise RuntimeError("no frontend is loaded: import tessera first")
+    return _names(name)
 
 
 def composite(qualified: str) -> Composite:

@@ -59,6 +59,7 @@ class Lowerer(Emitter, Walk[ox.Value]):
     def claim(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value | None]:
         # The plan claims these only where they were asked for.
         table = contrib_lowerings if node.op.qualified in contrib_lowerings else claims()
+        self._note_body(self.plan.body(node))
         return _several(table[node.op.qualified](self, node, *operands))
 
     def bind(self, node: Node, results: Sequence[ox.Value | None], env: dict[Value, ox.Value]) -> None:
@@ -77,6 +78,15 @@ class Lowerer(Emitter, Walk[ox.Value]):
         results = self.inline(body, operands)
         self._prepare = None
         return results
+
+    def _note_body(self, body: Graph) -> None:
+        """What a claimed composite requires, whose body nobody walks."""
+        around = self.sizes
+        self.sizes = around.nested(body)
+        self._note_requirements(body)
+        for inner in self.plan.within(body):
+            self._note_body(inner)
+        self.sizes = around
 
     def _note_requirements(self, graph: Graph) -> None:
         for require in requirements(graph):

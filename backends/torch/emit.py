@@ -223,6 +223,7 @@ class Writer(Walk[str]):
         return [self._text(row, Call(self, node, operands))]
 
     def claim(self, node: Node, operands: list[str | None]) -> list[str]:
+        self.plan.note(self.plan.body(node), self.index, self.program.bodies)
         return [self._text(self.program.claims.table[node.op.qualified], Call(self, node, operands))]
 
     def composite(self, node: Node, operands: list[str | None], wanted: frozenset[int]) -> list[str]:

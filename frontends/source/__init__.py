@@ -50,6 +50,14 @@ def loads(
     return load_unit(lambda library: library.text(text, path), model, params, dtype)
 
 
+def may_be_named(name: str) -> bool:
+    """Whether a size or an input can be called so, with everything built in still meaning what it does."""
+    from .elaborate.builtin import BUILTIN
+    from .syntax.lexer import is_name
+
+    return is_name(name) and name not in BUILTIN
+
+
 def models(path: str | Path) -> list[str]:
     """The names of a file's models and programs."""
     unit = _library().file(path)

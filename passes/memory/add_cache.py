@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Initializer, Input, Module, Node, Part, Value
-from ...ir.library import composite
+from ...ir.library import composite, readable
 from ...ir.naming import unique
 from ...ir.op import Composite, Trait, has
 from ...ir.signature import RecordPattern
@@ -23,6 +24,7 @@ from ..options import option
 from ..report import Report
 from ..tidy.dce import remove_dead
 from ..tidy.inline import instantiate, splice
+from .given import names_of, token_input
 from .known import Known
 from .last import Last
 from .places import Places, Stuck, Where
@@ -30,6 +32,8 @@ from .places import Places, Stuck, Where
 PREFILL, DECODE = "prefill", "decode"
 LENGTHS = "lengths"
 _ROPE = "std.attention.rope"
+# What inputs and states are called that come with a cache.
+_OWN = re.compile(r"lengths|depth|ancestors|path|count|cache_[0-9]+")
 # The operands of attention that say who sees whom: one row a query, one column a key.
 _PAIRS = (3, 4)
 
@@ -54,13 +58,16 @@ class AddCache(Pass):
         None, "the input whose second axis counts the tokens; found when there is one such input of ids"
     )
     capacity: str = option("C", "what the capacity is called")
-    tree: bool = option(False, "entry points `verify` and `commit` too, which read a tree of drafted tokens and keep a path of it")
+    tree: bool = option(
+        False, "entry points `verify` and `commit` too, which read a tree of drafted tokens and keep a path of it"
+    )
 
     def requires(self, module: Module) -> None:
-        if not (self.capacity.isascii() and self.capacity.isidentifier()):
+        if not readable(self.capacity) or _OWN.fullmatch(self.capacity):
             raise Diagnostic(
-                "E0703", f"`capacity` of the pass `add_cache` must be a name, but is {self.capacity!r}", help='`capacity="C"`'
-            )
+                "E0703", f"`capacity` of the pass `add_cache` must be a name, but is {self.capacity!r}",
+                help='`capacity="C"`: a name has letters, digits and `_`, and is no word of the language and no input here',
+            )  # fmt: skip
         if module.several:
             raise Diagnostic(
                 "E0731", f"`add_cache` makes entry points of one model, but `{module.name}` has {', '.join(module.functions)}",
@@ -75,7 +82,7 @@ class AddCache(Pass):
                 "E0731", f"`{module.name}` keeps the state `{states[0]}` already",
                 help="`add_cache` is for models that are given all tokens at once",
             )  # fmt: skip
-        capacity = sym(unique(self.capacity, {*graph.symbols(), *graph.lets}, joint=""))
+        capacity = sym(unique(self.capacity, names_of(graph), joint=""))
         prefill, decode = (Half(graph.clone(), self.tokens, capacity) for _ in range(2))
         prefill.read_prompt()
         decode.go_on()
@@ -86,10 +93,9 @@ class AddCache(Pass):
         module.functions = {PREFILL: prefill.graph, DECODE: decode.graph}
         if self.tree:
             self._add_tree(module, Half(graph.clone(), self.tokens, capacity))
-        layers = len(prefill.attentions)
-        report = Report.of(self, layers)
+        report = Report.of(self, len(prefill.attentions))
         report.facts["capacity"] = str(capacity)
-        report.facts["states"] = [f"cache_{i}" for i in range(layers)]
+        report.facts["states"] = prefill.names
         return report
 
     @staticmethod
@@ -108,7 +114,7 @@ class Half:
 
     def __init__(self, graph: Graph, named: str | None, capacity: Dim) -> None:
         self.graph, self.capacity = graph, capacity
-        self.ids = _token_input(graph, named)
+        self.ids = token_input(graph, named)
         self.batch, self.tokens = self.ids.type.shape[:2]
         told = [v for v in graph.inputs if v is not self.ids and v.type.shape == (self.batch, self.tokens)]
         self.masks = [v for v in told if "mask" in v.public]
@@ -120,7 +126,9 @@ class Half:
         self._refuse_mixing()
         self.builder = Builder(graph).before(next(iter(graph.nodes()), None))
         self.lengths = self.input(LENGTHS, TensorType.of("i64", [self.batch]))
-        self.caches = [self._states(i, node) for i, node in enumerate(self.attentions)]
+        taken = names_of(graph)
+        self.names = [unique(f"cache_{i}", taken) for i in range(len(self.attentions))]
+        self.caches = [self._states(name, node) for name, node in zip(self.names, self.attentions, strict=True)]
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -226,10 +234,9 @@ class Half:
     # What both get ---------------------------------------------------------------------------------------------------
 
     def input(self, name: str, type: TensorType) -> Input:
-        taken = {v.name for v in self.graph.inputs}
-        return self.graph.add_input(Input(type, unique(name, taken)))
+        return self.graph.add_input(Input(type, unique(name, names_of(self.graph))))
 
-    def _states(self, index: int, node: Node) -> list[Value]:
+    def _states(self, name: str, node: Node) -> list[Value]:
         """The fields of the cache of one attention, as inputs of the graph."""
         _, k, v = node.inputs[:3]
         assert k is not None
@@ -241,7 +248,7 @@ class Half:
         for field, pattern in record.fields():
             dtype = k.type.dtype if field in ("k", "v") else i64
             type = TensorType(dtype, tuple(d for d in pattern.shape if isinstance(d, Dim)))
-            found.append(self.graph.add_input(Input(type, f"cache_{index}.{field}", "state", zeros, node.span, part)))
+            found.append(self.graph.add_input(Input(type, f"{name}.{field}", "state", zeros, node.span, part)))
         return list(found)
 
     def _append(self, node: Node, cache: list[Value], length: Value) -> list[Value]:
@@ -252,9 +259,9 @@ class Half:
 
     def _finish(self, kept: Iterable[list[Value]]) -> None:
         """Return the states, and leave inputs out that nobody reads any more."""
-        for i, fields in enumerate(kept):
-            for (name, _), value in zip(_cache_record().fields(), fields, strict=True):
-                self.graph.add_output(value, f"cache_{i}.{name}", "state")
+        for name, fields in zip(self.names, kept, strict=True):
+            for (field, _), value in zip(_cache_record().fields(), fields, strict=True):
+                self.graph.add_output(value, f"{name}.{field}", "state")
         remove_dead(self.graph)
         self.graph.params = {name: param for name, param in self.graph.params.items() if param.uses}
         gone = {*self.masks, *self.positions}
@@ -308,7 +315,9 @@ class Half:
         place = b.op("minimum", place, b.dim_value(self.capacity - 1))
         slots = b.op("unsqueeze", b.op("iota", n=self.capacity), axis=(0, 1))
         seen = b.op("unsqueeze", b.op("le", slots, b.op("unsqueeze", place, axis=(2,))), axis=(1,))
-        places = Places(self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions, self.known)
+        places = Places(
+            self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions, self.known
+        )
         self.read_behind(seen, places, lambda half, node, cache: half._append(node, cache, cache[2]))
 
     def read_behind(self, seen: Value, places: Places, write: Callable[[Half, Node, list[Value]], list[Value]]) -> None:
@@ -389,32 +398,3 @@ def _stuck(node: Node, value: Value, why: str, where: Node | None = None) -> Dia
         node.span,
         notes,
     )
-
-
-def _token_input(graph: Graph, named: str | None) -> Input:
-    """The input whose second axis counts the tokens. Raises E0731."""
-    inputs = [v for v in graph.inputs if v.role == "input"]
-    if named is not None:
-        found = [v for v in inputs if named in (v.name, v.public)]
-    else:
-        found = [v for v in inputs if v.type.rank == 2 and v.type.dtype.kind == "int"]
-        told = [v for v in found if not any(word in v.public for word in ("mask", "position", "type"))]
-        found = told or found
-    shown = ", ".join(f"`{v.public}: {v.type}`" for v in inputs) or "none"
-    if named is None and not found:
-        raise Diagnostic(
-            "E0731", f"`add_cache` is for decoders that read token ids, `i64[B, T]`; `{graph.name}` takes other inputs: {shown}",
-            help="`tokens=` names an input whose second axis counts the tokens, if there is one",
-        )  # fmt: skip
-    if len(found) != 1:
-        raise Diagnostic(
-            "E0731", f"{'which input holds the tokens is not clear' if named is None else f'there is no input `{named}`'}: {shown}",
-            help=f'`tokens="{(found or inputs)[0].public}"` says it' if inputs else "the model takes no input",
-        )  # fmt: skip
-    (ids,) = found
-    if ids.type.rank < 2 or ids.type.shape[1].symbol is None or ids.type.shape[1].symbol in graph.lets:
-        raise Diagnostic(
-            "E0731", f"`{ids.public}: {ids.type}` has no number of tokens that is free, which prompts and single tokens would need",
-            ids.span, help="import the model with a free length: `dynamic_shapes` of torch.export, a named axis of the ONNX file",
-        )  # fmt: skip
-    return ids

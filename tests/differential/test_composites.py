@@ -186,7 +186,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(given, shapes=SLOTS, below={"cache.length": "N", "start": 4, "path": 3, "count": 4}, scales=("zero", "odd", "large"))
         for given in ((), ("count",))
     ),
-    "std.cache.visible": (Row(attrs={"queries": 3}, shapes={"C": T}, below={"cache.length": "T"}),),
+    "std.cache.visible": tuple(
+        Row(given, {"queries": 3}, shapes={"C": T}, below={"cache.length": "T", "count": 4}) for given in ((), ("count",))
+    ),
     "std.cache.rollback": (Row(shapes={"C": T}, below={"cache.length": "T", "length": "T"}),),
     "std.cache.fork": (Row(shapes={"C": T, "R": sym("N")}, below={"cache.length": "T", "row": "B"}, scales=SOME),),
     "std.cache.picked": (
@@ -214,12 +216,19 @@ ROWS: dict[str, tuple[Row, ...]] = {
             below={"cache.length": 6, "cache.table": "N", "row": "B"}, scales=("one", "odd", "large"),
         ),
     ),
-    "std.cache.paged.page_append": (
+    "std.cache.paged.page_picked": (
+        Row(
+            shapes={"M": const(3), "P": sym("N"), "S": const(2), "N": sym("k")},
+            below={"cache.length": 6, "cache.table": "N", "index": 6}, scales=("one", "odd", "large"),
+        ),
+    ),
+    "std.cache.paged.page_append": tuple(
         # One row: two that share a page would write to the same slots.
         Row(
-            shapes={"B": const(1), "M": const(1), "P": sym("N"), "S": sym("S"), "N": const(1)},
-            below={"cache.length": 1, "cache.table": "N"}, scales=("one", "odd", "large"),
-        ),
+            given, shapes={"B": const(1), "M": const(1), "P": sym("N"), "S": sym("S"), "N": const(1)},
+            below={"cache.length": 1, "cache.table": "N", "count": 2}, scales=("one", "odd", "large"),
+        )
+        for given in ((), ("count",))
     ),
     "std.losses.cross_entropy": tuple(Row(attrs={"smoothing": s}, below={"target": 6}, scales=SOME) for s in (0.0, 0.1)),
     "std.losses.kl_divergence": (Row(scales=SOME), Row(attrs={"temperature": 2.0}, scales=SOME)),

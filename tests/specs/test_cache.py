@@ -116,3 +116,25 @@ def test_more_rows_than_slots_are_refused() -> None:
     k, v, _ = filled(np.random.default_rng(1), 1, 1, 3)
     with pytest.raises(ts.Diagnostic, match="more rows are written than the cache has slots"):
         run("append all", cache, k=k, v=v)
+
+
+RAGGED = """
+use std.cache (KVCache, append, visible)
+
+model m(k: f32[B, G, S, 3], v: f32[B, G, S, 2], count: i64[B], cache: KVCache[B, G, C, 3, 2]) -> (seen: bool[B, 1, S, C]) {
+    return visible(append(cache, k, v, count), count, queries=S)
+}
+"""
+
+
+@pytest.mark.parametrize(("target", "options"), TARGETS)
+def test_rows_of_several_lengths_see_what_is_before_them(target: str, options: dict[str, Any]) -> None:
+    artifact = ts.compile(ts.loads(RAGGED), target=target, verify=False, **options)
+    rng = np.random.default_rng(0)
+    k, v, _ = filled(rng, 4, 2, 9)
+    length, count = np.array([0, 2, 5, 3]), np.array([3, 1, 2, 0])
+    new = {"k": k[:, :, :3], "v": v[:, :, :3], "count": count}
+    seen = artifact(**new, cache_k=k, cache_v=v, cache_length=length)["seen"]
+    for row, (before, own) in enumerate(zip(length, count, strict=True)):
+        for query in range(own):
+            assert np.flatnonzero(seen[row, 0, query]).tolist() == list(range(before + query + 1))

@@ -9,6 +9,7 @@ import pytest
 
 import tessera as ts
 from tessera.driver.compile import apply_passes
+from tessera.frontends.source.format.printer import print_module
 
 SMALL = {"vocab": 40, "dim": 32, "depth": 2, "heads": 4}
 ZOO: dict[str, dict[str, Any]] = {
@@ -181,11 +182,27 @@ def test_what_cannot_go_on_is_refused(body: str, inputs: str, code: str, said: s
 
 
 def test_a_model_without_token_ids_and_a_capacity_without_a_name_are_refused() -> None:
-    with pytest.raises(ts.Diagnostic, match=r"E0731.*for decoders that read token ids, .* takes other inputs: `x: f32\[B, 3\]`"):
+    with pytest.raises(
+        ts.Diagnostic, match=r"E0731.*for decoders that read token ids, .* takes other inputs: `x: f32\[B, 3\]`"
+    ):
         ts.apply(ts.loads("model m(x: float[B, 3]) -> float[B, 3] { return x }"), "add_cache")
-    for odd in ("not a name", "", "3"):
+    for odd in ("not a name", "", "3", "model", "None", "f32", "minimum", "lengths", "cache_0"):
         with pytest.raises(ts.Diagnostic, match=r"E0703.*`capacity` of the pass `add_cache` must be a name"):
             ts.apply(ts.loads(ATTENDING, params={"kind": "rope"}), "add_cache", capacity=odd)
+
+
+NAMES = ["T", "B", "ids", "words", "C_1", "_", "prefill", "attention", "KVCache", "lm", "size", "cache_a"]
+
+
+@pytest.mark.extended
+def test_names_that_are_there_already_are_readable() -> None:
+    """Whatever sizes and inputs are called: what is printed is read again."""
+    for name in NAMES:
+        made = ts.apply(ts.loads(ATTENDING, params={"kind": "rope"}), "add_cache", capacity=name, tree=True)
+        assert made.difference(ts.loads(print_module(made))) is None, name
+    for name in ("cache_0", "lengths", "C", "depth", "path"):
+        made = ts.apply(ts.loads(ATTENDING.replace("ids", name), params={"kind": "rope"}), "add_cache", tree=True)
+        assert made.difference(ts.loads(print_module(made))) is None, name
 
 
 def test_entry_points_and_states_are_refused() -> None:
