@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def _call(function: str) -> Claim:
-    """``fused.function(operands, attribute=value, …)``, without what operands' records say of themselves."""
+    """``fused.function(operands, attribute=value, …)``, without what operands' records say of themselves, and what is claimed as false
+    alone."""
 
     def claim(call: Call) -> str:
-        given = [f"{name}={call.value(value)}" for name, value in call.attrs.items() if "." not in name]
+        given = [f"{name}={call.value(value)}" for name, value in call.attrs.items() if "." not in name and name != "counted"]
         return f"fused.{function}({', '.join([*call.args, *given])})"
 
     return claim
@@ -24,6 +25,11 @@ def _call(function: str) -> Claim:
 def _double(node: Node) -> bool:
     """Whether it computes in f64, which no kernel does."""
     return any(v is not None and v.type.dtype.name == "f64" for v in node.inputs)
+
+
+def _unserved(node: Node) -> bool:
+    """Whether no kernel computes it: nor where tokens are counted from the first that is there."""
+    return _double(node) or bool(node.attrs.get("counted"))
 
 
 def _grouped(call: Call) -> str:
@@ -42,12 +48,12 @@ KERNELS: dict[str, Claim] = {
 ROWS: dict[str, Claim] = {"grouped_matmul": _grouped}
 
 TABLE = {**CLAIMS, **KERNELS}
-EXCEPT = {**UNLESS, **dict.fromkeys(KERNELS, _double)}
+EXCEPT = {**UNLESS, **dict.fromkeys(KERNELS, _unserved)}
 
 
 def launched(node: Node) -> bool:
     """Whether a kernel of ours computes a node."""
-    return (node.op.qualified in KERNELS or node.op.name in ROWS) and not _double(node)
+    return (node.op.qualified in KERNELS or node.op.name in ROWS) and not _unserved(node)
 
 
 def claims() -> Claims:

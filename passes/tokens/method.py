@@ -29,8 +29,8 @@ from .wants import WANTS, find_want
 STD = "std.token"
 # What cannot be the name of an op, since it is a word of the language.
 _WORDS = {"random": "by_chance"}
-# What the pass itself says: `padding` whether some tokens are.
-_OWN = frozenset({"r", "k", "protect", "last", "padding"})
+# What the pass itself says: `padding` whether some tokens are, `counted` whether the first ones are counted without it.
+_OWN = frozenset({"r", "k", "protect", "last", "padding", "counted"})
 # What a pass that knows the grid says of it and its clusters.
 GRID = frozenset({"height", "width", "rows", "columns"})
 _NOTHING = const(0)
@@ -66,9 +66,11 @@ class Method:
         """The operands behind the features and the map, which it gets when it asks."""
         return [(o.name, o.type) for o in self.op.signature.operands[2:] if isinstance(o.type, Pattern)]
 
-    def attrs(self, left: Dim, present: Dim, protect: int | Dim, last: int | Dim, padding: bool) -> dict[str, Any]:
+    def attrs(
+        self, left: Dim, present: Dim, protect: int | Dim, last: int | Dim, padding: bool, counted: bool = False
+    ) -> dict[str, Any]:
         """The static arguments with which ``left`` of ``present`` tokens stay."""
-        own = {"r": present - left, "k": left, "protect": protect, "last": last, "padding": padding}
+        own = {"r": present - left, "k": left, "protect": protect, "last": last, "padding": padding, "counted": counted}
         return {name: value for name, value in {**own, **dict(self.settings)}.items() if name in self.statics}
 
     def limits(self, protect: int | Dim, last: int | Dim) -> Limits:

@@ -67,6 +67,8 @@ class Reducer:
         self.open: dict[Node | None, Region] = {}
         # What stays of each stream, where only a part of it may leave.
         self.outside: dict[Stream, Outside] = {}
+        # The streams whose first tokens are asked to stay and read by nobody: those that are there, not those at the first places.
+        self.counted: set[Stream] = set()
         self.ends = {stream: self._ends(stream) for stream in self.streams if self._blocks_of(stream)}
         self.schedules = self._schedules()
         # The stage at which each attention was met.
@@ -166,6 +168,8 @@ class Reducer:
         # A list says all of it; behind a number, what is read at the end stays where that costs the others nothing.
         keeps = not isinstance(self.options.protect, tuple) and not self.method.limits(0, 0).facts.merged
         ends = asked[0], max(asked[1], last if keeps and self.method.admits(0, last) else 0)
+        if not firsts:
+            self.counted.add(stream)
         return self.method.checked_ends(ends, "protect", self.options.protect)
 
     def _limits(self, stream: Stream, ends: Ends) -> Limits:
@@ -242,16 +246,18 @@ class Reducer:
             self._need(current.count, limits, block)
         number = len(stream.stages)
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{number}", left, least=1)
+        counted = stream.padded and stream in self.counted
         asked = Asked(
             self.graph, builder, stream, current, x, at or (block.attention if self.options.where == "keys" else None),
             self.options.metric_name(), 0 if stream in self.outside and last != 0 else first, last,
-            self._in_front(stream, given), text and self._hoisted(text, given, builder),
+            self._in_front(stream, given), text and self._hoisted(text, given, builder), counted=counted,
+            causal=block in self.causal,
         )  # fmt: skip
         # A tap on this very value shows it as it was, and what lies beside a region or behind it reads it as it was.
         readers = self._readers(place)
         alone = self.options.where == "keys"
         wants = [answer(name, pattern, asked, self.method, follower, alone) for name, pattern in self.method.wants]
-        attrs = self.method.attrs(left, current.count, first, last, stream.padded)
+        attrs = self.method.attrs(left, current.count, first, last, stream.padded, counted)
         op = self.method.op
         made = builder.multi(op, x, *current.map.fields, *wants, **attrs, **current.facts.attrs("map"))
         y, node = made[0], made[0].node

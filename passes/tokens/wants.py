@@ -32,6 +32,8 @@ class Asked:
         blocks: the attentions of these tokens in front of the place, in order.
         text: what the option `text` names; None when it names nothing.
         met: the stage at which the attention meets the tokens.
+        counted: whether the first tokens are those that are there, and not those at the first places.
+        causal: whether a token sees none behind it, so that the last one says what comes next.
     """
 
     graph: Graph
@@ -46,6 +48,8 @@ class Asked:
     blocks: tuple[Node, ...] = ()
     text: Value | None = None
     met: Stage | None = None
+    counted: bool = False
+    causal: bool = False
 
     def of_block(self, number: int, what: str) -> Asked:
         """Asking block ``number``, from 0, or back from the place. Raises E0705 when none of that number stands in front of it."""
@@ -106,14 +110,17 @@ def _each_head(asked: Asked, operand: int, what: str) -> Value:
 
 def _row(asked: Asked) -> Value:
     attention = asked.behind("row")
-    if not asked.first and not asked.last:
+    if not (asked.first or asked.last or asked.causal):
         raise Diagnostic(
             "E0705",
             "the method asks for `row`, the attention of the token that the model reads, but it reads none by its place",
             attention.span,
             help="a model with a class token or a last token that is read has one: say so with `protect=1`",
         )
-    return optional_result(attention, "row", 0) if asked.first else _last_row(asked)
+    if asked.causal or not asked.first:
+        return _last_row(asked)
+    # Of one token alone that counts, the first that is there, it is the last.
+    return _counted(asked, "last_row", first=True) if asked.counted else optional_result(attention, "row", 0)
 
 
 def _last_row(asked: Asked) -> Value:
@@ -130,12 +137,15 @@ def _column_mass(asked: Asked) -> Value:
     return optional_result(asked.behind("column_mass"), "column_mass", True)
 
 
-def _counted(asked: Asked, statistic: str) -> Value:
-    """A statistic of attention in which only queries count that are no padding, made beside it."""
+def _counted(asked: Asked, statistic: str, *, first: bool = False) -> Value:
+    """A statistic of attention in which only queries count that are no padding, or the first of them alone, made beside it."""
     attention, builder = asked.behind(statistic), asked.builder
     assert asked.met is not None
     q, k, _, mask, bias = attention.inputs
     counts = builder.op("gt", asked.met.map.size, builder.constant(0.0, f32))
+    if first:
+        number = builder.op("cumsum", builder.op("cast", counts, dtype=i64), axis=1)
+        counts = builder.op("logical_and", counts, builder.op("eq", number, builder.constant(1, i64)))
     same = {name: attention.attrs[name] for name in ("causal", "scale", "softcap")}
     return builder.op(composite(f"std.attention.{statistic}"), q, k, counts, mask, bias, **same)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ USES = {
 WHOLE = {"adaptive_pool", "superpixels", "span_softmax"}
 
 
-def compiled(method: str, use: Use, causal: bool, target: str, padded: bool) -> Any:
-    text = MODEL.replace("%CAUSAL%", str(causal).lower()).replace("%READ%", "-1" if causal else "0")
+def compiled(method: str, use: Use, causal: bool, target: str, padded: bool, read: str = "") -> Any:
+    text = MODEL.replace("%CAUSAL%", str(causal).lower()).replace("x[:, %READ%]", read or f"x[:, {'-1' if causal else '0'}]")
     module = ts.loads(text)
     options = {**use.options, **(use.more if padded else {})}
     made = ts.apply(module, use.kind, method=method, blocks=[1], map=True, restore=True, **options)
@@ -104,9 +104,12 @@ def same_groups(source: np.ndarray) -> list[int]:
     return [int(np.flatnonzero(source == place)[0]) for place in source]
 
 
-def check(method: str, causal: bool, target: str, in_front: bool) -> None:
-    use = USES[method]
-    alone, beside = (compiled(method, use, causal, target, padded) for padded in (False, True))
+def check(method: str, causal: bool, target: str, in_front: bool, protect: tuple[int, ...] = ()) -> None:
+    """``protect``: in a model that reads no token by its place."""
+    use, read = USES[method], "x[:, -1]" if causal else "max(x, axis=1)"
+    if protect:
+        use = replace(use, options={**use.options, "protect": protect})
+    alone, beside = (compiled(method, use, causal, target, padded, read if protect else "") for padded in (False, True))
     names = {v.name for v in alone.inputs}
     for seed in range(4):
         n = MOST if "rows" in use.options else (LEAST, MOST)[seed % 2]
@@ -124,6 +127,10 @@ def check(method: str, causal: bool, target: str, in_front: bool) -> None:
         assert groups == own, f"seed {seed}"
         np.testing.assert_allclose(np.asarray(both["all"])[0, there], np.asarray(one["all"])[0], atol=1e-4, err_msg=f"seed {seed}")
         np.testing.assert_allclose(np.asarray(both["pooled"])[0], np.asarray(one["pooled"])[0], atol=1e-4)
+        for end in protect:
+            first, count = (0, end + 1) if end >= 0 else (n + end, -end)
+            stays = [own[at] == at and (use.kind == "prune_tokens" or own.count(at) == 1) for at in range(first, first + count)]
+            assert all(stays), f"seed {seed}"
 
 
 @pytest.mark.extended
@@ -141,6 +148,22 @@ def test_a_padded_row_is_the_row(method: str, causal: bool, target: str) -> None
 def test_padding_may_stand_in_front(method: str, target: str) -> None:
     """Of a decoder, which reads the last token."""
     check(method, True, target, in_front=True)
+
+
+# Methods of pictures count their places, and what a prompt drops stands at its own.
+PLACED = {"grid_merge", "hiprune", "hired", "drop_span"}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+@pytest.mark.parametrize("protect", [(0,), (1,), (2,), (1, -1), (0, -2)], ids=str)
+@pytest.mark.parametrize("in_front", [True, False])
+@pytest.mark.parametrize("method", [m for m in USES if m not in PLACED])
+def test_protected_tokens_are_those_that_are_there(method: str, in_front: bool, protect: tuple[int, ...], target: str) -> None:
+    """Nothing is read by its place, so that `protect` counts from the first token that is there, and back from the last."""
+    if method.startswith("span_") and protect[-1] < 0:
+        pytest.skip("spans protect no last ones")
+    check(method, USES[method].causal, target, in_front, protect)
 
 
 def test_the_table_has_every_method() -> None:
