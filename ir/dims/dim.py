@@ -21,11 +21,20 @@ from math import gcd
 from operator import index
 from typing import Any, ClassVar, Union
 
-from .monomials import Atom, DimCall, Monomial, Terms, atom_key, divide, evaluate, monomial_key, multiply, short_key
+from .monomials import (
+    Atom,
+    DimCall,
+    Monomial,
+    Terms,
+    atom_key,
+    evaluate,
+    exact_quotient,
+    monomial_key,
+    multiply,
+    short_key,
+)
 
 DimLike = Union["Dim", int, str]
-# A long division that has made so many terms more is given up.
-_MOST_LEFT = 64
 
 
 class Dim:
@@ -373,36 +382,8 @@ def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
     """``a / b`` as polynomials of their atoms, when nothing is left over; else None."""
     if a is b:
         return const(1)
-    if len(b.terms) != 1:
-        return _long_division(a, b) if b.terms else None
-    monomial, coefficient = b.terms[0]
-    rows = []
-    for m, c in a.terms:
-        quotient = divide(m, monomial)
-        if quotient is None or c % coefficient:
-            return None
-        rows.append((quotient, c // coefficient))
-    return Dim(rows)
-
-
-def _long_division(a: Dim, b: Dim) -> Dim | None:
-    """Term by term, as numbers are divided on paper: what is left has its highest term taken out until nothing is."""
-    atoms = sorted({atom for m, _ in b.terms for atom, _ in m}, key=atom_key)
-
-    def height(row: tuple[Monomial, int]) -> list[int]:
-        powers = dict(row[0])
-        return [powers.get(atom, 0) for atom in atoms]
-
-    monomial, coefficient = max(b.terms, key=height)
-    whole, rest = const(0), a
-    while rest.terms:
-        m, c = max(rest.terms, key=height)
-        quotient = divide(m, monomial)
-        if quotient is None or c % coefficient or len(rest.terms) > len(a.terms) + _MOST_LEFT:
-            return None
-        term = Dim([(quotient, c // coefficient)])
-        whole, rest = whole + term, rest - term * b
-    return whole
+    rows = exact_quotient(a.terms, b.terms)
+    return None if rows is None else Dim(rows)
 
 
 # Proofs --------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # Above this many atoms a sort key is a digest.
 _KEY_WEIGHT = 16
+# A long division that has made so many terms more is given up.
+_MOST_LEFT = 64
 
 
 class DimCall:
@@ -46,7 +48,8 @@ class DimCall:
 Atom = str | DimCall
 Monomial = tuple[tuple[Atom, int], ...]
 # The product of no atoms is 1: the term of a plain integer.
-Terms = Iterable[tuple[Monomial, int]]
+Term = tuple[Monomial, int]
+Terms = Iterable[Term]
 
 
 def short_key(key: str, weight: int) -> str:
@@ -83,6 +86,38 @@ def divide(left: Monomial, right: Monomial) -> Monomial | None:
             return None
         powers[atom] = rest
     return tuple((atom, p) for atom, p in powers.items() if p)
+
+
+def exact_quotient(dividend: Sequence[Term], divisor: Sequence[Term]) -> list[Term] | None:
+    """The polynomial that times ``divisor`` is ``dividend``; None where there is none, and for a divisor of no terms.
+
+    Term by term, as numbers are divided on paper: what is left has its highest term taken out until nothing is.
+    """
+    if not divisor:
+        return None
+    atoms = sorted({atom for m, _ in divisor for atom, _ in m}, key=atom_key)
+
+    def height(monomial: Monomial) -> list[int]:
+        powers = dict(monomial)
+        return [powers.get(atom, 0) for atom in atoms]
+
+    highest, coefficient = max(divisor, key=lambda term: height(term[0]))
+    whole: list[Term] = []
+    rest = dict(dividend)
+    while rest:
+        # Of one term, each step takes out a term and adds none: any order will do.
+        m = max(rest, key=height) if len(divisor) > 1 else next(iter(rest))
+        part = divide(m, highest)
+        times, over = divmod(rest[m], coefficient)
+        if part is None or over or len(rest) > len(dividend) + _MOST_LEFT:
+            return None
+        whole.append((part, times))
+        for other, c in divisor:
+            product = multiply(part, other)
+            left = rest.pop(product, 0) - c * times
+            if left:
+                rest[product] = left
+    return whole
 
 
 _INT_FUNCTIONS: dict[str, Callable[..., int]] = {
