@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from .driver.compile import compile, load
     from .driver.generating import generate
     from .driver.programs import open_any as open
+    from .driver.tokenizers import load_tokenizer, open_tokenizer, train_tokenizer
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .frontends.python.program import program
     from .ir.op import Composite
     from .ir.pattern import Rule
     from .ir.program import Program
+    from .ir.tokenizer import Tokenizer
 
     Module = Program
 
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "apply", "check", "compile",
-    "diagnose", "generate", "load", "loads", "model", "models", "open", "ops", "print", "program", "source", "std", "use", "zoo",
+    "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "Tokenizer", "apply", "check",
+    "compile", "diagnose", "generate", "load", "load_tokenizer", "loads", "model", "models", "open", "open_tokenizer", "ops",
+    "print", "program", "source", "std", "train_tokenizer", "use", "zoo",
 ]  # fmt: skip
 
 
@@ -106,19 +109,20 @@ def apply(module: Module | Model, name: str, **options: Any) -> Module:
     return run(_module(module), name, **options)[0]
 
 
-def source(module: Module | Model) -> str:
-    """The module as source, which :func:`loads` reads back to an equal module.
+def source(module: Module | Model | Tokenizer) -> str:
+    """The module or tokenizer as source, which :func:`loads` and :func:`load_tokenizer` read back to an equal one.
 
     Raises:
         Diagnostic: E0016 for a model whose ``with`` block is still open.
     """
     from .frontends import source as frontend
+    from .ir.tokenizer import Tokenizer
 
-    return frontend.print_module(_module(module))
+    return frontend.print_tokenizer(module) if isinstance(module, Tokenizer) else frontend.print_module(_module(module))
 
 
-def print(module: Module | Model) -> None:
-    """Print the module as source."""
+def print(module: Module | Model | Tokenizer) -> None:
+    """Print the module or tokenizer as source."""
     import sys
 
     sys.stdout.write(source(module))
@@ -180,7 +184,8 @@ _LAZY = {
     "open": ("driver.programs", "open_any"), "generate": ("driver.generating", "generate"),
     "Program": ("ir.program", "Program"), "Module": ("ir.program", "Program"),
     **{name: ("frontends.python.model", name) for name in ("model", "use", "Model", "Record", "Tensor")},
-    "program": ("frontends.python.program", "program"),
+    "program": ("frontends.python.program", "program"), "Tokenizer": ("ir.tokenizer", "Tokenizer"),
+    **{name: ("driver.tokenizers", name) for name in ("load_tokenizer", "open_tokenizer", "train_tokenizer")},
 }  # fmt: skip
 
 

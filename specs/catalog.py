@@ -14,7 +14,7 @@ from pathlib import Path
 from ..ir.diagnostics import Diagnostic, did_you_mean
 
 FOLDER = Path(__file__).resolve().parent
-_MODEL = re.compile(r"^[ \t]*model[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
+_MODEL = re.compile(r"^model[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
 _DOC = re.compile(r"\A(?:[ \t]*##[^\n]*\n)+")
 _FIELD = re.compile(r"^## (paper|kind|measured): (.+(?:\n##  +.+)*)\n", re.MULTILINE)
 

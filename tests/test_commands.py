@@ -131,6 +131,8 @@ def _words(command: str) -> list[str]:
     found = [PLACEHOLDERS.get(word, word) for word in shlex.split(command, comments=True)[1:]]
     if found[-1] == "--pass":
         found.append("merge_tokens(r=4)")
+    if found[0] == "tokenizer" and len(found) < 3:
+        return [*found, "--help"]
     # A verb, or one of its options, is spoken of without what it works on.
     if found[0] not in ("ops", "passes", "specs", "help") and not any("." in word or word in OWN for word in found):
         return [*found, "--help"] if len(found) == 1 else [*found, "vit.tess"]
@@ -165,6 +167,9 @@ def test_a_command_has_a_verb_and_options_that_exist(row: Shown) -> None:
         assert command is not None
         if "dump" in arguments:
             continue  # another package's target, whose options come with it: `slow` installs it
+        if isinstance(command, click.Group) and not arguments[0].startswith("--"):
+            command = command.get_command(context, arguments[0])
+            assert command is not None
         options = {o for p in command.get_params(context) for o in [*p.opts, *p.secondary_opts]} | {"--help", "-h"}
         assert {a.split("=")[0] for a in arguments if re.match(r"^--?[a-z]", a)} <= options
 
@@ -209,6 +214,15 @@ program chat {
     flow answer(ids: i64[B, T]) -> i64[B, 1] {
         return sample(prefill(ids))
     }
+}
+"""
+WORDS = """\
+tokenizer words {
+    special "[UNK]" = 0
+    split words
+    model wordpiece(vocab=40)
+    train "texts.txt"
+    from "words.json"
 }
 """
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -279,6 +293,8 @@ def _texts() -> None:
     tokenizer.save("tokenizer.json")
     tokenizer.save("talk/tokenizer.json")
     Path("texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    Path("words.tess").write_text(WORDS, encoding="utf-8")
+    ts.train_tokenizer("words.tess")
     Path("page.txt").write_text(texts[0], encoding="utf-8")
     sizes = {"vocab": 100, "positions": 64, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
     text = ts.compile(ts.load("minilm", params=sizes), verify=False)

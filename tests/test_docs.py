@@ -11,7 +11,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -209,7 +209,24 @@ def ops_sections() -> str:
     return "\n\n".join(f"## {family}\n\n" + "\n\n".join(rows) for family, rows in sorted(families.items()))
 
 
+def stages_tables() -> str:
+    from tessera.ir.notation import show_value
+    from tessera.ir.tokenizer_parts import NEEDED, STAGES
+
+    def option(opt: Any) -> str:
+        default = "" if opt.default is NEEDED else f"={opt.default if opt.words else show_value(opt.default)}"
+        return f"`{opt.name}{default}`"
+
+    sections = []
+    for stage, rows in STAGES.items():
+        head = f"| `{stage}` | in a tokenizer.json | | options |\n|---|---|---|---|"
+        table = [f"| `{n}` | {r.type} | {r.text} | {', '.join(map(option, r.options))} |" for n, r in rows.items()]
+        sections.append("\n".join([head, *table]))
+    return "\n\n".join(sections)
+
+
 GENERATED = {
+    "docs/tokenizers.md": stages_tables,
     "docs/errors.md": errors_table,
     "docs/passes.md": passes_sections,
     "docs/ops.md": ops_sections,

@@ -21,7 +21,7 @@ from ...ir.diagnostics import Diagnostic
 _COMMANDS = {
     "check": "sources", "lint": "sources", "fmt": "sources", "show": "show", "compile": "build", "run": "run", "explain": "explain",
     "view": "view", "optimize": "optimize", "bench": "bench", "generate": "generate", "serve": "serve", "lsp": "lsp",
-    "ops": "lists", "passes": "lists", "specs": "lists", "help": "lists",
+    "tokenizer": "tokenizer", "ops": "lists", "passes": "lists", "specs": "lists", "help": "lists",
 }  # fmt: skip
 
 

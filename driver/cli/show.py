@@ -40,11 +40,16 @@ def show(
     file: str, model: str | None, params: tuple[str, ...], dtype: str, passes: tuple[str, ...], after: str | None,
     inlined: bool, each: bool, why: str | None, verify_each: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print a model as source.
+    """Print a model or a tokenizer as source.
 
     Without an option the program as it is written. --inlined, a static parameter and passes show what the compiler makes of it;
-    --after and --each run the passes of the file's compile block.
+    --after and --each run the passes of the file's compile block. A tokenizer, also a tokenizer.json, is shown with all its stages.
     """
+    from ..tokenizers import is_tokenizer
+
+    if is_tokenizer(file, model):
+        _tokenizer(file, model, as_json)
+        return
     module = load_module(file, model, params, dtype)
     steps = parse_passes(passes)
     if not steps and (after or each):
@@ -69,6 +74,17 @@ def show(
         print_json(stages[-1])
     else:
         click.echo(stages[-1]["source"].rstrip())
+
+
+def _tokenizer(file: str, name: str | None, as_json: bool) -> None:
+    from ...frontends.source import print_tokenizer
+    from ..tokenizers import load_tokenizer
+
+    text = print_tokenizer(load_tokenizer(file, name))
+    if as_json:
+        print_json({"after": None, "report": None, "text": "", "source": text})
+    else:
+        click.echo(text.rstrip())
 
 
 def _written(file: str) -> str | None:

@@ -301,7 +301,7 @@ def _expression(site: _Site) -> Iterator[Item]:
     yield from _scope(site)
     unit = site.document.unit
     for name, declared in unit.names.items():
-        if not isinstance(declared.node, ast.Rewrite | ast.Program):
+        if not isinstance(declared.node, ast.Rewrite | ast.Program | ast.Tokenizer):
             yield _declared(name, declared)
     yield from (Item(word, "keyword") for word in _VALUES)
     yield from (Item(name, "function", "core op", of=OPS) for name in OPS)

@@ -30,6 +30,8 @@ def head(node: Any) -> str:
         node = replace(node, body=[], doc=None)
     elif isinstance(node, ast.Program):
         node = replace(node, members=[], doc=None)
+    elif isinstance(node, ast.Tokenizer):
+        node = replace(node, stages=[], doc=None)
     elif isinstance(node, ast.Rewrite):
         return f"rewrite {node.contract} {node.name}"
     else:

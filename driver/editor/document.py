@@ -335,6 +335,8 @@ class Document:
             elaborator.signatures.record(declared)
         elif isinstance(item, ast.Rewrite):
             rule_of(elaborator, declared)
+        elif isinstance(item, ast.Tokenizer):
+            elaborator.tokenizer(declared)
         elif isinstance(item, ast.Program) or item.kind == "model":
             self._model(item)
         else:

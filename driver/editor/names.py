@@ -150,6 +150,9 @@ class _Walker:
             self.function(item)
         elif isinstance(item, ast.Rewrite):
             self.rewrite(item)
+        elif isinstance(item, ast.Tokenizer):
+            for stage in item.stages:
+                self.tree(stage)
         else:
             self.program(item)
 

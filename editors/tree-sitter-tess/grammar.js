@@ -26,7 +26,7 @@ module.exports = grammar({
     module: ($) => seq($.identifier, repeat(seq(".", $.identifier))),
     import: ($) => seq(field("name", $.identifier), optional(seq("as", field("alias", $.identifier)))),
 
-    _declaration: ($) => choice($.const, $.record, $.function, $.rewrite, $.program, $.compile),
+    _declaration: ($) => choice($.const, $.record, $.function, $.rewrite, $.program, $.tokenizer, $.compile),
 
     const: ($) => seq("const", field("name", $.identifier), "=", field("value", $._expression)),
 
@@ -128,6 +128,30 @@ module.exports = grammar({
         field("results", $.results),
         field("body", $.block),
       ),
+
+    tokenizer: ($) =>
+      seq(
+        "tokenizer",
+        field("name", $.identifier),
+        "{",
+        repeat(choice($.stage, $.added_token, $.files, $.family, $.require)),
+        "}",
+      ),
+    stage: ($) =>
+      seq(
+        field("stage", choice("normalize", "split", "model", "process", "decode", "truncate", "pad", "round")),
+        field("name", $.identifier),
+        optional(field("arguments", $.arguments)),
+      ),
+    added_token: ($) =>
+      seq(
+        choice("special", "inject"),
+        field("text", $.string),
+        optional(seq("=", field("id", $.integer))),
+        optional(field("arguments", $.arguments)),
+      ),
+    files: ($) => seq(choice("from", "train", "measure"), field("path", $.string), optional(field("arguments", $.arguments))),
+    family: ($) => seq("family", field("sizes", $.list)),
 
     compile: ($) =>
       seq(

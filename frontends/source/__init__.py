@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...ir.graph import Module
     from ...ir.op import Composite
     from ...ir.pattern import Rule
+    from ...ir.tokenizer import Tokenizer
     from .checking import Checked
     from .elaborate.elaborate import Elaborator
     from .elaborate.library import Declared, Library, Unit
@@ -58,10 +59,46 @@ def may_be_named(name: str) -> bool:
     return is_name(name) and name not in BUILTIN
 
 
+def load_tokenizer(path: str | Path, name: str | None = None, tables: bool = True) -> Tokenizer:
+    """Read and check one tokenizer of a file, with what the file of its tables says.
+
+    Args:
+        path: a `.tess` file.
+        name: which one; may be left out when the file has one, or one of its own name.
+        tables: whether it is compared with the file of its tables; else it is what stands in the declaration.
+
+    Raises:
+        Diagnostic: whatever is wrong with it.
+    """
+    from .checking import load_tokenizer as load_
+
+    return load_(lambda library: library.file(path), name, tables)
+
+
+def loads_tokenizer(text: str, path: str = "<string>", name: str | None = None) -> Tokenizer:
+    """As :func:`load_tokenizer`, from text; files are looked for beside ``path``."""
+    from .checking import load_tokenizer as load_
+
+    return load_(lambda library: library.edited(text, path), name)
+
+
+def print_tokenizer(tokenizer: Tokenizer) -> str:
+    """The tokenizer as source; ``loads_tokenizer(print_tokenizer(t), path) == t``."""
+    from .format.tokenizers import print_tokenizer as print_
+
+    return print_(tokenizer)
+
+
 def models(path: str | Path) -> list[str]:
     """The names of a file's models and programs."""
     unit = _library().file(path)
     return [*unit.models, *unit.programs]
+
+
+def tokenizers(path: str | Path) -> tuple[list[str], list[str]]:
+    """The names of a file's tokenizers, and of its models and programs."""
+    unit = _library().file(path)
+    return list(unit.tokenizers), [*unit.models, *unit.programs]
 
 
 def check(path: str | Path) -> list[Module]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from ...ir.compiling import CompileSpec, PassSpec
 from ...ir.diagnostics import Diagnostic, FollowUp, Note, Span, did_you_mean
-from ...ir.types import DTYPES
 from .elaborate.elaborate import Elaborator
 from .elaborate.library import Unit
+from .elaborate.options import dotted, places
+from .elaborate.options import options as values_of
 from .syntax import ast
 from .syntax.parser import parse_pass_text
 
@@ -46,7 +47,7 @@ def choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[str
     if model is None:
         raise Diagnostic(
             "E0207", f"{unit.path} has {_counted(unit)}", span,
-            help=f"choose one with `--model`: {', '.join(names)}" if names else "declare a `model`",
+            help=f"choose one with `--model`: {', '.join(names)}" if names else _instead(unit),
         )  # fmt: skip
     if model in unit.broken:
         raise FollowUp
@@ -56,6 +57,29 @@ def choose(unit: Unit, model: str | None, span: Span | None = None) -> tuple[str
             help=did_you_mean(model, names) or f"its models are {', '.join(names) or 'none'}",
         )  # fmt: skip
     return model, next((b for b in blocks if b.model == model), None)
+
+
+def _instead(unit: Unit) -> str:
+    """What to do with a file that has no model."""
+    return "`tessera tokenizer` runs its tokenizers" if unit.tokenizers else "declare a `model`"
+
+
+def choose_tokenizer(unit: Unit, name: str | None) -> str:
+    """The tokenizer that is meant. Raises E0207 where there are several, or none of that name."""
+    names = list(unit.tokenizers)
+    if name is None and Path(unit.path).stem in names:
+        name = Path(unit.path).stem
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name is not None and name in unit.broken:
+        raise FollowUp
+    if name not in names:
+        counted = f"no tokenizer `{name}`" if name else f"{len(names) or 'no'} tokenizers"
+        raise Diagnostic(
+            "E0207", f"{unit.path} has {counted}",
+            help=did_you_mean(name or "", names) or (f"there are {', '.join(names)}" if names else "declare a `tokenizer`"),
+        )  # fmt: skip
+    return str(name)
 
 
 def _counted(unit: Unit) -> str:
@@ -76,7 +100,7 @@ def compile_spec(
     for clause in block.clauses:
         if isinstance(clause, ast.PassClause):
             values = options(clause.args, elaborator, unit)
-            passes.append(PassSpec(clause.name, values, clause.span, _places(clause.args)))
+            passes.append(PassSpec(clause.name, values, clause.span, places(clause.args)))
         elif isinstance(clause, ast.WeightsClause):
             if weights is not None:
                 raise Diagnostic("E0204", "a compile block has one `weights` clause", clause.span)
@@ -107,43 +131,7 @@ def options(args: list[ast.Arg], elaborator: Elaborator | None = None, unit: Uni
         from . import shared_elaborator
 
         elaborator = shared_elaborator()
-    values: dict[str, Any] = {}
-    for arg in args:
-        if arg.name is None:
-            raise Diagnostic("E0405", "options are given by name: `name=value`", arg.span)
-        if arg.name in values:
-            raise Diagnostic("E0406", f"`{arg.name}` is given twice", arg.span)
-        values[arg.name] = _option(arg.value, elaborator, unit)
-    return values
-
-
-def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
-
-    if isinstance(expr, ast.ListExpr):
-        return tuple(_option(item, elaborator, unit) for item in expr.items)
-    if isinstance(expr, ast.Attribute) and (word := _dotted(expr)):
-        return word
-    if isinstance(expr, ast.Name):
-        declared = unit.find(expr.id) if unit is not None else None
-        if expr.id in DTYPES:
-            return DTYPES[expr.id]
-        if declared is None or not isinstance(declared.node, ast.Const):
-            return expr.id
-    return elaborator.static(unit or elaborator.library.text("", "<options>"), expr, {})
-
-
-def _dotted(expr: ast.Expr) -> str | None:
-    """``std.nn.gelu`` as the word that it is; None for another expression."""
-
-    if isinstance(expr, ast.Attribute):
-        head = _dotted(expr.value)
-        return f"{head}.{expr.name}" if head else None
-    return expr.id if isinstance(expr, ast.Name) else None
-
-
-def _places(args: list[ast.Arg]) -> dict[str, Span]:
-    """Where the value of each option stands."""
-    return {arg.name: arg.value.span for arg in args if arg.name and arg.value.span}
+    return values_of(args, elaborator, unit)
 
 
 def parse_pass(text: str, shown: str = "<pass>") -> Any:
@@ -154,8 +142,8 @@ def parse_pass(text: str, shown: str = "<pass>") -> Any:
     """
 
     expr = parse_pass_text(text, shown)
-    name = _dotted(expr.function if isinstance(expr, ast.Call) else expr)
+    name = dotted(expr.function if isinstance(expr, ast.Call) else expr)
     if name is None:
         raise Diagnostic("E0405", f"`{text}` is not a pass", expr.span, help="write `merge_tokens(r=8)`")
     args = expr.args if isinstance(expr, ast.Call) else []
-    return PassSpec(name, options(args), expr.span, _places(args))
+    return PassSpec(name, options(args), expr.span, places(args))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 from ...ir.diagnostics import Diagnostic, FollowUp, several
 from ...ir.graph import Module
 from ...ir.types import DTYPES
-from .blocks import choose, compile_spec, compiles, spans
+from .blocks import choose, choose_tokenizer, compile_spec, compiles, spans
 from .elaborate.elaborate import Elaborator
 from .elaborate.generic import check_declarations
 from .elaborate.library import Declared, Library, Unit
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...ir.compiling import CompileSpec
     from ...ir.pattern import Rule
     from ...ir.recipe import Recipe
+    from ...ir.tokenizer import Tokenizer
 
 P = ParamSpec("P")
 UnitOf = Callable[[Library], Unit]
@@ -57,6 +58,22 @@ def _load(library: Library, unit_of: UnitOf, model: str | None, outside: dict[st
     module.recipes = block_recipes(elaborator, unit, module, block, given)
     module.rules = rules(elaborator, unit)
     return module
+
+
+@deep_recursion()
+def load_tokenizer(unit_of: UnitOf, name: str | None, tables: bool = True) -> Tokenizer:
+    """One tokenizer. Raises Diagnostic for what is wrong with it, which carries what else is wrong with the file."""
+    from .elaborate.tokenizers import elaborate_tokenizer
+
+    try:
+        library = Library()
+        unit = unit_of(library)
+        declared = unit.names[choose_tokenizer(unit, name)]
+        if not tables:
+            return elaborate_tokenizer(Elaborator(library), declared, tables=False)
+        return Elaborator(library).tokenizer(declared)
+    except Diagnostic as error:
+        raise several([error, *check_unit(unit_of).errors]) from None
 
 
 def rules(elaborator: Elaborator, unit: Unit) -> dict[str, Rule]:

@@ -7,6 +7,7 @@ One module a family; each defines ``CODES: dict[str, Code]``. The table is the u
     E02xx  names                                  E07xx  passes and rewrites
     E03xx  dimensions, ranks, dtypes              E08xx  backends
     E04xx  static parameters and arguments        E09xx  running: inputs, shapes, values
+    E10xx  tokenizers
     W01xx  warnings of `tessera lint`
 """
 

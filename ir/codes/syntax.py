@@ -83,9 +83,9 @@ CODES = {
     ),
     "E0110": _code(
         "reserved for later",
-        "`tokenizer`, `pipeline` and `mesh` will be declarations; until then they cannot be used at all.",
-        "tokenizer bytes { }",
-        'const tokenizer_name = "bytes"',
+        "`pipeline` and `mesh` will be declarations; until then they cannot be used at all.",
+        "mesh bytes { }",
+        'const mesh_name = "bytes"',
     ),
     "E0111": _code(
         "a word of another language",
@@ -207,5 +207,13 @@ CODES = {
         static parameters.""",
         "program p { entrance run = m }",
         "program p { entry run = m }",
+    ),
+    "E0131": _code(
+        "bad clause of a tokenizer",
+        """A `tokenizer` holds a clause a line: stages (`normalize bert`, `split bert`, `model wordpiece(vocab=30522)`, `process`,
+        `decode`, `truncate`, `pad`, `round`), tokens (`special "[PAD]" = 0`, `inject "<td>"`), files (`from "tokenizer.json"`,
+        `train "corpus/*.txt"`, `measure "held/*.txt"`), `family [4096, 8192]` and `require`.""",
+        "tokenizer t { normalise nfc }",
+        'tokenizer t { normalize nfc from "tokenizer.json" }',
     ),
 }

@@ -7,6 +7,7 @@
 (none) @constant.builtin
 
 ["use" "const" "record" "rewrite" "program" "compile" "entry" "host" "flow" "weights" "pass" "target"] @keyword
+["tokenizer" "normalize" "split" "process" "decode" "truncate" "pad" "round" "special" "inject" "train" "measure" "family"] @keyword
 ["fn" "op" "layer" "model"] @keyword.function
 ["param" "buffer" "state" "random" "tap" "require" "let" "static" "exact" "approximate" "where" "in" "from" "as" "limit"] @keyword
 ["repeat" "fold" "while"] @keyword.repeat
@@ -29,6 +30,8 @@
 (record name: (identifier) @type.definition)
 (const name: (identifier) @constant)
 (program name: (identifier) @module)
+(tokenizer name: (identifier) @module)
+(stage name: (identifier) @function.macro)
 (compile model: (identifier) @function)
 (pass name: (identifier) @function.macro)
 (target name: (identifier) @function.macro)

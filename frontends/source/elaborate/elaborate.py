@@ -14,6 +14,7 @@ from ....ir.keys import attrs_key
 from ....ir.op import Attrs, Composite, FuncRef
 from ....ir.ops import OPS
 from ....ir.signature import REQUIRED, Bindings, RecordPattern, Signature
+from ....ir.tokenizer import Tokenizer
 from ....ir.types import DTYPES, DType, TensorType
 from ..syntax import ast
 from .blame import blame_call
@@ -48,6 +49,7 @@ class Elaborator:
         self._by_node: dict[int, Declared] = {}
         self._declared: dict[str, Declared] = {}
         self._consts: dict[int, Any] = {}
+        self._tokenizers: dict[int, Tokenizer] = {}
         self._bodies: dict[tuple[Any, ...], Graph] = {}
         self._record_statics: dict[Graph, list[dict[str, Any]]] = {}
         self._acyclic: set[int] = set()
@@ -68,6 +70,14 @@ class Elaborator:
             finally:
                 self._computing.pop()
         return self._consts[id(node)]
+
+    def tokenizer(self, declared: Declared) -> Tokenizer:
+        """What a ``tokenizer`` describes, together with its file. Raises Diagnostic for what is wrong with it."""
+        if id(declared.node) not in self._tokenizers:
+            from .tokenizers import elaborate_tokenizer
+
+            self._tokenizers[id(declared.node)] = elaborate_tokenizer(self, declared)
+        return self._tokenizers[id(declared.node)]
 
     def static(self, unit: Unit, expr: ast.Expr, env: dict[str, Any]) -> Any:
         """Evaluate a static expression."""

@@ -41,6 +41,8 @@ def _check_declaration(elaborator: Elaborator, declared: Declared) -> None:
         elaborator.const(declared)
     elif isinstance(node, ast.Record):
         elaborator.signatures.record(declared)
+    elif isinstance(node, ast.Tokenizer):
+        elaborator.tokenizer(declared)
     elif isinstance(node, ast.Function):
         elaborator.check_cycles(declared)
         elaborator.signatures.of(declared)

@@ -24,7 +24,7 @@ class Declared:
     """A declaration and the unit that it stands in (its names are looked up there)."""
 
     unit: Unit
-    node: ast.Function | ast.Record | ast.Const | ast.Rewrite | ast.Program
+    node: ast.Function | ast.Record | ast.Const | ast.Rewrite | ast.Program | ast.Tokenizer
 
     @property
     def qualified(self) -> str:
@@ -62,6 +62,11 @@ class Unit:
     def programs(self) -> dict[str, ast.Program]:
         """The programs that are declared here, by name."""
         return {n.name: n for n in self.file.items if isinstance(n, ast.Program)}
+
+    @property
+    def tokenizers(self) -> dict[str, ast.Tokenizer]:
+        """The tokenizers that are declared here, by name."""
+        return {n.name: n for n in self.file.items if isinstance(n, ast.Tokenizer)}
 
 
 class Library:
@@ -173,7 +178,7 @@ class Library:
                     self._wrong(unit, error, [alias])
         for item in unit.file.items:
             if not isinstance(item, ast.Compile):
-                span = item.name_span if isinstance(item, ast.Function | ast.Program) else item.span
+                span = item.name_span if isinstance(item, ast.Function | ast.Program | ast.Tokenizer) else item.span
                 try:
                     self._declare(unit, item.name, Declared(unit, item), span)
                 except Diagnostic as error:

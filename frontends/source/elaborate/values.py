@@ -153,7 +153,7 @@ def describe(value: Any) -> str:
     return f"the {static_kind(value)} {show_value(value)}"
 
 
-def _kind(node: ast.Function | ast.Record | ast.Const | ast.Rewrite | ast.Program) -> str:
+def _kind(node: ast.Function | ast.Record | ast.Const | ast.Rewrite | ast.Program | ast.Tokenizer) -> str:
     return node.kind if isinstance(node, ast.Function) else type(node).__name__.lower()
 
 

@@ -304,6 +304,51 @@ class Program(Node):
 
 
 @dataclass(slots=True)
+class StagePart(Node):
+    """``normalize bert(lowercase=true)``: ``stage`` is the word, ``name`` the kind of it."""
+
+    stage: str
+    name: str
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class StageToken(Node):
+    """``special "[PAD]" = 0 (lstrip=true)``, or ``inject`` with a token that is text."""
+
+    word: str
+    text: str
+    id: int | None
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class StageFiles(Node):
+    """``from "tokenizer.json" (sha256="…")``, ``train "corpus/*.txt" (key=7)``, ``measure "held/*.txt"``."""
+
+    word: str
+    path: str
+    args: list[Arg]
+
+
+@dataclass(slots=True)
+class StageSizes(Node):
+    """``family [4096, 8192]``."""
+
+    sizes: list[Expr]
+
+
+@dataclass(slots=True)
+class Tokenizer(Node):
+    """``tokenizer minilm { normalize bert … from "tokenizer.json" }``."""
+
+    name: str
+    stages: list[StagePart | StageToken | StageFiles | StageSizes | RequireStmt]
+    doc: str | None = None
+    name_span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
 class Rename(Node):
     """``"bert.*" => "*"``: a name in the file, and what the model calls it."""
 
@@ -351,7 +396,7 @@ class Compile(Node):
     doc: str | None = None
 
 
-Declaration = Const | Record | Function | Rewrite | Program | Compile
+Declaration = Const | Record | Function | Rewrite | Program | Tokenizer | Compile
 
 
 @dataclass(slots=True)

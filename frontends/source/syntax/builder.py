@@ -15,9 +15,10 @@ from . import ast
 from .expressions import ExpressionBuilder, unescape
 from .lexer import RESERVED
 from .members import ProgramBuilder
+from .stages import TokenizerBuilder
 
 
-class AstBuilder(ProgramBuilder):
+class AstBuilder(TokenizerBuilder):
     """Makes the nodes of one file.
 
     Raises ``Diagnostic`` (E01xx) for what the grammar lets through: ``f(a=1, b)``, ``a < b < c``, ``w as "name"``
@@ -394,7 +395,7 @@ class AstBuilder(ProgramBuilder):
 # The methods by the names that the grammar uses.
 METHODS: dict[str, Callable[..., Any]] = {
     name: method
-    for cls in (ExpressionBuilder, ProgramBuilder, AstBuilder)
+    for cls in (ExpressionBuilder, ProgramBuilder, TokenizerBuilder, AstBuilder)
     for name, method in vars(cls).items()
     if callable(method) and not name.startswith("_") and name not in (
         "span", "ordered", "checked", "claim_quoted", "refuse_quoted", "refuse_outside",

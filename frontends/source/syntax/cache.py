@@ -27,6 +27,7 @@ _PARSER_FILES = (
     "lexer.py",
     "builder.py",
     "members.py",
+    "stages.py",
     "expressions.py",
     "parser.py",
     "tables.py",

@@ -14,9 +14,9 @@ END = "$END"
 MAX_NESTING = 200
 
 # Words that other languages or later versions of this one use: names cannot be spelled like this.
-LATER_WORDS = ("tokenizer", "pipeline", "mesh")
+LATER_WORDS = ("pipeline", "mesh")
 # Words that open a declaration where a name follows them, and are names everywhere else.
-NAMES_TOO = ("program",)
+NAMES_TOO = ("program", "tokenizer")
 PYTHON_VALUES = {"True": "true", "False": "false", "None": "none"}
 # Everything spelled like a name that cannot be one; a test holds it to the grammar.
 RESERVED = frozenset({
@@ -44,6 +44,7 @@ _INT = re.compile(r"[0-9]+")
 _REAL = re.compile(r"[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)")
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 ESCAPE = re.compile(r'\\(?:[nrt"\\]|u[0-9a-fA-F]{4})')
+_NAMES_TOO = frozenset(word.upper() for word in NAMES_TOO)
 _NESTING = {"LPAR": 1, "LSQB": 1, "LBRACE": 1, "RPAR": -1, "RSQB": -1, "RBRACE": -1}
 
 
@@ -116,7 +117,7 @@ def tokenize(text: str, known: dict[str, str]) -> Tokens:
     add_line(max(number, 1))
     add_column(len(last_row) + 1)
     add_end(len(last_row) + 1)
-    if "PROGRAM" in kinds:
+    if not _NAMES_TOO.isdisjoint(kinds):
         _names_too(tokens)
     _names_of_arguments(tokens)
     _check_nesting(tokens)
@@ -171,11 +172,11 @@ def _comment(tokens: Tokens, text: str, line: int, column: int, own_line: bool) 
 
 
 def _names_too(tokens: Tokens) -> None:
-    """Make names of the words `program` that open no declaration: those in brackets, or without a name behind them."""
+    """Make names of words such as `program` that open no declaration: those in brackets, or without a name behind them."""
     depth = 0
     for index, kind in enumerate(tokens.kinds):
         depth += _NESTING.get(kind, 0)
-        if kind == "PROGRAM" and (depth > 0 or tokens.kinds[index + 1] not in ("NAME", "PROGRAM")):
+        if kind in _NAMES_TOO and (depth > 0 or tokens.kinds[index + 1] not in ("NAME", *_NAMES_TOO)):
             tokens.kinds[index] = "NAME"
 
 

@@ -11,7 +11,7 @@ from .tables import Row
 
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {close: open_ for open_, close in OPENERS.items()}
-DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "program", "compile", "use")
+DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "program", "tokenizer", "compile", "use")
 STATEMENTS = (
     "param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "return",
 )  # fmt: skip
@@ -133,7 +133,9 @@ def expected_words(site: Site) -> str:
     if kinds == {"NAME", "FN"} or kinds == {"NAME", "FN", "LPAR"}:
         words.append("a type")
         kinds.clear()
-    for kind, phrase in (("NAME", "a name"), ("STRING", "a string"), ("SCOPE", "`as`"), (END, "the end")):
+    for kind, phrase in (
+        ("NAME", "a name"), ("STRING", "a string"), ("INT", "an integer"), ("SCOPE", "`as`"), (END, "the end"),
+    ):  # fmt: skip
         if kind in kinds and not (kind == END and words):
             words.append(phrase)
         kinds.discard(kind)

@@ -22,7 +22,10 @@ from .support import ROOT, SPECS
 TREE = ROOT / "editors" / "tree-sitter-tess"
 CODE = ROOT / "editors" / "vscode"
 # Words that are keywords only where they stand, which the builder tells from names.
-CONTEXTUAL = {"entry", "host", "flow", "weights", "pass", "target", "where", "limit", "stack"}
+CONTEXTUAL = {
+    "entry", "host", "flow", "weights", "pass", "target", "where", "limit", "stack",
+    "normalize", "split", "process", "decode", "truncate", "pad", "round", "special", "inject", "train", "measure", "family",
+}  # fmt: skip
 WORDS = {word for word in tables().literals if word.isidentifier()}
 
 

@@ -1,0 +1,250 @@
+"""``tokenizer``: training, encoding, decoding and comparing at the command line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...ir.diagnostics import Diagnostic, several
+from .common import columns, json_option, print_json, waiting
+
+if TYPE_CHECKING:
+    from ...runtime.tokenizers.engine import Encoded, Row
+
+_ROWS = 512
+_NAME = click.option("-n", "--name", metavar="NAME", help="The tokenizer, where the file declares several.")
+_SIZE = click.option("--size", type=click.IntRange(min=1), help="The member of its family with that many tokens.")
+
+
+@click.group()
+def tokenizer() -> None:
+    """Train a tokenizer, encode texts, decode ids, compare.
+
+    FILE is a .tess file that declares a tokenizer, a tokenizer.json, or a folder that has one.
+    """
+
+
+@tokenizer.command()
+@click.argument("file")
+@_NAME
+@json_option
+def train(file: str, name: str | None, as_json: bool) -> None:
+    """Train a tokenizer and write the file that its `from` names.
+
+    The files of `train` are read; what `require` states is measured before anything is written. The same declaration and
+    texts give the same file.
+    """
+    import hashlib
+
+    from ..tokenizers import load_tokenizer, train_tokenizer
+
+    with waiting("training") as progress:
+        path, metrics = train_tokenizer(file, name, progress=progress)
+    made = load_tokenizer(file, name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if as_json:
+        print_json({"file": str(path), "size": made.size, "sha256": digest, "metrics": metrics})
+        return
+    click.echo(f"{path}: {made.size} tokens, sha256 {digest}")
+    for metric, value in metrics.items():
+        click.echo(f"  {metric}: {value:.6g}")
+
+
+@tokenizer.command()
+@click.argument("file")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@_NAME
+@_SIZE
+@click.option("--bare", is_flag=True, help="Leave out the tokens that `process` puts around a text.")
+@click.option("--tokens", is_flag=True, help="Print tokens, not ids.")
+@json_option
+def encode(
+    file: str, texts: tuple[str, ...], name: str | None, size: int | None, bare: bool, tokens: bool, as_json: bool
+) -> None:
+    """Print the ids of texts, a line each.
+
+    Where no text is given, of the lines of stdin.
+    --json has the tokens, offsets in code points, words and segments too.
+    """
+    from ..tokenizers import open_tokenizer
+
+    engine = open_tokenizer(file, name, size)
+    surface = {number: text for text, number in engine.vocabulary().items()}
+    rows: Iterator[Row] = iter(texts) if texts else _lines()
+    found: list[dict[str, Any]] = []
+    while batch := list(islice(rows, _ROWS)):
+        encoded = engine.encode(batch, around=not bare)
+        for row, text in enumerate(batch):
+            ids = encoded.ids[row][encoded.mask[row]].tolist()
+            if as_json:
+                found.append({"text": _shown(text), **_row(encoded, row, surface)})
+            else:
+                click.echo(" ".join(surface[number] for number in ids) if tokens else " ".join(map(str, ids)))
+    if as_json:
+        print_json(found)
+
+
+@tokenizer.command()
+@click.argument("file")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_NAME
+@_SIZE
+@click.option("--special", is_flag=True, help="Print special tokens too.")
+@json_option
+def decode(
+    file: str, ids: tuple[str, ...], name: str | None, size: int | None, special: bool, as_json: bool
+) -> None:
+    """Print the text of ids.
+
+    Where none is given, of each line of stdin.
+    Bytes that are no Unicode are written as they are; --json shows them as U+FFFD.
+    """
+    from ..tokenizers import open_tokenizer
+
+    engine = open_tokenizer(file, name, size)
+    lines = iter([" ".join(ids)]) if ids else (_shown(line) for line in _lines())
+    rows = enumerate(lines, 1)
+    found: list[dict[str, Any]] = []
+    while batch := [_numbers(line, None if ids else place) for place, line in islice(rows, _ROWS)]:
+        for row, text in zip(batch, engine.decode(batch, special=special), strict=True):
+            if as_json:
+                found.append({"ids": row, "text": _shown(text)})
+            else:
+                sys.stdout.buffer.write(text + b"\n")
+    if as_json:
+        print_json(found)
+
+
+@tokenizer.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--corpus", required=True, metavar="PATH", help="A file of texts, a line each, or a folder of such.")
+@click.option(
+    "--by", type=click.Choice(["script", "file", "folder"]), default="script", show_default=True,
+    help="What lines are grouped by: the script of most letters, their file, or the folder of the corpus that it is in.",
+)  # fmt: skip
+@click.option("--reference", metavar="NAME", help="The file that says the same as the others: tokens for one of its own.")
+@click.option("--show", type=click.IntRange(0, 100), default=3, show_default=True, help="Lines that are cut differently.")
+@json_option
+def compare(
+    files: tuple[str, ...], corpus: str, by: str, reference: str | None, show: int, as_json: bool
+) -> None:
+    """Compare tokenizers on a corpus.
+
+    Tokens by characters, bytes and words, what is unknown, what comes back from its ids, megabytes encoded in a second (here,
+    now), and the lines that are cut as the first tokenizer cuts them. FILE:NAME is one of several in a file.
+    """
+    from pathlib import Path
+
+    from ..report.tokenizers import Grouping, corpus_of, premiums, script
+    from ..report.tokenizers import compare as compared
+    from ..tokenizers import load_tokenizer
+
+    root = Path(corpus)
+    paths = corpus_of(root)
+    base = root if root.is_dir() else root.parent
+
+    def place(file: Path, text: str) -> str:
+        below = file.relative_to(base)
+        return str(below) if by == "file" or reference is not None or len(below.parts) == 1 else below.parts[0]
+
+    chosen = (text.rpartition(":") if ".tess:" in text else (text, "", "") for text in files)
+    found = [load_tokenizer(file, name or None) for file, _, name in chosen]
+    names = [one.name for one in found]
+    loaded = dict(zip(names if len(set(names)) == len(names) else files, found, strict=True))
+    group: Grouping = script if by == "script" and reference is None else place
+    with waiting("encoding"):
+        made = compared(loaded, paths, group, show)
+    priced = premiums(made, reference) if reference is not None else {}
+    if as_json:
+        groups = {
+            name: {key: {"texts": c.texts, "tokens": c.tokens, **c.metrics()} for key, c in counts.items()}
+            for name, counts in sorted(made.groups.items())
+        }  # fmt: skip
+        samples = [{"text": text, "pieces": pieces} for text, pieces in made.samples]
+        print_json({"tokenizers": made.rows(), "groups": groups, "premiums": priced, "samples": samples})
+        return
+    heads = ("size", "tokens/char", "tokens/byte", "tokens/word", "unknown", "round trip", "same cuts", "MB/s")
+    rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in made.rows()]
+    click.echo(columns([["", *heads], *rows], right=range(1, 9)))
+    what, figure = ("file", "tokens for one") if priced else (by, "tokens/char")
+    table = [
+        [name, str(next(iter(counts.values())).texts)]
+        + [f"{priced[name][k] if priced else c.metrics()['tokens_per_character']:.4g}" for k, c in counts.items()]
+        for name, counts in sorted(made.groups.items())
+    ]
+    each = [f"{figure}, {name}" for name in made.totals]
+    click.echo("\n" + columns([[what, "lines", *each], *table], right=range(1, 2 + len(made.totals))))
+    for _, pieces in made.samples:
+        click.echo()
+        for name, parts in pieces.items():
+            click.echo(f"{name}: {_coloured(parts)}")
+
+
+@tokenizer.command()
+@click.argument("file")
+@_NAME
+@json_option
+def report(file: str, name: str | None, as_json: bool) -> None:
+    """Measure what a tokenizer requires.
+
+    On the files that `measure` names, or else those of the training; the exit code is 1 where a `require` does not hold.
+    """
+    from ...runtime.tokenizers.engine import tables_of
+    from ...runtime.tokenizers.metrics import broken, measured
+    from ..tokenizers import load_tokenizer
+
+    loaded = load_tokenizer(file, name)
+    with waiting("measuring") as progress:
+        found = measured(tables_of(loaded), loaded, progress)
+    errors = list(broken(loaded, found))
+    if as_json:
+        gates = [
+            {"metric": g.metric, "op": g.op, "bound": g.bound, "message": g.message, "holds": g.holds(found[g.metric])}
+            for g in loaded.gates
+        ]  # fmt: skip
+        print_json({"metrics": found, "requires": gates})
+        raise click.exceptions.Exit(1 if errors else 0)
+    click.echo(columns([[metric, f"{value:.6g}"] for metric, value in found.items()], right=(1,)))
+    if errors:
+        raise several(errors)
+
+
+def _coloured(pieces: list[str]) -> str:
+    """Pieces in turns of two colours; between bars where there are none."""
+    shown = [piece.replace("\t", " ") for piece in pieces]
+    if not sys.stdout.isatty():
+        return "|".join(shown)
+    return "".join(click.style(piece, bg=("blue", "magenta")[i % 2], fg="white") for i, piece in enumerate(shown))
+
+
+def _lines() -> Iterator[bytes]:
+    """The lines of stdin, without their ends."""
+    if sys.stdin.isatty():
+        raise Diagnostic("E0011", "nothing is given", help="write it behind the file, or pipe lines into the command")
+    return (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+
+
+def _shown(text: Row) -> str:
+    return text if isinstance(text, str) else text.decode(errors="replace")
+
+
+def _row(encoded: Encoded, row: int, surface: dict[int, str]) -> dict[str, Any]:
+    """What is known of the tokens of a text, without its filling."""
+    kept = encoded.mask[row]
+    fields = {name: getattr(encoded, name)[row][kept].tolist() for name in ("ids", "offsets", "words", "segments")}
+    return {"tokens": [surface[number] for number in fields["ids"]], **fields}
+
+
+def _numbers(text: str, line: int | None) -> list[int]:
+    """Ids in a text: digits between white space, commas and brackets. Raises E0011 for other words."""
+    words = re.split(r"[\s,\[\]]+", text.strip())
+    wrong = next((word for word in words if word and not re.fullmatch(r"-?[0-9]{1,18}", word)), None)
+    if wrong is not None:
+        where = "" if line is None else f" on line {line}"
+        raise Diagnostic("E0011", f"`{wrong:.40}`{where} is no id", help="ids are numbers, as in `101 7592 102`")
+    return [int(word) for word in words if word]

@@ -1,0 +1,125 @@
+"""A tokenizer in whatever form it comes: a declaration, or a ``tokenizer.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ir.diagnostics import Diagnostic
+from ..ir.tokenizer import TableFile, Tokenizer
+
+if TYPE_CHECKING:
+    from ..runtime.tokenizers.engine import Engine
+    from ..runtime.tokenizers.training import Progress
+
+
+def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, tables: bool = True) -> Tokenizer:
+    """A tokenizer as it is declared, with what the file of its tables says.
+
+        ts.load_tokenizer("words.tess")
+        ts.load_tokenizer("model/tokenizer.json")
+
+    Args:
+        source: a ``.tess`` file, a ``tokenizer.json``, or a folder that has one.
+        name: which tokenizer, where a ``.tess`` file declares several.
+        tables: whether it is compared with the file of its tables; else it is what stands in the declaration.
+
+    Raises:
+        Diagnostic: whatever is wrong with it; E0001 when there is none.
+    """
+    path = Path(source)
+    if os.path.isdir(path):
+        path = path / "tokenizer.json"
+    if path.suffix == ".json":
+        if name is not None:
+            raise Diagnostic("E0011", f"`{path}` is one tokenizer, which has no name: there is nothing to choose")
+        return _imported(path)
+    from ..frontends.source import load_tokenizer as load
+    from ..specs.catalog import find
+
+    return load(find(source)[0], name, tables)
+
+
+def is_tokenizer(file: str, name: str | None = None) -> bool:
+    """Whether a name on the command line means a tokenizer: a ``tokenizer.json``, or one that a file declares."""
+    from ..frontends.source import tokenizers
+    from ..specs.catalog import find
+
+    if file.endswith(".json"):
+        return True
+    if not file.endswith(".tess"):
+        return False
+    try:
+        names, models = tokenizers(find(file)[0])
+    except Diagnostic:
+        # What is wrong with it is told by who reads it.
+        return False
+    return name in names if name is not None else bool(names) and not models
+
+
+def open_tokenizer(
+    source: str | os.PathLike[str] | Tokenizer, name: str | None = None, size: int | None = None
+) -> Engine:
+    """A tokenizer that runs.
+
+        tokenizer = ts.open_tokenizer("words.tess")
+        found = tokenizer.encode(["a text", b"another"])
+        found.ids, found.count, found.offsets, found.words, found.segments
+        tokenizer.decode(found.ids)
+
+    Args:
+        size: which member of its family; the largest where it is left out.
+
+    Raises:
+        Diagnostic: as :func:`load_tokenizer`; E1006 for one that was not trained yet, E0015 without the package that runs it.
+    """
+    from ..runtime.tokenizers.engine import open_engine
+
+    return open_engine(source if isinstance(source, Tokenizer) else load_tokenizer(source, name), size)
+
+
+def train_tokenizer(
+    source: str | os.PathLike[str] | Tokenizer, name: str | None = None, *, progress: Progress | None = None
+) -> tuple[Path, dict[str, float]]:
+    """Train a tokenizer and write the file that its declaration names; where that is, and the metrics if any is required.
+
+        ts.train_tokenizer("words.tess")
+
+    Raises:
+        Diagnostic: as :func:`load_tokenizer`; E1005, E1010 where it cannot be trained, E1009 where it does not do what it
+            requires, E0010 where the file cannot be written.
+    """
+    from ..runtime.files.aside import check_writable, written_aside
+    from ..runtime.tokenizers.engine import check_hash, folder_of
+    from ..runtime.tokenizers.metrics import check_gates
+    from ..runtime.tokenizers.training import train
+
+    tokenizer = source if isinstance(source, Tokenizer) else load_tokenizer(source, name, tables=False)
+    if tokenizer.source is None:
+        raise Diagnostic(
+            "E1010", f"the tokenizer `{tokenizer.name}` names no file that its tables could be written to", tokenizer.span,
+            help='name it: `from "tokenizer.json"`',
+        )  # fmt: skip
+    target = folder_of(tokenizer) / tokenizer.source.path
+    check_writable(target)
+    data = train(tokenizer, progress)
+    check_hash(tokenizer, hashlib.sha256(data).hexdigest())
+    found = check_gates(data, tokenizer, progress) if tokenizer.gates else {}
+    with written_aside(target) as aside:
+        aside.write_bytes(data)
+    return target, found
+
+
+def _imported(path: Path) -> Tokenizer:
+    """The declaration that a ``tokenizer.json`` amounts to, called as its folder is."""
+    from ..frontends.onnx.names import identifier
+    from ..runtime.tokenizers.files import open_tables, read_json
+
+    data, digest = open_tables(path, str(path))
+    found, _ = read_json(data, str(path))
+    stem = path.resolve().parent.name if path.stem == "tokenizer" else path.stem
+    name = identifier(stem, "text")
+    return replace(found, name=name, source=TableFile(path.name, digest), path=str(path.parent / f"{name}.tess"))

@@ -1,0 +1,290 @@
+"""Elaborating a ``tokenizer``: its clauses as stages, and what the file that it names says of those it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean, several
+from ....ir.dims.dim import Dim
+from ....ir.tokenizer import Added, Gate, Part, TableFile, Tokenizer, Training
+from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, METRICS, REPEATED, STAGES, TRAIN, part, shown, values
+from ....runtime.tokenizers.engine import check_hash, folder_of
+from ....runtime.tokenizers.files import open_tables, read_json
+from ..syntax import ast
+from .library import Declared
+from .options import options, places
+
+if TYPE_CHECKING:
+    from .elaborate import Elaborator
+
+
+def elaborate_tokenizer(elaborator: Elaborator, declared: Declared, *, tables: bool = True) -> Tokenizer:
+    """The tokenizer that a declaration describes.
+
+    Args:
+        tables: whether it is compared with the file of its tables, which says what the declaration leaves out.
+
+    Raises:
+        Diagnostic: E1001, E1002 for a stage, E1005 for tokens, E0204 for what stands there twice, E0005 for a file outside of the
+            project, E0001, E1003, E1004 for the file, E1006 without a model.
+    """
+    node = declared.node
+    assert isinstance(node, ast.Tokenizer)
+    return _Declaration(elaborator, declared, node).tokenizer(tables)
+
+
+class _Declaration:
+    def __init__(self, elaborator: Elaborator, declared: Declared, node: ast.Tokenizer) -> None:
+        self.elaborator = elaborator
+        self.unit = declared.unit
+        self.node = node
+        self.stages: dict[str, list[Part]] = {stage: [] for stage in STAGES}
+        self.seen: dict[str, Span | None] = {}
+        self.added: list[Added] = []
+        self.family: tuple[int, ...] = ()
+        self.source: TableFile | None = None
+        self.training: Training | None = None
+        self.measured: str | None = None
+        self.gates: list[Gate] = []
+
+    def tokenizer(self, tables: bool) -> Tokenizer:
+        node = self.node
+        errors: list[Diagnostic] = []
+        for clause in node.stages:
+            try:
+                self._clause(clause)
+            except Diagnostic as error:
+                errors.append(error)
+        if errors:
+            raise several(errors)
+        normalize, split, process, decode = (tuple(self.stages[stage]) for stage in REPEATED)
+        single = {stage: next(iter(parts), None) for stage, parts in self.stages.items()}
+        model = single["model"]
+        written = Tokenizer(
+            node.name, model or Part(""), tuple(self.added), normalize, split, process, decode, single["truncate"],
+            single["pad"], single["round"], self.family, self.source, self.training, self.measured, tuple(self.gates),
+            doc=node.doc or "", path=self.unit.path, span=node.name_span,
+        )  # fmt: skip
+        if self.gates and self.measured is None and self.training is None:
+            raise Diagnostic(
+                "E1010", "nothing says which texts this is required of", self.gates[0].span,
+                help='name the files: `measure "held/*.txt"`',
+            )  # fmt: skip
+        if written.source is not None and (tables or model is None):
+            written = self._filled(written)
+        elif model is None:
+            raise Diagnostic(
+                "E1006", f"the tokenizer `{node.name}` has no model", node.name_span,
+                help='take all from a file, `from "tokenizer.json"`, or write `model bpe(vocab=8192)` and `train "corpus/*.txt"`',
+            )  # fmt: skip
+        self._check_family(written)
+        return written
+
+    def _clause(self, clause: ast.StagePart | ast.StageToken | ast.StageFiles | ast.StageSizes | ast.RequireStmt) -> None:
+        if isinstance(clause, ast.StagePart):
+            if clause.stage not in REPEATED:
+                self._once(clause.stage, clause.span)
+            self._part(clause)
+        elif isinstance(clause, ast.StageToken):
+            self._token(clause)
+        elif isinstance(clause, ast.StageFiles):
+            self._once(clause.word, clause.span)
+            self._files(clause)
+        elif isinstance(clause, ast.StageSizes):
+            self._once("family", clause.span)
+            self.family = self._family(clause)
+        else:
+            self.gates.append(self._gate(clause))
+
+    def _once(self, word: str, span: Span | None) -> None:
+        """Raises E0204 for the second clause of a word."""
+        if word in self.seen:
+            raise Diagnostic(
+                "E0204", f"a tokenizer has one `{word}`", span, notes=[Note("the first one is here", self.seen[word])],
+                help="leave one of them",
+            )  # fmt: skip
+        self.seen[word] = span
+
+    def _options(self, args: list[ast.Arg]) -> dict[str, Any]:
+        found = options(args, self.elaborator, self.unit)
+        return {name: value.value if isinstance(value, Dim) else value for name, value in found.items()}
+
+    def _part(self, clause: ast.StagePart) -> None:
+        made = part(clause.stage, clause.name, self._options(clause.args), clause.span, places(clause.args))
+        self.stages[clause.stage].append(made)
+
+    def _token(self, clause: ast.StageToken) -> None:
+        special = clause.word == "special"
+        found = values(ADDED, f"{clause.word} {clause.text!r}", self._options(clause.args), clause.span, places(clause.args))
+        flags = dict(found)
+        flags["normalized"] = not special if flags["normalized"] is None else flags["normalized"]
+        if not clause.text:
+            raise Diagnostic("E1005", "a token is no empty text", clause.span)
+        for other in self.added:
+            if other.text == clause.text or (other.id is not None and other.id == clause.id):
+                what = f"`{clause.text}`" if other.text == clause.text else f"the id {clause.id}"
+                raise Diagnostic(
+                    "E1005", f"{what} is declared twice", clause.span, notes=[Note("the first one is here", other.span)],
+                    help="each token has one id, and each id one token",
+                )  # fmt: skip
+        self.added.append(Added(clause.text, clause.id, special, span=clause.span, **flags))
+
+    def _family(self, clause: ast.StageSizes) -> tuple[int, ...]:
+        sizes = [self.elaborator.static(self.unit, size, {}) for size in clause.sizes]
+        wrong = next((s for s, size in zip(clause.sizes, sizes, strict=True) if type(size) is not int or size < 1), None)
+        if wrong is not None:
+            raise Diagnostic("E1005", "the members of a family are sizes of vocabularies", wrong.span)
+        for expr, size, before in zip(clause.sizes[1:], sizes[1:], sizes, strict=False):
+            if size <= before:
+                raise Diagnostic(
+                    "E1005", f"the family is not nested: {size} stands behind {before}", expr.span,
+                    help="write the sizes from the smallest to the largest: the ids of each are the first of the next",
+                )  # fmt: skip
+        return tuple(sizes)
+
+    def _check_family(self, written: Tokenizer) -> None:
+        """Raises E1005 where the ids of the smallest member are not the first of the others."""
+        if not self.family:
+            return
+        least, largest, span = self.family[0], self.family[-1], self.seen["family"]
+        if written.model.name == "unigram":
+            raise Diagnostic(
+                "E1005", "a family of `model unigram` cannot be nested: fewer pieces have other scores",
+                written.model.span or span, [Note("the family is here", span)], "declare `model bpe`",
+            )  # fmt: skip
+        if written.round is not None:
+            raise Diagnostic(
+                "E1005", "the members of a family are as large as they are declared: nothing fills them up",
+                written.round.span, [Note("the family is here", span)], "leave `round` out",
+            )  # fmt: skip
+        vocab = dict(written.model.options).get("vocab")
+        if vocab not in (None, largest):
+            raise Diagnostic(
+                "E1005", f"`model {written.model.name}` has {vocab} tokens, and the largest of the family {largest}",
+                written.model.span or span, [Note("the family is here", span)], f"write `{written.model.name}(vocab={largest})`",
+            )  # fmt: skip
+        for token in written.added:
+            if not token.special or (token.id or 0) >= least:
+                raise Diagnostic(
+                    "E1005", f"the smallest member of the family has no token `{token.text}`", token.span or span,
+                    [Note("the family is here", span)],
+                    f"declare it `special`, with an id below {least}; what is injected stands behind all that is trained",
+                )  # fmt: skip
+
+    def _gate(self, clause: ast.RequireStmt) -> Gate:
+        test = clause.condition
+        if not (isinstance(test, ast.Binary) and test.op in ("<", "<=", ">", ">=") and isinstance(test.left, ast.Name)):
+            raise Diagnostic(
+                "E1002", "a tokenizer requires that a metric is below or above a number", test.span,
+                help='write `require tokens_per_character < 0.3, "…"`',
+            )  # fmt: skip
+        metric = test.left.id
+        if metric not in METRICS:
+            raise Diagnostic(
+                "E1002", f"there is no metric `{metric}`", test.left.span,
+                help=did_you_mean(metric, METRICS) or f"the metrics are {', '.join(METRICS)}",
+            )  # fmt: skip
+        bound = self.elaborator.static(self.unit, test.right, {})
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+            raise Diagnostic("E1002", f"`{metric}` is compared with a number, which this is not", test.right.span)
+        return Gate(metric, test.op, float(bound), clause.message, clause.span)
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def _path(self, clause: ast.StageFiles) -> str:
+        """The path of a clause. Raises E0005 where it leaves the project."""
+        root = self.unit.root
+        if root is None:
+            raise Diagnostic("E0005", f'only files of a project can name files: `"{clause.path}"`', clause.span)
+        target = Path(self.unit.path).resolve().parent / clause.path
+        if not target.resolve().is_relative_to(root.resolve()):
+            raise Diagnostic(
+                "E0005", f'`"{clause.path}"` is outside of the project', clause.span,
+                help="a program may only read files in the folder of its main file, or below it",
+            )  # fmt: skip
+        return clause.path
+
+    def _files(self, clause: ast.StageFiles) -> None:
+        row = {"from": FROM, "train": TRAIN, "measure": MEASURE}[clause.word]
+        found = values(row, clause.word, self._options(clause.args), clause.span, places(clause.args))
+        path = self._path(clause)
+        if clause.word == "from":
+            self.source = TableFile(path, dict(found)["sha256"], clause.span)
+        elif clause.word == "train":
+            self.training = Training(path, found, clause.span)
+        else:
+            self.measured = path
+
+    def _filled(self, written: Tokenizer) -> Tokenizer:
+        """What a declaration says together with its file. Raises E1004 where they differ."""
+        source = written.source
+        assert source is not None
+        place = folder_of(written) / source.path
+        if written.training is not None and not place.is_file() and written.model.name:
+            # It is still to be trained.
+            return written
+        data, digest = open_tables(place, source.path, source.span)
+        check_hash(written, digest)
+        found, _ = read_json(data, source.path, source.span)
+        differences = list(_differences(written, found))
+        if differences:
+            raise several(differences)
+        model = found.model
+        if written.round is not None and written.model.name:
+            # What is filled up lies in the table too; the declaration says how much of it is trained.
+            model = Part(model.name, tuple((n, written.model[n] if n == "vocab" else v) for n, v in model.options))
+        return replace(
+            written, model=model, added=found.added, normalize=found.normalize, split=found.split, process=found.process,
+            decode=found.decode, truncate=found.truncate, pad=found.pad, size=found.size,
+            source=replace(source, sha256=digest),
+        )  # fmt: skip
+
+
+def _differences(written: Tokenizer, found: Tokenizer) -> Iterator[Diagnostic]:
+    """Where a declaration says other than its file."""
+    assert written.source is not None
+    for stage in STAGES:
+        ours, theirs = getattr(written, stage), getattr(found, stage)
+        if stage == "round" or not ours or (stage == "model" and not ours.name):
+            continue
+        rows = list(ours) if stage in REPEATED else [ours]
+        others = list(theirs) if stage in REPEATED else [theirs] if theirs is not None else []
+        loose = {"vocab"} if written.round is not None else set()
+        if len(rows) == len(others) and all(_agree(stage, a, b, loose) for a, b in zip(rows, others, strict=True)):
+            continue
+        text = ", ".join(f"`{stage} {shown(stage, one)}`" for one in others) or "none"
+        yield Diagnostic(
+            "E1004", f"`{written.source.path}` has another `{stage}` than is declared here", rows[0].span,
+            notes=[Note(f"the file has {text}", written.source.span)],
+            help="leave the clause out, so that the file says it; or train a file of this declaration",
+        )  # fmt: skip
+    known = {token.text: token for token in found.added}
+    for token in written.added:
+        other = known.get(token.text)
+        if other is not None and other == replace(token, id=other.id if token.id is None else token.id):
+            continue
+        name = written.source.path
+        yield Diagnostic(
+            "E1004",
+            f"`{name}` has no token `{token.text}`" if other is None
+            else f"`{token.text}` is another token in `{name}`: {_told(other)}", token.span,
+            help="leave the clause out, so that the file says it; or train a file of this declaration",
+        )  # fmt: skip
+
+
+def _agree(stage: str, ours: Part, theirs: Part, loose: set[str]) -> bool:
+    """Whether two parts mean the same; what lies in the file need not be written."""
+    if ours.name != theirs.name:
+        return False
+    left_out = {opt.name for opt in STAGES[stage][ours.name].options if opt.form == "table" and ours[opt.name] is None}
+    return all(value == theirs[name] for name, value in ours.options if name not in left_out | loose)
+
+
+def _told(token: Added) -> str:
+    """What an added token is, in words."""
+    flags = [name for name in ("single_word", "lstrip", "rstrip", "normalized") if getattr(token, name)]
+    word = "special" if token.special else "injected"
+    return f"{word}, with the id {token.id}{', ' if flags else ''}{', '.join(flags)}"

@@ -1,0 +1,76 @@
+"""E10xx: tokenizers."""
+
+from . import Code
+
+CODES = {
+    "E1001": Code(
+        "there is no such stage of a tokenizer",
+        "Each clause of a tokenizer knows certain kinds: `normalize` bert, nfc, lowercase, …; `split` bert,\n"
+        "byte_level, …; `model` bpe, unigram, wordpiece, wordlevel. What a tokenizer.json calls them is in\n"
+        "docs/tokenizers.md.\n\n"
+        "  wrong:  split ByteLevel\n"
+        "  right:  split byte_level",
+    ),
+    "E1002": Code(
+        "an option of a tokenizer does not fit",
+        "The stage has no such option, it is of another kind or out of range, or one that it needs is\n"
+        "missing.\n\n"
+        "  wrong:  normalize bert(lower=true)\n"
+        "  right:  normalize bert(lowercase=true)",
+    ),
+    "E1003": Code(
+        "the file is no tokenizer.json that can be read",
+        "The file of a tokenizer's tables is a `tokenizer.json`, as the package `tokenizers` writes it.\n"
+        "Whatever it says that is not known here is refused, since it would be left out: the message names\n"
+        "it.",
+    ),
+    "E1004": Code(
+        "a tokenizer and its file differ",
+        "A file alone says all stages. Where a declaration says them too, both must be the same: `tessera\n"
+        "check` compares them, and the hash of the file if that is given. A token that a stage names must be\n"
+        "in the vocabulary.\n\n"
+        "  wrong:  normalize nfc                  # and the file has `bert`\n"
+        "          from \"tokenizer.json\"\n"
+        "  right:  from \"tokenizer.json\"",
+    ),
+    "E1005": Code(
+        "tokens or ids do not fit together",
+        "Each token has one id and each id one token; special tokens keep the ids that they are given,\n"
+        "injected ones stand behind what is trained, and the members of a family are nested.\n\n"
+        "  wrong:  special \"[PAD]\" = 0\n"
+        "          special \"[CLS]\" = 0\n"
+        "  right:  special \"[PAD]\" = 0\n"
+        "          special \"[CLS]\" = 1",
+    ),
+    "E1006": Code(
+        "a tokenizer has no tables yet",
+        "Its vocabulary comes from a file, which training writes: `tessera tokenizer train spec.tess` trains\n"
+        "what `train` names and writes what `from` names.\n\n"
+        "  right:  model bpe(vocab=8192)\n"
+        "          train \"corpus/*.txt\"\n"
+        "          from \"tokenizer.json\"",
+    ),
+    "E1007": Code(
+        "a text cannot be encoded",
+        "Text is UTF-8: the message has the row and the byte where it is not. Or the model has no token for a\n"
+        "character, and no unknown one.",
+    ),
+    "E1008": Code(
+        "not an id of the vocabulary",
+        "Ids go from 0 to the size of the vocabulary. Ids of another tokenizer mean other texts.",
+    ),
+    "E1009": Code(
+        "a tokenizer does not do what it requires",
+        "`require` compares a metric, measured on the files of `measure` or else those of the training, with a\n"
+        "number. Training writes no file of a tokenizer that requires more than it does.\n\n"
+        "  right:  measure \"held/*.txt\"\n"
+        "          require tokens_per_character < 0.3, \"too many tokens\"",
+    ),
+    "E1010": Code(
+        "a tokenizer cannot be trained",
+        "There is no corpus, nothing says how many tokens are to be trained, or the corpus is too small for\n"
+        "so many.\n\n"
+        "  right:  model bpe(vocab=8192)\n"
+        "          train \"corpus/*.txt\"",
+    ),
+}  # fmt: skip

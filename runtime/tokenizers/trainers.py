@@ -1,0 +1,190 @@
+"""What trains each model: tokens in the order of their ids, with what makes them.
+
+The same words give the same tables. The package `tokenizers` is so for BPE and whole words; with a prefix of continuing pieces it
+numbers characters in an order that changes from run to run, and ties fall accordingly. There characters that continue a word are
+other characters in training. Its Unigram sums in such an order as well; that of `sentencepiece` does not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.diagnostics import Diagnostic
+from ...ir.tokenizer import Tokenizer
+from .files import Tables, write_json
+from .standard import first_line, package
+
+# Which options of `train` each model takes.
+OPTIONS = {
+    "bpe": ("min_frequency", "longest", "alphabet", "limit_alphabet"),
+    "wordpiece": ("min_frequency", "longest", "alphabet", "limit_alphabet"),
+    "unigram": ("longest", "alphabet"),
+    "wordlevel": ("min_frequency",),
+}
+# Characters that no text has a meaning for: planes 15 and 16 of Unicode.
+_PRIVATE = range(0xF0000, 0x10FFFE)
+_LONGEST_WORD = 4096
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Tokens from the first id on; ``merges`` by rank, ``scores`` in the order of the tokens."""
+
+    tokens: list[str]
+    merges: list[tuple[str, str]] | None = None
+    scores: list[float] | None = None
+
+
+def learn(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> Trained:
+    """So many tokens for the texts, as far as these give them.
+
+    Raises:
+        Diagnostic: E1002 for an option that such a model does not have, E1010 where the training fails, E0015.
+    """
+    training, model = tokenizer.training, tokenizer.model
+    assert training is not None
+    given = {option: value for option, value in training.options if value not in (None, ()) and option != "key"}
+    unknown = next((option for option in given if option not in OPTIONS[model.name]), None)
+    if unknown is not None:
+        raise Diagnostic(
+            "E1002", f"the training of `model {model.name}` has no option `{unknown}`", training.span,
+            help=f"its options are key, {', '.join(OPTIONS[model.name])}",
+        )  # fmt: skip
+    try:
+        if model.name == "unigram":
+            return _unigram(words_of(tokenizer, texts), size, given)
+        if dict(model.options).get("prefix"):
+            return _continued(
+                words_of(tokenizer, texts), size, given, model["prefix"], dict(model.options).get("suffix")
+            )
+        return _plain(tokenizer, texts, size, given)
+    except Diagnostic:
+        raise
+    except Exception as error:  # both packages raise bare Exceptions
+        raise Diagnostic("E1010", f"the training failed: {first_line(error)}", training.span) from None
+
+
+def _skeleton(tokenizer: Tokenizer) -> Any:
+    """A tokenizer of the package with the stages before the model, and an empty model."""
+    empty: dict[str, Any] = {"vocab": [] if tokenizer.model.name == "unigram" else {}}
+    if tokenizer.model.name == "bpe":
+        empty["merges"] = []
+    options = tuple(
+        (n, None if tokenizer.model.name == "unigram" and n == "unknown" else v) for n, v in tokenizer.model.options
+    )
+    bare = Tokenizer("", type(tokenizer.model)(tokenizer.model.name, options), (), tokenizer.normalize, tokenizer.split)
+    return package().Tokenizer.from_str(write_json(bare, Tables({}, empty)).decode())
+
+
+def words_of(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """How often each piece of the split comes."""
+    own = _skeleton(tokenizer)
+    normalise = own.normalizer.normalize_str if own.normalizer is not None else str
+    counted: Counter[str] = Counter()
+    for text in texts:
+        normal = normalise(text)
+        counted.update(
+            [normal] if own.pre_tokenizer is None else (w for w, _ in own.pre_tokenizer.pre_tokenize_str(normal))
+        )
+    del counted[""]
+    return counted
+
+
+def _trainer(name: str, size: int, given: dict[str, Any], alphabet: Iterable[str] = (), **more: Any) -> Any:
+    options: dict[str, Any] = {key: given[key] for key in ("min_frequency", "limit_alphabet") if key in given}
+    if "longest" in given:
+        # The package keeps tokens that are shorter.
+        options["max_token_length"] = given["longest"] + 1
+    if letters := [*alphabet, *given.get("alphabet", ())]:
+        options["initial_alphabet"] = letters
+    return getattr(package().trainers, name)(vocab_size=size, show_progress=False, **options, **more)
+
+
+def _plain(tokenizer: Tokenizer, texts: Iterable[str], size: int, given: dict[str, Any]) -> Trained:
+    """BPE without a prefix, and whole words."""
+    own = _skeleton(tokenizer)
+    if tokenizer.model.name == "wordlevel":
+        trainer = _trainer("WordLevelTrainer", size, given)
+    else:
+        bytes_ = any(part.name == "byte_level" for part in (*tokenizer.normalize, *tokenizer.split))
+        suffix = tokenizer.model["suffix"]
+        more = {"end_of_word_suffix": suffix} if suffix else {}
+        letters = sorted(package().pre_tokenizers.ByteLevel.alphabet()) if bytes_ else ()
+        trainer = _trainer("BpeTrainer", size, given, letters, **more)
+    own.train_from_iterator(texts, trainer)
+    return _found(own)
+
+
+def _found(own: Any) -> Trained:
+    model = json.loads(own.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]] if "merges" in model else None
+    return Trained(sorted(model["vocab"], key=model["vocab"].__getitem__), merges)
+
+
+def _continued(words: Counter[str], size: int, given: dict[str, Any], prefix: str, suffix: str | None) -> Trained:
+    """BPE whose pieces behind the first of a word begin with a prefix: characters that continue a word are private ones."""
+    letters = sorted({letter for word in words for letter in word[1:]})
+    private = dict(zip(letters, map(chr, _PRIVATE), strict=False))
+    if len(letters) > len(_PRIVATE) or any(ord(letter) in _PRIVATE for word in words for letter in word):
+        raise Diagnostic("E1010", "the corpus has private characters of Unicode, which the training needs for itself")
+    shown = {char: letter for letter, char in private.items()}
+    own = package().Tokenizer(package().models.BPE())
+    own.pre_tokenizer = package().pre_tokenizers.CharDelimiterSplit("\n")
+    coded = {word: word[0] + "".join(map(private.__getitem__, word[1:])) for word in sorted(words)}
+    # A line break parts words here: one within a word is another private character.
+    breaks = chr(_PRIVATE[-1])
+    shown[breaks] = "\n"
+    more = {"end_of_word_suffix": suffix} if suffix else {}
+
+    def surface(token: str) -> str:
+        text = "".join(shown.get(char, char) for char in token)
+        return prefix + text if token[0] in shown and token[0] != breaks else text
+
+    wanted = size
+    while True:
+        rows = _repeated((code.replace("\n", breaks), words[word]) for word, code in coded.items())
+        own.train_from_iterator(rows, _trainer("BpeTrainer", wanted, given, **more))
+        found = _found(own)
+        # A word that begins with the prefix itself may give a token of the same text as one that continues another.
+        tokens = list(dict.fromkeys(map(surface, found.tokens)))
+        if len(tokens) >= size or len(found.tokens) < wanted:
+            return Trained(tokens[:size], [(surface(a), surface(b)) for a, b in found.merges or ()])
+        wanted += size - len(tokens)
+
+
+def _repeated(counted: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Words as often as they were counted, in texts of some words each."""
+    for word, count in counted:
+        while count > 0:
+            some = min(count, 1024)
+            yield "\n".join([word] * some)
+            count -= some
+
+
+def _unigram(words: Counter[str], size: int, given: dict[str, Any]) -> Trained:
+    try:
+        import sentencepiece
+    except ImportError:
+        raise Diagnostic(
+            "E0015", "training `model unigram` needs the package `sentencepiece`", help="pip install 'tessera[text]'"
+        ) from None
+    # What the package takes for a mark of its own, or an end of a line, is another character in training.
+    marks = dict(zip("\t\n\r \0\u2581\u2585", map(chr, _PRIVATE), strict=False))
+    coded, shown = str.maketrans(marks), {ord(char): mark for mark, char in marks.items()}
+    rows = (f"{word.translate(coded)}\t{words[word]}" for word in sorted(words) if len(word) <= _LONGEST_WORD)
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(rows), model_writer=out, model_type="unigram", input_format="tsv", vocab_size=size + 1,
+        normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False, split_by_whitespace=False,
+        split_by_unicode_script=False, split_by_number=False, character_coverage=1.0, unk_id=0, bos_id=-1, eos_id=-1,
+        pad_id=-1, hard_vocab_limit=False, num_threads=1, minloglevel=2, max_sentence_length=_LONGEST_WORD * 8,
+        max_sentencepiece_length=given.get("longest", 16), required_chars="".join(given.get("alphabet", ())).translate(coded),
+    )  # fmt: skip
+    made = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+    pieces = [(made.id_to_piece(i).translate(shown), made.get_score(i)) for i in range(1, made.get_piece_size())]
+    return Trained([piece for piece, _ in pieces], scores=[score for _, score in pieces])

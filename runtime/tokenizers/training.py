@@ -1,0 +1,171 @@
+"""Training the tables of a declaration with `tokenizers`, and laying out ids: special tokens where they are declared, injected
+ones behind what was trained, the rest filled up to a round number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ...ir.diagnostics import Diagnostic, Span
+from ...ir.tokenizer import Added, Part, Tokenizer
+from .engine import folder_of
+from .files import Tables, write_json
+from .trainers import Trained, learn
+
+Progress = Callable[[str, int | None, int | None], None]
+
+
+def corpus_files(tokenizer: Tokenizer, pattern: str, span: Span | None = None) -> list[Path]:
+    """The files that a pattern names, in order. Raises E0005 for one outside of the project, E1010 for none."""
+    folder = folder_of(tokenizer).resolve()
+    parts = Path(pattern).parts
+    if Path(pattern).is_absolute() or ".." in parts:
+        raise Diagnostic(
+            "E0005", f'`"{pattern}"` is outside of the project', span,
+            help="a program may only read files in the folder of its main file, or below it",
+        )  # fmt: skip
+    files = sorted(path for path in folder.glob(pattern) if path.is_file())
+    outside = next((path for path in files if not path.resolve().is_relative_to(folder)), None)
+    if outside is not None:
+        raise Diagnostic("E0005", f"`{outside.name}` is a link to a file outside of the project", span)
+    if not files:
+        raise Diagnostic("E1010", f'there is no file `"{pattern}"` in `{folder_of(tokenizer)}`', span)
+    return files
+
+
+def texts_of(files: Iterable[Path], progress: Progress | None = None) -> Iterator[str]:
+    """The lines of files, with their ends. Raises E1007 for a file that is not UTF-8."""
+    files = list(files)
+    total = sum(path.stat().st_size for path in files)
+    done = 0
+    for path in files:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                done += len(line)
+                if progress is not None and number % 4096 == 1:
+                    progress(f"reading {path.name}", done, total)
+                try:
+                    yield line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise Diagnostic(
+                        "E1007", f"`{path.name}` is not UTF-8: byte 0x{line[error.start]:02x} on line {number}",
+                        help="save the file as UTF-8, or leave it out",
+                    ) from None  # fmt: skip
+
+
+def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
+    """The ``tokenizer.json`` of a declaration, trained on its corpus. The same declaration and corpus give the same bytes.
+
+    Raises:
+        Diagnostic: E1010 where there is nothing to train on, or too little of it; E1005 where ids do not fit; E1002.
+    """
+    training = tokenizer.training
+    if training is None:
+        raise Diagnostic(
+            "E1010", f"the tokenizer `{tokenizer.name}` says nothing of what it is trained on", tokenizer.span,
+            help='name the files: `train "corpus/*.txt"`',
+        )  # fmt: skip
+    wanted = tokenizer.model["vocab"]
+    if wanted is None:
+        raise Diagnostic(
+            "E1010", f"`model {tokenizer.model.name}` says nothing of how many tokens are to be trained", tokenizer.model.span,
+            help=f"write `model {tokenizer.model.name}(vocab=8192)`",
+        )  # fmt: skip
+    texts = texts_of(corpus_files(tokenizer, training.corpus, training.span), progress)
+    special = [token for token in tokenizer.added if token.special]
+    inside = [token for token in special if token.id is None or token.id < wanted]
+    trained = learn(tokenizer, texts, wanted - len(inside))
+    return _laid_out(tokenizer, trained, wanted, inside)
+
+
+def _laid_out(tokenizer: Tokenizer, trained: Trained, wanted: int, inside: list[Added]) -> bytes:
+    """The file: trained tokens in their order, on the ids that no special token has."""
+    fixed = {token.text: token.id for token in inside}
+    taken = {number for number in fixed.values() if number is not None}
+    free = (number for number in count() if number not in taken)
+    numbers = {text: next(free) if number is None else number for text, number in fixed.items()}
+    for text, number in zip((text for text in trained.tokens if text not in fixed), free, strict=False):
+        if number >= wanted:
+            break
+        numbers[text] = number
+    if len(numbers) < wanted:
+        raise Diagnostic(
+            "E1010", f"the corpus gives {len(numbers)} tokens, and {wanted} are declared", tokenizer.model.span,
+            help=f"train on more text, or declare `vocab={len(numbers)}`",
+        )  # fmt: skip
+    added = _added(tokenizer, numbers, wanted)
+    known = {**numbers, **{token.text: token.id for token in added if token.id is not None}}
+    if tokenizer.round is not None:
+        # The package numbers what stands behind its table by itself: what is filled up lies in the table, whole.
+        added = _filled(tokenizer.round, added, known)
+        numbers = dict(sorted(known.items(), key=lambda pair: pair[1]))
+    _check_behind(tokenizer, numbers, added)
+    table: dict[str, Any] = {"vocab": numbers}
+    if trained.merges is not None:
+        table["merges"] = [
+            list(pair) for pair in trained.merges if all(t in numbers for t in (*pair, joined(tokenizer, pair)))
+        ]
+    if trained.scores is not None:
+        scored = dict(zip(trained.tokens, trained.scores, strict=True))
+        least = min(scored.values(), default=0.0) - 10.0
+        by_id = sorted(numbers, key=numbers.__getitem__)
+        table["vocab"] = [[text, scored.get(text, least)] for text in by_id]
+    return write_json(replace(tokenizer, added=added), Tables(known, table))
+
+
+def joined(tokenizer: Tokenizer, pair: tuple[str, str]) -> str:
+    """The token that two become."""
+    return pair[0] + pair[1].removeprefix(tokenizer.model["prefix"] or "")
+
+
+def _check_behind(tokenizer: Tokenizer, numbers: dict[str, int], added: tuple[Added, ...]) -> None:
+    """Raises E1005 where tokens behind the table are not numbered one by one, which no ``tokenizer.json`` can say."""
+    behind = sorted((t for t in added if t.text not in numbers), key=lambda t: t.id or 0)
+    for token, number in zip(behind, count(max(numbers.values()) + 1), strict=False):
+        if token.id != number:
+            raise Diagnostic(
+                "E1005", f"`{token.text}` is declared as {token.id}, and the next id is {number}", token.span,
+                help="leave no gaps, or fill the vocabulary up: `round pow2`",
+            )  # fmt: skip
+
+
+def _added(tokenizer: Tokenizer, numbers: dict[str, int], wanted: int) -> tuple[Added, ...]:
+    """Special and injected tokens with their ids. Raises E1005 for an id that a trained token has."""
+    owners = {number: text for text, number in numbers.items()}
+    declared = {token.id for token in tokenizer.added}
+    behind = (number for number in count(wanted) if number not in declared)
+    rows = []
+    for token in tokenizer.added:
+        number = numbers.get(token.text)
+        if number is None:
+            number = next(behind) if token.id is None else token.id
+        elif token.id is not None and token.id != number:
+            raise Diagnostic(
+                "E1005", f"`{token.text}` is declared as {token.id}, and training found it as {number}", token.span,
+                help="leave its id out: it keeps the one that it was found with",
+            )  # fmt: skip
+        if owners.setdefault(number, token.text) != token.text:
+            raise Diagnostic(
+                "E1005", f"`{token.text}` has the id {number}, which is one of the {wanted} that are trained", token.span,
+                help=f"give it one from {wanted} on, or none",
+            )  # fmt: skip
+        rows.append(replace(token, id=number))
+    return tuple(rows)
+
+
+def _filled(part: Part, added: tuple[Added, ...], known: dict[str, int]) -> tuple[Added, ...]:
+    """Fill ``known`` up to a round number, by runs of the texts of ``fill``, which are found in texts, or by tokens that are never
+    made; the added tokens, with such runs."""
+    size = max(known.values()) + 1
+    goal = 1 << (size - 1).bit_length() if part.name == "pow2" else -(-size // part["of"]) * part["of"]
+    taken = set(known.values())
+    free = [number for number in range(goal) if number not in taken]
+    runs = (text * length for length in count(2) for text in part["fill"])
+    unused = (f"<unused{number}>" for number in count())
+    names = (name for name in (runs if part["fill"] else unused) if name not in known)
+    fresh = dict(zip(names, free, strict=False))
+    known.update(fresh)
+    return (*added, *(Added(text, number, False) for text, number in fresh.items())) if part["fill"] else added
