@@ -19,6 +19,7 @@ from ..tidy.dce import remove_dead
 from ..tidy.fold_constants import fold_graph
 from ..tidy.inline import inline_composites
 from .casts import cast_late
+from .closed import close_split
 from .einsums import order_einsums, order_products
 from .experts import raise_experts
 from .folded import split_heads
@@ -74,6 +75,7 @@ class RaiseComposites(Pass):
             remove_dead(graph)
             fired["batch_first"] = _in_one_layout(module, skipped)
             graph = module.graph
+            fired["split_closed"] = close_split(graph)
             remove_dead(graph)
         after = _composites(graph)
         if not after:

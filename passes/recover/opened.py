@@ -8,6 +8,7 @@ from ...ir.analysis.axes import kept_axes
 from ...ir.builder import Builder
 from ...ir.dims.dim import Dim, product
 from ...ir.graph import Graph, Node, Value
+from ...ir.naming import unique
 from .streams import sides_of, sizes_of
 from .words import pattern
 
@@ -22,15 +23,20 @@ def open_joined(graph: Graph) -> int:
 
     before: `y = rearrange(x, "n b h t k -> n (b h) t k")[:1]   q = rearrange(y, "1 (b h) t k -> b h t k", b=B)`
     after:  `q = squeeze(x[:1], axis=[0])`
+
+    What else is a `rearrange` of the same, such as relative positions that read queries with heads in the batch, reads what is open
+    too: `rearrange(q, "b h (u v) k -> (b h) u v k")`.
     """
-    return sum(_open(node) for node in list(graph.nodes()) if node.op.qualified == "rearrange")
+    last = [(node, chain) for node in graph.nodes() if node.op.qualified == "rearrange" and (chain := _chain(node))]
+    opened = [chain[0] for node, chain in last if _open(node, chain, kept=False)]
+    for node, chain in last:
+        if chain[0] in opened and node.output.users:
+            _open(node, chain, kept=True)
+    return len(opened)
 
 
-def _open(last: Node) -> bool:
-    """One split, if what it splits was joined of just that."""
-    chain = _chain(last)
-    if chain is None:
-        return False
+def _open(last: Node, chain: list[Node], kept: bool) -> bool:
+    """One split, if what it splits was joined of just that. ``kept``: or if it leaves whole what was joined."""
     first, *between = chain
     source = first.inputs[0]
     assert source is not None
@@ -48,18 +54,20 @@ def _open(last: Node) -> bool:
         if groups is None:
             return False
     assert groups is not None
+    if kept:
+        split, result = _named_apart(groups, sizes, split, result, parts)
     taken = [_taken(a, sizes, b, parts) for a, b in zip(groups, split, strict=True)]
     if any(t is None for t in taken) or not any(t is not None and len(t) > 1 for t in taken):
         return False
     builder = Builder(last.graph).before(last)  # type: ignore[arg-type]
-    value = _moved(source, left, [(name,) for group in right for name in group or ("",)], sizes, builder)
+    value = moved(source, left, [(name,) for group in right for name in group or ("",)], sizes, builder)
     groups = right
     for node in between:
         value, groups = _again(node, value, groups, builder), _through(node, groups, sizes)
         assert groups is not None
     # Each axis as it is now is one name of the split, or several.
     opened = [names for own in taken for names in own or ()]
-    made = _moved(value, opened, result, parts, builder)
+    made = moved(value, opened, result, parts, builder)
     made.name = last.output.name
     last.output.replace_uses(made)
     return True
@@ -150,13 +158,31 @@ def _taken(
     return [*found[:-1], (*found[-1], *left)]
 
 
-def _moved(value: Value, left: Groups, right: Groups, sizes: dict[str, Dim], builder: Builder) -> Value:
-    """A rearrange, as little of it as is needed."""
+def _named_apart(
+    groups: Groups, sizes: dict[str, Dim], split: Groups, result: Groups, parts: dict[str, Dim]
+) -> tuple[Groups, Groups]:
+    """Both sides of a rearrange with the names of what is joined in place of one name for all of it; ``parts`` gets their sizes."""
+    apart: dict[str, tuple[str, ...]] = {}
+    taken = set(parts)
+    for joined, names in zip(groups, split, strict=True):
+        if len(joined) > 1 and len(names) == 1:
+            apart[names[0]] = tuple(unique(f"{names[0]}{i}", taken, joint="_") for i in range(len(joined)))
+            parts.update({name: sizes[own] for name, own in zip(apart[names[0]], joined, strict=True)})
+
+    def named(side: Groups) -> Groups:
+        return [tuple(n for name in group for n in apart.get(name, (name,))) for group in side]
+
+    return named(split), named(result)
+
+
+def moved(value: Value, left: Groups, right: Groups, sizes: dict[str, Dim], builder: Builder) -> Value:
+    """A rearrange, as little of it as is needed; axes of none go first, so that equal values stay equal."""
     right = [tuple(name for name in group if name) for group in right]
     if left == right:
         return value
-    if [g for g in left if g] == right and all(len(g) <= 1 for g in left):
-        return builder.op("squeeze", value, axis=tuple(i for i, g in enumerate(left) if not g))
+    if not all(left) and all(right):
+        value = builder.op("squeeze", value, axis=tuple(i for i, g in enumerate(left) if not g))
+        return moved(value, [g for g in left if g], right, sizes, builder)
     if all(len(g) == 1 for g in (*left, *right)):
         return builder.op("transpose", value, perm=tuple(left.index(g) for g in right))
     axes = tuple((name, sizes[name]) for group in left for name in group[1:])

@@ -163,7 +163,7 @@ class _Layout:
         for i, words in enumerate((before, after)):
             if words is not None:
                 sides[i] = _to_canonical(sides[i], words)
-        _rejoin(sides, sizes)
+        rejoin(sides, sizes)
         left, right = sides
         if left == right:
             return source
@@ -242,7 +242,7 @@ def sizes_of(node: Node, x: Value, left: Groups) -> dict[str, Dim] | None:
     return sizes
 
 
-def _rejoin(sides: list[Groups], sizes: dict[str, Dim]) -> None:
+def rejoin(sides: list[Groups], sizes: dict[str, Dim]) -> None:
     """Two names that stand side by side on both sides become one: what is not taken apart needs no name of its own."""
     for group in list(sides[0]):
         for first, second in pairwise(group):
@@ -251,5 +251,5 @@ def _rejoin(sides: list[Groups], sizes: dict[str, Dim]) -> None:
                     for side in sides:
                         side[:] = [tuple(n for n in names if n != second) for names in side]
                     sizes[first] = sizes[first] * sizes.pop(second)
-                    _rejoin(sides, sizes)
+                    rejoin(sides, sizes)
                     return

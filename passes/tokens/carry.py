@@ -41,6 +41,8 @@ class Carrier:
         self._axis_stage: dict[tuple[Value, Stage], Stage] = {}
         self._views: dict[Axis, tuple[Stream, int, Stage]] = {}
         self._carried: dict[tuple[Any, ...], Value] = {}
+        # The nodes that read every token, restored, since they cannot follow.
+        self.restored: list[Node] = []
         # Which class each stage that was in the graph already has.
         self._roots = [(s.tokens, s, s.stages[0]) for s in streams]
         self._roots += [((stage.map.size, 1), s, stage) for s in streams for stage in s.stages[1:]]
@@ -213,9 +215,10 @@ class Carrier:
 
     def _carry_pairs(self, value: Value, stream: Stream, given: Stage, to: Stage, rank: int, builder: Builder) -> Value:
         """What says something of pairs of places: a relative position bias, a window. A merged token stands where the token is
-        that the others were merged into."""
+        that the others were merged into; what was made of restored tokens says there what it says of the merged one."""
         node, origins, floats = value.node, self.origins.of(value), value.type.dtype.kind == "float"
-        if self.stage(value, stream) is not stream.stages[0] or (floats and origins & stream.inputs):
+        features = floats and origins & stream.inputs and not self._of_restored(value, stream)
+        if self.stage(value, stream) is not stream.stages[0] or features:
             before = {"merged": "the merge", "dropped": "some were dropped"}[stream.said(to)]
             raise CannotFollow(f"{shown(value)} compares tokens as they were before {before}, not places")
         says_padding = stream.padding is not None and origins & self.origins.of(stream.padding[0])
@@ -247,6 +250,18 @@ class Carrier:
             out = flow.pick(out, axis + shift, index, batch == 0 or n > 0, builder)
         self._take_over(value, out, stream, to)
         return out
+
+    def _of_restored(self, value: Value, stream: Stream) -> bool:
+        """Whether all features that a value was made of were restored on the way to it."""
+        pending, seen, ends = [value], {value}, set(self.restored)
+        while pending:
+            node = pending.pop().node
+            if node is None:
+                return False
+            fresh = {v for v in node.inputs if v is not None and self.is_feature(v, stream)} - seen
+            seen |= fresh
+            pending += fresh if node not in ends else ()
+        return True
 
     def _row(self, node: Node, stream: Stream) -> Value | None:
         """What an ``expand`` repeats for each row, where that is all the places too."""

@@ -46,7 +46,6 @@ class Follower(Restorer, Joiner):
     ) -> None:  # fmt: skip
         super().__init__(graph, axes, streams, origins)
         self.proportional, self.restore, self._fit = proportional, restore, fit
-        self.restored: list[Node] = []
         self._bodies = Bodies()
         self._reductions = {s.node: (stream, s) for stream in streams for s in stream.stages if s.node is not None}
         self._counts = {stage: stage.count for stream in streams for stage in stream.stages}

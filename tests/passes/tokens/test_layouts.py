@@ -283,6 +283,89 @@ def test_heads_that_were_joined_with_the_batch_merge_to_the_same_indices(how: st
     np.testing.assert_array_equal(*map(np.asarray, sources))
 
 
+class OnMap(nn.Module):
+    """SAM's attention over a map of 3 by 4: scores are biased by what each query says of rows and columns of keys.
+
+    Of queries ``joined`` with the batch, as SAM has them, or with heads on an axis of their own.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.qkv = nn.ModuleList(nn.Linear(12, 36) for _ in range(2))
+        self.rows = nn.ParameterList(torch.randn(3, 3, 4) for _ in range(2))
+        self.columns = nn.ParameterList(torch.randn(4, 4, 4) for _ in range(2))
+
+    def biased(self, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        b, heads, t, k = q.shape
+        if self.how == "usual":
+            at = q.reshape(b, heads, 3, 4, k)
+            of_rows = torch.einsum("bnhwc,hkc->bnhwk", at, rows)[..., None]
+            return (of_rows + torch.einsum("bnhwc,wkc->bnhwk", at, columns)[..., None, :]).reshape(b, heads, t, t)
+        at = q.reshape(b * heads, 3, 4, k)
+        of_rows = torch.einsum("bhwc,hkc->bhwk", at, rows)[..., None]
+        return (of_rows + torch.einsum("bhwc,wkc->bhwk", at, columns)[..., None, :]).reshape(b, heads, t, t)
+
+    def heads(self, y: torch.Tensor) -> Any:
+        b, t, _ = y.shape
+        stacked = y.view(b, t, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        if self.how == "usual":
+            return stacked.unbind(0)
+        stacked = stacked.reshape(3, b * 3, t, 4)
+        parts = {
+            "unbind": lambda: stacked.unbind(0), "chunk": lambda: stacked.chunk(3, 0),
+            "turned": lambda: stacked.transpose(0, 1).unbind(1),
+        }[self.how]()  # fmt: skip
+        return [part.reshape(b, 3, t, 4) for part in parts]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(x.shape[0], 3, 4, 12)
+        for qkv, rows, columns in zip(self.qkv, self.rows, self.columns, strict=True):
+            q, k, v = self.heads(qkv(x).reshape(x.shape[0], 12, 36))
+            z = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.biased(q, rows, columns))
+            x = x + z.view(x.shape[0], 3, 3, 4, 4).permute(0, 2, 3, 1, 4).reshape(x.shape)
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize("importer", ["torch", pytest.param("onnx", marks=pytest.mark.extended)])
+@pytest.mark.parametrize("how", ["unbind", *(pytest.param(how, marks=pytest.mark.extended) for how in ("chunk", "turned"))])
+@pytest.mark.filterwarnings("ignore")
+def test_relative_positions_of_queries_follow_merged_tokens(how: str, importer: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    usual, other, x = OnMap("usual"), OnMap(how), torch.randn(4, 12, 12)
+    other.load_state_dict(usual.state_dict())
+    results = []
+    for model in (usual, other):
+        found = imported(model, x, importer, tmp_path)
+        raised, _ = apply(found.module, "raise_composites")
+        plain = next(iter(ts.compile(raised, weights=found.weights, passes=[])(x.numpy()).values()))
+        np.testing.assert_allclose(plain, model(x).detach().numpy(), atol=2e-5)
+        with pytest.raises(Diagnostic, match="restore=true"):
+            apply(raised, "merge_tokens", r=2)
+        merged, report = apply(raised, "merge_tokens", r=2, map=True, restore=True)
+        assert report.modified == 2
+        results.append(ts.compile(merged, weights=found.weights, passes=[])(x.numpy()))
+    np.testing.assert_array_equal(*(np.asarray(r["token_source"]) for r in results))
+    np.testing.assert_allclose(*(np.asarray(next(iter(r.values()))) for r in results), atol=2e-5)
+
+
+def test_a_bias_of_pairs_of_tokens_from_before_merging_is_none_of_places() -> None:
+    """What compares features of a layer before, without places, is read by attention of whole tokens."""
+    module = loads("""
+use std.attention (attention, self_attention)
+
+model m(x: f32[B, T, 8]) -> f32[B, 8] {
+    alike = unsqueeze(x @ transpose(x, perm=[0, 2, 1]), axis=[1])
+    x = x + self_attention(x, heads=2) as first
+    q = rearrange(x, "b t (h k) -> b h t k", h=2)
+    x = x + rearrange(attention(q, q, q, bias=alike), "b h t k -> b t (h k)")
+    return mean(x, axis=1)
+}
+""")
+    with pytest.raises(Diagnostic, match="compares tokens as they were before the merge"):
+        apply(module, "merge_tokens", r=1, protect=0)
+
+
 @pytest.mark.parametrize("post", [False, True])
 def test_attention_over_another_stream_of_the_same_length_is_none_of_its_own(post: bool) -> None:
     """A decoder that reads as many tokens as its encoder: axes coincide, yet keys are not made of what queries are made of."""
