@@ -14,6 +14,7 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, sym
 from ...ir.graph import Graph, Initializer, Input, Module, Node, Part, Value
+from ...ir.inlining import instantiate, splice
 from ...ir.library import composite, readable
 from ...ir.naming import unique
 from ...ir.op import Composite, Trait, has
@@ -23,7 +24,6 @@ from ..engine import Pass
 from ..options import option
 from ..report import Report
 from ..tidy.dce import remove_dead
-from ..tidy.inline import instantiate, splice
 from .given import names_of, token_input
 from .known import Known
 from .last import Last

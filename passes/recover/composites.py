@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...ir.diagnostics import Diagnostic, Note, Span
 from ...ir.graph import Graph, Module
+from ...ir.inlining import inline_composites
 from ...ir.library import RAISING, rules_of
 from ...ir.pattern import Rule
 from ..engine import Pass
@@ -17,7 +18,6 @@ from ..rewrite.replacing import rewrite
 from ..tidy.cse import merge_equal
 from ..tidy.dce import remove_dead
 from ..tidy.fold_constants import fold_graph
-from ..tidy.inline import inline_composites
 from .casts import cast_late
 from .closed import close_split
 from .einsums import order_einsums, order_products
@@ -63,7 +63,7 @@ class RaiseComposites(Pass):
         fired["experts"] = raise_experts(module)
         # Told while the steps are there: `scores` says more than the product and the sums that it becomes again.
         left = leftovers(graph)
-        inline_composites(graph, lambda op: op.module in RAISING)
+        inline_composites(graph, lambda node: node.op.qualified.rpartition(".")[0] in RAISING)
         fired[TIDIED] += _tidy(graph)
         if self.layout:
             fired["rows_rejoined"] = rejoin_rows(graph)

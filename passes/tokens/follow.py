@@ -15,10 +15,10 @@ from ...ir.analysis.cost import ATTENTION
 from ...ir.builder import Builder, reinfer
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.graph import Graph, Node, Value
+from ...ir.inlining import instantiate, splice
 from ...ir.op import Trait, has
 from ...ir.ops.contraction import parse_einsum
 from ...ir.types import TensorType, f32
-from ..tidy.inline import instantiate, splice
 from . import stage as flow
 from .carry import CannotFollow, Targets, resized, shown
 from .ends import check_cut

@@ -14,11 +14,11 @@ from tessera.frontends.source import loads, print_module
 from tessera.ir.builder import Builder
 from tessera.ir.compare import first_difference, same_attr
 from tessera.ir.graph import Graph, Initializer, Module
+from tessera.ir.inlining import inline_composites
 from tessera.ir.keys import attr_key, instance_key
 from tessera.ir.types import TensorType
 from tessera.passes.rewrite.matcher import why
 from tessera.passes.tidy.cse import merge_equal
-from tessera.passes.tidy.inline import inline_composites
 
 from ..backends.support import session
 
@@ -76,7 +76,7 @@ def test_it_is_printed_and_read_back(source: str) -> None:
 
 def test_inlining_gives_each_its_own_body() -> None:
     module = loads(ZEROS)
-    inline_composites(module.graph, lambda op: True)
+    inline_composites(module.graph, lambda node: True)
     numbers = [n.attrs["value"] for n in module.graph.nodes() if n.op.name == "constant"]
     assert sorted(map(str, numbers)) == ["-0.0", "0.0"]
     assert merge_equal(module.graph) == 0
