@@ -20,6 +20,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from .generated import kernel_of
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64),
 }  # fmt: skip
@@ -33,12 +35,13 @@ def compiled(row: Mapping[str, Any], target: str) -> dict[str, Any]:
         (bytes of stack a thread), as the assembler reports them.
     """
     module, name = row["kernel"].split(".")
-    kernel = getattr(import_module(f".{module}", __package__), name)
+    kernel = kernel_of(name, row["text"]) if "text" in row else getattr(import_module(f".{module}", __package__), name)
     constants = dict(row["constants"])
     given = [n for n in kernel.arg_names if n not in constants]
     types = {**dict(zip(given, row["types"], strict=True)), **dict.fromkeys(constants, "constexpr")}
     signature = {n: types[n] for n in kernel.arg_names}
-    made = triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=TARGETS[target])
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    made = triton.compile(source, target=TARGETS[target], options=row["options"])
     found = {"kernel": row["kernel"], "target": target, "shared": made.metadata.shared}
     return found | (_usage(made.asm["cubin"]) if "cubin" in made.asm else {})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
@@ -13,9 +14,10 @@ from torch import Tensor
 # What the kernels take; they accumulate in f32. f64 keeps to PyTorch.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _TYPES = {
-    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8", torch.int32: "*i32",
-    torch.int64: "*i64",
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8", torch.uint8: "*u8",
+    torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64",
 }  # fmt: skip
+T = TypeVar("T")
 
 
 @triton.jit
@@ -70,8 +72,24 @@ def recording() -> Iterator[list[dict[str, Any]]]:
         _recorded = before
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Tensor | int | float, **constants: Any) -> None:
-    """Launch a kernel over a grid; ``constants`` are its compile-time parameters."""
+class LaunchFailed(RuntimeError):
+    """A kernel that does not compile or cannot be started here: a GPU too small for its tiles, a compiler that refuses it."""
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Tensor | int | float, options: Any = None, **constants: Any
+) -> None:
+    """Launch a kernel over a grid.
+
+    Args:
+        options: of its compiler, by name: warps, stages, whether products and sums are fused.
+        constants: its compile-time parameters.
+
+    Raises:
+        LaunchFailed: why it cannot be.
+    """
+    # Said, so that results do not move with a version's default.
+    options = {"enable_fp_fusion": True, **(options or {})}
     if _recorded is not None:
         row = {
             "kernel": f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}",
@@ -79,7 +97,33 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Tensor | int | float, **co
                 _TYPES[a.dtype] if isinstance(a, Tensor) else "fp32" if isinstance(a, float) else "i32" for a in args
             ],
             "constants": constants,
+            "options": options,
         }
+        if hasattr(kernel, "text"):
+            row["text"] = kernel.text
         if row not in _recorded:
             _recorded.append(row)
-    kernel[grid](*args, **constants)
+    try:
+        kernel[grid](*args, **constants, **options)
+    except triton.TritonError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise LaunchFailed(f"`{kernel.fn.__name__}`: {lines[-1]}") from error
+
+
+_given_up: set[Hashable] = set()
+
+
+def attempt(name: str, key: Hashable, kernel: Callable[[], T], definition: Callable[[], T]) -> T:
+    """What a kernel computes; what its definition does where it cannot be launched, with a warning that names it, once.
+
+    Args:
+        key: of what is given up after a failure.
+    """
+    if key in _given_up:
+        return definition()
+    try:
+        return kernel()
+    except LaunchFailed as error:
+        _given_up.add(key)
+        warnings.warn(f"PyTorch computes `{name}`, whose kernel cannot be launched here: {error}", RuntimeWarning, stacklevel=2)
+        return definition()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...ir.op import Composite
 from ..torch.claims import CLAIMS, UNLESS, Claim, Claims
 
 if TYPE_CHECKING:
-    from ...ir.graph import Node
+    from ...ir.graph import Graph, Node
     from ..torch.emit import Call
 
 
@@ -56,8 +57,20 @@ def launched(node: Node) -> bool:
     return (node.op.qualified in KERNELS or node.op.name in ROWS) and not _unserved(node)
 
 
-def claims() -> Claims:
-    """PyTorch's table with our kernels in it. Imports torch and Triton."""
+def claims(*graphs: Graph) -> Claims:
+    """PyTorch's table with our kernels in it, and with the groups of fused graphs. Imports torch and Triton."""
+    from ...kernels.generated import Generated
     from . import fused
+    from .fuse import GROUP, specs
 
-    return Claims(TABLE, EXCEPT, ROWS, {"fused": fused})
+    groups = list(dict.fromkeys(spec for graph in graphs for spec in specs(graph)))
+
+    def group(call: Call) -> str:
+        assert isinstance(call.node.op, Composite)
+        place, body = groups.index(call.node.op.decl), call.writer.plan.body(call.node)
+        sizes, numbers = (call.value(call.attrs[name]) for name in ("sizes", "numbers"))
+        given = f", {numbers}" if call.attrs["numbers"] else ""
+        return f"groups[{place}]({call.function(body)}, {call.tuple(call.args)}, {sizes}{given})"
+
+    names = {"fused": fused, "groups": [Generated(spec) for spec in groups]}
+    return Claims({**TABLE, GROUP: group}, EXCEPT, ROWS, names)

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...ir.diagnostics import Diagnostic
 from ..target import Readers, Target
+from ..torch.target import WEIGHTS
 
 if TYPE_CHECKING:
     from ...ir.graph import Module
     from ...runtime.weights.bind import Bound
     from ..torch.runner import TorchRunner
 
+Network = TypeVar("Network")
 PLAN = "tessera.plan"
 
 
@@ -26,6 +28,7 @@ class Triton(Target):
     name = "triton"
     suffix = ".triton"
     needs = "triton"
+    programs = True
 
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> tuple[Mapping[str, str], Bound]:
         from .plan import plan_of
@@ -42,25 +45,44 @@ class Triton(Target):
 
         metadata = read_metadata(path)
         module = readers.source(metadata[SOURCE], f"{path.name}:source")
-        reason = self.unrunnable(module)
+        self._must_run(module, path)
+        from ...runtime.weights.bind import bind
+        from ...runtime.weights.open import open_weights
+        from ..torch.runner import TorchRunner
+        from . import build
+
+        network = _placed(build(module, bind(module.graph, open_weights(path))))
+        return TorchRunner(module, network, metadata, threads)
+
+    def write_program(self, built: Mapping[str, tuple[Mapping[str, str], Bound]], folder: Path) -> None:
+        from ..torch.file import write_torch_file
+
+        plans = {f"{PLAN}.{entry}": metadata[PLAN] for entry, (metadata, _) in built.items()}
+        # What binds one entry point's weights binds those of all.
+        weights = next(iter(built.values()))[1]
+        write_torch_file(folder / WEIGHTS, plans, weights)
+
+    def open_program(
+        self, program: Module, folder: Path, readers: Readers, *, threads: int | None = None
+    ) -> dict[str, TorchRunner]:
+        self._must_run(program, folder)
+        from ...runtime.weights.bind import bind
+        from ...runtime.weights.open import open_weights
+        from ..torch.runner import TorchRunner
+        from . import build_program
+
+        networks = _placed(build_program(program, bind(program.everything(), open_weights(folder / WEIGHTS))))
+        return {e: TorchRunner(program.only(e), networks[e], {}, threads) for e in program.functions}
+
+    def _must_run(self, program: Module, path: Path) -> None:
+        """Raises E0830."""
+        reason = self.unrunnable(program)
         if reason is not None:
             raise Diagnostic(
                 "E0830", f"`{path.name}` cannot run here: {reason}",
                 help="compile for `--target torch`" if not find_spec("triton")
                 else "set TRITON_INTERPRET=1 to run every kernel in Triton's interpreter, slowly; or compile for `--target torch`",
             )  # fmt: skip
-        import torch
-
-        from ...runtime.weights.bind import bind
-        from ...runtime.weights.open import open_weights
-        from ..torch import build
-        from ..torch.runner import TorchRunner
-        from .claims import claims
-
-        network = build(module, bind(module.graph, open_weights(path)), claims=claims())
-        if torch.cuda.is_available():
-            network = network.cuda()
-        return TorchRunner(module, network, metadata, threads)
 
     def unrunnable(self, module: Module) -> str | None:
         if not find_spec("triton"):
@@ -75,3 +97,10 @@ class Triton(Target):
         from ..torch.file import read_metadata
 
         return {"kind": self.name, "metadata": read_metadata(path), "size": path.stat().st_size}
+
+
+def _placed(network: Network) -> Network:
+    """A module, on the GPU where there is one."""
+    import torch
+
+    return network.cuda() if torch.cuda.is_available() else network  # type: ignore[attr-defined,no-any-return]

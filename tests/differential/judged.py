@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tessera.ir.graph import Graph
 from tessera.ir.types import DType
 from tessera.ir.verifier import verify
 from tessera.runtime.distributions import draw
-from tessera.runtime.weights.bind import initialise
+from tessera.runtime.weights.bind import Bound, initialise
 
 TOLERANCE = {"f64": 1e-7, "f32": 5e-4, "f16": 3e-2}
 SIZES: tuple[dict[str, int], ...] = ({"B": 2, "T": 3}, {"B": 1, "T": 1}, {"B": 3, "T": 5})
@@ -36,8 +37,17 @@ def feeds(graph: Graph, sizes: dict[str, int], rng: np.random.Generator) -> dict
     return made
 
 
-def judge(text: str, seed: int = 0, opset: int = 24) -> int:
-    """How many calls were compared. Raises AssertionError where something differs, and Diagnostic for what is no program."""
+# A program and its weights as something to call, as torch's ``build`` makes it.
+Build = Callable[[Graph, Bound], Any]
+
+
+def judge(text: str, seed: int = 0, opset: int | None = 24, also: Mapping[str, Build] | None = None) -> int:
+    """How many calls were compared. Raises AssertionError where something differs, and Diagnostic for what is no program.
+
+    Args:
+        opset: of the file for ONNX Runtime; None leaves it out.
+        also: whatever else is to agree.
+    """
     module = loads(text)
     verify(module.graph)
     printed = print_module(module)
@@ -46,11 +56,14 @@ def judge(text: str, seed: int = 0, opset: int = 24) -> int:
     assert print_module(again) == printed, f"it prints otherwise a second time\n{printed}"
     cleaned, _ = apply_passes(module, CLEANUP, verify_each=True)
     weights = initialise(module.graph, seed)
-    model = build_onnx(cleaned, initialise(cleaned.graph, seed), opset=opset)
-    check(model)
-    runners = {"onnx": Session(serialize(model))} if runnable(cleaned.graph) else {}
+    runners = {}
+    if opset is not None:
+        model = build_onnx(cleaned, initialise(cleaned.graph, seed), opset=opset)
+        check(model)
+        runners = {"onnx": Session(serialize(model))} if runnable(cleaned.graph) else {}
     bodies = build_torch(cleaned, initialise(cleaned.graph, seed), claims=False)
     networks = {"torch": build_torch(module, weights), "bodies": bodies}
+    networks |= {name: make(cleaned.graph, initialise(cleaned.graph, seed)) for name, make in (also or {}).items()}
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}
     rng, compared = np.random.default_rng(seed), 0
     for symbols in SIZES:
