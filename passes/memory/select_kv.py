@@ -21,6 +21,8 @@ from ..tokens.method import check_required, find_method, further_options, method
 from ..tokens.prune_tokens import PruneTokens
 from ..tokens.schedule import exact
 from ..tokens.stream import is_visibility
+from .evict import Eviction, evicts
+from .evict import shipped as evicting
 from .slots import appends, cached, is_choice, keep_bounds, page_of, read_chosen, shipped
 
 STD = "std.token.kv"
@@ -32,7 +34,8 @@ class SelectKV(Pass):
 
     In a prompt that is what decoding with a cache of `k` slots would have read. A method that reduces tokens chooses for all
     queries at once, so that keys and values are fewer. Behind `add_cache`, methods of std.token.slots choose which slots of the
-    cache the new tokens read; the others stay, and prompts are read as they are.
+    cache the new tokens read; the others stay, and prompts are read as they are. Those of std.token.evict choose which tokens
+    stay in the cache: the others leave it, and positions are counted beside it.
 
     before: `attention(q, k, v, causal=true)`
     after:  `attention(q, k, v, sinks_and_recent(q, k, k=64), causal=true)`
@@ -42,7 +45,8 @@ class SelectKV(Pass):
     contract = "approximate"
 
     method: str = option(
-        "sinks_and_recent", "how: an op of std.token.kv or std.token.slots, one that reduces tokens, or your own, `mine.tess:name`"
+        "sinks_and_recent",
+        "how: an op of std.token.kv, std.token.slots or std.token.evict, one that reduces tokens, or your own, `mine.tess:name`",
     )
     k: int | None = option(None, "how many keys a query reads at most", least=1)
     keep: float | None = option(None, "instead of k: the share of all keys, where their number is known", least=0, most=1)
@@ -60,8 +64,9 @@ class SelectKV(Pass):
         """All methods by the first line of their text, or the text of one."""
         if method is not None:
             op = _method(method, None)
-            return op.doc if is_visibility(op) or is_choice(op) else PruneTokens.method_help(method)
-        lines = [f"  {op.name}  {op.doc.splitlines()[0]}" for op in (*_visible().values(), *shipped().values())]
+            return op.doc if _is_own(op) else PruneTokens.method_help(method)
+        own = (*_visible().values(), *shipped().values(), *evicting().values())
+        lines = [f"  {op.name}  {op.doc.splitlines()[0]}" for op in own]
         return "\n".join(["methods (`--method NAME` tells more), and those of prune_tokens", *lines])
 
     def run(self, module: Module) -> Report:
@@ -74,7 +79,7 @@ class SelectKV(Pass):
                 "E0705", f"select_kv is given {told}, but needs exactly one of them",
                 help="write `select_kv(k=64)` or `select_kv(keep=0.5)`",
             )  # fmt: skip
-        if is_choice(op):
+        if is_choice(op) or evicts(op):
             return self._from_cache(module.graph, op, settings)
         chosen = self._chosen(module.graph)
         if not is_visibility(op):
@@ -95,6 +100,13 @@ class SelectKV(Pass):
             )  # fmt: skip
         if self.k is None:
             raise Diagnostic("E0705", "a share of a cache is no number before it runs", help="say how many slots are read, `k=64`")
+        if evicts(op):
+            if self.blocks is not None:
+                raise Diagnostic(
+                    "E0705", f"`{op.name}` lets tokens leave all caches alike, and `blocks` names some",
+                    help="without `blocks`; methods that choose what is read take it",
+                )  # fmt: skip
+            return Report.of(self, Eviction(graph, op, {"k": self.k, **settings}).run(written, found))
         page = page_of(op, settings)
         bounds = {}
         if page is not None:
@@ -175,8 +187,13 @@ class SelectKV(Pass):
 
 def _options(op: Composite) -> dict[str, Option]:
     """What a method adds to the options; the scale is that of each attention."""
-    told = {"scale"} if is_visibility(op) or is_choice(op) else set()
+    told = {"scale"} if _is_own(op) else set()
     return {name: value for name, value in further_options(op).items() if name not in told}
+
+
+def _is_own(op: Composite) -> bool:
+    """Whether a method is one of this pass alone."""
+    return is_visibility(op) or is_choice(op) or evicts(op)
 
 
 def _visible() -> dict[str, Composite]:
@@ -187,7 +204,7 @@ def _visible() -> dict[str, Composite]:
 def _method(name: str, module: Module | None) -> Composite:
     """The op that ``name`` means. Raises E0001, E0201, E0716."""
     op = written(name, module)
-    known = {**_visible(), **shipped()}
+    known = {**_visible(), **shipped(), **evicting()}
     if op is None:
         if name in known:
             return known[name]
@@ -198,4 +215,4 @@ def _method(name: str, module: Module | None) -> Composite:
                 or f'the methods are {", ".join(names)}; one of your own is `method="mine.tess:name"`',
             )  # fmt: skip
         return find_method(name, module, SelectKV.name)
-    return op if is_visibility(op) or is_choice(op) else find_method(name, module, SelectKV.name)
+    return op if _is_own(op) else find_method(name, module, SelectKV.name)

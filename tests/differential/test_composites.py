@@ -179,6 +179,16 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T"}),
         Row(("count",), shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T", "count": "k"}),
     ),
+    "std.cache.keep": (
+        Row(shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T"}),
+    ),
+    "std.token.evict.snap_kv": tuple(
+        Row(attrs={"k": 2, "window": 1, "pool": p}, below={"length": "S", "count": "T"}, scales=SOME, selects=True)
+        for p in (1, 3)
+    ),
+    "std.token.evict.heavy_keys": (
+        Row(attrs={"k": 3}, below={"length": "S", "count": "T"}, scales=SOME, selects=True),
+    ),
     "std.cache.window": (
         Row(attrs={"sinks": 1, "recent": 2}, shapes={"C": T}, below={"cache.length": "T"}, scales=("zero", "odd", "large")),
     ),
