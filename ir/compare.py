@@ -18,7 +18,9 @@ def first_difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     def interface(g: Graph) -> list[tuple[Any, ...]]:
         known = equalities(g)
         shown = {v: mapped(v.type, known.shown) if known and not names else v.type for v in g.inputs}
-        return [((v.name, v.outside) if names else (), shown[v], v.role, _init_key(v.init), v.record) for v in g.inputs]
+        return [
+            ((v.name, v.outside) if names else (), shown[v], v.role, _init_key(v.init), v.record, v.vocabulary) for v in g.inputs
+        ]
 
     if interface(a) != interface(b):
         return f"inputs differ: {a.inputs} and {b.inputs}"

@@ -12,6 +12,7 @@ from .op import AnyOp, Attrs
 from .program import Program
 from .signature import RecordPattern
 from .types import TensorType
+from .vocabulary import Vocabulary
 
 
 class Value:
@@ -57,10 +58,11 @@ class Input(Value):
     """A graph input. ``role`` is ``input``, ``state`` or ``random``; ``init`` is a state's start or a random distribution.
 
     ``record`` is what a state's tensor is a field of; the fields of one state follow one another in their order. ``outside`` is
-    what callers and files call it where that is another name, such as one that is no identifier.
+    what callers and files call it where that is another name, such as one that is no identifier. ``vocabulary`` is whose ids it
+    holds, where that is known.
     """
 
-    __slots__ = ("init", "outside", "record", "role", "span")
+    __slots__ = ("init", "outside", "record", "role", "span", "vocabulary")
 
     def __init__(
         self,
@@ -71,9 +73,11 @@ class Input(Value):
         span: Span | None = None,
         record: Part | None = None,
         outside: str | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         super().__init__(type, name)
         self.outside = outside
+        self.vocabulary = vocabulary
         self.record = record
         self.role = role
         self.init = init
@@ -356,7 +360,9 @@ class Graph:
         copies: dict[Value, Value] = {}
         for value in self.inputs:
             copies[value] = other.add_input(
-                Input(value.type, value.name, value.role, value.init, value.span, value.record, value.outside)
+                Input(
+                    value.type, value.name, value.role, value.init, value.span, value.record, value.outside, value.vocabulary
+                )
             )
         for param in self.params.values():
             copy = Parameter(param.type, param.full_name, param.init, param.trainable, param.span)

@@ -330,7 +330,7 @@ def _same_interface(before: Module, after: Module) -> None:
     """No pass may change what a caller binds: inputs, names of outputs. Taps, and random inputs, which nobody has to bind, may be
     added."""
     old, new = before.graph, after.graph
-    was, now = ([(v.name, v.outside, v.type, v.role) for v in graph.inputs] for graph in (old, new))
+    was, now = ([(v.name, v.outside, v.type, v.vocabulary, v.role) for v in graph.inputs] for graph in (old, new))
     if now[: len(was)] != was or any(row[-1] != "random" for row in now[len(was) :]):
         raise BrokenContract("the inputs changed")
     kept, added = new.output_info[: len(old.output_info)], new.output_info[len(old.output_info) :]

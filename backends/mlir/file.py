@@ -89,7 +89,7 @@ def read(path: Path, readers: Readers) -> tuple[Module, dict[str, Any], dict[str
         raise Diagnostic("E0014", f"`{path.name}` and `{beside.name}` are not of one program")
     for value, original in zip(found.graph.inputs, program.graph.inputs, strict=True):
         value.name, value.role, value.init, value.record = original.name, original.role, original.init, original.record
-        value.outside = original.outside
+        value.outside, value.vocabulary = original.outside, original.vocabulary
     found.graph.set_outputs(found.graph.outputs, program.graph.output_info)
     return found, {n: bound[n] for n in found.graph.params}, metadata
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...ir.analysis.vocabularies import check_vocabularies
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
 from ...ir.dims.dim import Dim, sym
@@ -32,6 +33,7 @@ from ..source.elaborate.inputs import check_outside, declared_outputs, finish_st
 from ..source.elaborate.library import Unit
 from ..source.elaborate.regions import Region
 from ..source.elaborate.values import Bundle, DeclValue, Instance, Multi, OpValue, Partial, describe, holds_tensors
+from ..source.elaborate.vocabularies import erased, vocabulary
 from ..source.syntax import ast
 from ..source.syntax.lexer import is_name
 from ..source.syntax.parser import parse_expr, parse_type
@@ -98,7 +100,8 @@ class Model:
         """
         frame, (span, _) = self._open(), call_site()
         self._fresh(name, span)
-        pattern = self._elaborator.signatures.pattern(self._unit, parse_type(type))
+        type_ = parse_type(type)
+        pattern = self._elaborator.signatures.pattern(self._unit, erased(self._unit, type_))
         builder = frame.root
         values: list[Value] = []
         for leaf, leaf_pattern in Operand(name, pattern).leaves():
@@ -110,7 +113,9 @@ class Model:
                     frame.env[symbol] = self._bound.dims[symbol] = sym(symbol)
             full = leaf.replace(".", "_")
             outside = outside_name(full, external, leaf.partition(".")[2])
-            values.append(builder.input(full, frame.type(leaf_pattern, span), span=span, outside=outside))
+            made = builder.input(full, frame.type(leaf_pattern, span), span=span, outside=outside)
+            made.vocabulary = vocabulary(self._elaborator, self._unit, type_, self._bound)
+            values.append(made)
         frame.env[name] = values[0]
         if isinstance(pattern, Pattern):
             return Tensor(self, values[0])
@@ -359,6 +364,7 @@ class Model:
         for tensor, info in extra:
             graph.add_output(tensor, info.name, info.role, info.outside)
         check_outside(graph, None)
+        check_vocabularies(graph)
         self._elaborator.bodies.check(graph)
         locals_, uses = gather(self._elaborator, [graph], self._unit, self.name)
         self._module = Module(self.name, graph, self.doc, locals_, uses)

@@ -73,4 +73,12 @@ CODES = {
         "  right:  model bpe(vocab=8192)\n"
         "          train \"corpus/*.txt\"",
     ),
+    "E1011": Code(
+        "ids of another vocabulary",
+        "An input `ids: token[words, B, T]` holds ids of the tokenizer `words`; `token[30522, B, T]` ids of some vocabulary of\n"
+        "30522. What they choose from has a row for each of them, and ids of two tokenizers do not come\n"
+        "together. Followed is what keeps ids as they are: slices, `concat`, `where`.\n\n"
+        "  wrong:  model m(ids: token[30522, B, T]) -> float[B, T, 64] { return embedding(ids, vocab=30000, dim=64) as e }\n"
+        "  right:  model m(ids: token[30522, B, T]) -> float[B, T, 64] { return embedding(ids, vocab=30522, dim=64) as e }",
+    ),
 }  # fmt: skip

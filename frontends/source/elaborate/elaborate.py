@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ....ir.analysis.vocabularies import check_vocabularies
 from ....ir.builder import Builder
 from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean, several
 from ....ir.dims.dim import Dim, const, sym
@@ -31,6 +32,7 @@ from .library import Declared, Library, Unit
 from .results import check_results
 from .signatures import Signatures
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, Partial
+from .vocabularies import vocabulary
 
 
 class Elaborator:
@@ -240,7 +242,7 @@ class Elaborator:
         graph = Graph(name)
         builder = Builder(graph)
         bound = self.given_statics(declared.unit, node, signature, params, spans)
-        operands = self._model_inputs(node, signature, bound, builder)
+        operands = self._model_inputs(declared.unit, node, signature, bound, builder)
         env = self.calls.body_environment(signature, bound, operands)
         frame = self.frames(
             self, declared.unit, env, builder=builder, scope=scope, dtypes=dict(bound.dtypes), kind="model",
@@ -254,6 +256,7 @@ class Elaborator:
             raise several([error, *self.bodies.wrong(graph)]) from None
         self._model_outputs(graph, node, signature, bound, values)
         check_outside(graph, node.name_span)
+        check_vocabularies(graph)
         self.bodies.check(graph)
         return graph
 
@@ -295,7 +298,7 @@ class Elaborator:
         return bound
 
     def _model_inputs(
-        self, node: ast.Function, signature: Signature, bound: Bindings, builder: Builder
+        self, unit: Unit, node: ast.Function, signature: Signature, bound: Bindings, builder: Builder
     ) -> list[Value | None]:
         operands: list[Value | None] = []
         for operand, param in zip(signature.operands, node.params, strict=True):
@@ -319,7 +322,9 @@ class Elaborator:
                 shape = tuple(size_of(d.subs(bound.dims), param.span) for d in dims)
                 name = leaf.replace(".", "_")
                 outside = outside_name(name, param.external, leaf.partition(".")[2])
-                operands.append(builder.input(name, TensorType(dtype, shape), span=param.span, outside=outside))
+                made = builder.input(name, TensorType(dtype, shape), span=param.span, outside=outside)
+                made.vocabulary = vocabulary(self, unit, param.type, bound)
+                operands.append(made)
         bound.given = frozenset(o.name for o in signature.operands if not o.optional)
         bound.dims.update((name, derive(bound)) for name, derive in signature.derived)
         return operands

@@ -34,6 +34,7 @@ from .values import (
     holds_tensors,
     is_tensor,
 )
+from .vocabularies import vocabulary_of
 
 if TYPE_CHECKING:
     from .elaborate import Elaborator
@@ -260,6 +261,8 @@ class Evaluator:
                 "E0203", f"the record {value.record.name} has no field `{e.name}`", e.span,
                 help=did_you_mean(e.name, names) or f"its fields are {', '.join(names)}",
             )  # fmt: skip
+        if isinstance(value, DeclValue) and isinstance(value.declared.node, ast.Tokenizer) and e.name == "size":
+            return vocabulary_of(self.elaborator, value.declared, e.span).size
         if isinstance(value, Value):
             properties = {
                 "dtype": value.type.dtype,

@@ -24,6 +24,7 @@ from ....ir.types import DTYPES, KINDS
 from ..syntax import ast
 from .cycles import names_in
 from .library import Declared, Unit
+from .vocabularies import erased, is_ids
 
 if TYPE_CHECKING:
     from .elaborate import Elaborator
@@ -113,7 +114,7 @@ class Signatures:
                 raise Diagnostic("E0204", f"`{param.name}` is a parameter of `{node.name}` twice", param.span)
             seen.add(param.name)
         for param in node.params:
-            pattern = self.pattern(unit, param.type, derived)
+            pattern = self.pattern(unit, erased(unit, param.type) if node.kind == "model" else param.type, derived)
             optional = param.type.optional or isinstance(param.default, ast.NoneValue)
             if param.default is not None and not isinstance(param.default, ast.NoneValue):
                 raise Diagnostic(
@@ -187,6 +188,11 @@ class Signatures:
                 raise Diagnostic(
                     "E0209", f"`{type.name}` is no type of tensors", type.span,
                     help="static parameters stand after `*`: `(x: float[B, D], *, act: fn = gelu)`",
+                )  # fmt: skip
+            if is_ids(unit, type):
+                raise Diagnostic(
+                    "E0209", f"`{type.name}` is a type of a model's inputs only", type.span,
+                    help="ids are `i64[…]` elsewhere; whose they are is followed from the input on",
                 )  # fmt: skip
             raise Diagnostic(
                 "E0209", f"there is no type `{type.name}`", type.span,

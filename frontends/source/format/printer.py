@@ -91,7 +91,7 @@ class _Printer(RegionPrinter):
             body.append(ast.RequireStmt(ast.Binary(need.op, literal(need.left), literal(need.right)), need.message))
         body += self._nodes(graph)
         results = self._outputs(graph, body)
-        params = [ast.Param(v.name, type_expr(v.type), None, v.outside) for v in graph.inputs if v.role == "input"]
+        params = [ast.Param(v.name, _input_type(v), None, v.outside) for v in graph.inputs if v.role == "input"]
         return ast.Function("model", name, params, [], results, body, doc or None)
 
     def _wiring(self) -> ast.Program:
@@ -368,6 +368,13 @@ def _input_name(value: Input) -> ast.Expr:
         return ast.Name(value.name)
     name, _, field = value.name.rpartition(".")
     return ast.Attribute(ast.Name(name), field)
+
+
+def _input_type(value: Input) -> ast.TypeExpr:
+    found = type_expr(value.type)
+    if value.vocabulary is None:
+        return found
+    return ast.TypeExpr("token", [literal(value.vocabulary.size), *(found.dims or ())])
 
 
 def _is_scalar(value: Value | None) -> bool:
