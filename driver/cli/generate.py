@@ -17,6 +17,7 @@ from .measuring import threads_option
 
 if TYPE_CHECKING:
     from ...runtime.generate.run import Generation
+    from ...runtime.generate.speculative.tree import Growth
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +40,32 @@ def decoding_options(command: F) -> F:
     return command
 
 
+def draft_options(command: F) -> F:
+    """``--draft --shape --budget``: a smaller program that proposes tokens."""
+    for decorate in (
+        click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="How many tokens a draft has."),
+        click.option(
+            "--shape", type=click.Choice(["chain", "tree", "dynamic"]), default="chain", show_default=True, help="Of drafts."
+        ),
+        click.option(
+            "--draft", metavar="FOLDER", help="A smaller program that proposes tokens, which the model reads several at once."
+        ),
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def growth_of(draft: str | None, shape: str, budget: int) -> Growth:
+    """How drafts grow. Raises E0011 where that is said, and there is none."""
+    from ...runtime.generate.speculative.tree import Growth
+
+    source = click.get_current_context().get_parameter_source
+    idle = next((name for name in ("shape", "budget") if source(name) is ParameterSource.COMMANDLINE), None)
+    if draft is None and idle is not None:
+        raise Diagnostic("E0011", f"`--{idle}` is of drafts, and there is none", help="`--draft FOLDER`, a smaller program")
+    return Growth(shape, budget)
+
+
 @click.command()
 @click.argument("artifact")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to go on with; several go on side by side.")
@@ -52,11 +79,7 @@ def decoding_options(command: F) -> F:
 @click.option("--min-p", type=float, default=0.0, show_default=True, help="From those of at least this share of the best one.")
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: tokens seldom come twice.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the draws.")
-@click.option("--draft", metavar="FOLDER", help="A smaller program that proposes tokens, which the model reads several at once.")
-@click.option(
-    "--shape", type=click.Choice(["chain", "tree", "dynamic"]), default="chain", show_default=True, help="Of drafts."
-)
-@click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="How many tokens a draft has.")
+@draft_options
 @click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many prompts at a time.")
 @json_option
 def generate(
@@ -72,13 +95,9 @@ def generate(
     """
     from ...runtime.generate.run import Generation
     from ...runtime.generate.sampling import Sampling
-    from ...runtime.generate.speculative.tree import Growth
     from ..generating import decodable
 
-    source = click.get_current_context().get_parameter_source
-    idle = next((name for name in ("shape", "budget") if source(name) is ParameterSource.COMMANDLINE), None)
-    if draft is None and idle is not None:
-        raise Diagnostic("E0011", f"`--{idle}` is of drafts, and there is none", help="`--draft FOLDER`, a smaller program")
+    growth = growth_of(draft, shape, budget)
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
     texts = [*prompts, *(read_text(file) for file in files)]
     if not texts:
@@ -88,7 +107,7 @@ def generate(
         generation = Generation(
             decodable(artifact, threads), texts, tokenizer=tokenizer_of(artifact, tokenizer), eos=list(eos) or None, rows=rows,
             capacity=capacity, max_tokens=max_tokens, stop=stop, sampling=sampling,
-            draft=(decodable(draft, threads), Growth(shape, budget)) if draft is not None else None,
+            draft=(decodable(draft, threads), growth) if draft is not None else None,
         )  # fmt: skip
     start = time.perf_counter()
     first = _show(generation, len(texts), silent=as_json) - start

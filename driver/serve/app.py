@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,7 +19,8 @@ from starlette.routing import Route
 
 from ...ir.diagnostics import Diagnostic
 from ...runtime.generate.engine import Event
-from .asked import Asked, Reader, Refused
+from .asked import Reader, Refused
+from .likely import Likely
 from .worker import Busy, Job, Worker
 
 # Bytes of a body; more is refused before it is read.
@@ -85,14 +87,14 @@ class Service:
         body = await _body(request)
         asked = await asyncio.to_thread(self.reader.read, body, chat)
         jobs = self.worker.accept(asked.requests)
-        form = Form(self.reader.name, chat)
+        form = Form(self.reader, chat)
         if asked.stream:
             # Its generator begins only when the response does, which a client may not wait for.
             return Stream(self.worker, jobs, form, asked.usage)
-        gone, done = asyncio.create_task(_disconnected(request)), asyncio.create_task(_all(jobs))
+        gone, done = asyncio.create_task(_disconnected(request)), asyncio.create_task(_all(jobs, form))
         try:
             await asyncio.wait({gone, done}, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
-            return JSONResponse(form.whole(done.result(), asked)) if done.done() else Response(status_code=499)
+            return JSONResponse(form.whole(done.result(), jobs)) if done.done() else Response(status_code=499)
         finally:
             self.worker.release(jobs)
             gone.cancel()
@@ -118,29 +120,34 @@ class Form:
     """How answers of one request are written.
 
     Args:
-        model: the model's name.
+        reader: knows the model's name, and the text of its tokens.
         chat: whether it is a conversation.
     """
 
-    def __init__(self, model: str, chat: bool) -> None:
+    def __init__(self, reader: Reader, chat: bool) -> None:
+        self._reader = reader
         self._chat = chat
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-        self._head = {"id": self._id, "created": int(time.time()), "model": model}
+        self._head = {"id": self._id, "created": int(time.time()), "model": reader.name}
 
-    def whole(self, texts: Sequence[tuple[str, str, Job]], asked: Asked) -> dict[str, Any]:
+    def likely(self, job: Job) -> Likely:
+        """What writes down how likely the tokens of one completion were."""
+        return Likely(self._reader.vocabulary.decode, job.ticket.request.ids, self._chat)
+
+    def whole(self, made: Sequence[Made], jobs: Sequence[Job]) -> dict[str, Any]:
         """The answer at once."""
         choices = []
-        for index, (text, finish, _) in enumerate(texts):
-            said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-            choices.append({"index": index, **said, "logprobs": None, "finish_reason": finish})
+        for index, one in enumerate(made):
+            said: dict[str, Any] = {"message": {"role": "assistant", "content": one.text}} if self._chat else {"text": one.text}
+            choices.append({"index": index, **said, "logprobs": one.logprobs, "finish_reason": one.finish})
         name = "chat.completion" if self._chat else "text_completion"
-        return {**self._head, "object": name, "choices": choices, "usage": usage([job for *_, job in texts])}
+        return {**self._head, "object": name, "choices": choices, "usage": usage(jobs)}
 
-    def piece(self, index: int, event: Event, first: bool) -> dict[str, Any]:
+    def piece(self, index: int, event: Event, first: bool, logprobs: dict[str, Any] | None) -> dict[str, Any]:
         """One event of a stream."""
         role = {"role": "assistant"} if first else {}
         said: dict[str, Any] = {"delta": {**role, "content": event.text}} if self._chat else {"text": event.text}
-        return self.part([{"index": index, **said, "logprobs": None, "finish_reason": event.finish}])
+        return self.part([{"index": index, **said, "logprobs": logprobs, "finish_reason": event.finish}])
 
     def part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """A part of a stream."""
@@ -154,21 +161,31 @@ def usage(jobs: Sequence[Job]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
-async def _all(jobs: Sequence[Job]) -> list[tuple[str, str, Job]]:
-    """The texts of all jobs. Raises what went wrong with the first that failed."""
-    return [await _whole(job) for job in jobs]
+@dataclass(frozen=True)
+class Made:
+    """A whole completion: its text, why it ended, and how likely its tokens were, where that was asked for."""
+
+    text: str
+    finish: str
+    logprobs: dict[str, Any] | None
 
 
-async def _whole(job: Job) -> tuple[str, str, Job]:
-    """The text of a job and why it ended. Raises what went wrong with it."""
-    texts = []
+async def _all(jobs: Sequence[Job], form: Form) -> list[Made]:
+    """What became of all jobs. Raises what went wrong with the first that failed."""
+    return [await _whole(job, form.likely(job)) for job in jobs]
+
+
+async def _whole(job: Job, likely: Likely) -> Made:
+    """What became of a job. Raises what went wrong with it."""
+    texts, told = [], []
     while True:
         event = await job.events.get()
         texts.append(event.text)
+        told.append(likely.add(event))
         if job.ticket.error is not None and event.finish is not None:
             raise job.ticket.error
         if event.finish is not None:
-            return "".join(texts), event.finish, job
+            return Made("".join(texts), event.finish, likely.joined(told))
 
 
 async def _lines(jobs: Sequence[Job], form: Form, with_usage: bool) -> AsyncIterator[str]:
@@ -183,6 +200,7 @@ async def _lines(jobs: Sequence[Job], form: Form, with_usage: bool) -> AsyncIter
                 return
 
     tasks = [asyncio.create_task(forward(index, job)) for index, job in enumerate(jobs)]
+    likely = [form.likely(job) for job in jobs]
     try:
         left, begun = len(jobs), set[int]()
         while left:
@@ -191,8 +209,9 @@ async def _lines(jobs: Sequence[Job], form: Form, with_usage: bool) -> AsyncIter
             if event.ticket.error is not None and event.finish is not None:
                 yield _line(Refused(event.ticket.error.message, status=500, code=event.ticket.error.code).body())
                 return
-            if event.text or event.finish is not None:
-                yield _line(form.piece(index, event, index not in begun))
+            logprobs = likely[index].add(event)
+            if event.text or event.finish is not None or logprobs is not None:
+                yield _line(form.piece(index, event, index not in begun, logprobs))
                 begun.add(index)
         if with_usage:
             yield _line({**form.part([]), "usage": usage(jobs)})
@@ -234,7 +253,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _diagnosed(request: Request, error: Exception) -> Response:
     """What is wrong with a prompt is the client's; what goes wrong while running is ours."""
     assert isinstance(error, Diagnostic)
-    mine = error.code in ("E0951", "E0952", "E0953")
+    mine = error.code in ("E0951", "E0952", "E0953", "E0954")
     message = f"{error.message}; {error.help}" if error.help else error.message
     code = "context_length_exceeded" if "the cache holds" in error.message else error.code
     return await _refused(request, Refused(message, "prompt" if mine else None, 400 if mine else 500, code))

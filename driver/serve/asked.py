@@ -16,15 +16,16 @@ from ...runtime.generate.tokenizer import Vocabulary
 # Fields of the API that change nothing here, and those that would: what they must be so that nothing is silently left out.
 IGNORED = ("user", "metadata", "store")
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "echo": (False,), "logprobs": (0, False), "top_logprobs": (0,), "suffix": ("",), "best_of": (1,), "presence_penalty": (0,),
-    "frequency_penalty": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"),
-    "response_format": ({"type": "text"},),
+    "echo": (False,), "suffix": ("",), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},),
+    "tools": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
 }  # fmt: skip
 NUMBERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 KNOWN = (
-    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options", "stop", *NUMBERS,
-    *IGNORED, *NEUTRAL,
+    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options", "stop", "logprobs",
+    "top_logprobs", *NUMBERS, *IGNORED, *NEUTRAL,
 )  # fmt: skip
+# How many of the likeliest tokens a request may ask for.
+MOST_OF_TEXT, MOST_OF_CHAT = 5, 20
 
 
 class Refused(Exception):
@@ -70,7 +71,7 @@ class Reader:
         name: of the model.
         vocabulary: its tokenizer.
         limit: how many completions one request may ask for.
-        most: how many tokens a row of the cache holds.
+        most: how many tokens a prompt and its completion may have together; None for any number.
         template: a conversation as a prompt; None where there is no template.
     """
 
@@ -88,9 +89,11 @@ class Reader:
         if not 1 <= count * len(prompts) <= self.limit:
             raise Refused(f"{count * len(prompts)} completions are asked for, and a request may have 1 to {self.limit}", "n")
         sampling = self._sampling(body)
-        stop = _stop(body)
+        stop, logprobs = _stop(body), _logprobs(body, chat)
         requests = [
-            Request(ids, self._max_tokens(body, ids, chat), sampling, row, self.vocabulary.ends, stop)
+            Request(
+                ids, self._max_tokens(body, ids, chat), sampling, row, self.vocabulary.ends, stop, logprobs=logprobs
+            )
             for row, ids in enumerate(ids for ids in prompts for _ in range(count))
         ]
         options = {} if body.get("stream_options") is None else body["stream_options"]
@@ -141,7 +144,7 @@ class Reader:
 
     def _max_tokens(self, body: Mapping[str, Any], ids: Sequence[int], chat: bool) -> int:
         name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-        room = max((self.most or len(ids) + 1024) - len(ids) + 1, 1)
+        room = max((self.most or len(ids) + 1025) - len(ids), 1)
         return _whole(body, name, room if chat else 16)
 
     @staticmethod
@@ -160,6 +163,26 @@ def _whole(body: Mapping[str, Any], name: str, default: int) -> int:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise Refused(f"`{name}` is {json.dumps(value)}, and must be a whole number, at least 1", name)
+    return value
+
+
+def _logprobs(body: Mapping[str, Any], chat: bool) -> int | None:
+    """How many of the likeliest tokens to tell beside each; None for nothing of probabilities. Raises Refused."""
+    if not chat:
+        if body.get("top_logprobs") is not None:
+            raise Refused("`top_logprobs` is of conversations; here `logprobs` is the number", "top_logprobs")
+        asked = body.get("logprobs")
+        return None if asked is None or asked is False else _likeliest(body, "logprobs", MOST_OF_TEXT)
+    wanted, count = _flag(body, "logprobs"), _likeliest(body, "top_logprobs", MOST_OF_CHAT)
+    if count and not wanted:
+        raise Refused("`top_logprobs` needs `logprobs`: true", "top_logprobs")
+    return count if wanted else None
+
+
+def _likeliest(body: Mapping[str, Any], name: str, most: int) -> int:
+    value = 0 if body.get(name) is None else body[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise Refused(f"`{name}` is {json.dumps(value)}, and must be a whole number from 0 to {most}", name)
     return value
 
 

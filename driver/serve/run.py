@@ -16,6 +16,8 @@ import uvicorn
 from ...ir.diagnostics import Diagnostic
 from ...runtime.generate.decoder import Decoder
 from ...runtime.generate.engine import Engine
+from ...runtime.generate.speculative.engine import SpeculativeEngine
+from ...runtime.generate.speculative.tree import Growth
 from ...runtime.generate.tokenizer import Vocabulary
 from ..generating import decodable
 from .app import Service
@@ -28,7 +30,8 @@ GRACE = 10
 
 def service(
     artifact: str | os.PathLike[str], *, tokenizer: str, name: str, eos: list[str] | None = None, rows: int = 4, queue: int = 64,
-    capacity: int = 2048, threads: int | None = None, template: str | None = None,
+    capacity: int = 2048, threads: int | None = None, template: str | None = None, chunk: int | None = None,
+    draft: str | os.PathLike[str] | None = None, growth: Growth | None = None,
 ) -> Service:  # fmt: skip
     """What answers requests for an artifact.
 
@@ -37,11 +40,13 @@ def service(
         tokenizer: a ``tokenizer.json`` or its folder.
         name: what clients call the model.
         eos: tokens that end a text, by name.
-        rows: how many requests are computed side by side.
+        rows: how many requests are computed side by side; with a draft it is one.
         queue: how many more may wait.
         capacity: how many tokens each may have, prompt included.
         threads: of one operator.
         template: a Jinja template of conversations, as text.
+        chunk: how many tokens of prompts are read between two steps at most; None for whole prompts.
+        draft: a smaller program that proposes tokens; ``growth`` says how.
 
     Raises:
         Diagnostic: E095x for what does not fit together.
@@ -49,8 +54,15 @@ def service(
     decoder = Decoder(decodable(artifact, threads))
     vocabulary = Vocabulary(tokenizer, decoder.vocab, eos)
     held = min(capacity, decoder.fixed or capacity)
-    engine = Engine(decoder, decoder.decode.batch.value or rows, held, vocabulary.decode, vocabulary.size)
-    reader = Reader(name, vocabulary, rows + queue, engine.held, _template(template, vocabulary))
+    if draft is not None:
+        proposing = Decoder(decodable(draft, threads))
+        engine: Engine = SpeculativeEngine(
+            decoder, proposing, growth or Growth(), held, vocabulary.decode, vocabulary.size, chunk=chunk
+        )
+    else:
+        several = decoder.decode.batch.value or rows
+        engine = Engine(decoder, several, held, vocabulary.decode, vocabulary.size, chunk=chunk)
+    reader = Reader(name, vocabulary, rows + queue, engine.room, _template(template, vocabulary))
     return Service(reader, Worker(engine, rows + queue))
 
 

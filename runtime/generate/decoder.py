@@ -203,25 +203,38 @@ class Rows:
             fresh = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, 1)})["decode"]
             fresh.make()
             states = fresh.states()
-            self._read = [port.name for port in decoder.program.runners["prefill"].ports.ports if port.name in states]
+            self._known = list(states)
+            read = {port.name for port in decoder.program.runners["prefill"].ports.ports}
             # What a prompt does not write begins anew with it.
-            self._unread = {name: array for name, array in states.items() if name not in self._read}
+            self._unread = {name: array for name, array in states.items() if name not in read}
             self._places = {name: array for name, array in states.items() if array.dtype.kind == "i"}
 
-    def admit(self, row: int, ids: Sequence[int], further: Mapping[str, Any]) -> np.ndarray:
-        """Read a prompt into a row; scores [V] of the token after it. ``further`` are other inputs of ``prefill``."""
+    def begin(self, ids: Sequence[int], further: Mapping[str, Any]) -> np.ndarray:
+        """Read a prompt, or its first tokens; scores [V] of the token after them. ``further`` are other inputs of ``prefill``."""
         reading = self.decoder.prefill
         self._one.reset()
+        self._by = "prefill"
         given: dict[str, Any] = {reading.ids.name: np.asarray([ids], np.int64), **further}
         if reading.count is not None:
             given[reading.count] = np.asarray([len(ids)], np.int64)
         if "attention_mask" in {spec.name for spec in reading.further}:
             given.setdefault("attention_mask", np.ones((1, len(ids)), np.int64))
-        scores = self._one["prefill"](**given)[reading.output]
+        return _last(self._one["prefill"](**given)[reading.output])[0]
+
+    def more(self, ids: Sequence[int]) -> np.ndarray:
+        """Read further tokens of the prompt that was begun last; scores [V] of the token after them."""
+        reading = self.decoder.decode
+        self._by = "decode"
+        given: dict[str, Any] = {reading.ids.name: np.asarray([ids], np.int64)}
+        if reading.count is not None:
+            given[reading.count] = np.asarray([len(ids)], np.int64)
+        return _last(self._one["decode"](**given)[reading.output])[0]
+
+    def place(self, row: int) -> None:
+        """Put the prompt that was read into a row."""
         if self.count > 1:
-            made = self._one["prefill"].states()
-            self.session["decode"].put({**self._unread, **{name: made[name] for name in self._read}}, row)
-        return _last(scores)[0]
+            made = self._one[self._by].states()
+            self.session["decode"].put({**self._unread, **{name: made[name] for name in self._known if name in made}}, row)
 
     def step(self, tokens: Sequence[int | None], width: int | None = None) -> np.ndarray:
         """Read one token in each row, None in those that are free; scores [rows, V] of the next ones. ``width``: how many tokens

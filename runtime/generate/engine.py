@@ -15,7 +15,7 @@ import numpy as np
 
 from ...ir.diagnostics import Diagnostic, Note
 from .decoder import Decoder, Rows
-from .sampling import Sampling, generator, is_count, pick
+from .sampling import Ranked, Sampling, generator, is_count, pick, ranked
 from .text import TextStream
 
 Mask = Callable[[list[int]], Any]
@@ -34,6 +34,7 @@ class Request:
         stop: texts that end it.
         mask: a constraint: from the tokens so far, prompt included, bool [V] of those that may come next, or None for all.
         further: other inputs of ``prefill``, for one row.
+        logprobs: how many of the likeliest tokens to tell beside each that is made; None to tell nothing of probabilities.
     """
 
     ids: Sequence[int]
@@ -44,6 +45,7 @@ class Request:
     stop: Sequence[str] = ()
     mask: Mask | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: int | None = None
 
 
 class Ticket:
@@ -55,6 +57,7 @@ class Ticket:
         error: what went wrong.
         passes: how many times the model read tokens for it, the prompt apart.
         cancelled: set by whoever does not want it any more.
+        read: how many tokens of the prompt were read.
     """
 
     def __init__(self, request: Request, stream: TextStream | None) -> None:
@@ -64,6 +67,7 @@ class Ticket:
         self.error: Diagnostic | None = None
         self.cancelled = False
         self.passes = 0
+        self.read = 0
         self.stream = stream
         self.rng = generator(request.sampling.seed, request.row)
 
@@ -71,6 +75,11 @@ class Ticket:
     def so_far(self) -> list[int]:
         """The prompt and what was made."""
         return [*self.request.ids, *self.tokens]
+
+    @property
+    def reading(self) -> bool:
+        """Whether there is more of the prompt to read."""
+        return self.read < len(self.request.ids)
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,14 @@ class Event:
         token: None where the end comes without one.
         text: what became sure of the text with it.
         finish: why it ended, with its last event.
+        ranked: how likely the token was, where the request asks for it.
     """
 
     ticket: Ticket
     token: int | None
     text: str
     finish: str | None = None
+    ranked: Ranked | None = None
 
 
 class Engine:
@@ -100,6 +111,8 @@ class Engine:
         known: how many of the tokens may be chosen: those that a tokenizer knows.
         width: how many tokens each pass computes in a row, of which one counts; None for one. A pass of one token may round
             otherwise than one of several.
+        chunk: how many tokens of prompts are read in one step at most, so that a long prompt does not keep the other rows waiting;
+            None for whole prompts.
 
     Raises:
         Diagnostic: E0950 where a program cannot be run so.
@@ -107,10 +120,11 @@ class Engine:
 
     def __init__(
         self, decoder: Decoder, rows: int, capacity: int | None, text: Callable[[list[int]], str] | None = None,
-        known: int | None = None, width: int | None = None,
+        known: int | None = None, width: int | None = None, chunk: int | None = None,
     ) -> None:  # fmt: skip
         self.decoder = decoder
         self.width = _width(decoder, width)
+        self.chunk = _chunk(decoder, chunk)
         self.held = decoder.held(capacity)
         self._rows = Rows(decoder, rows, self.held)
         self._text = text
@@ -132,6 +146,12 @@ class Engine:
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self._waiting) or self.running > 0
+
+    @property
+    def room(self) -> int | None:
+        """How many tokens a prompt and what is made of it may have together; None for any number."""
+        # The last token that is made is never read.
+        return None if self.held is None else self.held + 1 - ((self.width or 1) - 1)
 
     def check(self, request: Request) -> None:
         """Raises E0951 for a prompt that does not fit, E0952 for odd numbers, E0950 for stop words without a tokenizer."""
@@ -164,37 +184,52 @@ class Engine:
         return [event for row, ticket in running if ticket is not None for event in self._failed(row, ticket, error)]
 
     def step(self) -> list[Event]:
-        """Read waiting prompts into free rows, then one token in every row that is taken."""
+        """Read waiting prompts into free rows, as much of them as a step may, then one token in every row whose prompt is read."""
         events = self._drop_cancelled()
-        for row, ticket in enumerate(self._running):
-            while ticket is None and self._waiting:
-                ticket = self._running[row] = self._waiting.popleft()
-                events += self._admit(row, ticket)
-                ticket = self._running[row]
+        left = self.chunk
+        while left != 0 and (row := self._next()) is not None:
+            ticket = self._running[row] = self._running[row] or self._waiting.popleft()
+            before = ticket.read
+            events += self._admit(row, ticket, left)
+            left = None if left is None else left - (ticket.read - before)
         return events + self._advance()
 
+    def _next(self) -> int | None:
+        """The row to read a prompt into: the one whose prompt was begun, or a free one if a prompt waits."""
+        begun = next((row for row, ticket in enumerate(self._running) if ticket is not None and ticket.reading), None)
+        if begun is not None or not self._waiting:
+            return begun
+        return next((row for row, ticket in enumerate(self._running) if ticket is None), None)
+
     def _advance(self) -> list[Event]:
-        """One step of the rows that are taken."""
-        if not self.running:
+        """One step of the rows whose prompts are read."""
+        going = {row: ticket for row, ticket in enumerate(self._running) if ticket is not None and not ticket.reading}
+        if not going:
             return []
         events = []
-        scores = self._rows.step([ticket.tokens[-1] if ticket is not None else None for ticket in self._running], self.width)
-        for row, ticket in enumerate(self._running):
-            if ticket is not None:
-                ticket.passes += 1
-                events += self._choose(row, ticket, scores[row])
+        last = [going[row].tokens[-1] if row in going else None for row in range(len(self._running))]
+        scores = self._rows.step(last, self.width)
+        for row, ticket in going.items():
+            ticket.passes += 1
+            events += self._choose(row, ticket, scores[row])
         return events
 
-    def _read(self, row: int, ticket: Ticket) -> np.ndarray:
-        """The scores [V] behind a prompt, which is read into a row."""
-        return self._rows.admit(row, ticket.request.ids, ticket.request.further)
+    def _read(self, row: int, ticket: Ticket, ids: Sequence[int]) -> np.ndarray:
+        """The scores [V] behind some tokens of a prompt, which is read into a row with the last of them."""
+        scores = self._rows.more(ids) if ticket.read else self._rows.begin(ids, ticket.request.further)
+        if ticket.read + len(ids) == len(ticket.request.ids):
+            self._rows.place(row)
+        return scores
 
-    def _admit(self, row: int, ticket: Ticket) -> list[Event]:
+    def _admit(self, row: int, ticket: Ticket, most: int | None) -> list[Event]:
+        """Read a prompt, or so many tokens more of it at most."""
+        ids = ticket.request.ids[ticket.read :][:most]
         try:
-            scores = self._read(row, ticket)
+            scores = self._read(row, ticket, ids)
         except Diagnostic as error:
             return self._failed(row, ticket, error)
-        return self._choose(row, ticket, scores)
+        ticket.read += len(ids)
+        return [] if ticket.reading else self._choose(row, ticket, scores)
 
     def _drop_cancelled(self) -> list[Event]:
         events = []
@@ -214,25 +249,26 @@ class Engine:
             token = pick(scores, request.sampling, ticket.rng, seen, self._allowed(request, seen))
         except Diagnostic as error:
             return self._failed(row, ticket, error)
-        return self._take(row, ticket, token)
+        return self._take(row, ticket, token, scores)
 
     @staticmethod
     def _looks(ticket: Ticket) -> bool:
         """Whether the tokens so far matter for the next one."""
         return ticket.request.sampling.repetition_penalty != 1 or ticket.request.mask is not None
 
-    def _take(self, row: int, ticket: Ticket, token: int) -> list[Event]:
-        """The next token of a row; a row that is done is free."""
+    def _take(self, row: int, ticket: Ticket, token: int, scores: np.ndarray) -> list[Event]:
+        """The next token of a row, which the model gave these scores for; a row that is done is free."""
         request = ticket.request
         if token in request.ends:
             return self._done(row, ticket, None, "", "stop")
         ticket.tokens.append(token)
+        likely = ranked(scores, token, request.logprobs, self._known) if request.logprobs is not None else None
         text = ticket.stream.push(token) if ticket.stream is not None else ""
         if ticket.stream is not None and ticket.stream.stopped:
-            return self._done(row, ticket, token, text, "stop")
+            return self._done(row, ticket, token, text, "stop", likely)
         if len(ticket.tokens) == request.max_tokens:
-            return self._done(row, ticket, token, text, "length")
-        return [Event(ticket, token, text)]
+            return self._done(row, ticket, token, text, "length", likely)
+        return [Event(ticket, token, text, ranked=likely)]
 
     def _allowed(self, request: Request, seen: Sequence[int]) -> np.ndarray | None:
         found = constrained(request.mask, seen) if request.mask is not None else None
@@ -240,11 +276,13 @@ class Engine:
             return self._known if found is None else found
         return found & self._known if found.shape == self._known.shape and found.dtype == bool else found
 
-    def _done(self, row: int, ticket: Ticket, token: int | None, text: str, finish: str) -> list[Event]:
+    def _done(
+        self, row: int, ticket: Ticket, token: int | None, text: str, finish: str, likely: Ranked | None = None
+    ) -> list[Event]:
         ticket.finish = finish
         self._running[row] = None
         rest = ticket.stream.finish() if ticket.stream is not None else ""
-        return [Event(ticket, token, text + rest, finish)]
+        return [Event(ticket, token, text + rest, finish, likely)]
 
     def _failed(self, row: int, ticket: Ticket, error: Diagnostic) -> list[Event]:
         ticket.error = error
@@ -279,3 +317,17 @@ def _width(decoder: Decoder, width: int | None) -> int | None:
             help="token ids `i64[B, T]` and `lengths: i64[B]`, scores `[B, T, V]`, as `add_cache` makes them",
         )  # fmt: skip
     return width
+
+
+def _chunk(decoder: Decoder, chunk: int | None) -> int | None:
+    """Raises E0950 for a program that reads one token at a time behind the first, E0952 for an odd number."""
+    if chunk is None:
+        return None
+    if not is_count(chunk):
+        raise Diagnostic("E0952", f"`chunk` is {chunk!r}, and must be a whole number, at least 1")
+    if decoder.decode.ids.shape[1].value is not None:
+        raise Diagnostic(
+            "E0950", f"`decode` of `{decoder.program.program.name}` reads one token at a time, too few for chunks",
+            help="token ids `i64[B, T]`, as `add_cache` makes them; or whole prompts",
+        )  # fmt: skip
+    return chunk

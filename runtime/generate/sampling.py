@@ -146,6 +146,35 @@ def pick(scores: np.ndarray, sampling: Sampling, rng: np.random.Generator, seen:
     return draw(distribution(scores, sampling, seen, allowed), rng.random())
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """How likely the model found a token: natural logarithms of probabilities, before any rule of sampling.
+
+    Args:
+        token: the one that was made.
+        logprob: its own.
+        best: the likeliest tokens and theirs, of equal ones that of the lowest id first; none that is impossible.
+    """
+
+    token: int
+    logprob: float
+    best: tuple[tuple[int, float], ...]
+
+
+def ranked(scores: np.ndarray, token: int, count: int, known: np.ndarray | None = None) -> Ranked:
+    """How likely a token is by scores [V], and the ``count`` likeliest of the ``known`` ones, bool [V]; None for all."""
+    found = np.asarray(scores, np.float64)
+    found = found - found.max()
+    found -= np.log(np.exp(found).sum())
+    possible = found > -np.inf if known is None else known & (found > -np.inf)
+    choice = np.flatnonzero(possible)
+    if count < len(choice):
+        least = np.partition(found[choice], -count)[-count] if count else np.inf
+        choice = choice[found[choice] >= least]
+    best = choice[np.argsort(-found[choice], kind="stable")][:count]
+    return Ranked(token, float(found[token]), tuple((int(i), float(found[i])) for i in best))
+
+
 def _softmax(scores: np.ndarray) -> np.ndarray:
     e = np.exp(scores - scores.max())
     found: np.ndarray = e / e.sum()

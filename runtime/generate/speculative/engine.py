@@ -23,7 +23,7 @@ class SpeculativeEngine(Engine):
         decoder: the model.
         draft: a smaller one, of the same vocabulary.
         growth: how drafts grow.
-        capacity, text, known, width: as for any engine.
+        capacity, text, known, width, chunk: as for any engine.
 
     Raises:
         Diagnostic: E0954 for models that do not fit together, or cannot do what the shape of drafts needs.
@@ -32,6 +32,7 @@ class SpeculativeEngine(Engine):
     def __init__(
         self, decoder: Decoder, draft: Decoder, growth: Growth, capacity: int | None,
         text: Callable[[list[int]], str] | None = None, known: int | None = None, width: int | None = None,
+        chunk: int | None = None,
     ) -> None:  # fmt: skip
         if draft.vocab != decoder.vocab:
             raise Diagnostic(
@@ -46,32 +47,44 @@ class SpeculativeEngine(Engine):
             )  # fmt: skip
         if width is not None and width <= growth.budget:
             raise Diagnostic("E0954", f"a pass reads {growth.budget + 1} tokens, more than `deterministic_rows`, {width}")
-        super().__init__(decoder, 1, capacity, text, known, width)
+        super().__init__(decoder, 1, capacity, text, known, width, chunk)
         self._growth = growth
+        self._ahead = width or growth.budget
+        if self.room is not None and self.room < 2:
+            raise Diagnostic(
+                "E0954", f"the cache holds {self.held} tokens: too few for {self._ahead} that are drafted ahead of a prompt",
+                help="a larger capacity, or a smaller budget",
+            )  # fmt: skip
         trees = growth.shape != "chain"
         self._model = Line(decoder, self.held, trees)
         self._draft = Line(draft, draft.held(self.held), trees)
         # What the draft has not read yet.
         self._behind: list[int] = []
 
+    @property
+    def room(self) -> int | None:
+        return None if self.held is None else self.held - self._ahead
+
     def check(self, request: Request) -> None:
         super().check(request)
-        ahead = self.width or self._growth.budget
-        if self.held is not None and len(request.ids) + request.max_tokens + ahead > self.held:
+        if self.room is not None and len(request.ids) + request.max_tokens > self.room:
             raise Diagnostic(
                 "E0954", f"the cache holds {self.held} tokens: too few for {len(request.ids)} of the prompt,"
-                f" {request.max_tokens} to be made and {ahead} that are drafted ahead", help="a larger capacity",
+                f" {request.max_tokens} to be made and {self._ahead} that are drafted ahead", help="a larger capacity",
             )  # fmt: skip
 
-    def _read(self, row: int, ticket: Ticket) -> np.ndarray:
-        request = ticket.request
-        self._draft.start(request.ids, {})
+    def _read(self, row: int, ticket: Ticket, ids: Sequence[int]) -> np.ndarray:
         self._behind = []
-        return self._model.start(request.ids, request.further)
+        if ticket.read:
+            self._draft.read(ids)
+            found: np.ndarray = self._model.read(ids)[-1]
+            return found
+        self._draft.start(ids, {})
+        return self._model.start(ids, ticket.request.further)
 
     def _advance(self) -> list[Event]:
         ticket = self._running[0]
-        if ticket is None:
+        if ticket is None or ticket.reading:
             return []
         if not self._behind:
             self._behind = [ticket.tokens[-1]]
@@ -80,14 +93,14 @@ class SpeculativeEngine(Engine):
         except Diagnostic as error:
             return self._failed(0, ticket, error)
         events: list[Event] = []
-        for token in made:
-            events += self._take(0, ticket, token)
+        for token, scores in made:
+            events += self._take(0, ticket, token, scores)
             if ticket.finish is not None:
                 break
         return events
 
-    def _round(self, ticket: Ticket) -> list[int]:
-        """The tokens that one pass of the model makes."""
+    def _round(self, ticket: Ticket) -> list[tuple[int, np.ndarray]]:
+        """The tokens that one pass of the model makes, each with the model's scores [V] for it."""
         sampling = ticket.request.sampling
         left = ticket.request.max_tokens - len(ticket.tokens) - 1
         drafted = _Drafted(self._draft, self._behind, self._growth.shape != "chain")
@@ -115,7 +128,7 @@ class SpeculativeEngine(Engine):
             self._model.commit([0, *(node + 1 for node in path)])
         made = [*(tree.tokens[node] for node in path), token]
         self._behind = drafted.keep(tree, path, token)
-        return made
+        return list(zip(made, (rows[node + 1] for node in (ROOT, *path)), strict=True))
 
     def _verified(self, last: int, tree: Tree) -> np.ndarray:
         """The model's scores [1 + n, V] behind the last token and each node."""

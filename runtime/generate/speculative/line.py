@@ -53,8 +53,8 @@ class Line:
             self._verify = decoder.reading("verify")
 
     def start(self, ids: Sequence[int], further: Mapping[str, Any]) -> np.ndarray:
-        """Read a prompt; the scores [V] behind it."""
-        scores = self._rows.admit(0, ids, further)
+        """Read a prompt, or its first tokens; the scores [V] behind them."""
+        scores = self._rows.begin(ids, further)
         self.length = len(ids)
         return scores
 

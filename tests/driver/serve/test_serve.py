@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
@@ -20,7 +21,7 @@ from tessera.driver.serve.run import service
 from tessera.driver.serve.worker import Busy
 from tessera.runtime.generate.engine import Request
 
-from ...runtime.generate.support import greedy, said
+from ...runtime.generate.support import greedy, said, scores, weights
 from .support import Served, chat, serving, soon
 
 TEMPLATE = """\
@@ -43,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(folder: Path) -> Iterator[Served]:
     template = folder.parent / "chat.jinja"
     template.write_text(TEMPLATE, encoding="utf-8")
-    options = ("--rows", "2", "--queue", "6", "--capacity", "400", "--threads", "1", "--chat-template", str(template))
+    options = (
+        "--rows", "2", "--queue", "6", "--capacity", "400", "--threads", "1", "--chunk", "2", "--chat-template", str(template)
+    )  # fmt: skip
     with serving(folder, *options) as found:
         yield found
         # Nothing of the tests is left in it, and the other signal ends it as well.
@@ -106,6 +109,57 @@ def test_conversations_go_through_the_template(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="chat", messages=messages)
 
 
+def test_tokens_come_with_how_likely_they_were(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "chat", "prompt": "w5 w9 w33", "max_tokens": 6, "temperature": 0}
+    made = greedy([5, 9, 33], 6)
+    plain = client.completions.create(**asked, logprobs=2).choices[0]
+    found = plain.logprobs
+    assert "".join(found.tokens) == plain.text
+    assert found.text_offset == [len("".join(found.tokens[:i])) for i in range(6)]
+    for i, (token, logprob, best) in enumerate(zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True)):
+        row = scores([5, 9, 33, *made[:i]])[-1].astype(np.float64)
+        expected = np.sort(row - np.log(np.exp(row).sum()))[::-1]
+        np.testing.assert_allclose([logprob, *best.values()], expected[[0, 0, 1]], atol=1e-4)
+        assert next(iter(best)) == token
+    parts = list(client.completions.create(**asked, logprobs=2, stream=True))
+    streamed = [part.choices[0].logprobs for part in parts]
+    assert [token for one in streamed for token in one.tokens] == found.tokens
+    assert [offset for one in streamed for offset in one.text_offset] == found.text_offset
+    none = client.completions.create(**asked, logprobs=0).choices[0].logprobs
+    assert (none.tokens, none.token_logprobs, none.top_logprobs) == (found.tokens, found.token_logprobs, [{}] * 6)
+    assert client.completions.create(**asked).choices[0].logprobs is None
+
+    said: Any = {"model": "chat", "messages": [{"role": "user", "content": "w5"}], "max_tokens": 5, "temperature": 0}
+    whole = client.chat.completions.create(**said, logprobs=True, top_logprobs=3).choices[0]
+    content = whole.logprobs.content
+    assert "".join(entry.token for entry in content) == whole.message.content
+    assert all(bytes(entry.bytes).decode() == entry.token and len(entry.top_logprobs) == 3 for entry in content)
+    assert all(entry.top_logprobs[0].token == entry.token for entry in content)
+    parts = list(client.chat.completions.create(**said, logprobs=True, stream=True))
+    assert [e.token for part in parts for e in part.choices[0].logprobs.content] == [entry.token for entry in content]
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("options", [(), ("--shape", "dynamic", "--chunk", "3")], ids=str)
+def test_with_a_draft_the_answers_are_the_same(folder: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    draft = tmp_path / "draft"
+    program = ts.load("dyspec")
+    ts.compile(program, weights=weights(program, 1), verify=False).save(draft)
+    with serving(folder, "--draft", str(draft), "--capacity", "64", "--threads", "1", *options) as found:
+        client = openai.OpenAI(base_url=f"{found.base}/v1", api_key="none", max_retries=0)
+        asked: Any = {"model": "chat", "max_tokens": 9, "temperature": 0}
+        several = client.completions.create(prompt=[[5, 9, 33, 7], [7]], logprobs=1, **asked)
+        assert [c.text for c in several.choices] == [said(greedy(ids, 9)) for ids in ([5, 9, 33, 7], [7])]
+        assert all("".join(c.logprobs.tokens) == c.text for c in several.choices)
+        parts = client.completions.create(prompt=[5, 9, 33, 7], stream=True, **asked)
+        assert "".join(part.choices[0].text for part in parts) == several.choices[0].text
+        with pytest.raises(openai.BadRequestError, match="the cache holds 64 tokens: too few for 4 of the prompt") as caught:
+            client.completions.create(model="chat", prompt=[5, 9, 33, 7], max_tokens=60)
+        assert caught.value.code == "context_length_exceeded"
+        assert found.stop() == 0
+        assert found.complaints() == ""
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param", "says"),
     [
@@ -129,7 +183,9 @@ def test_conversations_go_through_the_template(client: openai.OpenAI) -> None:
         ({"prompt": "w5", "stop": [""]}, 400, "stop", "`stop` is a text, or a list of at most 16"),
         ({"prompt": "w5", "stream": "yes"}, 400, "stream", "`stream` is true or false"),
         ({"prompt": "w5", "stream_options": {"x": 1}}, 400, "stream_options", "`stream_options` may have"),
-        ({"prompt": "w5", "logprobs": 5}, 400, "logprobs", "`logprobs` is not supported: only 0 is"),
+        ({"prompt": "w5", "logprobs": 6}, 400, "logprobs", "`logprobs` is 6, and must be a whole number from 0 to 5"),
+        ({"prompt": "w5", "logprobs": True}, 400, "logprobs", "`logprobs` is true, and must be a whole number from 0 to 5"),
+        ({"prompt": "w5", "top_logprobs": 2}, 400, "top_logprobs", "`top_logprobs` is of conversations"),
         ({"prompt": "w5", "frequency_penalty": 0.5}, 400, "frequency_penalty", "is not supported"),
         ({"prompt": "w5", "temprature": 1}, 400, "temprature", "there is no field `temprature`; did you mean `temperature`?"),
         (b'{"\\ud800": 1}', 400, None, "the body is no JSON in UTF-8"),
@@ -156,6 +212,10 @@ def test_other_places(served: Served) -> None:
     assert "there is no GET /v1/completions here" in served.ask("/v1/completions")[1]["error"]["message"]
     assert served.ask("/v1/models/other")[1]["error"]["code"] == "model_not_found"
     assert served.ask("/v1/chat/completions", {"messages": [{"role": "user"}]})[1]["error"]["param"] == "messages"
+    said = {"messages": [{"role": "user", "content": "w5"}], "top_logprobs": 2}
+    assert served.ask("/v1/chat/completions", said)[1]["error"]["message"] == "`top_logprobs` needs `logprobs`: true"
+    assert served.ask("/v1/chat/completions", {**said, "top_logprobs": 21})[1]["error"]["param"] == "top_logprobs"
+    assert served.ask("/v1/chat/completions", {**said, "logprobs": 2})[1]["error"]["param"] == "logprobs"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -216,6 +276,9 @@ def test_a_server_that_cannot_start_says_why(folder: Path, capsys: pytest.Captur
         ([str(folder), "--eos", "</S>"], "E0953"),
         ([str(folder), "--chat-template", "none.jinja"], "E0001"),
         ([str(folder), "--chat-template", str(odd)], "E0920"),
+        ([str(folder), "--shape", "dynamic"], "E0011"),
+        ([str(folder), "--draft", str(folder), "--rows", "2"], "E0011"),
+        ([str(folder), "--draft", str(folder), "--budget", "4096"], "E0954"),
     ):
         assert main(["serve", *options, "--port", "0"]) == 1
         said = capsys.readouterr().err
