@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.analysis.axes import rearranged
 from ..ir.builder import Builder
-from ..ir.dims.dim import as_dim, product, prove_ge
+from ..ir.dims.dim import as_dim, dim_max, product, prove_ge
 from ..ir.dims.monomials import DimCall
 from ..ir.graph import Node, Value
 from ..ir.numeric import np
@@ -208,8 +208,14 @@ def _concat(w: Walk, b: Builder, node: Node, inputs: list[Any], attrs: dict[str,
 @_rule("slice")
 def _cut(w: Walk, b: Builder, node: Node, inputs: list[Any], attrs: dict[str, Any]) -> None:
     start, step = as_dim(node.attrs["start"] or 0), node.attrs["step"]
-    size = w.axes(_first(node)).get(node.attrs["axis"])
+    axis, whole = node.attrs["axis"], _first(node)
+    size = w.axes(whole).get(axis)
     if size is None:
+        # As many as rows are written to: no more than there are, or the original fails. Up to the capacity stands what does not
+        # count.
+        short = as_dim(attrs["stop"] or 0) - whole.type.shape[axis]
+        if not prove_ge(0, short) and all(u.op is not None and u.op.qualified == "scatter_set" for u in node.output.users):
+            inputs[0] = b.op("pad", inputs[0], axis=axis, after=short.value or dim_max(short, 0))
         return
     # `min(k, rows)`: where there are fewer rows than k, nothing is left.
     atom = start.atom

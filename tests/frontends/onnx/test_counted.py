@@ -134,6 +134,29 @@ def test_a_capacity_keeps_the_first_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(results["y"], x[[0, 2, 3]].tanh())
 
 
+@pytest.mark.parametrize("size", [3, 5, 9])
+def test_fewer_rows_are_written_than_there_are_places(size: int, tmp_path: Path) -> None:
+    """What `masked_scatter` becomes: BLIP-2 puts 16 features in the place of as many marked tokens of a text of any length."""
+    rows = [
+        node("NonZero", "p", "where"), node("Transpose", "where", "places", perm=[1, 0]), node("Shape", "places", "shape"),
+        node("Gather", "shape zero", "n", axis=0), node("Slice", "features zero n", "taken"),
+        node("ScatterND", "x places taken", "y"),
+    ]  # fmt: skip
+    constants = {**CONSTANTS, "features": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)}
+    proto = model(rows, {"x": ("f32", ["N", 4]), "p": ("bool", ["N"])}, ["y"], constants)
+    onnx.save(proto, tmp_path / "m.onnx")
+    imported = load(tmp_path / "m.onnx")
+    again = loads(round_trip(imported))
+    theirs = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    ours, session = build(again, imported.weights), Session(serialize(build_onnx(again, imported.weights)))
+    x = np.random.default_rng(0).standard_normal((size, 4)).astype(np.float32)
+    for count in range(4):
+        p = np.arange(size) >= size - count
+        (wanted,) = theirs.run(None, {"x": x, "p": p})
+        np.testing.assert_array_equal(ours(torch.from_numpy(x), torch.from_numpy(p))["y"].numpy(), wanted)
+        np.testing.assert_array_equal(session({"x": x, "p": p})["y"], wanted)
+
+
 @pytest.mark.parametrize("centred", [False, True])
 def test_the_tail_of_a_detector(centred: bool, tmp_path: Path) -> None:
     """Boxes that are decoded, kept by score and overlap, and gathered with their scores, as YOLO and SSD export them."""
