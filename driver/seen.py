@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.mlir.target import Mlir
+from ..backends.onnx.stored import stored
 from ..backends.onnx.target import Onnx
 from ..backends.target import registry
 from ..ir.compiling import PassSpec
@@ -128,7 +129,7 @@ def see(
         module, metadata = carried
         # What recipes made of a checkpoint's weights lies in the file.
         module.recipes.clear()
-        tensors = _own_weights(path)
+        tensors = _own_weights(path, module)
         steps = list(passes)
     else:
         source = read_model(path, model, params, weights, dtype)
@@ -150,10 +151,12 @@ def _carried(path: Path) -> tuple[Module, Mapping[str, str]] | None:
     return READERS.source(metadata["tessera.source"], f"{path.name}:source"), metadata
 
 
-def _own_weights(path: Path) -> Any:
+def _own_weights(path: Path, module: Module) -> Any:
     """Those in an artifact of ours, by the names of its program's parameters. Raises Diagnostic."""
     if path.suffix.lower() not in IMPORTED:
         return open_weights(path)
+    if path.suffix.lower() == Onnx.suffix and (whole := stored(path, module.graph)) is not None:
+        return whole
     try:
         return read_model(path).weights
     except Diagnostic as error:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -115,7 +116,7 @@ def test_explain_counts_what_an_input_is_routed_to(spec: Path, capsys: pytest.Ca
     assert "nothing is routed" in capsys.readouterr().err
 
 
-def test_explain_reads_the_program_of_a_torch_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_reads_the_program_of_a_file_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights that a recipe made lie in the file under the names that the program has for them."""
     text = """
 use std.moe.experts (mixture)
@@ -126,8 +127,19 @@ compile m { weights { "first.gate.weight" = scale("other", by=2.0) } }
         target = "torch" if file == "m.safetensors" else "onnx"
         ts.compile(ts.loads(text), target=target, verify=False).save(tmp_path / file)
     np.save(tmp_path / "x.npy", IMAGES[:, :, :1, :8].reshape(5, 3, 8))
-    assert main(["explain", str(tmp_path / "m.safetensors"), "-i", f"x={tmp_path / 'x.npy'}"]) == 0
-    assert "share of each expert, in percent" in capsys.readouterr().out
+    shown = []
+    for file in ("m.safetensors", "m.onnx"):
+        assert main(["explain", str(tmp_path / file), "-i", f"x={tmp_path / 'x.npy'}", "--json"]) == 0
+        shown.append(json.loads(capsys.readouterr().out)["routers"])
+    assert sum(shown[0][0]["load"]) > 0
+    assert shown[0] == shown[1]
+    # A weight that is not there as it was.
+    proto = onnx.load(tmp_path / "m.onnx")
+    (gate,) = (t for t in proto.graph.initializer if t.name.startswith("first.gate.weight"))
+    for node in proto.graph.node:
+        node.input[:] = ["folded" if name == gate.name else name for name in node.input]
+    gate.name = "folded"
+    onnx.save(proto, tmp_path / "m.onnx")
     assert main(["explain", str(tmp_path / "m.onnx"), "-i", f"x={tmp_path / 'x.npy'}"]) == 1
     assert "the weights in `m.onnx` cannot be told from its nodes" in capsys.readouterr().err
 
