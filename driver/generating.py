@@ -37,6 +37,7 @@ def generate(
     min_p: float = 0.0, repetition_penalty: float = 1.0, seed: int = 0, rows: int = 8, capacity: int | None = None,
     mask: Mask | None = None, inputs: Mapping[str, Any] | None = None, stream: bool = False, draft: Any = None,
     shape: str = "chain", budget: int = 4, width: int = 2, deterministic_rows: int | None = None,
+    threshold: float | None = None,
 ) -> Completion | list[Completion] | Iterator[Piece]:  # fmt: skip
     """Let a program go on with prompts, which take free rows of its cache as others finish.
 
@@ -62,13 +63,16 @@ def generate(
         shape, budget, width: how drafts grow, see :class:`~tessera.runtime.generate.speculative.tree.Growth`.
         deterministic_rows: how many tokens each pass computes, whatever counts: chains of drafts and single tokens are then the
             same bits.
+        threshold: of a program of a small model, a large one and a router: the large model chooses the tokens where the router
+            gives more; 0 for all, 1 for none.
 
     Returns:
         A completion, or one a prompt; with ``stream`` an iterator over pieces.
 
     Raises:
         Diagnostic: E0950 no such program, E0951 a prompt that does not fit, E0952 a number that there is no such rule of, E0953 a
-            tokenizer of another model, E0954 a draft that does not fit, E0955 where no token is left.
+            tokenizer of another model, E0954 a draft that does not fit, E0955 where no token is left, E0957 a
+            program without a router.
     """
     from ..runtime.generate.run import Generation
     from ..runtime.generate.sampling import Sampling
@@ -81,6 +85,7 @@ def generate(
         stop=_listed(stop, "stop", (str,), "a text"), rows=rows, capacity=capacity, max_tokens=max_tokens, mask=mask, inputs=inputs,
         sampling=Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed),
         draft=(decodable(draft), Growth(shape, budget, width)) if draft is not None else None, width=deterministic_rows,
+        threshold=threshold,
     )  # fmt: skip
     if stream:
         return iter(generation)

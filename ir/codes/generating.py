@@ -51,4 +51,13 @@ CODES = {
         "The address is in use, or not one of this machine; a port below 1024 may need rights that you do not have.\n\n"
         "  right:  another one, `--port 8001`",
     ),
+    "E0957": Code(
+        "tokens cannot be routed",
+        "A router decides token by token which of two models chooses. A program for it has the entry points `prefill` and\n"
+        "`decode` of a small model, which also give `hidden`; `large`, which reads what it has not read yet of the rows that\n"
+        "are asked for; and `route`. Both models have one vocabulary, and the threshold is from 0 (always the large one) to 1\n"
+        "(never).\n\n"
+        "  wrong:  ts.generate(pair, prompt, threshold=20)\n"
+        "  right:  ts.generate(pair, prompt, threshold=0.2)",
+    ),
 }  # fmt: skip

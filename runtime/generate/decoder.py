@@ -177,6 +177,7 @@ class Rows:
 
     Attributes:
         session: the entry points on these rows.
+        outputs: all that the last call of an entry point gave, by name.
 
     Raises:
         Diagnostic: E0950 for several rows of a program that has one length for all.
@@ -198,6 +199,7 @@ class Rows:
         self.session = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, count)})
         # One row is read where it stays; of several, each on its own, and then put into its row.
         self._one = self.session if count == 1 else decoder.program.session(sizes=sizes)
+        self.outputs: dict[str, Any] = {}
         if count > 1:
             self.session["decode"].make()
             fresh = decoder.program.session(sizes={**sizes, **dict.fromkeys(batch.symbols, 1)})["decode"]
@@ -219,7 +221,8 @@ class Rows:
             given[reading.count] = np.asarray([len(ids)], np.int64)
         if "attention_mask" in {spec.name for spec in reading.further}:
             given.setdefault("attention_mask", np.ones((1, len(ids)), np.int64))
-        return _last(self._one["prefill"](**given)[reading.output])[0]
+        self.outputs = self._one["prefill"](**given)
+        return _last(self.outputs[reading.output])[0]
 
     def more(self, ids: Sequence[int]) -> np.ndarray:
         """Read further tokens of the prompt that was begun last; scores [V] of the token after them."""
@@ -228,7 +231,8 @@ class Rows:
         given: dict[str, Any] = {reading.ids.name: np.asarray([ids], np.int64)}
         if reading.count is not None:
             given[reading.count] = np.asarray([len(ids)], np.int64)
-        return _last(self._one["decode"](**given)[reading.output])[0]
+        self.outputs = self._one["decode"](**given)
+        return _last(self.outputs[reading.output])[0]
 
     def place(self, row: int) -> None:
         """Put the prompt that was read into a row."""
@@ -249,7 +253,8 @@ class Rows:
         given: dict[str, Any] = {reading.ids.name: ids}
         if reading.count is not None:
             given[reading.count] = np.asarray([token is not None for token in tokens], np.int64)
-        scores = self.session["decode"](**given)[reading.output]
+        self.outputs = self.session["decode"](**given)
+        scores = self.outputs[reading.output]
         found: np.ndarray = _last(scores) if width is None else scores[:, 0]
         return found
 

@@ -56,8 +56,9 @@ class Ticket:
         finish: why it is done: ``stop`` (a token that ends it, a stop word), ``length``, ``cancelled``, ``error``; None before.
         error: what went wrong.
         passes: how many times the model read tokens for it, the prompt apart.
-        cancelled: set by whoever does not want it any more.
         read: how many tokens of the prompt were read.
+        asked: how many of its tokens a larger model chose.
+        cancelled: set by whoever does not want it any more.
     """
 
     def __init__(self, request: Request, stream: TextStream | None) -> None:
@@ -68,6 +69,7 @@ class Ticket:
         self.cancelled = False
         self.passes = 0
         self.read = 0
+        self.asked = 0
         self.stream = stream
         self.rng = generator(request.sampling.seed, request.row)
 
@@ -206,13 +208,11 @@ class Engine:
         going = {row: ticket for row, ticket in enumerate(self._running) if ticket is not None and not ticket.reading}
         if not going:
             return []
-        events = []
         last = [going[row].tokens[-1] if row in going else None for row in range(len(self._running))]
         scores = self._rows.step(last, self.width)
-        for row, ticket in going.items():
+        for ticket in going.values():
             ticket.passes += 1
-            events += self._choose(row, ticket, scores[row])
-        return events
+        return self._written(going, scores[list(going)])
 
     def _read(self, row: int, ticket: Ticket, ids: Sequence[int]) -> np.ndarray:
         """The scores [V] behind some tokens of a prompt, which is read into a row with the last of them."""
@@ -229,7 +229,13 @@ class Engine:
         except Diagnostic as error:
             return self._failed(row, ticket, error)
         ticket.read += len(ids)
-        return [] if ticket.reading else self._choose(row, ticket, scores)
+        return [] if ticket.reading else self._written({row: ticket}, scores[None])
+
+    def _written(self, tickets: Mapping[int, Ticket], scores: np.ndarray) -> list[Event]:
+        """The next token of some rows, by their scores [rows, V]."""
+        return [
+            event for (row, ticket), own in zip(tickets.items(), scores, strict=True) for event in self._choose(row, ticket, own)
+        ]
 
     def _drop_cancelled(self) -> list[Event]:
         events = []
@@ -243,13 +249,17 @@ class Engine:
 
     def _choose(self, row: int, ticket: Ticket, scores: np.ndarray) -> list[Event]:
         """Draw the next token of a row."""
-        request = ticket.request
-        seen = ticket.so_far if self._looks(ticket) else ()
         try:
-            token = pick(scores, request.sampling, ticket.rng, seen, self._allowed(request, seen))
+            token = self._drawn(ticket, scores)
         except Diagnostic as error:
             return self._failed(row, ticket, error)
         return self._take(row, ticket, token, scores)
+
+    def _drawn(self, ticket: Ticket, scores: np.ndarray) -> int:
+        """A token by its scores [V]. Raises E0955."""
+        request = ticket.request
+        seen = ticket.so_far if self._looks(ticket) else ()
+        return pick(scores, request.sampling, ticket.rng, seen, self._allowed(request, seen))
 
     @staticmethod
     def _looks(ticket: Ticket) -> bool:

@@ -15,6 +15,7 @@ from ..program import ProgramRunner
 from ..states import named
 from .decoder import Decoder
 from .engine import Engine, Event, Mask, Request, Ticket
+from .routed import RoutedEngine
 from .sampling import Sampling, is_count
 from .speculative.engine import SpeculativeEngine
 from .speculative.tree import Growth
@@ -31,6 +32,7 @@ class Completion:
         text: of the tokens; None without a tokenizer.
         finish: ``stop`` or ``length``.
         passes: how many times the model read tokens for it, the prompt apart.
+        asked: how many of the tokens a larger model chose.
     """
 
     prompt: list[int]
@@ -38,6 +40,7 @@ class Completion:
     text: str | None
     finish: str
     passes: int
+    asked: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Generation:
         sampling: how tokens are drawn.
         draft: a smaller program that proposes tokens, and how; prompts then run one after the other.
         width: how many tokens each pass computes in a row; None for as many as count.
+        threshold: of a program with a larger model and a router, above which that model is asked.
 
     Raises:
         Diagnostic: E095x for what does not fit.
@@ -75,7 +79,7 @@ class Generation:
         tokenizer: str | os.PathLike[str] | None = None, eos: Sequence[str | int] | None = None, rows: int = 8,
         capacity: int | None = None, max_tokens: int = 64, stop: Sequence[str] = (), mask: Mask | None = None,
         inputs: Mapping[str, Any] | None = None, sampling: Sampling | None = None,
-        draft: tuple[ProgramRunner, Growth] | None = None, width: int | None = None,
+        draft: tuple[ProgramRunner, Growth] | None = None, width: int | None = None, threshold: float | None = None,
     ) -> None:  # fmt: skip
         decoder = Decoder(program)
         names, numbers = (None, frozenset[int]()) if eos is None else _ends(eos, decoder.vocab)
@@ -100,11 +104,17 @@ class Generation:
             capacity = min(capacity, decoder.fixed or capacity)
         text: Callable[[list[int]], str] | None = vocabulary.decode if vocabulary is not None else None
         known = vocabulary.size if vocabulary is not None else None
+        if threshold is not None and (draft is not None or width is not None):
+            other = "a draft" if draft is not None else "`deterministic_rows`"
+            raise Diagnostic("E0957", f"a threshold of a router and {other} exclude each other")
         if draft is not None:
             self._engine: Engine = SpeculativeEngine(decoder, Decoder(draft[0]), draft[1], capacity, text, known, width)
         else:
             wanted = decoder.decode.batch.value or max(min(rows, len(self.ids)), 1)
-            self._engine = Engine(decoder, wanted, capacity, text, known, width)
+            if threshold is None:
+                self._engine = Engine(decoder, wanted, capacity, text, known, width)
+            else:
+                self._engine = RoutedEngine(decoder, threshold, wanted, capacity, text, known)
         for request in requests:
             self._engine.check(request)
         self.tickets = [self._engine.submit(request) for request in requests]
@@ -125,7 +135,8 @@ class Generation:
             pass
         return [
             Completion(
-                ids, ticket.tokens, "".join(self._texts[ticket]) if self._tokenized else None, str(ticket.finish), ticket.passes
+                ids, ticket.tokens, "".join(self._texts[ticket]) if self._tokenized else None, str(ticket.finish), ticket.passes,
+                ticket.asked,
             )
             for ids, ticket in zip(self.ids, self.tickets, strict=True)
         ]
