@@ -103,6 +103,11 @@ def train_tokenizer(
             "E1010", f"the tokenizer `{tokenizer.name}` names no file that its tables could be written to", tokenizer.span,
             help='name it: `from "tokenizer.json"`',
         )  # fmt: skip
+    if not tokenizer.source.path.endswith(".json"):
+        raise Diagnostic(
+            "E1010", f"training writes a tokenizer.json, which `{tokenizer.source.path}` is not", tokenizer.source.span,
+            help='name one: `from "tokenizer.json"`',
+        )  # fmt: skip
     target = folder_of(tokenizer) / tokenizer.source.path
     check_writable(target)
     data = train(tokenizer, progress)

@@ -92,8 +92,9 @@ def open_engine(tokenizer: Tokenizer, size: int | None = None) -> Engine:
 
 
 def tables_of(tokenizer: Tokenizer) -> bytes:
-    """The file of a declaration. Raises E0001, E1003, E1004 for the file, E1006 where there is none yet."""
+    """The ``tokenizer.json`` of a declaration. Raises E0001, E1003, E1004 for the file, E1006 where there is none yet."""
     from .files import open_tables
+    from .ranks import SUFFIX, ranked
 
     if tokenizer.source is None:
         raise Diagnostic(
@@ -104,7 +105,7 @@ def tables_of(tokenizer: Tokenizer) -> bytes:
         folder_of(tokenizer) / tokenizer.source.path, tokenizer.source.path, tokenizer.source.span
     )
     check_hash(tokenizer, digest)
-    return data
+    return ranked(data, tokenizer) if tokenizer.source.path.endswith(SUFFIX) else data
 
 
 def check_hash(tokenizer: Tokenizer, digest: str) -> None:

@@ -73,7 +73,11 @@ def read_json(data: bytes, shown: str, span: Span | None = None) -> tuple[Tokeni
     try:
         whole = _decoded(data)
     except (ValueError, RecursionError) as error:
-        raise Diagnostic("E1003", f"`{shown}` is no JSON: {str(error).splitlines()[0]}", span) from None
+        foreign = "a model of SentencePiece is not read: convert it, as `save_pretrained` of transformers does"
+        raise Diagnostic(
+            "E1003", f"`{shown}` is no JSON: {str(error).splitlines()[0]}", span,
+            help=foreign if shown.endswith(".model") else None,
+        ) from None  # fmt: skip
     try:
         return _Reader(whole).read()
     except Misread as error:

@@ -13,6 +13,7 @@ from ....ir.tokenizer import Added, Gate, Part, TableFile, Tokenizer, Training
 from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, METRICS, REPEATED, STAGES, TRAIN, part, shown, values
 from ....runtime.tokenizers.engine import check_hash, folder_of
 from ....runtime.tokenizers.files import open_tables, read_json
+from ....runtime.tokenizers.ranks import SUFFIX, ranked
 from ..syntax import ast
 from .library import Declared
 from .options import options, places
@@ -228,6 +229,8 @@ class _Declaration:
             return written
         data, digest = open_tables(place, source.path, source.span)
         check_hash(written, digest)
+        if source.path.endswith(SUFFIX):
+            data = ranked(data, written)
         found, _ = read_json(data, source.path, source.span)
         differences = list(_differences(written, found))
         if differences:
