@@ -195,13 +195,12 @@ def report(file: str, name: str | None, as_json: bool) -> None:
     On the files that `measure` names, or else those of the training; the exit code is 1 where a `require` does not hold.
     """
     from ...runtime.tokenizers.engine import tables_of
-    from ...runtime.tokenizers.metrics import broken, measured
+    from ...runtime.tokenizers.metrics import measured
     from ..tokenizers import load_tokenizer
 
     loaded = load_tokenizer(file, name)
     with waiting("measuring") as progress:
-        found = measured(tables_of(loaded), loaded, progress)
-    errors = list(broken(loaded, found))
+        found, errors = measured(tables_of(loaded), loaded, progress)
     if as_json:
         gates = [
             {"metric": g.metric, "op": g.op, "bound": g.bound, "message": g.message, "holds": g.holds(found[g.metric])}

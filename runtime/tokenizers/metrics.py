@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...ir.diagnostics import Diagnostic, several
+from ...ir.diagnostics import Diagnostic, Note, several
 from ...ir.tokenizer import Tokenizer
 from .files import read_json, write_json
 from .standard import Standard
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counts:
-    """Sums over texts, from which all metrics but the size follow."""
+    """Sums over texts, from which all metrics but the size follow; ``lost`` is the first that does not come back, and as what."""
 
     texts: int = 0
     tokens: int = 0
@@ -28,6 +28,7 @@ class Counts:
     words: int = 0
     unknown: int = 0
     same: int = 0
+    lost: tuple[str, str] | None = None
 
     def add(self, text: str, ids: Sequence[int], back: bytes, unknown: int | None) -> None:
         """Take a text in, with its ids, what these decode to, and the id of what is unknown."""
@@ -39,6 +40,8 @@ class Counts:
         self.words += len(text.split())
         self.unknown += 0 if unknown is None else sum(number == unknown for number in ids)
         self.same += back == data
+        if back != data and self.lost is None:
+            self.lost = text, back.decode(errors="replace")
 
     def metrics(self) -> dict[str, float]:
         """The metrics of :data:`~tessera.ir.tokenizer_parts.METRICS` but ``size``; of no texts, zeros."""
@@ -55,8 +58,10 @@ def unknown_id(engine: Engine, tokenizer: Tokenizer) -> int | None:
     return None if token is None else engine.vocabulary().get(token)
 
 
-def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None) -> dict[str, float]:
-    """The metrics of a declaration on the files that it names, line by line.
+def measured(
+    data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
+) -> tuple[dict[str, float], list[Diagnostic]]:
+    """The metrics of a declaration on the files that it names, line by line, and an E1009 for each that is not as required.
 
     Args:
         data: its ``tokenizer.json``.
@@ -79,7 +84,8 @@ def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
         ids = [row[:n].tolist() for row, n in zip(found.ids, found.count, strict=True)]
         for text, numbers, back in zip(rows, ids, engine.decode(ids, special=True), strict=True):
             counts.add(text, numbers, back, unknown)
-    return {**counts.metrics(), "size": float(engine.size)}
+    metrics = {**counts.metrics(), "size": float(engine.size)}
+    return metrics, list(_broken(tokenizer, metrics, counts.lost))
 
 
 def lines_of(files: Iterable[Path], progress: Progress | None = None) -> Iterator[str]:
@@ -95,21 +101,23 @@ def whole(data: bytes, tokenizer: Tokenizer) -> Engine:
 
 def check_gates(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None) -> dict[str, float]:
     """The metrics, where all that the declaration requires holds. Raises E1009, E1007, E1010."""
-    found = measured(data, tokenizer, progress)
-    errors = list(broken(tokenizer, found))
+    found, errors = measured(data, tokenizer, progress)
     if errors:
         raise several(errors)
     return found
 
 
-def broken(tokenizer: Tokenizer, found: dict[str, float]) -> Iterator[Diagnostic]:
+def _broken(tokenizer: Tokenizer, found: dict[str, float], lost: tuple[str, str] | None) -> Iterator[Diagnostic]:
     """E1009 for each requirement that these metrics do not meet."""
+    first = [Note(f"the first that does not come back: {lost[0]!r:.200} comes as {lost[1]!r:.200}")] if lost is not None else []
     for gate in tokenizer.gates:
         if not gate.holds(found[gate.metric]):
+            whole_texts = gate.metric == "round_trip"
             yield Diagnostic(
                 "E1009", f"{gate.message}: `{gate.metric}` is {found[gate.metric]:.6g}, and `{tokenizer.name}` requires "
-                f"{gate.op} {gate.bound:g}", gate.span,
-                help="train on more, or other, text or for more tokens; or require less",
+                f"{gate.op} {gate.bound:g}", gate.span, first if whole_texts else [],
+                "what `normalize` or `split` changes, `decode` must undo; or require less" if whole_texts
+                else "train on more, or other, text or for more tokens; or require less",
             )  # fmt: skip
 
 

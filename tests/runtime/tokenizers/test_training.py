@@ -149,6 +149,10 @@ def test_what_is_required_is_measured_before_the_file_is_written(folder: Path) -
     with pytest.raises(Diagnostic, match=r"E1009.*too many tokens: `tokens_per_character` is"):
         train_tokenizer(file)
     assert path.read_bytes() == before
+    file.write_text(spec(f'{clauses} require round_trip >= 1, "texts are lost"'), encoding="utf-8")
+    with pytest.raises(Diagnostic, match="E1009") as caught:
+        train_tokenizer(file)
+    assert "the first that does not come back: 'a model' comes as '\u0120a" in caught.value.notes[0].message
     file.write_text(spec(f"{clauses}").replace('from "t.json"', 'from "t.json" (sha256="00")'), encoding="utf-8")
     with pytest.raises(Diagnostic, match="E1004"):
         train_tokenizer(file)
