@@ -207,6 +207,10 @@ def compile(
         bound, origin, notes = _weights(reference, read, weights, renames, seed)
         report.notes += bound.notes() + notes
     facts = {**_metadata(module, goal, report.passes, origin, seed), **(metadata or {})}
+    if verify:
+        from .tokenized import check_tokenizers
+
+        report.notes += check_tokenizers(reference, goal)
     with clock(f"building for {goal.name}"):
         if module.several:
             from .programs import ProgramArtifact, refuse

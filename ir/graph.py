@@ -106,10 +106,14 @@ class Parameter(Value):
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """``normal(0.02)``, ``zeros``, ``uniform(0, 1)``: how a parameter, state or random input is filled."""
+    """``normal(0.02)``, ``zeros``, ``uniform(0, 1)``: how a parameter, state or random input is filled.
+
+    ``folder`` is where files that it names are looked for.
+    """
 
     name: str
     args: tuple[Any, ...] = ()
+    folder: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(str, self.args))})" if self.args else self.name

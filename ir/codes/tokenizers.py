@@ -81,4 +81,21 @@ CODES = {
         "  wrong:  model m(ids: token[30522, B, T]) -> float[B, T, 64] { return embedding(ids, vocab=30000, dim=64) as e }\n"
         "  right:  model m(ids: token[30522, B, T]) -> float[B, T, 64] { return embedding(ids, vocab=30522, dim=64) as e }",
     ),
+    "E1012": Code(
+        "a tokenizer cannot stand in a model",
+        "A tokenizer that is called in a model becomes tables and ops, so that the artifact takes bytes. That\n"
+        "is possible where its stages are automata: what looks at single characters or at two neighbours, and\n"
+        "longest pieces or whole words. The message names the stage that is none. Its engine still makes ids\n"
+        "of texts, `ts.open_tokenizer`, which a model may take instead.\n\n"
+        "  wrong:  tokenizer words { from \"unigram.json\" }\n"
+        "          model m(text: u8[B, N], count: i64[B]) -> i64[B, 128] {\n"
+        "              ids, tokens = words(text, count, length=128)\n"
+        "  right:  model m(ids: i64[B, 128]) -> …",
+    ),
+    "E1013": Code(
+        "a tokenizer in a model makes other ids than its engine",
+        "Before an artifact is written, its tokenizers are compared with the engines of their files on hard\n"
+        "texts, on texts of what their vocabularies have, and on bytes that are no UTF-8. The message has the\n"
+        "first text that differs; nothing is written. Please report it.",
+    ),
 }  # fmt: skip

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ...ir.graph import Graph, Parameter
-from ...ir.recipe import Recipe, Take
+from ...ir.recipe import Fill, Recipe, Take
 from ...ir.types import DType
-from .initialise import fill
+from .initialise import INITIALISERS, fill
 from .recipes import Checkpoint
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def bind(
             without a fixed size, E0613 and E0615 for recipes.
     """
     recipes = recipes or {}
-    made = {name: recipes.get(name, Take(name)) for name in graph.params}
+    made = {name: recipes.get(name) or _own(param, weights) for name, param in graph.params.items()}
     read = {name for recipe in made.values() for name in recipe.names()}
     checkpoint = Checkpoint(weights, seed=seed, span=span)
     bound = Bound()
@@ -147,6 +147,14 @@ def initialise(graph: Graph, seed: int = 0) -> Bound:
     for name, param in graph.params.items():
         bound[name] = _initial(param, seed)
     return bound
+
+
+def _own(param: Parameter, weights: Mapping[str, Any]) -> Recipe:
+    """What a parameter is made of that has no recipe: the tensor of its name; of a table that no checkpoint has, its file."""
+    known = INITIALISERS.get(param.init.name)
+    if known is not None and known.texts and param.full_name not in weights:
+        return Fill(param.init, param_shape(param), param.type.dtype, param.span)
+    return Take(param.full_name)
 
 
 def _initial(param: Parameter, seed: int) -> LazyTensor:

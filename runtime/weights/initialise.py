@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from math import isfinite, prod, sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...ir.diagnostics import Diagnostic, Span, did_you_mean
@@ -30,13 +31,18 @@ class Initialiser(NamedTuple):
     Args:
         make: ``make(generator, shape, *numbers)``.
         numbers: the names of the numbers that it takes in source, all of them.
+        texts: the names of the texts that it takes instead; the first one is a file.
     """
 
     make: Callable[..., np.ndarray]
     numbers: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
-    def wrong(self, given: Sequence[float]) -> str | None:
-        """What is wrong with these numbers; None when nothing is."""
+    def wrong(self, given: Sequence[Any]) -> str | None:
+        """What is wrong with these arguments; None when nothing is."""
+        if self.texts:
+            fits = len(given) == len(self.texts) and all(isinstance(value, str) for value in given)
+            return None if fits else f"takes {len(self.texts)} text(s): {', '.join(self.texts)}"
         if len(given) != len(self.numbers):
             return f"takes {len(self.numbers)} number(s){': ' if self.numbers else ''}{', '.join(self.numbers)}"
         values = dict(zip(self.numbers, given, strict=True))
@@ -79,10 +85,16 @@ def fill(
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
     try:
-        values = known.make(rng, tuple(shape), *init.args)
+        values = known.make(rng, tuple(shape), *(given(init) if known.texts else init.args))
     except (TypeError, ValueError) as error:
         raise Diagnostic("E0611", f"`{init}` cannot fill {dtype}{list(shape)}: {error}", span) from error
     return np.asarray(values).astype(dtype.numpy, copy=False)
+
+
+def given(init: Initializer) -> tuple[str, ...]:
+    """The texts of an initialiser, the first of them as the path of the file that it names."""
+    path, *rest = init.args
+    return (str(Path(init.folder) / path), *rest)
 
 
 def _constant(rng: Any, shape: Shape, value: Any) -> np.ndarray:
@@ -129,6 +141,12 @@ def _kaiming_uniform(rng: Any, shape: Shape, slope: float = 0.0) -> np.ndarray:
     return _uniform(rng, shape, -bound, bound)
 
 
+def _table(rng: Any, shape: Shape, file: str, sha256: str, part: str) -> np.ndarray:
+    from ..tokenizers.tables import table
+
+    return table(file, sha256, part, tuple(shape))
+
+
 def _f32(value: float) -> Any:
     import numpy as np
 
@@ -144,4 +162,5 @@ INITIALISERS: dict[str, Initialiser] = {
     "constant": Initialiser(_constant, ("value",)),
     "xavier_uniform": Initialiser(_xavier_uniform),  # Glorot and Bengio 2010
     "kaiming_uniform": Initialiser(_kaiming_uniform),  # He et al. 2015; slope sqrt(5) is PyTorch's default for linear layers
+    "table": Initialiser(_table, texts=("file", "sha256", "part")),  # of a tokenizer
 }

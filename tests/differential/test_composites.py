@@ -81,6 +81,8 @@ _RAGGED: dict[str, tuple[dict[str, Any], ...]] = {
     "ragged_from_padded": ({}, {"capacity": 4}), "padded_from_ragged": ({"length": 4},), "sort_by_group": ({"groups": 4},),
     "varlen_attention": ({"heads": 2}, {"heads": 2, "causal": True}),
 }  # fmt: skip
+# Tables of an automaton, so small that no step leaves them.
+_TEXT: dict[str, str | int] = {"text": 256, "pages": 1, "cells": 5, "spellings": 90, "base": 4, "check": 6, "value": 6}
 ROWS: dict[str, tuple[Row, ...]] = {
     **{
         f"std.ragged.{name}": tuple(Row(attrs=attrs, shapes=PACKED, below=ENDS, scales=SOME) for attrs in options)
@@ -263,6 +265,22 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"capacity": 9, "most": 1, **attrs}, scales=SOME)
         for attrs in ({"most": 2, "overlap": 0.1, "capacity": 7}, {"least": 0.2}, {"centred": True})
     ),
+    "std.text.code_points": (Row(below={"count": "N", **_TEXT}, scales=SOME),),
+    "std.text.spelled": tuple(
+        Row(attrs=attrs, below={"count": "N", **_TEXT}, scales=SOME,
+            shapes={"C": const(256), "S": const(5), "W": const(4 * each), "K": const(300)})
+        for attrs, each in (({}, 1), ({"root": 1, "longest": 3}, 2))
+    ),
+    "std.text.word_begins": (Row(below={"symbols": 256}),),
+    "std.text.longest_match": (Row(attrs={"steps": 3}, below={"symbols": 3, "at": 6, "further": 3, **_TEXT}),),
+    "std.text.longest_pieces": tuple(
+        Row(attrs={"first": 1, "inner": 2, "steps": 3, "most": 2, "unknown": 7, "whole": whole}, below={"symbols": 48, **_TEXT})
+        for whole in (False, True)
+    ),
+    "std.text.token_rows": (
+        Row(attrs={"length": 4}, below={"ids": 50}),
+        Row(attrs={"length": 5, "front": (1, 2), "behind": (3,), "padding": 9, "left": True}, below={"ids": 50}),
+    ),
     "std.vision.grid_sample": tuple(
         Row(attrs={"mode": mode, "padding": padding, "align_corners": corners}, shapes={"W": T, "Q": const(3)},
             scales=SOME, selects=mode == "nearest")
@@ -404,8 +422,8 @@ def array(name: str, shape: list[int], dtype: DType, below: Any, sizes: dict[str
         most = sizes["N" if name == "map_position" else str(below)]
         rows = [np.sort(rng.permutation(most)[: shape[-1]]) for _ in range(int(np.prod(shape[:-1])))]
         return np.array(rows, np.int64).reshape(shape)
-    if dtype == i64:
-        return rng.integers(0, sizes.get(below, below) if isinstance(below, str) else below, shape)
+    if dtype == i64 or (dtype.kind == "int" and below is not None):
+        return rng.integers(0, sizes.get(below, below) if isinstance(below, str) else below, shape).astype(dtype.numpy)
     if name == "map_size":
         return rng.integers(0, 4, shape).astype(np.float32)
     drawn = rng.uniform(0.5, 2.0, shape) if name in ("running_var", "weight") else rng.standard_normal(shape)

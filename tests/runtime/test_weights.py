@@ -392,7 +392,10 @@ def test_initialisers(init: Initializer, low: float, high: float, std: float) ->
 
 
 def test_every_initialiser_fills_every_rank() -> None:
-    for name in INITIALISERS:
+    for name, known in INITIALISERS.items():
+        if known.texts:
+            # What it fills has the shape of the file's table.
+            continue
         args = (0.5,) if name == "constant" else ()
         for shape in ((), (5,), (4, 3, 2)):
             assert fill(Initializer(name, args), shape, f16).shape == shape

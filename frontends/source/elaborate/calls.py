@@ -178,6 +178,10 @@ class Calls(Arguments):
         node = declared.node
         if isinstance(node, ast.Record):
             return construct(self, frame, declared, arguments, span)
+        if isinstance(node, ast.Tokenizer):
+            from .tokenized import call_tokenizer
+
+            return call_tokenizer(self, frame, declared, arguments, span, scope)
         if not isinstance(node, ast.Function):
             raise Diagnostic("E0208", f"`{node.name}` is not a function", span)
         self.elaborator.check_cycles(declared)

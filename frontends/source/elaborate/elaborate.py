@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ....ir.analysis.vocabularies import check_vocabularies
@@ -56,6 +57,8 @@ class Elaborator:
         self._record_statics: dict[Graph, list[dict[str, Any]]] = {}
         self._acyclic: set[int] = set()
         self._computing: list[int] = []
+        # The file of the program, from whose folder files are named.
+        self.main: Unit | None = None
 
     # Names -------------------------------------------------------------------------------------------------------
 
@@ -80,6 +83,21 @@ class Elaborator:
 
             self._tokenizers[id(declared.node)] = elaborate_tokenizer(self, declared)
         return self._tokenizers[id(declared.node)]
+
+    @property
+    def folder(self) -> Path:
+        """The folder from which a program names files."""
+        return Path(self.main.path).parent if self.main is not None else Path()
+
+    def folder_of(self, file: str, span: Span | None) -> str:
+        """Where a file that a table is made of is looked for. Raises E0005 where that leaves the project."""
+        root = self.main.root if self.main is not None else None
+        if root is not None and not (self.folder / file).resolve().is_relative_to(root.resolve()):
+            raise Diagnostic(
+                "E0005", f'`"{file}"` is outside of the project', span,
+                help="a program may only read files in the folder of its main file, or below it",
+            )  # fmt: skip
+        return str(self.folder)
 
     def static(self, unit: Unit, expr: ast.Expr, env: dict[str, Any]) -> Any:
         """Evaluate a static expression."""
@@ -220,6 +238,7 @@ class Elaborator:
         Raises:
             Diagnostic: whatever is wrong with the program.
         """
+        self.main = unit
         if name in unit.programs:
             from .programs import elaborate_program
 

@@ -248,7 +248,14 @@ def initializer(frame: Frame, expr: ast.Expr, what: str) -> Initializer:
             "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
             help=did_you_mean(shown, INITIALISERS) or f"one of: {', '.join(INITIALISERS)}",
         )  # fmt: skip
-    return Initializer(name.id, numbers_of(INITIALISERS[name.id], name.id, expr, frame.eval))
+    known = INITIALISERS[name.id]
+    if not known.texts:
+        return Initializer(name.id, numbers_of(known, name.id, expr, frame.eval))
+    texts = tuple(frame.eval(a.value) for a in expr.args) if isinstance(expr, ast.Call) else ()
+    wrong = known.wrong(texts)
+    if wrong:
+        raise Diagnostic("E0405", f"`{name.id}` {wrong}", expr.span)
+    return Initializer(name.id, texts, frame.elaborator.folder_of(texts[0], expr.span))
 
 
 def numbers_of(

@@ -1,0 +1,286 @@
+"""A tokenizer as an automaton: tables of integers from which the layers of `std.text` make ids of bytes.
+
+What becomes of each character is asked of the engine (:mod:`.spelling`); what a stage does that does not look at one character, or
+at two neighbours, is refused by its name.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import Diagnostic
+from ...ir.tokenizer import Part, Tokenizer
+from ...ir.tokenizer_parts import shown
+from .files import Tables, read_json
+from .forms import template_tokens
+from .spelling import CODES, PLANES, REMOVED, Classes, classes_of, each_normalized
+from .trie import Trie
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Stages of which everything is known when it is known what they do with single characters, and between two of them.
+_NORMALIZE = ("bert", "lowercase", "nfd", "nfkd", "nmt", "strip_accents")
+_SPLIT = ("bert", "spaces", "words", "punctuation", "digits", "delimiter")
+_MODELS = ("wordpiece", "wordlevel")
+# Classes are the low bits of a symbol.
+_CLASSES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Automaton:
+    """What `std.text` needs of a tokenizer.
+
+    Args:
+        tables: arrays of integers, by the names of the layer's buffers.
+        statics: values of the layer's static parameters.
+        each: symbols that a byte may become, of which each is one token at most.
+        around: tokens that stand around every text.
+        limit: the longest row that the tokenizer itself makes; None for any.
+    """
+
+    tables: Mapping[str, np.ndarray]
+    statics: Mapping[str, Any]
+    each: int
+    around: int
+    limit: int | None
+
+    def named(self, file: str, sha256: str) -> dict[str, Any]:
+        """All static parameters of the layer `std.text.encoded` but the length of rows."""
+        sizes = {
+            "codes": self.tables["cells"].size,
+            "ways": len(self.tables["spellings"]),
+            "states": self.tables["base"].size,
+        }
+        return {"file": file, "hash": sha256, "each": self.each, **sizes, **self.statics}
+
+
+class Refused(Exception):
+    """(stage, part, why it is no automaton that `std.text` has)."""
+
+
+def automaton(data: bytes, name: str) -> Automaton:
+    """The automaton of a ``tokenizer.json``, which is called ``name`` in messages.
+
+    Raises:
+        Diagnostic: E1003 for the file, E1012 for a stage that is none, E0015 without the package that answers for characters.
+    """
+    tokenizer, tables = read_json(data, name)
+    try:
+        for refused in _refused(tokenizer, tables):
+            raise Refused(*refused)
+        return _automaton(data)
+    except Refused as error:
+        stage, part, why = error.args
+        raise Diagnostic(
+            "E1012", f"`{stage} {part}` of `{name}` cannot stand in a model: {why}",
+            help="let its engine make ids of texts, `ts.open_tokenizer`, and give the model ids",
+        ) from None  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _automaton(data: bytes) -> Automaton:
+    from .standard import Standard
+
+    tokenizer, tables = read_json(data, "tokenizer.json")
+    return _Making(tokenizer, tables, Standard(data, tokenizer).own).made()
+
+
+def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
+    """What is no automaton, as :class:`Refused`."""
+    for part in tokenizer.normalize:
+        single = part.name == "replace" and len(part["text"] or "") == 1
+        if part.name not in _NORMALIZE and not single:
+            yield "normalize", shown("normalize", part), "it does more than change single characters"
+    for part in tokenizer.split:
+        if part.name not in _SPLIT:
+            yield "split", shown("split", part), "it looks at more than two neighbouring characters"
+    model = tokenizer.model
+    if model.name not in _MODELS:
+        yield "model", model.name, f"only {' and '.join(_MODELS)} can"
+    elif model["unknown"] not in tables.model["vocab"]:
+        yield "model", model.name, f"its vocabulary lacks `{model['unknown']}`, so that there are texts without ids"
+    cut = tokenizer.truncate
+    if cut is not None and cut.name == "only_second":
+        yield "truncate", cut.name, "there is no second text"
+    elif cut is not None and cut["side"] == "left":
+        yield "truncate", shown("truncate", cut), "rows lose their last tokens"
+    for token in tokenizer.added:
+        flags = [flag for flag in ("single_word", "lstrip", "rstrip") if getattr(token, flag)]
+        if token.normalized and tokenizer.normalize:
+            flags.append("normalized")
+        word = f"{'special' if token.special else 'inject'}"
+        if flags:
+            yield word, f'"{token.text}"', f"`{flags[0]}` looks at what stands around it"
+        other = next((other.text for other in tokenizer.added if _overlap(token.text, other.text)), None)
+        if other is not None:
+            yield word, f'"{token.text}"', f"it may overlap with `{other}`"
+
+
+def _overlap(a: str, b: str) -> bool:
+    """Whether b may begin within a, behind its begin."""
+    return any(a[i:].startswith(b) or b.startswith(a[i:]) for i in range(1, len(a)))
+
+
+def _around(process: Sequence[Part]) -> tuple[list[str], list[str]] | None:
+    """The tokens in front of a text, and those behind it; None where it does not stand there once."""
+    front: list[str] = []
+    behind: list[str] = []
+    for part in process:
+        if part.name == "byte_level":
+            continue
+        pieces = part["single"] if part.name == "template" else (part["cls"], "$A", part["sep"])
+        texts = [i for i, piece in enumerate(pieces) if _is_text(piece)]
+        if len(texts) != 1:
+            return None
+        front = template_tokens(pieces[: texts[0]]) + front
+        behind += template_tokens(pieces[texts[0] + 1 :])
+    return front, behind
+
+
+def _is_text(piece: str) -> bool:
+    return template_tokens((piece,)) == []
+
+
+class _Making:
+    def __init__(self, tokenizer: Tokenizer, tables: Tables, own: Any) -> None:
+        self.tokenizer = tokenizer
+        self.tables = tables
+        self.own = own
+        self.vocab: Mapping[str, int] = tables.model["vocab"]
+        # Numbers of what the vocabulary is spelled with; 0 is every other character.
+        letters = sorted({letter for token in self.vocab for letter in token})
+        self.numbers = {letter: number for number, letter in enumerate(letters, 1)}
+
+    def made(self) -> Automaton:
+        tokenizer, model = self.tokenizer, self.tokenizer.model
+        around = _around(tokenizer.process)
+        if around is None:
+            raise Refused("process", shown("process", tokenizer.process[0]), "the text does not stand there once")
+        asked = "".join(map(chr, sorted({*CODES, *map(ord, self.numbers)})))
+        changed = each_normalized(self.own.normalizer, asked)
+        made = {character for new in changed.values() for character in new}
+        kept = "".join(dict.fromkeys([*(c for c in asked if c not in changed), *sorted(made)]))
+        more = [part["text"] for part in tokenizer.split if part.name == "delimiter"]
+        classes = classes_of(kept, self.own.pre_tokenizer, more)
+        alone = classes.count + 1
+        if alone >= _CLASSES:
+            raise Refused("split", tokenizer.split[0].name, "it knows too many kinds of characters")
+        self._check_order(changed, kept, classes)
+        pages, cells, spellings = self._spelled(asked, changed, classes)
+        first, inner = self._entries(classes)
+        added = {}
+        for number, token in enumerate(tokenizer.added, len(self.numbers) + 1):
+            first[(number,)] = self.tables.tokens[token.text]
+            added[tuple(byte + 1 for byte in token.text.encode())] = _CLASSES * number + alone
+        trie = Trie([first, inner, added], max(len(self.numbers) + len(added), 256))
+        longest = model["longest"] if model.name == "wordpiece" else 0
+        padding = tokenizer.pad
+        return Automaton(
+            {
+                "pages": pages, "cells": cells, "spellings": spellings, "bounds": _bounds(classes),
+                "base": trie.base, "check": trie.check, "value": trie.value,
+            },
+            {
+                "first": trie.roots[0], "inner": trie.roots[1], "added": trie.roots[2],
+                "steps": max(map(len, (*first, *inner)), default=1), "bytes": max(map(len, added), default=0),
+                "most": longest, "unknown": self.vocab[model["unknown"]], "whole": model.name == "wordlevel",
+                "front": tuple(self.tables.tokens[token] for token in around[0]),
+                "behind": tuple(self.tables.tokens[token] for token in around[1]),
+                "padding": 0 if padding is None else self._padding(padding),
+                "left": padding is not None and padding["side"] == "left",
+            },
+            spellings.shape[1] // 4,
+            len(around[0]) + len(around[1]),
+            None if tokenizer.truncate is None else tokenizer.truncate["length"],
+        )  # fmt: skip
+
+    def _padding(self, pad: Part) -> int:
+        found = self.tables.tokens.get(pad["token"], 0) if pad["id"] is None else pad["id"]
+        return int(found)
+
+    def _symbols(self, text: str, classes: Classes) -> tuple[int, ...]:
+        """A text as symbols: a number and a class each; of what goes, the class alone."""
+        numbers = self.numbers
+        found = []
+        for character in text:
+            kind = classes.of.get(character, REMOVED + 1)
+            found.append(REMOVED if kind == REMOVED else _CLASSES * numbers.get(character, 0) + kind)
+        return tuple(found)
+
+    def _check_order(self, changed: Mapping[str, str], kept: str, classes: Classes) -> None:
+        """Decomposition also puts marks in order, which no single character tells. Raises Refused where that changes anything."""
+        if not any(part.name in ("nfd", "nfkd", "bert") for part in self.tokenizer.normalize):
+            return
+        marks = {self._symbols(c, classes) for c in kept if unicodedata.combining(c)}
+        if len(marks) > 1:
+            part = next(part for part in self.tokenizer.normalize if part.name in ("nfd", "nfkd", "bert"))
+            why = "it puts marks behind a letter in another order, and leaves them there"
+            raise Refused("normalize", shown("normalize", part), why)
+
+    def _spelled(
+        self, asked: str, changed: Mapping[str, str], classes: Classes
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tables of :op:`std.text.spelled`: pages [4352], cells [C], spellings [S, 4 each]."""
+        import numpy as np
+
+        # Spelling 0 is nothing.
+        spellings: dict[tuple[int, ...], int] = {(): 0}
+        numbers = np.zeros(0x110000, np.int32)
+        each = 1
+        cache: dict[str, int] = {}
+        for character in asked:
+            text = changed.get(character, character)
+            number = cache.get(text)
+            if number is None:
+                symbols = self._symbols(text, classes)
+                number = cache[text] = spellings.setdefault(symbols, len(spellings))
+            # U+FFFD stands for single bytes, too.
+            if len(text) > 1:
+                size = 1 if character == "\ufffd" else len(character.encode())
+                each = max(each, -(-len(text) // size))
+            code = ord(character)
+            first, last = next(((a, b) for a, b in PLANES if code == a), (code, code + 1))
+            numbers[first:last] = number
+        kinds, pages = np.unique(numbers.reshape(-1, 256), axis=0, return_inverse=True)
+        table = np.zeros((len(spellings), 4 * each), np.int32)
+        for symbols, number in spellings.items():
+            table[number, : len(symbols)] = symbols
+        return pages.reshape(-1).astype(np.int32), kinds.reshape(-1), table
+
+    def _entries(self, classes: Classes) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
+        """The tokens that may begin a word, and those that may go on with one, by the numbers of their letters."""
+        prefix = self.tokenizer.model["prefix"] if self.tokenizer.model.name == "wordpiece" else None
+        first: dict[tuple[int, ...], int] = {}
+        inner: dict[tuple[int, ...], int] = {}
+        for token, number in self.vocab.items():
+            if self._one_word(token, classes):
+                first[tuple(self.numbers[letter] for letter in token)] = number
+            rest = token[len(prefix) :] if prefix is not None and token.startswith(prefix) else ""
+            if self._one_word(rest, classes):
+                inner[tuple(self.numbers[letter] for letter in rest)] = number
+        return first, inner
+
+    @staticmethod
+    def _one_word(token: str, classes: Classes) -> bool:
+        """Whether a token may stand within a word."""
+        kinds = [classes.of.get(letter, REMOVED + 1) for letter in token]
+        return bool(kinds) and REMOVED not in kinds and not any(pair in classes.parted for pair in pairwise(kinds))
+
+
+def _bounds(classes: Classes) -> np.ndarray:
+    """``bounds[16 * a + b]``: whether a word begins with a symbol of class b behind one of class a."""
+    import numpy as np
+
+    alone = classes.count + 1
+    found = np.zeros((_CLASSES, _CLASSES), bool)
+    for a, b in classes.parted:
+        found[a, b] = True
+    found[REMOVED, :] = found[alone, :] = found[:, alone] = True
+    found[:, REMOVED] = False
+    return found.reshape(-1)
