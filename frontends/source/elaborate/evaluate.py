@@ -261,8 +261,10 @@ class Evaluator:
                 "E0203", f"the record {value.record.name} has no field `{e.name}`", e.span,
                 help=did_you_mean(e.name, names) or f"its fields are {', '.join(names)}",
             )  # fmt: skip
-        if isinstance(value, DeclValue) and isinstance(value.declared.node, ast.Tokenizer) and e.name == "size":
-            return vocabulary_of(self.elaborator, value.declared, e.span).size
+        if isinstance(value, DeclValue) and isinstance(value.declared.node, ast.Tokenizer):
+            if e.name == "size":
+                return vocabulary_of(self.elaborator, value.declared, e.span).size
+            raise Diagnostic("E0203", f"a tokenizer has no field `{e.name}`", e.span, help="it has `size`, how many ids it has")
         if isinstance(value, Value):
             properties = {
                 "dtype": value.type.dtype,
