@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from ...ir.analysis.axes import Axes
 from ...ir.builder import Builder
-from ...ir.diagnostics import Diagnostic, did_you_mean
+from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims.dim import Dim, as_dim
 from ...ir.graph import Graph, Require, Value
 from ...ir.notation import show_value
 from .places import AttentionBlock
-from .stream import Origins, Stream, some
+from .stream import Origins, Stream, never, some
 
 Segment = str | tuple[int, ...]
 
@@ -66,6 +66,13 @@ def _count(tokens: Dim, name: str, graph: Graph, block: AttentionBlock) -> int |
 
 
 def _need(graph: Graph, tokens: Dim, why: str, block: AttentionBlock) -> None:
+    """Require that there is a token. Raises E0705 where no size that the program takes has one."""
+    if (against := never(tokens, graph)) is not None:
+        raise Diagnostic(
+            "E0705", f"`segment` asks for more tokens than block {block.index} ever attends to: {why} where `{tokens} >= 1`",
+            block.attention.span, notes=[Note(f"the model requires `{against.left} {against.op} {against.right}`", against.span)],
+            help="write the place of its first token and that of the first one behind it: `[3, 20]`, or `[3, -20]`",
+        )  # fmt: skip
     if not some(tokens, graph):
         graph.requires.append(Require(tokens, ">=", as_dim(1), why, block.attention.span))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir.analysis.axes import Axes, Axis
 from ...ir.dims.dim import Dim, prove_ge
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Graph, Node, Require, Value
 from ...ir.op import AnyOp, Composite, Trait, has
 from ...ir.signature import Pattern, RecordPattern
 from ...ir.types import boolean
@@ -56,6 +56,18 @@ def some(count: Dim, graph: Graph) -> bool:
         if need.op in ("<", "<=", ">", ">=") and prove_ge(count - 1 - room, 0, graph.facts):
             return True
     return False
+
+
+def never(count: Dim, graph: Graph) -> Require | None:
+    """What the program requires that leaves none at any size; None where there may be one."""
+    for need in graph.requires:
+        small, large = (need.left, need.right) if need.op in ("<", "<=", "==") else (need.right, need.left)
+        room = large - small - (1 if need.op in ("<", ">") else 0)
+        # Two equal sizes leave no room either way.
+        rooms = {"!=": [], "==": [room, -room]}.get(need.op, [room])
+        if any(prove_ge(-count - spare, 0, graph.facts) for spare in rooms):
+            return need
+    return None
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,28 @@ def test_two_passes_over_one_segment(name: str) -> None:
     assert caught.value.code == "E0705"
 
 
+@pytest.mark.parametrize("required", ["T <= 10", "T < 11", "10 >= T", "T == 10", "T + 1 <= 11"])
+@pytest.mark.parametrize(
+    ("segment", "allowed"), [("[3, -20]", "T <= 30"), ("[9, 10]", "T <= 11"), ("[20, 25]", "T <= 26"), ("[12]", "T <= 13")]
+)
+def test_a_segment_that_no_size_has_is_refused_by_what_the_model_requires(required: str, segment: str, allowed: str) -> None:
+    def step(need: str) -> None:
+        module = loads(f"""
+use std.attention (self_attention)
+model m(x: f32[B, T, 8]) -> f32[B, 8] {{
+    require {need}, "few"
+    x = x + self_attention(x, heads=2) as first
+    return mean(x, axis=1)
+}}
+""")
+        apply_passes(module, [f"merge_tokens(r=1, segment={segment})"])
+
+    step(allowed)
+    with pytest.raises(Diagnostic, match=r"`segment` asks for more tokens.*\n(.*\n)*.*the model requires") as caught:
+        step(required)
+    assert caught.value.code == "E0705"
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("reduction", ["prune_tokens(r=4, {})", "merge_tokens(r=3, place=keys, {})"])
 def test_imports_know_their_segments(tmp_path: Path, reduction: str) -> None:
