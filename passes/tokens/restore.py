@@ -110,9 +110,15 @@ class Restorer(Carrier):
                 # The only row: its index has no batch either.
                 row = builder.op("squeeze", flow.owner(stream, goal, stage, first, builder), axis=0)
                 back = builder.op("take", value, row, axis=axis)
+            elif batch != 0 and (whole := self._moved_back(value, stream, given, goal, builder, regions)) is not None:
+                return whole
             elif batch != 0:
                 raise Diagnostic(
-                    "E0710", f"{shown(value)} has no batch axis in front, so that its tokens cannot be restored"
+                    "E0710",
+                    f"{shown(value)} has no batch axis in front, so that its tokens cannot be restored: of "
+                    f"{stream.batch_size} rows each keeps tokens of its own, and it has {value.type.shape[0]}",
+                    value.node.span if value.node is not None else None,
+                    help="leave the blocks before it out with `blocks=[…]`; in a spec, keep the batch an axis of its own",
                 )
             elif value.type.rank == 3 and axis == 1 and first == 0 and goal is stream.stages[0]:
                 back = flow.unmerged(value, stage, builder)
@@ -124,3 +130,16 @@ class Restorer(Carrier):
             self._adopt(back, axis, like, stream, goal)
             value = back
         return value
+
+    def _moved_back(
+        self, value: Value, stream: Stream, given: Stage, goal: Stage, builder: Builder, regions: bool
+    ) -> Value | None:
+        """Of what a `rearrange` makes, as heads in the batch, what it makes of every token; None where that cannot be told."""
+        node = value.node
+        source = node.inputs[0] if node is not None and node.op is not None and node.op.qualified == "rearrange" else None
+        if node is None or source is None or self.stage(source, stream) is not self.stage(value, stream):
+            return None
+        whole = self._back(source, builder, regions)
+        made = builder.op("rearrange", whole, **{**node.attrs, **self._patched(node, {given: (stream, goal)})})
+        self._take_over(value, made, stream, goal)
+        return made

@@ -349,6 +349,37 @@ def test_relative_positions_of_queries_follow_merged_tokens(how: str, importer: 
     np.testing.assert_allclose(*(np.asarray(next(iter(r.values()))) for r in results), atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "back", ["b c t d", *(pytest.param(b, marks=pytest.mark.extended) for b in ("c b t d", "b t c d", "b c d t"))]
+)
+def test_rows_that_the_batch_was_joined_of_get_their_tokens_back(back: str) -> None:
+    """Three series of each example lie in the batch, as PatchTST has them, and apart where places are read."""
+    blocks = "".join(f"    y = y + self_attention(y * 2.0, heads=2) as block{i}\n" for i in range(2))
+    text = """
+use std.attention (self_attention)
+model m(x: f32[{shape}]) -> f32[{result}] {{
+{first}{blocks}    return {last}
+}}
+"""
+    sizes = {"b": "B", "c": "3", "t": "9", "d": "8"}
+    joined = text.format(
+        shape="B, 3, 9, 8", result=", ".join(sizes[name] for name in back.split()), blocks=blocks,
+        first='    y = rearrange(x, "b c t d -> (b c) t d")\n',
+        last=f'flip(rearrange(y, "(b c) t d -> {back}", c=3), axis={back.split().index("t")})',
+    )  # fmt: skip
+    alone = text.format(shape="N, 9, 8", result="N, 9, 8", blocks=blocks, first="    y = x\n", last="flip(y, axis=1)")
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 8)).astype(np.float32)
+    results = []
+    for source, given in ((alone, x.reshape(6, 9, 8)), (joined, x)):
+        merged, report = apply(loads(source), "merge_tokens", r=2, protect=0, restore=True)
+        assert report.modified == 2
+        results += [next(iter(ts.compile(merged, target=t, verify=False)(given).values())) for t in ("torch", "onnx")]
+    order = ["bctd".index(name) for name in back.split()]
+    wanted = np.asarray(results[0]).reshape(2, 3, 9, 8).transpose(order)
+    for found in results[2:]:
+        np.testing.assert_allclose(np.asarray(found), wanted, atol=2e-5)
+
+
 def test_a_bias_of_pairs_of_tokens_from_before_merging_is_none_of_places() -> None:
     """What compares features of a layer before, without places, is read by attention of whole tokens."""
     module = loads("""
