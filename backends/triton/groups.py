@@ -71,6 +71,10 @@ def fusable(node: Node) -> bool:
         axis, last = node.attrs["axis"], types[0].rank - 1
         width = types[0].shape[-1].value if types[0].shape else None
         return axis == (last,) and (width is None or width <= WIDEST)
+    if name in ("floordiv", "mod"):
+        # PyTorch says where an integer is divided by 0; a kernel would go on with some number.
+        divisor = node.inputs[1]
+        return divisor is not None and divisor.node is not None and makes(divisor.node) and divisor.node.attrs.get("value", 0) != 0
     return name in ELEMENTWISE or name == "cast" or (name == "pow" and exponent(node) is not None)
 
 

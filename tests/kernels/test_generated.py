@@ -59,8 +59,8 @@ PROGRAMS: dict[str, tuple[str, int]] = {
         "model m(x: F[B, T, 5]) -> F[B, T] { return log(sum(exp(x), axis=-1, keepdims=false)) + 1.0 }", 1,
     ),
     "integers, which round down": (
-        """model m(x: i64[B, T], y: i64[T]) -> (i64[B, T], i64[B, 1], bool[B]) {
-            z = (x - 4) // (y - 20) + (x - 4) % (y - 20)
+        """model m(x: i64[B, T]) -> (i64[B, T], i64[B, 1], bool[B]) {
+            z = (x - 4) // 3 * 10 + (x - 4) % -5
             return z, max(z, axis=-1, keepdims=true), any(z > 0, axis=-1, keepdims=false)
         }""", 1,
     ),
@@ -101,6 +101,15 @@ def test_half_precision(name: str, dtype: str) -> None:
 
 def test_no_elements_are_left_to_pytorch() -> None:
     compare(PROGRAMS["a norm behind a sum, which is kept"][0], sizes=(0, 3))
+
+
+def test_pytorch_says_where_an_integer_is_divided_by_zero() -> None:
+    network = build(loads("model m(x: i64[B], y: i64[B]) -> i64[B] { return (x + 1) // (y * 2) + 3 }"))
+    x = torch.arange(3, device=DEVICE)
+    assert network(x=x, y=x + 1)["output"].tolist() == [3, 3, 3]
+    if DEVICE == "cpu":
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            network(x=x, y=x)
 
 
 def test_a_group_has_gradients() -> None:
