@@ -1,0 +1,49 @@
+"""The seeds' Triton column: models of published systems through the target triton, in the interpreter, beside the reference."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tessera as ts
+
+ROOT = Path(__file__).parents[2]
+# Seed, model -> parameters at which the interpreter takes seconds.
+CASES: dict[tuple[str, str], dict[str, Any]] = {
+    ("adamoe", "adamoe_lm"): {},
+    ("correlation_guided_compression", "page_reader"): {},
+    ("duo_llm", "duo_lm"): {},
+    ("duo_llm", "duo_routed"): {},
+    ("dyspec", "judge"): {},
+    ("dyspec", "grow"): {},
+    ("dyspec", "tree_mask"): {},
+    ("dyspec", "reader"): {},
+    ("dyspec", "tree_reader"): {},
+    ("expediting_vit", "expedit_segmenter"): {"size": 32, "dim": 24},
+    ("global_batch_lbl", "routed_lm"): {"dim": 24, "depth": 1},
+    ("hiprune", "hiprune_tower"): {"keep": 6, "size": 56, "dim": 32, "heads": 2, "hidden": 48, "middle": 1, "deep": 2},
+    ("moirai_moe", "moirai_centroids"): {"steps": 3},
+    ("phatgoose", "phatgoose_lm"): {"experts": 3, "dim": 16, "depth": 1},
+    ("todre", "todre_select"): {"k": 3},
+    ("token_merging_code", "code_encoder"): {"vocab": 99, "dim": 24, "depth": 1, "heads": 2, "hidden": 32},
+    ("token_reduction_beyond_efficiency", "max_min"): {"k": 2},
+    ("tokenflex", "tokenflex"): {"dim": 24, "heads": 2},
+    ("tokenformer", "tokenformer_lm"): {"dim": 24, "depth": 1, "tokens": 12},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "model"), CASES, ids=[f"{seed}-{model}" for seed, model in CASES])
+def test_a_seed_agrees_with_the_reference(seed: str, model: str) -> None:
+    artifact = ts.compile(ts.load(f"seeds/{seed}", model=model, params=CASES[seed, model]), target="triton")
+    assert artifact.report.verified
+    assert max(row["error"] for row in artifact.report.verified) <= 1e-4
+
+
+def test_the_page_says_which_models_are_compared() -> None:
+    page = (ROOT / "docs" / "triton.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `seeds/(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert rows == {seed: ", ".join(f"`{m}`" for s, m in CASES if s == seed) for seed, _ in CASES}
