@@ -25,7 +25,8 @@ _HARD = (
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea",
     "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627", "\u6f22\u5b57\u304b\u306a \ud55c\uad6d\uc5b4 \u0e44\u0e17\u0e22",
     "a\u0000b\u00adc\u200bd\u2028e\ufffdf", "a" * 99 + " " + "b" * 101, "x" * 40_000, "1234567890 3.14 1,000", "don't I'M",
-    "e\u0301\u0323\u0308 \U0001d16d\U0001d165\u302e", "\U000e0001\U0010ffff\ue000\u0378",
+    "e\u0301\u0323\u0308 \U0001d16d\U0001d165\u302e", "\U000e0001", "\ue000", "\u0378", "\U000fffff",
+    "\U0010fffd", "\U0010ffff",
 )  # fmt: skip
 _NO_UTF8 = (
     bytes(range(256)), b"\xff\xfe", b"a\xe2\x82b", b"\xf0\x9f\x98", b"\xed\xa0\x80 \xc0\x80 \xf4\x90\x80\x80", b"\x80\x80\xe2\x82",
@@ -59,7 +60,9 @@ def _runner(made: Automaton, file: str, digest: str, folder: str, target: Target
     from ..runtime.weights.bind import initialise
     from .artifact import Artifact, CompileReport
 
-    statics = ", ".join(f"{name}={show_value(value)}" for name, value in made.named(file, digest).items())
+    # Rows begin with their tokens, whatever side is padded.
+    named = {**made.named(file, digest), "left": False}
+    statics = ", ".join(f"{name}={show_value(value)}" for name, value in named.items())
     length = f"N * {made.each} + {made.around}"
     text = (
         "use std.text (encoded)\n"

@@ -12,9 +12,9 @@ from string import ascii_lowercase
 from typing import Any
 
 # Code points that are asked about. Surrogates are in no text; planes without characters, and those for private use, are each as
-# their first one.
-PLANES = ((0x40000, 0xE0000), (0xF0000, 0x110000))
-CODES = (*range(0xD800), *range(0xE000, 0x40001), *range(0xE0000, 0xF0001))
+# their first one but for the last two, which are no characters.
+PLANES = ((0x40000, 0xE0000), (0xF0000, 0xFFFFE), (0x100000, 0x10FFFE))
+CODES = (*range(0xD800), *range(0xE000, 0x40001), *range(0xE0000, 0xF0001), 0xFFFFE, 0xFFFFF, 0x100000, 0x10FFFE, 0x10FFFF)
 # The engine is asked about so many characters at once, and about so few one by one.
 _MANY = 4096
 _FEW = 32
