@@ -16,7 +16,7 @@ from ..ir.diagnostics import Diagnostic, did_you_mean
 FOLDER = Path(__file__).resolve().parent
 _MODEL = re.compile(r"^model[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
 _DOC = re.compile(r"\A(?:[ \t]*##[^\n]*\n)+")
-_FIELD = re.compile(r"^## (paper|kind|measured): (.+(?:\n##  +.+)*)\n", re.MULTILINE)
+_FIELD = re.compile(r"^## (paper|kind|measured|short): (.+(?:\n##  +.+)*)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Seed:
         system: its name, which the documentation begins with, up to a colon.
         paper, kind: the title, and what sort of system it is.
         measured: its effect, as its tests measure it.
+        short: where that stays behind what was to be shown; empty where it does not.
     """
 
     system: str
     paper: str
     kind: str
     measured: str
+    short: str = ""
 
 
 def names() -> list[str]:
@@ -63,7 +65,7 @@ def seed(name: str) -> Seed | None:
         ##     within 0.5 points of it at 16
     """
     fields = {key: _line(value) for key, value in _FIELD.findall(_head(name))}
-    if len(fields) < 3:
+    if not {"paper", "kind", "measured"} <= fields.keys():
         return None
     return Seed(summary(name).partition(":")[0], **fields)
 

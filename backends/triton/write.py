@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.dims.dim import Dim
 from ...ir.op import Composite
-from ...ir.types import DType
+from ...ir.types import DTYPES, DType
 from ...kernels.frame import WHOLE, Places, canonical, spans
 
 if TYPE_CHECKING:
@@ -80,14 +80,7 @@ REDUCTIONS: dict[str, str] = {
 }
 VIEWS = frozenset({"unsqueeze", "squeeze", "expand", "transpose"})
 _HALVES = {"f16": "tl.float16", "bf16": "tl.bfloat16"}
-# How a kernel holds a value.
-_HELD = {
-    "f32": "tl.float32", "f16": "tl.float32", "bf16": "tl.float32", "i64": "tl.int64", "i32": "tl.int32", "i16": "tl.int16",
-    "i8": "tl.int8", "u8": "tl.uint8", "bool": "tl.int1",
-}  # fmt: skip
-
-
-held_dtypes = frozenset(_HELD)
+held_dtypes = DTYPES.keys() - {"f64"}
 
 
 def core(node: Node) -> str:
@@ -117,8 +110,8 @@ def operand_places(node: Node, places: Places) -> list[Places] | None:
 
 
 def held(dtype: DType) -> str:
-    """The dtype that a kernel computes in."""
-    return _HELD[dtype.name]
+    """The dtype that a kernel computes in: halves in single precision."""
+    return {"float": "tl.float32", "bool": "tl.int1"}.get(dtype.kind, f"tl.{dtype.long}")
 
 
 def exponent(node: Node) -> int | None:

@@ -246,7 +246,7 @@ class Reducer:
             self._need(current.count, limits, block)
         number = len(stream.stages)
         left = builder.name_dim(f"{stream.length.symbol or 'tokens'}{number}", left, least=1)
-        counted = stream.padded and stream in self.counted
+        counted = stream.padded and first != 0 and stream in self.counted
         asked = Asked(
             self.graph, builder, stream, current, x, at or (block.attention if self.options.where == "keys" else None),
             self.options.metric_name(), 0 if stream in self.outside and last != 0 else first, last,
