@@ -30,7 +30,7 @@ def test_walks(sets: list[dict[tuple[int, ...], int]], text: list[int]) -> None:
 
 def test_more_rows_than_room() -> None:
     """Rows of far symbols, which need more slots than there are nodes."""
-    entries = {(first, second): first for first in range(1, 60) for second in (1, 5000 - first)}
+    entries: dict[tuple[int, ...], int] = {(first, second): first for first in range(1, 60) for second in (1, 5000 - first)}
     trie = Trie([entries], 5000)
     at = int(trie.base[trie.roots[0]]) + 59
     assert trie.value[int(trie.base[at]) + 4941] == 59
