@@ -145,19 +145,20 @@ def test_a_tree_pass_is_its_paths_to_1e_5(target: str) -> None:
 
 
 def passes(temperature: float, shape: str, **how: Any) -> float:
-    """Tokens a pass of the model, over twelve prompts."""
-    return generated(shape, prompts=prompts(12), max_tokens=48, temperature=temperature, seed=1, **how)[1]
+    """Tokens a pass of the model, over 24 prompts."""
+    return generated(shape, prompts=prompts(24), max_tokens=48, temperature=temperature, seed=1, **how)[1]
 
 
 @pytest.mark.slow
-def test_what_the_trees_gain_at_a_low_temperature() -> None:
-    """Where nearly everything repeats, chains of the right length are as good: they are not known before."""
-    dynamic = passes(0.2, "dynamic", budget=64)
-    assert dynamic >= 1.2 * passes(0.2, "tree", budget=64, width=2)
-    assert dynamic >= 1.2 * passes(0.2, "chain", budget=16)
+@pytest.mark.parametrize("temperature", [0.0, 0.2])
+def test_what_the_trees_gain_at_a_low_temperature(temperature: float) -> None:
+    """Beside the best of chains and of fixed trees, which nobody knows before."""
+    dynamic = passes(temperature, "dynamic", budget=64)
+    fixed = [passes(temperature, "tree", budget=64, width=width) for width in (2, 3)]
+    assert dynamic >= 1.2 * max(*fixed, *(passes(temperature, "chain", budget=budget) for budget in (8, 16, 32, 64)))
 
 
 @pytest.mark.slow
 def test_where_the_trees_lose() -> None:
-    """At temperature 1 the draft's probabilities choose breadth, where depth would be accepted as well."""
-    assert passes(1.0, "dynamic", budget=64) < passes(1.0, "chain", budget=16)
+    """At temperature 1 the draft's probabilities choose the likely, where the unlikely would be accepted as well."""
+    assert passes(1.0, "dynamic", budget=64) < passes(1.0, "tree", budget=64, width=2)

@@ -104,7 +104,8 @@ class SpeculativeEngine(Engine):
         sampling = ticket.request.sampling
         left = ticket.request.max_tokens - len(ticket.tokens) - 1
         drafted = _Drafted(self._draft, self._behind, self._growth.shape != "chain")
-        drawing = replace(sampling, temperature=1.0) if sampling.greedy else sampling
+        # Best tokens are accepted far more often than the draft's probabilities say; sharper ones choose depth where it pays.
+        drawing = replace(sampling, temperature=0.2) if sampling.greedy else sampling
 
         def behind(tree: Tree, path: Sequence[int], scores: np.ndarray, how: Sampling) -> np.ndarray:
             seen = [*ticket.so_far, *(tree.tokens[node] for node in path)] if self._looks(ticket) else ()
@@ -113,9 +114,10 @@ class SpeculativeEngine(Engine):
         tree = Tree()
         if left > 0:
             tree = grown(
-                replace(self._growth, budget=min(self._growth.budget, left)),
+                self._growth,
                 lambda tree, node: behind(tree, tree.path(node), drafted.scores(tree, node), drawing),
                 (lambda p: int(np.argmax(p))) if sampling.greedy else (lambda p: draw(p, ticket.rng.random())),
+                left,
             )
         rows, start = self._verified(ticket.tokens[-1], tree), self._model.length
         ticket.passes += 1

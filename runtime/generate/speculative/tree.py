@@ -114,11 +114,12 @@ class _Slot:
 
 
 def grown(
-    growth: Growth, score: Callable[[Tree, int], np.ndarray], choose: Callable[[np.ndarray], int]
+    growth: Growth, score: Callable[[Tree, int], np.ndarray], choose: Callable[[np.ndarray], int], deepest: int | None = None
 ) -> Tree:
-    """A tree of at most ``budget`` nodes; fewer where the draft has no more tokens to draw.
+    """A tree of at most ``budget`` nodes; fewer where the draft has no more tokens to draw, or all of them would be too deep.
 
     Args:
+        deepest: how many tokens a path has at most; None for any number.
         score: the draft's distribution [V] behind a node of the tree as it is.
         choose: a token of a distribution; random, or always the best.
     """
@@ -126,6 +127,8 @@ def grown(
     open: list[tuple[float, int, _Slot]] = [(0.0, next(order), _Slot(ROOT, 1.0, None, 0))]
 
     def add(slot: _Slot, depth: int) -> None:
+        if deepest is not None and depth > deepest:
+            return
         key = -slot.value if growth.shape == "dynamic" else float(depth)
         heapq.heappush(open, (key, next(order), slot))
 

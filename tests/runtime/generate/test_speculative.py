@@ -122,6 +122,13 @@ def test_shapes_of_trees() -> None:
     assert without(np.array([0.0, 1.0]), 1) is None
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tree_that_may_not_be_deep_spends_its_budget_in_breadth(shape: str) -> None:
+    tree = grown(Growth(shape, 12, 3), lambda tree, node: draft(words_of(tree, tree.path(node))), lambda p: int(p.argmax()), 2)
+    assert max(tree.depths) == 2
+    assert len(tree) == (2 if shape == "chain" else 12)
+
+
 def test_ancestors_are_those_of_the_parents() -> None:
     p = np.full(4, 0.25)
     tree = Tree()
