@@ -187,6 +187,7 @@ def compile(
             and the reference disagree.
     """
     from .artifact import Artifact, CompileReport
+    from .bundles import placed
     from .targets import chosen
 
     tell = progress or (lambda stage, done, total: None)
@@ -203,6 +204,7 @@ def compile(
         report.passes = [*(begun.reports if begun is not None else ()), *made]
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
+        module, tables = placed(module)
     with clock("reading the weights"):
         bound, origin, notes = _weights(reference, read, weights, renames, seed)
         report.notes += bound.notes() + notes
@@ -222,7 +224,7 @@ def compile(
                 made = [r for r in report.passes if r.entry in ("", entry)]
                 own = {**_metadata(alone, goal, made, origin, seed), **(metadata or {})}
                 built[entry] = goal.build(alone, bound, own)
-            whole = ProgramArtifact(module, goal, built, facts, report)
+            whole = ProgramArtifact(module, goal, built, facts, report, tables)
 
             def continues(opened: ProgramRunner) -> list[str]:
                 return [] if read.several else _continues(read, opened, weights, renames, seed, sizes)
@@ -280,19 +282,18 @@ def _save_program(
     """As :func:`_write_and_verify`, of the folder of a program."""
     from tempfile import TemporaryDirectory
 
-    from ..runtime.files.aside import folder_aside
-    from .targets import MANIFEST
+    from .programs import folder_of
 
     if output is None and seed is None:
         return
     with ExitStack() as stack:
         if output is not None:
-            folder = stack.enter_context(folder_aside(output, MANIFEST))
+            folder = stack.enter_context(folder_of(output))
         else:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="tessera-")))
         with clock("writing"):
             artifact._write(folder)
-        artifact.report.size = sum(p.stat().st_size for p in folder.iterdir())
+        artifact.report.size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         if seed is not None:
             with clock("comparing with the reference"):
                 artifact.report.notes += continues(artifact.verify(folder, reference, bound, seed))

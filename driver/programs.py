@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.target import find, registry
 from ..ir.diagnostics import Diagnostic
-from ..runtime.files.aside import folder_aside
+from ..runtime.files.aside import folder_aside, written_aside
 from ..runtime.program import Entry, Host, Opened, ProgramRunner
 from .artifact import Artifact, CompileReport
+from .bundles import SUFFIX, check_files, is_bundle, pack, read_manifest, unpacked, write_manifest
 from .targets import MANIFEST, READERS, open_artifact
 
 if TYPE_CHECKING:
@@ -37,37 +38,45 @@ def open_any(path: str | os.PathLike[str], *, threads: int | None = None) -> Ope
     Raises:
         Diagnostic: E0001 no such file, E0014 not an artifact, and what the target finds wrong with it.
     """
-    if os.path.isfile(Path(path, MANIFEST)):
+    if is_bundle(path) or os.path.isfile(Path(path, MANIFEST)):
         return open_program(path, threads=threads)
     return Opened(open_artifact(path, threads=threads))
 
 
 def open_program(path: str | os.PathLike[str], *, threads: int | None = None) -> ProgramRunner:
-    """The folder of a compiled program, ready to run. Nothing that it names is imported.
+    """The folder of a compiled program, or its archive, ready to run. Nothing that it names is imported.
 
     Raises:
-        Diagnostic: E0014 for a folder that is none, and what the target finds wrong with its files.
+        Diagnostic: E0014 for a folder that is none, E0528 for files that are not those that were compiled, and what the target
+            finds wrong with them.
     """
-    folder = Path(path)
+    held = unpacked(Path(path)) if is_bundle(path) else None
+    folder = Path(held.name) if held is not None else Path(path)
+    metadata, files = read_manifest(folder)
+    if files is not None:
+        check_files(folder, files, os.fspath(path))
     try:
-        metadata = json.loads(folder.joinpath(MANIFEST).read_text(encoding="utf-8"))
-        source, name = str(metadata["tessera.source"]), str(metadata["tessera.target"])
-    except OSError as error:
-        raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: {error.strerror}") from None
+        source, name = metadata["tessera.source"], metadata["tessera.target"]
     except KeyError as error:
         raise Diagnostic(
             "E0014", f"`{folder / MANIFEST}` does not say `{error.args[0]}`, so that it is none of Tessera's"
         ) from None
-    except (ValueError, TypeError, RecursionError):
-        raise Diagnostic("E0014", f"`{folder / MANIFEST}` is no JSON object of Tessera's") from None
     if not find(name).programs:
         raise Diagnostic("E0014", f"`{folder}` is no folder of a compiled program: the target {name} writes none")
     target = find(name)()
-    program = READERS.source(source, f"{folder.name}:source")
+    program = _read(source, folder)
     runners = target.open_program(program, folder, READERS, threads=threads)
     for entry, runner in runners.items():
         _check_entry(program.only(entry), runner, folder, entry)
-    return ProgramRunner(program, runners, metadata)
+    return ProgramRunner(program, runners, metadata, held)
+
+
+def _read(source: str, folder: Path) -> Program:
+    """The program of a folder, whose tokenizers have their files there."""
+    from ..frontends.source import loads
+
+    # A name in the folder: files are looked for beside it.
+    return loads(source, str(folder / "source.tess"), root=folder)
 
 
 def _check_entry(alone: Program, runner: Runner, folder: Path, entry: str) -> None:
@@ -86,29 +95,39 @@ def _check_entry(alone: Program, runner: Runner, folder: Path, entry: str) -> No
 
 
 def open_part(
-    path: str | os.PathLike[str], entry: str | None = None, flow: str | None = None, allow_host: bool = False
-) -> Runner:
+    path: str | os.PathLike[str], entry: str | None = None, flow: str | None = None, allow_host: bool = False,
+    batch: int | None = None,
+) -> Runner:  # fmt: skip
     """An artifact of one model, or one entry point or flow of a program's folder.
 
     Raises:
         Diagnostic: E0520 when a program's part is not named, E0521 when there is none of that name, E0014 for a name of an
             artifact that has no parts.
     """
-    if not os.path.isfile(Path(path, MANIFEST)):
+    if not is_bundle(path) and not os.path.isfile(Path(path, MANIFEST)):
         if entry is not None or flow is not None:
             raise Diagnostic(
                 "E0014", f"`{path}` is no folder of a compiled program, so that it has no `{entry or flow}`"
             )
+        _refuse_batches(path, batch)
         return open_artifact(path)
     program = open_program(path)
+    if flow is None and entry is None and program.program.pipeline is not None:
+        flow = program.program.name
     if flow is not None:
-        return program.flow(flow, allow_host)
+        return program.flow(flow, allow_host, batch)
+    _refuse_batches(path, batch)
     names = program.entries
     if entry is None and len(names) > 1:
         raise Diagnostic(
             "E0520", f"`{path}` has the entry points {', '.join(names)}", help=f"choose one: --entry {names[0]}",
         )  # fmt: skip
     return program[entry or names[0]].runner
+
+
+def _refuse_batches(path: str | os.PathLike[str], batch: int | None) -> None:
+    if batch is not None:
+        raise Diagnostic("E0014", f"`{path}` has no flow to run, and only that takes texts in batches")
 
 
 def _writing_several() -> list[str]:
@@ -129,6 +148,18 @@ def refuse(program: Program, target: Target) -> None:
             raise problem
 
 
+@contextmanager
+def folder_of(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill, which becomes the one at ``path``, or the archive there where that is a `.zip`. Raises E0010."""
+    if Path(path).suffix.lower() != SUFFIX:
+        with folder_aside(path, MANIFEST) as aside:
+            yield aside
+        return
+    with tempfile.TemporaryDirectory(prefix="tessera-") as folder, written_aside(path) as archive:
+        yield Path(folder)
+        pack(Path(folder), archive)
+
+
 class ProgramArtifact(Artifact):
     """A compiled program: its entry points, over one set of weights.
 
@@ -144,9 +175,11 @@ class ProgramArtifact(Artifact):
         built: Mapping[str, Any],
         metadata: Mapping[str, str],
         report: CompileReport,
+        tables: Mapping[str, bytes],
     ) -> None:
         super().__init__(program, target, built, metadata, report)
         self.suffix = ""
+        self._tables = tables
         self._opened: ProgramRunner | None = None
 
     @property
@@ -194,13 +227,24 @@ class ProgramArtifact(Artifact):
 
     def _write(self, path: Path) -> None:
         self._target.write_program(self._built, path)
-        path.joinpath(MANIFEST).write_text(json.dumps(self.metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+        for place, data in self._tables.items():
+            path.joinpath(place).parent.mkdir(exist_ok=True)
+            path.joinpath(place).write_bytes(data)
+        files = {entry: f"{entry}{self._target.suffix}" for entry in self.entries}
+        found = {entry: file for entry, file in files.items() if path.joinpath(file).is_file()}
+        write_manifest(path, self.metadata, self.module, found)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the folder aside, then rename it. Raises E0010 when something else is there."""
-        with folder_aside(path, MANIFEST) as aside:
+        """Write the folder, or the archive that a `.zip` is, aside, then rename it. Raises E0010 when something else is there."""
+        with folder_of(path) as aside:
             self._write(aside)
         return Path(path)
+
+    def __call__(self, *args: Any, **inputs: Any) -> dict[str, np.ndarray]:
+        """Run a pipeline, as :class:`tessera.runtime.program.ProgramRunner` does; or the one entry point of another program."""
+        if self.module.pipeline is not None:
+            return self.program(*args, **inputs)
+        return super().__call__(*args, **inputs)
 
     def verify(self, folder: Path, reference: Program, bound: Bound, seed: int) -> ProgramRunner:
         """Compare every entry point of what was written with the torch reference, and give what was opened. Raises E0809."""

@@ -61,6 +61,9 @@ def check_output(target: Target, output: str | os.PathLike[str], several: bool =
         if not target.programs:
             # E0527 will tell of it; a folder would not help.
             return
+        if path.suffix.lower() == ".zip":
+            check_writable(output)
+            return
         if path.suffix == target.suffix:
             raise Diagnostic(
                 "E0012", f"a program of several entry points becomes a folder, but the output is `{output}`",

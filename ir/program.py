@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .declarations import Declaration, reachable
 from .diagnostics import Diagnostic, Span
 from .types import TensorType
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from .compiling import CompileSpec
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .pattern import Rule
     from .recipe import Recipe
     from .signature import Signature
+    from .tokenizer import Tokenizer
 
 # So much of a type is shown where a program is told in one line.
 _WIDEST = 60
@@ -27,9 +29,10 @@ class Stage:
 
     Args:
         name: what flows call it.
-        kind: what it is; ``python`` is a function.
-        reference: where its code stands, ``package.module:function``. It is text until somebody runs the stage.
-        signature: tensors in, tensors out.
+        kind: what it is; ``python`` is a function, any other a row of :mod:`.stages`.
+        reference: where its code stands, ``package.module:function``, which is text until somebody runs the stage; or the
+            tokenizer that it is of.
+        signature: what goes in and what comes out; results with names are fields of one value, ``found.ids``.
     """
 
     name: str
@@ -59,11 +62,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A value that goes into or comes out of a flow: its public name, its type, and the value's name within the flow."""
+    """A value that goes into or comes out of a flow: its public name, its type, and the value's name within the flow; of ids
+    that go in, whose they are."""
 
     name: str
     type: TensorType
     value: str
+    vocabulary: Vocabulary | None = None
     span: Span | None = field(default=None, compare=False)
 
 
@@ -103,6 +108,7 @@ class Program:
         stages: what runs on the host, by name.
         flows: how functions and stages are wired, by name.
         recipes: what a parameter is made of, by its full name; one without is the checkpoint's tensor of that name.
+        tokenizers: those that stages are of, by name.
     """
 
     name: str
@@ -117,6 +123,7 @@ class Program:
     stages: dict[str, Stage]
     flows: dict[str, Flow]
     recipes: dict[str, Recipe]
+    tokenizers: dict[str, Tokenizer]
 
     def __init__(
         self,
@@ -132,6 +139,7 @@ class Program:
         stages: Mapping[str, Stage] | None = None,
         flows: Mapping[str, Flow] | None = None,
         recipes: Mapping[str, Recipe] | None = None,
+        tokenizers: Mapping[str, Tokenizer] | None = None,
     ) -> None:
         self.name = name
         self.functions = dict(functions) if isinstance(functions, Mapping) else {name: functions}
@@ -145,6 +153,7 @@ class Program:
         self.stages = dict(stages or {})
         self.flows = dict(flows or {})
         self.recipes = dict(recipes or {})
+        self.tokenizers = dict(tokenizers or {})
 
     def __repr__(self) -> str:
         """What it is called, what goes in and what comes out; of several entry points, their names."""
@@ -185,6 +194,16 @@ class Program:
         """Whether it becomes a folder when compiled: with several entry points, or flows to run."""
         return len(self.functions) > 1 or bool(self.flows)
 
+    @property
+    def pipeline(self) -> Flow | None:
+        """The one flow of a program that is called as the program is, and calls its entry points in their order: it is written as a
+        ``pipeline``."""
+        if list(self.flows) != [self.name]:
+            return None
+        flow = self.flows[self.name]
+        called = dict.fromkeys(step.callee for step in flow.steps if step.callee in self.functions)
+        return flow if list(called) == list(self.functions) else None
+
     def parameters(self) -> dict[str, Parameter]:
         """The parameters of all functions by full name; a shared one is that of the first function that has it."""
         found: dict[str, Parameter] = {}
@@ -223,7 +242,7 @@ class Program:
         graph = self.functions[entry]
         recipes = {name: recipe for name, recipe in self.recipes.items() if name in graph.params}
         return replace(
-            self, name=entry, functions={entry: graph}, doc=doc, docs={}, stages={}, flows={}, recipes=recipes
+            self, name=entry, functions={entry: graph}, doc=doc, docs={}, stages={}, flows={}, recipes=recipes, tokenizers={}
         )
 
     def take_back(self, alone: Program) -> None:
@@ -264,7 +283,8 @@ class Program:
             found = first_difference(graph, other.functions[name])
             if found is not None:
                 return found if self.plain else f"in `{name}`: {found}"
-        for what, ours, theirs in (("stages", self.stages, other.stages), ("flows", self.flows, other.flows)):
+        for what in ("stages", "flows", "tokenizers"):
+            ours, theirs = getattr(self, what), getattr(other, what)
             if _rows(ours) != _rows(theirs):
                 return f"{what} differ: {_rows(ours)} and {_rows(theirs)}"
         for name in self.recipes.keys() | other.recipes.keys():

@@ -13,9 +13,12 @@ from typing import Any
 from .diagnostics import Diagnostic, Note, Span
 from .dims.dim import Dim, as_dim, sym
 from .dims.solve import solve
-from .types import KINDS, DType, TensorType
+from .types import KINDS, TEXT, DType, TensorType
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
+
+# Between texts and numbers.
+_TEXTS = "a tokenizer makes ids of texts, `found = words(text)`, `found.ids`, and texts of ids, `words.decode(ids)`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,14 +295,15 @@ class Signature:
                 "E0303",
                 f"`{name}` of `{self.name}` must be {wanted}, but has type {actual}",
                 where,
-                help=f"convert it: `cast(…, {wanted})`",
+                help=_TEXTS if TEXT in (wanted, actual.dtype) else f"convert it: `cast(…, {wanted})`",
             )
         if actual.dtype.kind not in KINDS[wanted]:
             raise Diagnostic(
                 "E0303",
                 f"`{name}` of `{self.name}` must be of kind `{wanted}`, but has type {actual}",
                 where,
-                help=f"convert it first with `cast(…, {'f32' if wanted == 'float' else 'i64'})`",
+                help=_TEXTS if actual.dtype == TEXT
+                else f"convert it first with `cast(…, {'f32' if wanted == 'float' else 'i64'})`",
             )
         first = bound.dtypes.setdefault(wanted, actual.dtype)
         if first != actual.dtype:

@@ -70,6 +70,9 @@ i8 = DType("i8", "int", 1, "int8", 3, 1, "si8")
 u8 = DType("u8", "int", 1, "uint8", 2, 0, "ui8")
 boolean = DType("bool", "bool", 1, "bool", 9, 11, "i1")
 
+# A text, which is a value on the host only: in a model texts are bytes, or ids.
+TEXT = DType("text", "text", 0, "object", 0, 0, "")
+
 DTYPES: dict[str, DType] = {d.name: d for d in (f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean)}
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
 _FROM_NUMPY = {d.long: d for d in DTYPES.values()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from .analysis.wired_ids import check_ids
 from .diagnostics import Diagnostic, Note, Span, did_you_mean
 from .dims.dim import sym
 from .graph import Graph
@@ -24,7 +25,8 @@ def check(program: Program) -> None:
 
     Raises:
         Diagnostic: E0522 shared tensors that differ, E0525 a malformed reference, E0201 an unknown callee, E0503 flows that
-            call each other in a circle, E0301 to E0304 and E0309 types that do not fit, E0523 a stage that nobody calls.
+            call each other in a circle, E0301 to E0304 and E0309 types that do not fit, E1011 ids of another vocabulary, E1006
+            those of a tokenizer that was not trained, E0523 a stage that nobody calls.
     """
     check_shared(program)
     for stage in program.stages.values():
@@ -33,6 +35,7 @@ def check(program: Program) -> None:
     for flow in program.flows.values():
         _check_acyclic(program, flow)
         flow_types(program, flow)
+        check_ids(program, flow)
         called |= {step.callee for step in flow.steps}
     for stage in program.stages.values():
         if stage.name not in called:
@@ -70,7 +73,7 @@ def _shared(graph: Graph) -> list[tuple[str, str, str, Span | None]]:
 
 
 def _check_reference(stage: Stage) -> None:
-    if not _REFERENCE.fullmatch(stage.reference):
+    if stage.kind == "python" and not _REFERENCE.fullmatch(stage.reference):
         raise Diagnostic(
             "E0525", f"`{stage.reference}` names no function", stage.span,
             help='write the module, a colon and the function: `"package.module:function"`',

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic, did_you_mean
-from ..ir.types import DTYPES
+from ..ir.types import DTYPES, TEXT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +117,10 @@ def fit_array(spec: InputSpec, array: Any, *, nan: bool = False) -> np.ndarray:
     """
     import numpy as np
 
+    if spec.dtype == TEXT.name:
+        from .stages import fit_texts
+
+        return fit_texts(spec, array)
     if type(array) is int and DTYPES[spec.dtype].kind == "float":
         array = float(array)
     array = np.asarray(array)

@@ -5,7 +5,7 @@ A host stage is code that a file only names. It runs when the caller hands the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +13,23 @@ from ..ir.analysis.bounds import index_bounds
 from ..ir.diagnostics import Diagnostic, did_you_mean
 from ..ir.dims.dim import as_dim
 from ..ir.program import Flow, Program, Stage, Step
-from ..ir.signature import Operand, Signature
-from ..ir.types import DType, TensorType
+from ..ir.signature import Operand, Pattern, Result, Signature
+from ..ir.types import TEXT, DType, TensorType
 from ..ir.wiring import signature_of
+from .batches import in_batches
 from .distributions import advanced
-from .inputs import fit_array
-from .ports import Demands, Port, Ports
+from .flows import FlowRunner, fitted, ports_of
+from .inputs import InputSpec
 from .runner import Runner, by_name
 from .sessions import ProgramSession
+from .stages import fit_texts, run_stage
 from .states import named
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .inputs import InputSpec
     from .states import Carrying
+    from .tokenizers.engine import Engine
 
 Host = Callable[..., Any]
 
@@ -85,10 +87,15 @@ class ProgramRunner:
         program: what it was made of.
         runners: what runs each entry point.
         metadata: strings by name, which say how it was made.
+        held: what has to stay as long as this does, such as the folder of its files.
     """
 
-    def __init__(self, program: Program, runners: Mapping[str, Runner], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, program: Program, runners: Mapping[str, Runner], metadata: Mapping[str, str], held: object = None
+    ) -> None:
         self.program = program
+        self._held = held
+        self._engines: dict[str, Engine] = {}
         self.runners = dict(runners)
         self.metadata = metadata
         self._limits: dict[str, dict[str, int]] = {}
@@ -117,15 +124,42 @@ class ProgramRunner:
             raise AttributeError(f"the program has no entry point `{name}`")
         return self[name]
 
+    def engine(self, tokenizer: str) -> Engine:
+        """What runs a tokenizer of the program."""
+        from .tokenizers.engine import open_engine
+
+        if tokenizer not in self._engines:
+            self._engines[tokenizer] = open_engine(self.program.tokenizers[tokenizer])
+        return self._engines[tokenizer]
+
+    def __call__(
+        self, *args: Any, host: Mapping[str, Host] | None = None, allow_host: bool = False, seed: int = 0,
+        sizes: Mapping[str, int] | None = None, batch: int | None = None, **inputs: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The outputs of a pipeline by name: see :meth:`run`; by ``batch`` texts of about one length in each run, if that is given.
+        Raises E0520 for a program that is none."""
+        flow = self.program.pipeline
+        if flow is None:
+            raise Diagnostic(
+                "E0520", f"the program `{self.program.name}` is no pipeline, which is called as a whole",
+                help="name what is to run: an entry point, `program.prefill(…)`, or a flow, `program.run(\"answer\", …)`",
+            )  # fmt: skip
+        arrays = by_name(FlowRunner(self, flow, allow_host), args, inputs)
+
+        def run(given: Mapping[str, Any]) -> dict[str, Any]:
+            return self.run(flow.name, given, host=host, allow_host=allow_host, seed=seed, sizes=sizes)
+
+        return run(arrays) if batch is None else in_batches(flow, fitted(ports_of(flow), arrays), batch, run)
+
     def session(
         self, *, sizes: Mapping[str, int] | None = None, states: Mapping[str, Any] | None = None, seed: int = 0
     ) -> ProgramSession:
         """The entry points on one set of states. Raises E0901 for a state, E0902 for a size, that none of them has."""
         return ProgramSession(self.program, self.runners, sizes, states, seed)
 
-    def flow(self, name: str, allow_host: bool = False) -> FlowRunner:
-        """A flow as a runner. Raises E0521 when there is none."""
-        return FlowRunner(self, self._flow(name), allow_host)
+    def flow(self, name: str, allow_host: bool = False, batch: int | None = None) -> FlowRunner:
+        """A flow as a runner, by ``batch`` texts at a time if that is given. Raises E0521 when there is none."""
+        return FlowRunner(self, self._flow(name), allow_host, batch)
 
     def _flow(self, name: str) -> Flow:
         if name not in self.program.flows:
@@ -161,7 +195,7 @@ class ProgramRunner:
     def _check_given(self, flow: str, host: Mapping[str, Host], sizes: Mapping[str, int]) -> None:
         """Raises E0913 for a function of no stage that the flow calls, E0902 for a size of no entry point that it calls."""
         called = _called(self.program, flow)
-        stages = [name for name in called if name in self.program.stages]
+        stages = [name for name in called if name in self.program.stages and self.program.stages[name].kind == "python"]
         for name, function in host.items():
             if name not in stages:
                 raise Diagnostic(
@@ -186,6 +220,8 @@ class ProgramRunner:
                 found.update(self._functions(step.callee, given, allow))
             elif step.callee in self.program.stages:
                 stage = self.program.stages[step.callee]
+                if stage.kind != "python":
+                    continue
                 found[stage.name] = given[stage.name] if stage.name in given else _imported(stage, allow)
         return found
 
@@ -193,50 +229,10 @@ class ProgramRunner:
         return f"<program {self.program.name}: {', '.join(self.entries)}>"
 
 
-class FlowRunner:
-    """A flow as something that runs: a :class:`.runner.Runner`, for what reads inputs from files."""
-
-    def __init__(self, program: ProgramRunner, flow: Flow, allow_host: bool) -> None:
-        self._program = program
-        self._allow_host = allow_host
-        self._flow = flow
-        self.metadata = program.metadata
-        self.outputs = [port.name for port in flow.outputs]
-        self.ports = ports_of(flow)
-        self.inputs, self.optional = self.ports.inputs, self.ports.optional
-        self.selects = any(runner.selects for runner in program.runners.values())
-
-    def holds(self, sizes: dict[str, int]) -> bool:
-        """Whether every entry point takes these sizes, of the symbols that it has under the same name."""
-        return all(runner.holds(sizes) for runner in self._program.runners.values())
-
-    def __call__(
-        self, arrays: Mapping[str, Any], *, seed: int = 0, sizes: Mapping[str, int] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Its outputs by name; see :meth:`ProgramRunner.run`."""
-        return self._program.run(self._flow.name, arrays, allow_host=self._allow_host, seed=seed, sizes=sizes)
-
-    def carrying(
-        self, *, states: Mapping[str, Any] | None = None, sizes: Mapping[str, int] | None = None, seed: int = 0,
-        onto: Carrying | None = None,
-    ) -> Carrying:  # fmt: skip
-        """A flow starts its states anew in each run. Raises E0520."""
-        raise Diagnostic(
-            "E0520", f"the flow `{self._flow.name}` starts its states anew in each run, so that no session carries them",
-            help="a session is of one entry point: `program[\"step\"].session()`",
-        )  # fmt: skip
-
-
 def _called(program: Program, flow: str) -> list[str]:
     """What a flow calls, and what the flows do that it calls."""
     steps = [step.callee for step in program.flows[flow].steps]
     return [name for callee in steps for name in (_called(program, callee) if callee in program.flows else [callee])]
-
-
-def ports_of(flow: Flow) -> Ports:
-    """The inputs of a flow, which are checked as those of a model are."""
-    ports = (Port(p.name, p.type.dtype, p.type.shape, span=p.span) for p in flow.inputs)
-    return Ports(flow.name, ports, [Demands(None, {}, ())], {}, f"the flow `{flow.name}`")
 
 
 def _imported(stage: Stage, allowed: bool) -> Host:
@@ -274,20 +270,23 @@ class _Run:
         self.made: list[tuple[Stage, Any]] = []
 
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        ports = ports_of(flow)
-        ports.check_names(arrays)
-        given = {name: fit_array(ports.by_name[name].spec, array, nan=True) for name, array in arrays.items()}
-        ports.sizes({name: array.shape for name, array in given.items()})
+        given = fitted(ports_of(flow), arrays)
         values = {port.value: given[port.name] for port in flow.inputs}
+        read = {name for step in flow.steps for name in step.operands} | {port.value for port in flow.outputs}
         for step in flow.steps:
-            results = self._step(step, [values[name] for name in step.operands])
+            results = self._step(step, [values[name] for name in step.operands], read)
             values.update(zip(step.results, results, strict=True))
         return {port.name: values[port.value] for port in flow.outputs}
 
-    def _step(self, step: Step, operands: list[Any]) -> list[Any]:
+    def _step(self, step: Step, operands: list[Any], read: Collection[str]) -> list[Any]:
+        """The results of a step; of what has fields, those that are read."""
         program = self.runner.program
-        if step.callee in program.stages:
-            return self._stage(program.stages[step.callee], operands)
+        stage = program.stages.get(step.callee)
+        if stage is not None and stage.kind == "python":
+            return self._stage(stage, operands)
+        if stage is not None:
+            engine = self.runner.engine(stage.reference) if stage.reference else None
+            return run_stage(stage, engine, operands, {name.rpartition(".")[2] for name in step.results if name in read})
         signature = signature_of(program, step.callee)
         arrays = dict(zip((o.name for o in signature.operands), operands, strict=True))
         if step.callee in program.flows:
@@ -328,12 +327,16 @@ class _Run:
             raise Diagnostic(
                 "E0914", f"the host stage `{stage.name}` failed: {type(error).__name__}: {error}", stage.span
             ) from error
-        results = [np.asarray(value) for value in (found if isinstance(found, (tuple, list)) else [found])]
+        texts = len(signature.results) == 1 and _texts(stage, signature.results[0]) is not None
+        several = isinstance(found, tuple) or (isinstance(found, list) and not texts)
+        results = [np.asarray(value) for value in (found if several else [found])]
         if len(results) != len(signature.results):
             raise Diagnostic(
                 "E0914", f"the host stage `{stage.name}` gave {len(results)} result(s), and declares {len(signature.results)}",
                 stage.span,
             )  # fmt: skip
+        specs = [_texts(stage, result) for result in signature.results]
+        results = [value if spec is None else fit_texts(spec, value) for spec, value in zip(specs, results, strict=True)]
         # Operands and results together: a size that both show must be one.
         shown = [Operand(f"result {i}", result.type) for i, result in enumerate(signature.results)]
         whole = Signature(stage.name, (*signature.operands, *shown), (), ())
@@ -347,10 +350,19 @@ class _Run:
         return results
 
 
+def _texts(stage: Stage, result: Result) -> InputSpec | None:
+    """Texts that a stage gives, as messages name them; None for others. Sizes are compared with those of its other values."""
+    if not isinstance(result.type, Pattern) or result.type.dtype != TEXT:
+        return None
+    return InputSpec(f"what `{stage.name}` gives", TEXT.name, tuple(map(str, result.type.shape)))
+
+
 def _type(value: Any) -> TensorType | None:
     import numpy as np
 
     array = np.asarray(value)
+    if array.dtype == object:
+        return TensorType.of(TEXT, array.shape)
     try:
         return TensorType.of(DType.from_numpy(array.dtype), array.shape)
     except KeyError:

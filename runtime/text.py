@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic
+from ..ir.types import TEXT
 from .inputs import InputSpec, Options
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def read_texts(
     """
     import numpy as np
 
+    if spec.dtype == TEXT.name:
+        from .stages import texts as array_of
+
+        return {spec.name: array_of(text for file in files for text in _texts(file, options.lines))}
     if FIELDS.get(spec.name, "ids") != "ids" or len(spec.shape) != 2 or not spec.dtype.startswith("i"):
         raise Diagnostic("E0923", f"`{spec}` takes no text: text becomes token ids, `i64[B, T]`")
     texts = [text for file in files for text in _texts(file, options.lines)]

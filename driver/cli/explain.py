@@ -59,6 +59,7 @@ def explain(
     and with --input the load of every expert.
     """
     from ...backends.target import of_file
+    from ..bundles import is_bundle
     from ..compile import apply_passes
     from ..programs import open_program
     from ..report.explain import explain_artifact, explain_module, explain_program
@@ -70,7 +71,7 @@ def explain(
         raise click.UsageError(f"--pass is for specs, and `{file}` is an artifact; `show` and `optimize` run passes on one")
     facts = explain_artifact(file, sizes) if written else None
     if facts is None:
-        whole = os.path.isfile(Path(file, MANIFEST))
+        whole = is_bundle(file) or os.path.isfile(Path(file, MANIFEST))
         before = open_program(file).program if whole else load_module(file, model, params, dtype)
         module, reports = apply_passes(before, parse_passes(passes))
         found = explain_program(module, sizes) if module.several else explain_module(module, sizes)

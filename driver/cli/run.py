@@ -44,11 +44,13 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-host", is_flag=True, help="Import and run the Python functions that the flow's host stages name."
 )
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Of a pipeline: so many texts at a time, by their lengths.")
 @json_option
 def run(
     artifact: str, inputs: tuple[str, ...], save: str | None, save_map: str | None, top: int | None, labels: str | None,
     fit: str, mean: str | None, std: str | None, tokenizer: str | None, max_length: int | None, lines: bool, seed: int,
-    sizes: str | None, entry: str | None, flow: str | None, allow_host: bool, as_json: bool,
+    sizes: str | None, entry: str | None, flow: str | None, allow_host: bool, batch: int | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled model on files.
 
@@ -70,7 +72,7 @@ def run(
     names = _labels(labels)
     with waiting("loading") as progress:
         progress("loading the artifact", None, None)
-        runner = open_part(artifact, entry, flow, allow_host)
+        runner = open_part(artifact, entry, flow, allow_host, batch)
         options = Options(
             fit, channels("--mean", mean), channels("--std", std), tokenizer, max_length, lines, runner.metadata,
             Path(artifact).parent,
@@ -111,8 +113,9 @@ def _save(path: str, outputs: Mapping[str, np.ndarray]) -> None:
     with written_aside(path) as aside, aside.open("wb") as stream:
         # bfloat16 is not a dtype that .npz files can name.
         arrays: dict[str, Any] = {
-            k: v.astype("float32") if v.dtype.name == "bfloat16" else v for k, v in outputs.items()
-        }
+            k: v.astype("float32") if v.dtype.name == "bfloat16" else v.astype(str) if _is_text(v) else v
+            for k, v in outputs.items()
+        }  # fmt: skip
         np.savez(stream, **arrays)
 
 
@@ -168,11 +171,19 @@ def _draw(
 
 
 def _summary(outputs: Mapping[str, np.ndarray], top: int | None, names: list[str], seconds: float) -> dict[str, Any]:
-    rows = {name: {"dtype": str(a.dtype), "shape": list(a.shape), **_statistics(a)} for name, a in outputs.items()}
+    rows = {
+        name: {"dtype": "text", "shape": list(a.shape), "texts": a.tolist()} if _is_text(a)
+        else {"dtype": str(a.dtype), "shape": list(a.shape), **_statistics(a)}
+        for name, a in outputs.items()
+    }  # fmt: skip
     result: dict[str, Any] = {"seconds": round(seconds, 4), "outputs": rows}
     if top is not None:
-        result["top"] = _top(next(iter(outputs.values())), top, names)
+        result["top"] = _top(_numbers(outputs), top, names)
     return result
+
+
+def _is_text(array: np.ndarray) -> bool:
+    return array.dtype == object
 
 
 def _statistics(array: np.ndarray) -> dict[str, float]:
@@ -180,6 +191,14 @@ def _statistics(array: np.ndarray) -> dict[str, float]:
         return {}
     values = array.astype("float64")
     return {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+
+
+def _numbers(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first output that is no text. Raises E0011 where there is none."""
+    found = next((array for array in outputs.values() if not _is_text(array)), None)
+    if found is None:
+        raise Diagnostic("E0011", "`--top` shows the largest numbers of an output, and all outputs are texts")
+    return found
 
 
 def _top(array: np.ndarray, count: int, names: list[str]) -> list[list[dict[str, Any]]]:
@@ -201,11 +220,14 @@ def _print(
 ) -> None:
     table = []
     for name, array in outputs.items():
+        if _is_text(array):
+            table += [[name, f"text{list(array.shape)}", repr(text)] for text in array.flat]
+            continue
         statistics = "  ".join(f"{k} {v:.4g}" for k, v in _statistics(array).items())
         table.append([name, f"{array.dtype}{list(array.shape)}", statistics])
     click.echo(columns(table))
     if top is not None:
-        for row, best in enumerate(_top(next(iter(outputs.values())), top, names)):
+        for row, best in enumerate(_top(_numbers(outputs), top, names)):
             click.echo(f"row {row}")
             click.echo(
                 columns(

@@ -28,6 +28,10 @@ def head(node: Any) -> str:
     """A declaration as source without its body and its documentation."""
     if isinstance(node, ast.Function):
         node = replace(node, body=[], doc=None)
+    elif isinstance(node, ast.Pipeline):
+        flow = node.members[-1]
+        assert isinstance(flow, ast.Function)
+        node = replace(node, members=[replace(flow, body=[])], doc=None)
     elif isinstance(node, ast.Program):
         node = replace(node, members=[], doc=None)
     elif isinstance(node, ast.Tokenizer):

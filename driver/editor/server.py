@@ -37,6 +37,7 @@ _SYMBOLS = {
     "fn": lsp.SymbolKind.Function, "op": lsp.SymbolKind.Function, "layer": lsp.SymbolKind.Class, "model": lsp.SymbolKind.Class,
     "flow": lsp.SymbolKind.Function, "record": lsp.SymbolKind.Struct, "const": lsp.SymbolKind.Constant,
     "rewrite": lsp.SymbolKind.Operator, "program": lsp.SymbolKind.Namespace, "compile": lsp.SymbolKind.Event,
+    "pipeline": lsp.SymbolKind.Namespace, "tokenizer": lsp.SymbolKind.Namespace,
     "param": lsp.SymbolKind.Field, "state": lsp.SymbolKind.Field, "random": lsp.SymbolKind.Field, "tap": lsp.SymbolKind.Field,
     "field": lsp.SymbolKind.Field, "entry": lsp.SymbolKind.Method, "host": lsp.SymbolKind.Method,
 }  # fmt: skip

@@ -26,7 +26,7 @@ module.exports = grammar({
     module: ($) => seq($.identifier, repeat(seq(".", $.identifier))),
     import: ($) => seq(field("name", $.identifier), optional(seq("as", field("alias", $.identifier)))),
 
-    _declaration: ($) => choice($.const, $.record, $.function, $.rewrite, $.program, $.tokenizer, $.compile),
+    _declaration: ($) => choice($.const, $.record, $.function, $.rewrite, $.program, $.pipeline, $.tokenizer, $.compile),
 
     const: ($) => seq("const", field("name", $.identifier), "=", field("value", $._expression)),
 
@@ -127,6 +127,18 @@ module.exports = grammar({
         "->",
         field("results", $.results),
         field("body", $.block),
+      ),
+
+    pipeline: ($) =>
+      seq(
+        "pipeline",
+        field("name", $.identifier),
+        field("parameters", $.parameters),
+        "->",
+        field("results", $.results),
+        "{",
+        repeat(choice($.host, $._statement)),
+        "}",
       ),
 
     tokenizer: ($) =>

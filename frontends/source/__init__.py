@@ -43,12 +43,12 @@ def load(
 
 def loads(
     text: str, path: str = "<string>", model: str | None = None, params: dict[str, Any] | None = None,
-    dtype: str = "f32",
+    dtype: str = "f32", root: Path | None = None,
 ) -> Module:  # fmt: skip
-    """As :func:`load`, from text. ``path`` names it in messages."""
+    """As :func:`load`, from text. ``path`` names it in messages; only below the folder ``root`` may it name files of tokenizers."""
     from .checking import load_unit
 
-    return load_unit(lambda library: library.text(text, path), model, params, dtype)
+    return load_unit(lambda library: library.text(text, path, root), model, params, dtype)
 
 
 def may_be_named(name: str) -> bool:

@@ -61,4 +61,11 @@ CODES = {
         "  wrong:  tessera compile chat.tess --target mlir\n"
         "  right:  tessera compile chat.tess --target onnx -o chat",
     ),
+    "E0528": Code(
+        "a file of a compiled program is another one",
+        "The manifest of a compiled program has the hash of each of its files. One that is missing, was changed, or comes from\n"
+        "another program is refused before anything is read from it.\n\n"
+        "  wrong:  cp other/encoder.onnx mine/\n"
+        "  right:  tessera compile mine.tess -o mine.zip",
+    ),
 }  # fmt: skip

@@ -83,7 +83,7 @@ CODES = {
     ),
     "E0110": _code(
         "reserved for later",
-        "`pipeline` and `mesh` will be declarations; until then they cannot be used at all.",
+        "`mesh` will be a declaration; until then it cannot be used at all.",
         "mesh bytes { }",
         'const mesh_name = "bytes"',
     ),

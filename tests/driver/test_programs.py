@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from math import prod
@@ -160,6 +161,13 @@ def test_a_module_that_leaves_does_not_end_the_process(
 def test_a_file_of_another_entry_point_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ts.compile(ts.load(FILE), target="onnx", verify=False).save(tmp_path / "chat")
     shutil.copy(tmp_path / "chat" / "prefill.onnx", tmp_path / "chat" / "step.onnx")
+    with pytest.raises(Diagnostic, match=r"E0528.*`step.onnx` in .* is another file than was compiled"):
+        ts.open(tmp_path / "chat")
+    # A folder of before files had hashes.
+    manifest = tmp_path / "chat" / "program.json"
+    said = json.loads(manifest.read_text())
+    del said["tessera.files"]
+    manifest.write_text(json.dumps(said))
     with pytest.raises(Diagnostic, match=r"E0014.*entry point `step`.*is that of another program"):
         ts.open(tmp_path / "chat")
     assert main(["explain", str(tmp_path / "chat")]) == 1

@@ -6,7 +6,7 @@
 (boolean) @boolean
 (none) @constant.builtin
 
-["use" "const" "record" "rewrite" "program" "compile" "entry" "host" "flow" "weights" "pass" "target"] @keyword
+["use" "const" "record" "rewrite" "program" "pipeline" "compile" "entry" "host" "flow" "weights" "pass" "target"] @keyword
 ["tokenizer" "normalize" "split" "process" "decode" "truncate" "pad" "round" "special" "inject" "train" "measure" "family"] @keyword
 ["fn" "op" "layer" "model"] @keyword.function
 ["param" "buffer" "state" "random" "tap" "require" "let" "static" "exact" "approximate" "where" "in" "from" "as" "limit"] @keyword
@@ -30,6 +30,7 @@
 (record name: (identifier) @type.definition)
 (const name: (identifier) @constant)
 (program name: (identifier) @module)
+(pipeline name: (identifier) @function)
 (tokenizer name: (identifier) @module)
 (stage name: (identifier) @function.macro)
 (compile model: (identifier) @function)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ....ir.dims.dim import Dim, sym
 from ....ir.naming import unique
 from ....ir.program import Flow, Port, Program, Stage, Step
-from ....ir.signature import Pattern, RecordPattern, Signature
+from ....ir.signature import Bindings, Pattern, RecordPattern, Signature
+from ....ir.stages import METHODS, UTF8, fields_of, stage_of
 from ....ir.types import DTYPES, DType, TensorType
 from ....ir.wiring import check, check_shared, signature_of
 from ..syntax import ast
 from .gather import gather
 from .library import Declared, Unit
+from .pipelines import program_of
 from .signatures import environment
+from .vocabularies import vocabulary
 
 if TYPE_CHECKING:
     from .elaborate import Elaborator
@@ -29,13 +33,16 @@ def elaborate_program(
     Raises:
         Diagnostic: whatever is wrong with it.
     """
+    called = isinstance(node, ast.Pipeline)
+    if isinstance(node, ast.Pipeline):
+        node = program_of(unit, node)
     _check_names(node)
     head = ast.Function("program", node.name, [], node.statics, [], [], name_span=node.name_span, span=node.span)
     signature = elaborator.signatures.function(unit, head)
     bound = elaborator.given_statics(unit, head, signature, params, spans)
     program = Program(node.name, {}, node.doc or "", path=unit.path)
     entries = [m for m in node.members if isinstance(m, ast.Entry)]
-    if not entries:
+    if not entries and not called:
         raise Diagnostic(
             "E0521", f"the program `{node.name}` has no entry point", node.name_span,
             help="name one of the models as one: `entry prefill = decoder(layers=2)`",
@@ -59,10 +66,15 @@ def elaborate_program(
     flows = [m for m in node.members if isinstance(m, ast.Function)]
     # Flows may call flows that stand behind them: their interfaces are known before any body is read.
     for flow in flows:
-        program.flows[flow.name] = _interface(elaborator, unit, flow)
+        program.flows[flow.name] = _interface(elaborator, unit, flow, bound)
     for flow in flows:
-        program.flows[flow.name] = _Wiring(program, flow).flow()
+        program.flows[flow.name] = _Wiring(elaborator, unit, program, flow).flow()
     check(program)
+    if not entries:
+        raise Diagnostic(
+            "E0521", f"the pipeline `{node.name}` calls no model", node.name_span,
+            help="a tokenizer alone runs by itself: `ts.open_tokenizer`",
+        )  # fmt: skip
     program.locals, program.uses = gather(elaborator, list(program.functions.values()), unit, node.name)
     if program.plain:
         program.doc = program.doc or program.docs.pop(node.name, "")
@@ -131,29 +143,31 @@ def _stage(elaborator: Elaborator, unit: Unit, host: ast.Host) -> Stage:
     return Stage(host.name, "python", host.reference, signature, host.span)
 
 
-def _interface(elaborator: Elaborator, unit: Unit, node: ast.Function) -> Flow:
-    """A flow's inputs and outputs; its body is not read yet, so that outputs have no values."""
-    signature = elaborator.signatures.of(Declared(unit, node))
+def _interface(elaborator: Elaborator, unit: Unit, node: ast.Function, bound: Bindings) -> Flow:
+    """A flow's inputs and outputs, with the program's static parameters in their types; its body is not read yet, so that
+    outputs have no values."""
+    signature = elaborator.signatures.function(unit, node)
     inputs = []
     for operand, param in zip(signature.operands, node.params, strict=True):
         if operand.optional or not isinstance(operand.type, Pattern):
             raise Diagnostic(
                 "E0310", f"the input `{operand.name}` of a flow is a tensor that is always given", param.span
             )
-        inputs.append(Port(operand.name, _type(elaborator, operand.type, param.span), operand.name, param.span))
+        ids = vocabulary(elaborator, unit, param.type, bound)
+        inputs.append(Port(operand.name, _type(elaborator, operand.type, param.span, bound), operand.name, ids, param.span))
     outputs = []
     for i, (result, written) in enumerate(zip(signature.results, node.results, strict=True)):
         name = result.name or ("output" if len(signature.results) == 1 else f"output{i}")
         if result.condition is not None or not isinstance(result.type, Pattern):
             raise Diagnostic("E0310", f"the result `{name}` of a flow is a tensor that is always there", written.span)
-        outputs.append(Port(name, _type(elaborator, result.type, written.span), "", written.span))
+        outputs.append(Port(name, _type(elaborator, result.type, written.span, bound), "", span=written.span))
     names = [port.name for port in outputs]
     if len(set(names)) != len(names):
         raise Diagnostic("E0204", f"two results of the flow `{node.name}` have one name", node.name_span)
     return Flow(node.name, tuple(inputs), (), tuple(outputs), node.name_span)
 
 
-def _type(elaborator: Elaborator, pattern: Pattern, span: Span | None) -> TensorType:
+def _type(elaborator: Elaborator, pattern: Pattern, span: Span | None, bound: Bindings) -> TensorType:
     if ... in pattern.shape:
         raise Diagnostic("E0310", "a flow's tensors need all their axes, not `...`", span)
     dtype = pattern.dtype
@@ -162,14 +176,16 @@ def _type(elaborator: Elaborator, pattern: Pattern, span: Span | None) -> Tensor
             raise Diagnostic("E0310", f"`{dtype}` is no dtype: a flow's tensors have one, such as f32 or i64", span)
         dtype = elaborator.dtype if dtype == "float" else DTYPES["i64"]
     dims = [d for d in pattern.shape if isinstance(d, Dim)]
-    symbols = {name: sym(name) for d in dims for name in d.symbols}
+    symbols = {name: bound.dims.get(name, sym(name)) for d in dims for name in d.symbols}
     return TensorType(dtype, tuple(d.subs(symbols) for d in dims))
 
 
 class _Wiring:
     """The body of a flow as steps."""
 
-    def __init__(self, program: Program, node: ast.Function) -> None:
+    def __init__(self, elaborator: Elaborator, unit: Unit, program: Program, node: ast.Function) -> None:
+        self.elaborator = elaborator
+        self.unit = unit
         self.program = program
         self.node = node
         self.interface = program.flows[node.name]
@@ -177,6 +193,8 @@ class _Wiring:
         # What a name of the source stands for now, as it may be bound again.
         self.values = {port.name: port.value for port in self.interface.inputs}
         self.steps: list[Step] = []
+        # Values that have fields, by the name before the dot.
+        self.fielded: dict[str, tuple[str, ...]] = {}
 
     def flow(self) -> Flow:
         outputs: tuple[Port, ...] | None = None
@@ -206,26 +224,89 @@ class _Wiring:
             raise Diagnostic(
                 "E0309", f"`{self.node.name}` declares {len(declared)} result(s), but returns {len(values)}", s.span
             )
-        return tuple(Port(p.name, p.type, v, s.span) for p, v in zip(declared, values, strict=True))
+        return tuple(Port(p.name, p.type, self._whole(v, s.span), span=s.span) for p, v in zip(declared, values, strict=True))
 
     def _values(self, expr: ast.Expr, names: list[str]) -> tuple[str, ...]:
         """The values that an expression has; those of a call are named ``names`` where there are so many."""
         if isinstance(expr, ast.Name):
             return (self._named(expr),)
+        if isinstance(expr, ast.Attribute):
+            return (self._field(expr),)
         if isinstance(expr, ast.Pipe):
             right = expr.right if isinstance(expr.right, ast.Call) else ast.Call(expr.right, [], span=expr.right.span)
             expr = ast.Call(
                 right.function, [ast.Arg(None, expr.left, span=expr.left.span), *right.args], span=expr.span
             )
-        if not isinstance(expr, ast.Call) or not isinstance(expr.function, ast.Name):
+        if not isinstance(expr, ast.Call):
             raise _not_a_call(expr.span)
-        callee = expr.function.id
+        callee = self._callee(expr.function)
         signature = signature_of(self.program, callee, expr.function.span)
         operands, spans = self._operands(signature, expr)
-        wanted = names if len(names) == len(signature.results) else [f"{callee}_out"] * len(signature.results)
+        fields = fields_of(self.program.stages.get(callee))
+        plain = f"{callee.replace('.', '_')}_out"
+        if fields:
+            name = unique(names[0] if len(names) == 1 else plain, self.taken)
+            self.fielded[name] = fields
+            self.steps.append(Step(callee, operands, tuple(f"{name}.{field}" for field in fields), expr.span, spans))
+            return (name,)
+        wanted = names if len(names) == len(signature.results) else [plain] * len(signature.results)
         results = tuple(unique(name, self.taken) for name in wanted)
         self.steps.append(Step(callee, operands, results, expr.span, spans))
         return results
+
+    def _callee(self, function: ast.Expr) -> str:
+        """The name of what is called; a stage of a tokenizer becomes one of the program's."""
+        method = function.name if isinstance(function, ast.Attribute) else ""
+        owner = function.value if isinstance(function, ast.Attribute) else function
+        if not isinstance(owner, ast.Name):
+            raise _not_a_call(function.span)
+        known = {*self.program.functions, *self.program.stages, *self.program.flows}
+        if not method and owner.id in known:
+            return owner.id
+        declared = self.unit.find(owner.id)
+        if declared is not None and isinstance(declared.node, ast.Tokenizer):
+            if method not in METHODS:
+                raise Diagnostic(
+                    "E0403", f"a tokenizer has no `{method}`", function.span,
+                    help=f"write `{owner.id}(text)`, `{owner.id}.pair(text, other)` or"
+                    f" `{owner.id}.decode(ids)`",
+                )  # fmt: skip
+            stage = stage_of(METHODS[method], owner.id)
+            self.program.tokenizers[owner.id] = self.elaborator.tokenizer(declared)
+        elif not method and owner.id == UTF8 and declared is None:
+            stage = stage_of(UTF8)
+        elif not method and declared is not None and isinstance(declared.node, ast.Function):
+            raise Diagnostic(
+                "E0524", f"`{owner.id}` is of the kind `{declared.node.kind}`, which a flow cannot call", function.span,
+                help="call it in a model, and the model here" if declared.node.kind != "model" else "make it an entry point",
+            )  # fmt: skip
+        elif not method:
+            return owner.id
+        else:
+            raise _not_a_call(function.span)
+        self.program.stages.setdefault(stage.name, replace(stage, span=function.span))
+        return stage.name
+
+    def _field(self, expr: ast.Attribute) -> str:
+        """The value that a field is. Raises E0203 where there is none of that name."""
+        (name,) = self._values(expr.value, [])
+        fields = self.fielded.get(name, ())
+        if expr.name not in fields:
+            raise Diagnostic(
+                "E0203", f"this has no field `{expr.name}`", expr.span,
+                help=did_you_mean(expr.name, fields) or (f"its fields are {', '.join(fields)}" if fields else None),
+            )  # fmt: skip
+        return f"{name}.{expr.name}"
+
+    def _whole(self, name: str, span: Span | None) -> str:
+        """A value without fields, which goes into what takes tensors. Raises E0404 for one that has some."""
+        fields = self.fielded.get(name)
+        if fields is not None:
+            raise Diagnostic(
+                "E0404", f"this is {len(fields)} values, and one is needed here", span,
+                help=f"name one of them: `.{'`, `.'.join(fields)}`",
+            )  # fmt: skip
+        return name
 
     def _named(self, expr: ast.Name) -> str:
         if expr.id not in self.values:
@@ -257,7 +338,7 @@ class _Wiring:
                 )  # fmt: skip
             if name in given:
                 raise Diagnostic("E0406", f"`{name}` of `{signature.name}` is given twice", arg.span)
-            given[name] = value[0], arg.value.span
+            given[name] = self._whole(value[0], arg.value.span), arg.value.span
         missing = next((o for o in signature.operands if o.name not in given), None)
         if missing is not None:
             raise Diagnostic(

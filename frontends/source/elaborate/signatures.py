@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
@@ -20,7 +21,7 @@ from ....ir.signature import (
     Signature,
     Static,
 )
-from ....ir.types import DTYPES, KINDS
+from ....ir.types import DTYPES, KINDS, TEXT
 from ..syntax import ast
 from .cycles import names_in
 from .library import Declared, Unit
@@ -114,7 +115,7 @@ class Signatures:
                 raise Diagnostic("E0204", f"`{param.name}` is a parameter of `{node.name}` twice", param.span)
             seen.add(param.name)
         for param in node.params:
-            pattern = self.pattern(unit, erased(unit, param.type) if node.kind == "model" else param.type, derived)
+            pattern = self._of_kind(unit, node.kind, param.type, derived)
             optional = param.type.optional or isinstance(param.default, ast.NoneValue)
             if param.default is not None and not isinstance(param.default, ast.NoneValue):
                 raise Diagnostic(
@@ -136,10 +137,18 @@ class Signatures:
         for result in node.results:
             condition = None if result.condition is None else self._condition(unit, result.condition)
             listed = result.type.name == "list" and result.type.dims is None and node.kind in ("fn", "layer")
-            pattern = ListPattern("list", ()) if listed else self.pattern(unit, result.type, derived)
+            pattern = ListPattern("list", ()) if listed else self._of_kind(unit, node.kind, result.type, derived)
             results.append(Result(pattern, result.name, condition))
         made = tuple((name, self._derived_dim(unit, expr)) for name, expr in derived.exprs.items())
         return Signature(node.name, tuple(operands), tuple(statics), tuple(results), made)
+
+    def _of_kind(self, unit: Unit, kind: str, type: ast.TypeExpr, derived: _Derived) -> Pattern | RecordPattern:
+        """As :meth:`pattern`: what runs on the host has texts too, and inputs are ids of a vocabulary."""
+        if kind in ("host", "flow") and type.name == TEXT.name and unit.find(TEXT.name) is None:
+            found = self.pattern(unit, replace(type, name="u8"), derived)
+            assert isinstance(found, Pattern)
+            return replace(found, dtype=TEXT)
+        return self.pattern(unit, erased(unit, type) if kind in ("model", "flow") else type, derived)
 
     def _derived_dim(self, unit: Unit, expr: ast.Expr) -> Callable[[Bindings], Dim]:
         """What a dimension that real parameters size is in one call. Raises E0310 when it is no integer."""
@@ -283,6 +292,8 @@ _TYPES = {d.long: d.name for d in DTYPES.values() if d.long != d.name} | {
 def _meant(name: str) -> str | None:
     if name in ("tuple", "Tuple"):
         return "several results stand in parentheses: `-> (float[B], float[B])`"
+    if name in (TEXT.name, "string", "str"):
+        return "`text[B]` is a type of pipelines, flows and host stages; a model takes ids, or bytes, `u8[B, N]`"
     return f"it is called `{_TYPES[name]}` here" if name in _TYPES else None
 
 

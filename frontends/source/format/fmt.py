@@ -92,7 +92,7 @@ class _Formatter(StatementFormatter):
             self._write([head, " -> ", results, " {"])
         else:
             self._write([Group([head, Indent([LINE, "-> ", results])]), " {"])
-        self._body(node.body, end_of(node.span), self.statement)
+        self._body(node.body, end_of(node.span), self._step)
         self._close("}")
 
     def _params(self, node: ast.Function | ast.Rewrite, end: Place | None) -> Doc:
@@ -144,6 +144,19 @@ class _Formatter(StatementFormatter):
         self._write([f"program {node.name}", statics, " {"])
         self._body(node.members, end_of(node.span), self._member)
         self._close("}")
+
+    def _pipeline(self, node: ast.Pipeline) -> None:
+        *hosts, flow = node.members
+        assert isinstance(flow, ast.Function)
+        # As they were written: comments stand between them.
+        steps: list[Any] = sorted([*hosts, *flow.body], key=lambda step: start_of(step.span) or (0, 0))
+        self._function(ast.Function("pipeline", node.name, flow.params, node.statics, flow.results, steps, span=node.span))
+
+    def _step(self, node: ast.Stmt | ast.Host) -> None:
+        if isinstance(node, ast.Host):
+            self._member(node)
+        else:
+            self.statement(node)
 
     def _member(self, node: ast.Entry | ast.Host | ast.Function) -> None:
         if isinstance(node, ast.Function):
@@ -216,6 +229,7 @@ _DECLARATIONS: dict[type, Callable[[_Formatter, Any], None]] = {
     ast.Function: _Formatter._function,
     ast.Rewrite: _Formatter._rewrite,
     ast.Program: _Formatter._program,
+    ast.Pipeline: _Formatter._pipeline,
     ast.Tokenizer: _Formatter._tokenizer,
     ast.Compile: _Formatter._compile,
 }

@@ -22,7 +22,8 @@ from .recipes import compile_block
 from .regions import Names, RegionPrinter
 from .roll import rolled
 from .static import initialiser, literal, type_expr
-from .wiring import flow_member, host_member
+from .tokenizers import tokenizer_declaration
+from .wiring import flow_member, host_member, pipeline
 
 _HINTS = {"add": "x", "mul": "x", "affine": "y"}
 _INFIX = {op: symbol for symbol, op in BINARY.items() if symbol != "**"}
@@ -52,7 +53,7 @@ class _Printer(RegionPrinter):
         self.imports = {target: name for name, target in program.uses.items() if name in needed}
         self.helpers: list[ast.Function] = []
         # Names of the file: whatever an op or a symbol of any function is called must mean the same everywhere.
-        self.top = Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name})
+        self.top = Names(set(RESERVED) | set(BUILTIN) | set(self.declared) | {program.name} | set(program.tokenizers))
         # What a model binds hides a function of that name, which then goes by another.
         self.bound: set[str] = set()
         for graph in program.functions.values():
@@ -68,7 +69,8 @@ class _Printer(RegionPrinter):
     def file(self) -> ast.File:
         program = self.program
         docs = {program.name: program.doc} if program.plain else program.docs
-        items: list[ast.Declaration] = [
+        items: list[ast.Declaration] = [tokenizer_declaration(tokenizer) for tokenizer in program.tokenizers.values()]
+        items += [
             self._model(self.models[name], graph, docs.get(name, "")) for name, graph in program.functions.items()
         ]
         if not program.plain:
@@ -95,11 +97,14 @@ class _Printer(RegionPrinter):
         return ast.Function("model", name, params, [], results, body, doc or None)
 
     def _wiring(self) -> ast.Program:
+        whole = self.program.pipeline
+        if whole is not None and all(name == model for name, model in self.models.items()):
+            return pipeline(self.program, whole)
         members: list[ast.Entry | ast.Host | ast.Function] = [
             ast.Entry(name, model, []) for name, model in self.models.items()
         ]
-        members += map(host_member, self.program.stages.values())
-        members += map(flow_member, self.program.flows.values())
+        members += [host_member(stage) for stage in self.program.stages.values() if stage.kind == "python"]
+        members += [flow_member(self.program, flow) for flow in self.program.flows.values()]
         return ast.Program(self.program.name, [], members, self.program.doc or None)
 
     def _state(self, graph: Graph, value: Input) -> list[ast.Stmt]:

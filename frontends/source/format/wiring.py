@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ....ir.program import Flow, Stage
+from ....ir.program import Flow, Port, Program, Stage, Step
 from ....ir.signature import Pattern
+from ....ir.stages import METHODS, fields_of
 from ..syntax import ast
 from .static import literal, type_expr
 
@@ -20,15 +21,39 @@ def _pattern(pattern: Pattern) -> ast.TypeExpr:
     return ast.TypeExpr(str(pattern.dtype), dims)
 
 
-def flow_member(flow: Flow) -> ast.Function:
+def flow_member(program: Program, flow: Flow) -> ast.Function:
     """A flow as a member of a ``program``: one statement a step."""
-    params = [ast.Param(p.name, type_expr(p.type)) for p in flow.inputs]
-    body: list[ast.Stmt] = []
-    for step in flow.steps:
-        args = [ast.Arg(None, ast.Name(name)) for name in step.operands]
-        body.append(ast.Assign(list(step.results), ast.Call(ast.Name(step.callee), args)))
-    body.append(ast.ReturnStmt([ast.Name(port.value) for port in flow.outputs]))
+    params = [ast.Param(p.name, _input_type(p)) for p in flow.inputs]
+    body: list[ast.Stmt] = [_statement(program, step) for step in flow.steps]
+    body.append(ast.ReturnStmt([_value(port.value) for port in flow.outputs]))
     results = [ast.Result(type_expr(port.type), port.name) for port in flow.outputs]
     if len(results) == 1 and results[0].name == "output":
         results[0].name = None
     return ast.Function("flow", flow.name, params, [], results, body)
+
+
+def pipeline(program: Program, flow: Flow) -> ast.Pipeline:
+    """The program of a pipeline as the declaration that it is."""
+    hosts = [host_member(stage) for stage in program.stages.values() if stage.kind == "python"]
+    return ast.Pipeline(program.name, [], [*hosts, flow_member(program, flow)], program.doc or None)
+
+
+def _statement(program: Program, step: Step) -> ast.Stmt:
+    stage = program.stages.get(step.callee)
+    targets = [step.results[0].partition(".")[0]] if fields_of(stage) else list(step.results)
+    owner, _, method = step.callee.partition(".")
+    callee: ast.Expr = ast.Attribute(ast.Name(owner), method) if method in METHODS and method else ast.Name(owner)
+    return ast.Assign(targets, ast.Call(callee, [ast.Arg(None, _value(name)) for name in step.operands]))
+
+
+def _value(name: str) -> ast.Expr:
+    """A value of a flow; a field is told from what it is of by a dot."""
+    owner, _, field = name.partition(".")
+    return ast.Attribute(ast.Name(owner), field) if field else ast.Name(owner)
+
+
+def _input_type(port: Port) -> ast.TypeExpr:
+    found = type_expr(port.type)
+    if port.vocabulary is None:
+        return found
+    return ast.TypeExpr("token", [literal(port.vocabulary.size), *(found.dims or ())])

@@ -29,45 +29,13 @@ from .exprs import (
     Str,
     Unary,
 )  # fmt: skip
+from .typed import Param, Result, TypeExpr
 
-# Expressions are nodes of this tree as well.
+# Expressions and types are nodes of this tree as well.
 __all__ = [
     "Arg", "Attribute", "Binary", "Bool", "Call", "Ellipsis_", "Expr", "Index", "Int", "ListExpr", "Name",
-    "Node", "NoneValue", "Pipe", "Real", "Scoped", "Slice", "Str", "Unary",
+    "Node", "NoneValue", "Param", "Pipe", "Real", "Result", "Scoped", "Slice", "Str", "TypeExpr", "Unary",
 ]  # fmt: skip
-
-
-# Types ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class TypeExpr(Node):
-    """``float[B, T]``, ``TokenMap[B, N, T]``, ``i64[B]?``; ``dims`` is None for a static type (``int``, ``list``)."""
-
-    name: str
-    dims: list[Expr] | None = None
-    optional: bool = False
-
-
-@dataclass(slots=True)
-class Param(Node):
-    """A parameter of a declaration, before or after ``*``; ``external`` is what the input of a model is called outside."""
-
-    name: str
-    type: TypeExpr
-    default: Expr | None = None
-    external: str | None = None
-
-
-@dataclass(slots=True)
-class Result(Node):
-    """``float[B, S]``, named ``mass: float[B, S]``, and present only ``if`` a static condition holds; ``external`` is what the
-    result of a model is called outside."""
-
-    type: TypeExpr
-    name: str | None = None
-    condition: Expr | None = None
-    external: str | None = None
 
 
 # Statements ----------------------------------------------------------------------------------------------------------
@@ -301,6 +269,12 @@ class Program(Node):
     members: list[Entry | Host | Function]
     doc: str | None = None
     name_span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class Pipeline(Program):
+    """``pipeline embed(text: text[B]) -> float[B, 64] { … }``: host stages and one flow, of the pipeline's own name, whose calls
+    say what the entry points are."""
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ _PARSER_FILES = (
     "tess.lark",
     "ast.py",
     "exprs.py",
+    "typed.py",
     "lexer.py",
     "builder.py",
     "members.py",

@@ -14,9 +14,9 @@ END = "$END"
 MAX_NESTING = 200
 
 # Words that other languages or later versions of this one use: names cannot be spelled like this.
-LATER_WORDS = ("pipeline", "mesh")
+LATER_WORDS = ("mesh",)
 # Words that open a declaration where a name follows them, and are names everywhere else.
-NAMES_TOO = ("program", "tokenizer")
+NAMES_TOO = ("program", "pipeline", "tokenizer")
 PYTHON_VALUES = {"True": "true", "False": "false", "None": "none"}
 # Everything spelled like a name that cannot be one; a test holds it to the grammar.
 RESERVED = frozenset({

@@ -99,6 +99,19 @@ class ProgramBuilder(ExpressionBuilder):
             "flow", name, tensors, [], results, body, name_span=self.span(i + 1, i + 1), span=self.span(i, j)
         )
 
+    def pipeline(
+        self, i: int, j: int, _pipeline: str, name: str, _open: str, params: list[Any], _close: str, _arrow: str,
+        results: list[ast.Result], _brace: str, steps: list[Any], _end: str,
+    ) -> ast.Pipeline:  # fmt: skip
+        tensors, statics = self._split_params(params)
+        self.refuse_outside(chain(tensors, statics, results))
+        place = self.span(i + 1, i + 1)
+        hosts = [step for step in steps if isinstance(step, ast.Host)]
+        body = [step for step in steps if not isinstance(step, ast.Host)]
+        flow = ast.Function("flow", name, tensors, [], results, body, name_span=place, span=self.span(i, j))
+        node = ast.Pipeline(name, statics, [*hosts, flow], self._doc(i), name_span=place, span=self.span(i, j))
+        return self.checked(i, j, node)
+
     def _tensors(self, name: str, params: list[Any]) -> list[ast.Param]:
         """The parameters of a flow or host stage. Raises E0130 for static ones."""
         tensors, statics = self._split_params(params)

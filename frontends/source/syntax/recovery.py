@@ -19,7 +19,7 @@ from .site import CLOSERS, DECLARATIONS, OPENERS, STATEMENTS, accepts
 from .tables import tables
 
 # What blocks are lists of, and the lists: a row that goes on with one of these is inside of a block.
-_ITEMS = {"stmt": "stmts", "member": "members", "clause": "clauses", "stage": "stages"}
+_ITEMS = {"stmt": "stmts", "step": "steps", "member": "members", "clause": "clauses", "stage": "stages"}
 _MOST = 100
 
 

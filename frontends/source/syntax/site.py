@@ -11,7 +11,7 @@ from .tables import Row
 
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {close: open_ for open_, close in OPENERS.items()}
-DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "program", "tokenizer", "compile", "use")
+DECLARATIONS = ("const", "record", "fn", "op", "layer", "model", "rewrite", "program", "pipeline", "tokenizer", "compile", "use")
 STATEMENTS = (
     "param", "buffer", "state", "random", "tap", "require", "let", "repeat", "fold", "cond", "while", "if", "return",
 )  # fmt: skip

@@ -27,6 +27,43 @@ def test_prefixes_of_shipped_files(path: Path) -> None:
     _ask(path, random.Random(path.name).sample(range(len(text)), 5))
 
 
+PIPELINE = """\
+use std.nn (embedding)
+
+tokenizer words {
+    special "[UNK]" = 0
+    model bpe(vocab=50)
+    train "corpus/*.txt"
+    from "words.json"
+}
+
+model encoder(ids: token[50, B, T], *, dim: int) -> float[B, dim] {
+    return mean(embedding(ids, vocab=50, dim=dim) as tok, axis=1)
+}
+
+## What it does.
+pipeline embed(texts: text[B], *, dim: int = 4) -> (vectors: float[B, dim], again: text[B]) {
+    host clean = "mine.text:clean"(t: text[B]) -> text[B]
+    found = clean(texts) |> words
+    vectors = encoder(found.ids, dim=dim) as first
+    return vectors, words.decode(found.ids)
+}
+"""
+
+
+@pytest.mark.extended
+def test_every_word_of_a_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "embed.tess"
+    path.write_text(PIPELINE, encoding="utf-8")
+    _ask(path, [i for i in range(1, len(PIPELINE)) if PIPELINE[i - 1].isalnum() != PIPELINE[i].isalnum()])
+
+
+def test_some_words_of_a_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "embed.tess"
+    path.write_text(PIPELINE, encoding="utf-8")
+    _ask(path, [*random.Random(0).sample(range(len(PIPELINE)), 12), len(PIPELINE)])
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("part", range(4))

@@ -1,0 +1,86 @@
+"""Ids go from a tokenizer, or an input of a flow, to what knows them: models of its vocabulary, and the tokenizer itself."""
+
+from __future__ import annotations
+
+from ..diagnostics import Diagnostic, Note, Span
+from ..program import Flow, Program, Step
+from ..stages import fields_of
+from ..vocabulary import Vocabulary
+from .bounds import index_limits
+
+# A vocabulary, and where its ids come from.
+_Ids = tuple[Vocabulary, Span | None]
+
+
+def check_ids(program: Program, flow: Flow) -> dict[str, _Ids]:
+    """Whose ids the values of a flow hold, by name, as far as that is known. Its steps are taken to fit by their types.
+
+    Raises:
+        Diagnostic: E1011 with both places for ids of another vocabulary, E1006 for a tokenizer that was not trained.
+    """
+    known: dict[str, _Ids] = {p.value: (p.vocabulary, p.span) for p in flow.inputs if p.vocabulary is not None}
+    for step in flow.steps:
+        stage = program.stages.get(step.callee)
+        if stage is not None and stage.reference in program.tokenizers:
+            own = _vocabulary(program, stage.reference, step.span)
+            if "ids" in fields_of(stage):
+                known[step.results[0]] = own, step.span
+            elif step.operands[0] in known:
+                _check(step, 0, known[step.operands[0]], own, stage.span)
+        elif step.callee in program.flows:
+            inner = program.flows[step.callee]
+            found = check_ids(program, inner)
+            for place, port in enumerate(inner.inputs):
+                if port.vocabulary is not None and step.operands[place] in known:
+                    _check(step, place, known[step.operands[place]], port.vocabulary, port.span)
+            made = zip(step.results, inner.outputs, strict=True)
+            known.update((name, (found[port.value][0], step.span)) for name, port in made if port.value in found)
+        elif step.callee in program.functions:
+            _check_entry(program, step, known)
+    return known
+
+
+def _check_entry(program: Program, step: Step, known: dict[str, _Ids]) -> None:
+    """Raises E1011 where a model takes ids of another vocabulary, or has fewer rows than there are ids."""
+    graph = program.functions[step.callee]
+    limits = index_limits(graph)
+    for place, value in enumerate(v for v in graph.inputs if v.role == "input"):
+        given = known.get(step.operands[place])
+        if given is None:
+            continue
+        if value.vocabulary is not None:
+            _check(step, place, given, value.vocabulary, value.span)
+            continue
+        rows = [limit.value for limit in limits.get(value.name, []) if limit.value is not None]
+        if rows and min(rows) < given[0].size:
+            raise Diagnostic(
+                "E1011", f"ids {given[0]} go into `{value.name}` of `{step.callee}`, which chooses among {min(rows)}",
+                _place(step, place),
+                [Note("the ids come from here", given[1]), Note(f"`{value.name}` is declared here", value.span)],
+                f"give the table of `{step.callee}` {given[0].size} rows, or tokenize with the tokenizer that it was trained with",
+            )  # fmt: skip
+
+
+def _check(step: Step, place: int, given: _Ids, wanted: Vocabulary, where: Span | None) -> None:
+    found, source = given
+    named = found.name is not None and wanted.name is not None
+    if found != wanted or (named and found.name != wanted.name):
+        raise Diagnostic(
+            "E1011", f"ids {found} go into `{step.callee}`, which takes ids {wanted}", _place(step, place),
+            [Note("the ids come from here", source), Note("they are taken here", where)],
+            "ids of another tokenizer mean other texts: decode and encode them again",
+        )  # fmt: skip
+
+
+def _place(step: Step, place: int) -> Span | None:
+    return step.spans[place] if place < len(step.spans) else step.span
+
+
+def _vocabulary(program: Program, name: str, span: Span | None) -> Vocabulary:
+    size = program.tokenizers[name].size
+    if size is None:
+        raise Diagnostic(
+            "E1006", f"nobody knows yet how many ids the tokenizer `{name}` has", span,
+            help="train it with `tessera tokenizer train`",
+        )  # fmt: skip
+    return Vocabulary(size, name)
