@@ -229,7 +229,7 @@ def compile(
             def continues(opened: ProgramRunner) -> list[str]:
                 return [] if read.several else _continues(read, opened, weights, renames, seed, sizes)
 
-            _save_program(whole, reference, bound, seed if verify else None, output, clock, continues)
+            _save_program(whole, reference, bound, seed if verify else None, sizes, output, clock, continues)
             return whole
         problem = goal.refuses(module)
         if problem is not None:
@@ -276,8 +276,8 @@ def _write_and_verify(
 
 
 def _save_program(
-    artifact: ProgramArtifact, reference: Module, bound: Bound, seed: int | None, output: str | os.PathLike[str] | None,
-    clock: _Clock, continues: Callable[[ProgramRunner], list[str]],
+    artifact: ProgramArtifact, reference: Module, bound: Bound, seed: int | None, sizes: Mapping[str, int] | None,
+    output: str | os.PathLike[str] | None, clock: _Clock, continues: Callable[[ProgramRunner], list[str]],
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
     from tempfile import TemporaryDirectory
@@ -296,7 +296,7 @@ def _save_program(
         artifact.report.size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         if seed is not None:
             with clock("comparing with the reference"):
-                artifact.report.notes += continues(artifact.verify(folder, reference, bound, seed))
+                artifact.report.notes += continues(artifact.verify(folder, reference, bound, seed, sizes))
 
 
 def _continues(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.target import find, registry
-from ..ir.diagnostics import Diagnostic
+from ..ir.diagnostics import Diagnostic, did_you_mean
 from ..runtime.files.aside import folder_aside, written_aside
 from ..runtime.program import Entry, Host, Opened, ProgramRunner
 from .artifact import Artifact, CompileReport
@@ -246,8 +246,17 @@ class ProgramArtifact(Artifact):
             return self.program(*args, **inputs)
         return super().__call__(*args, **inputs)
 
-    def verify(self, folder: Path, reference: Program, bound: Bound, seed: int) -> ProgramRunner:
-        """Compare every entry point of what was written with the torch reference, and give what was opened. Raises E0809."""
+    def verify(
+        self, folder: Path, reference: Program, bound: Bound, seed: int, sizes: Mapping[str, int] | None = None
+    ) -> ProgramRunner:
+        """Compare every entry point of what was written with the torch reference, and give what was opened.
+
+        Args:
+            sizes: what the comparison keeps to, by symbol, in every entry point that has it.
+
+        Raises:
+            Diagnostic: E0809 where they differ; E0935 for a size that no entry point has.
+        """
         from .mapped import mapped
         from .verify import compared
 
@@ -255,10 +264,17 @@ class ProgramArtifact(Artifact):
         difference = self.module.difference(opened.program)
         if difference:
             raise Diagnostic("E0809", f"the folder does not read back as the same program: {difference}")
+        known = {entry: self.module.only(entry).graph.symbols() for entry in self.entries}
+        for name in sizes or {}:
+            if all(name not in symbols for symbols in known.values()):
+                every = sorted(set().union(*known.values()))
+                help = did_you_mean(name, every) or f"their sizes are {', '.join(every)}"
+                raise Diagnostic("E0935", f"no entry point has a size `{name}`", help=help)
         with mapped(bound, folder) as values:
             for entry in self.entries:
+                given = {name: size for name, size in (sizes or {}).items() if name in known[entry]}
                 alone, part, runner = self.module.only(entry), reference.only(entry), opened[entry].runner
-                compare = partial(compared, alone, reference=part, values=values, seed=seed)
+                compare = partial(compared, alone, reference=part, values=values, seed=seed, sizes=given)
                 found = self._target.judge(lambda runner=runner: runner, alone, bound, compare)  # type: ignore[misc]
                 self.report.verified += [{"entry": entry, **row} for row in found.rows]
                 self.report.notes += [f"`{entry}`: {note}" for note in found.notes]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ir.analysis.cost import working_bytes
 from ..ir.analysis.sizes import GROUPS, TOKENS, Role, roles
-from ..ir.diagnostics import Diagnostic, Note, did_you_mean
-from ..ir.dims.dim import Dim
-from ..ir.graph import Graph, Require
+from ..ir.diagnostics import Diagnostic, Note, Span, did_you_mean
+from ..ir.dims.dim import Dim, const, product, sym
+from ..ir.graph import Graph, Input, Require, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +23,8 @@ _BATCH = 2
 _RANGES = (8, 16, 32, 64, 160, 320, 640, 1600)
 # So many choices of sizes that the model does not run at are enough, and bytes that a call may need.
 _REFUSED, _LARGEST = 24, 1 << 30
-# Sizes that are tried one after the other where drawing finds none.
-_CANDIDATES = (*range(1, 321), *range(336, 1601, 16))
+# Sizes that are tried one after the other where drawing finds none; what solves a requirement comes between the two.
+_CANDIDATES, _FAR = (*range(1, 321), *range(336, 1601, 16)), tuple(1 << power for power in range(11, 21))
 
 
 def choose_sizes(
@@ -52,6 +54,23 @@ def choose_sizes(
     raise search.unfound()
 
 
+@dataclass(frozen=True)
+class _Fault:
+    """Something that does not hold at some sizes.
+
+    Args:
+        phase: the place of a requirement of the program; axes come behind these, and then what ops require.
+        gap: what lies between the two sides that are compared.
+        said: what it is, for messages.
+    """
+
+    phase: int
+    gap: int
+    said: str
+    span: Span | None
+    sides: tuple[Dim, Dim]
+
+
 class _Search:
     """What of a model decides about sizes."""
 
@@ -65,12 +84,14 @@ class _Search:
                 shown = f"it has {', '.join(self.known)}" if self.known else "all of its sizes are fixed"
                 raise Diagnostic("E0935", f"the model has no size `{name}`", help=did_you_mean(name, self.known) or shown)
         self.symbols = [s for s in self.known if s not in given]
-        self.outer = _free(d for v in (*graph.inputs, *graph.outputs) for d in v.type.shape)
+        shapes = [(v, d, 0) for v in (*graph.inputs, *graph.outputs) for d in v.type.shape]
         # ONNX Runtime takes no image that is smaller than a kernel or a window.
         windows = [n for n in graph.nodes() if n.op.name == "conv" or "_pool" in n.op.name]
-        self.maps = _free(d for n in windows for d in n.output.type.shape)
+        shapes += [(n.output, d, 1) for n in windows for d in n.output.type.shape]
+        self.outer = [(v, d, least) for v, d, least in dict.fromkeys(shapes) if d.value is None]
         self.inner = _free(d for n in graph.nodes() for v in n.outputs for d in v.type.shape)
-        self.closest: dict[str, int] = {}
+        self.closest: tuple[tuple[int, int], dict[str, int], _Fault] | None = None
+        self.large: dict[str, int] | None = None
 
     def found(self, seen: list[dict[str, int]], full: bool) -> Iterator[dict[str, int]]:
         """Sizes that fit, none of them close to one that was ``seen``: drawn, and where that finds none, solved for."""
@@ -83,11 +104,19 @@ class _Search:
                 near = any(_close(choice, other, self.symbols) for other in seen if other not in self.refused)
                 if crowded or near or choice in seen or not self.fits(choice, full):
                     continue
-                if high <= 64 or working_bytes(self.graph, choice) <= _LARGEST:
+                if high <= 64 or self.small(choice):
                     yield choice
         solved = None if seen else self.solved(full)
-        if solved is not None:
+        if solved is not None and self.small(solved):
             yield solved
+        elif solved is not None:
+            self.large = solved
+
+    def small(self, choice: dict[str, int]) -> bool:
+        """Whether a call has room for them."""
+        values = self.graph.sizes(choice)
+        given = sum((v.type.numel * v.type.dtype.size).evaluate(values) for v in self.graph.inputs)
+        return max(given, working_bytes(self.graph, choice)) <= _LARGEST
 
     def draw(self, high: int) -> dict[str, int]:
         """A size for every symbol, up to about ``high``."""
@@ -102,62 +131,123 @@ class _Search:
             for _ in range(2 * len(self.symbols)):
                 if choice is None or self.fits(choice, full):
                     break
-                choice = self._better(choice)
+                choice = self._better(choice, full)
             if choice is not None and self.fits(choice, full):
                 return choice
         return None
 
-    def _better(self, choice: dict[str, int]) -> dict[str, int] | None:
-        """The choice with one size changed so that its first broken requirement holds, and those before it still do."""
-        place, broken = self.broken(choice)
+    def _better(self, choice: dict[str, int], full: bool) -> dict[str, int] | None:
+        """The choice with one size changed so that what is first broken holds, and what comes before it still does."""
+        broken = next(self.faults(choice, full), None)
         if broken is None:
             return None
-        symbols = [s for d in (broken.left, broken.right) for s in self.graph.expand_lets(d).symbols if s in self.symbols]
+        symbols = [s for d in broken.sides for s in self.graph.expand_lets(d).symbols if s in self.symbols]
         for symbol in sorted(set(symbols), key=lambda s: (self.known[s] == "batch", s)):
             least, greatest = self.graph.facts.get(symbol, (1, None))
-            for size in _CANDIDATES:
+            for size in (*_CANDIDATES, *self._solving(broken, symbol, choice), *_FAR):
                 trial = {**choice, symbol: size}
                 if size < (least or 1) or (greatest is not None and size > greatest) or size == choice[symbol]:
                     continue
-                now, other = self.broken(trial)
-                if now > place or (now == place and other != broken):
+                other = next(self.faults(trial, full), None)
+                if other is None or other.phase > broken.phase or (other.phase == broken.phase and other.sides != broken.sides):
                     return trial
         return None
 
-    def broken(self, choice: dict[str, int]) -> tuple[int, Require | None]:
-        """The first requirement that does not hold, and its place: those of the program come before those of its ops."""
+    def _solving(self, fault: _Fault, symbol: str, choice: dict[str, int]) -> Iterator[int]:
+        """Sizes about the one at which both sides are equal, if what lies between them grows evenly."""
+        sides = [self.graph.expand_lets(side) for side in fault.sides]
+        if any(not side.symbols <= choice.keys() for side in sides):
+            return
+        apart = []
+        with suppress(ZeroDivisionError):
+            for size in (1, 2):
+                left, right = (side.evaluate({**choice, symbol: size}) for side in sides)
+                apart.append(left - right)
+        if len(apart) == 2 and apart[0] != apart[1]:
+            equal = 1 - apart[0] // (apart[1] - apart[0])
+            yield from range(equal - 1, equal + 3)
+
+    def faults(self, choice: dict[str, int], full: bool) -> Iterator[_Fault]:
+        """What does not hold: what the program requires, then that no axis of what goes in or comes out is negative (``full``: or
+        empty), then what its ops require. Behind a division by 0 nothing is looked at."""
+        try:
+            yield from self._faults(choice, full)
+        except ZeroDivisionError:
+            yield _Fault(-1, 1, "a size would be divided by 0", None, (product(map(sym, self.known)), const(0)))
+
+    def _faults(self, choice: dict[str, int], full: bool) -> Iterator[_Fault]:
         values, own = self.graph.sizes(choice), self.graph.requires
         for place, require in enumerate(own):
             if not require.holds(values):
-                return place, require
-        found = self.runner.ports.broken(values)
-        return (len(own) + 1, None) if found is None else (len(own), found[0])
+                yield _unmet(require, values, place)
+        for value, dim, least in self.outer:
+            size, fewest = dim.evaluate(values), max(least, int(full))
+            if size < fewest:
+                said = f"{_named(value, self.graph)} would have an axis `{dim}` of {size}"
+                yield _Fault(len(own), fewest - size, said, _span(value), (dim, const(0)))
+        for require, known in self.runner.ports.all_broken(values):
+            if require not in own:
+                yield _unmet(require, known, len(own) + 1)
 
     def fits(self, choice: dict[str, int], full: bool) -> bool:
         """Whether the model takes these sizes; ``full``: and no axis is empty."""
-        values = self.graph.sizes(choice)
-        if any(d.evaluate(values) < 0 for d in self.outer) or any(d.evaluate(values) < 1 for d in self.maps):
+        if full:
+            with suppress(ZeroDivisionError):
+                values = self.graph.sizes(choice)
+                return next(self._faults(choice, full), None) is None and all(d.evaluate(values) > 0 for d in self.inner)
             return False
-        if self.broken(choice)[1] is not None:
-            self.closest = choice
-            return False
-        return not full or all(d.evaluate(values) > 0 for d in (*self.outer, *self.inner))
+        faults = list(self.faults(choice, full))
+        if faults:
+            apart = len(faults), sum(f.gap for f in faults)
+            if self.closest is None or apart < self.closest[0]:
+                self.closest = apart, choice, faults[0]
+        return not faults
 
     def unfound(self) -> Diagnostic:
-        """What says that there are no sizes, with the requirement that stands against some."""
+        """What says that there are no sizes, with what stands against those that come closest, and others that do."""
         names = ", ".join(f"`{s}`" for s in self.symbols)
-        message = f"no sizes of {names} up to {_RANGES[-1]} were found that the model's requirements allow"
-        if self.given:
-            message += f" at {', '.join(f'{s} = {size}' for s, size in self.given.items())}"
+        kept = f" at {_shown(self.given)}" if self.given else ""
+        message = f"no sizes of {names} were found that the model's requirements allow{kept}"
+        if not names:
+            message = f"the model's requirements {'do not hold' if kept else 'never hold'}{kept}"
         notes = []
-        _, broken = self.broken(self.closest)
-        if broken is not None:
-            at = ", ".join(f"{s} = {size}" for s, size in self.closest.items()) or "all sizes"
-            notes.append(Note(f"at {at} `{broken.left} {broken.op} {broken.right}` does not hold: {broken.message}", broken.span))
-        return Diagnostic(
-            "E0807", message if names else "the model's requirements never hold", notes=notes,
-            help="`--no-verify` writes it without comparing",
-        )  # fmt: skip
+        if self.closest is not None:
+            _, choice, fault = self.closest
+            notes = [Note(f"{f'at {_shown(choice)} ' if choice else ''}{fault.said}", fault.span)]
+        return Diagnostic("E0807", message, notes=notes, help=self._remedy())
+
+    def _remedy(self) -> str:
+        """Sizes that the model takes, where there are any: those that are too large to be tried unasked, or others than given."""
+        sizes, remark = self.large, ", which is large to try unasked"
+        if sizes is None and self.given:
+            free = _Search(self.graph, self.runner, self.rng, {}, ())
+            sizes, remark = next((c for full in (True, False) for c in free.found([], full)), None), ""
+        if sizes is None:
+            return "change what is required; `tessera compile --no-verify` writes the artifact without comparing it"
+        option = ",".join(f"{s}={size}" for s, size in sizes.items())
+        return f"the model takes {_shown(sizes)}{remark}: `--size {option}`, in Python `sizes={sizes}`"
+
+
+def _unmet(require: Require, values: dict[str, int], phase: int) -> _Fault:
+    gap = abs(require.left.evaluate(values) - require.right.evaluate(values))
+    said = f"`{require.left} {require.op} {require.right}` does not hold: {require.message}"
+    return _Fault(phase, gap, said, require.span, (require.left, require.right))
+
+
+def _named(value: Value, graph: Graph) -> str:
+    """A value in messages: an input, an output, or what an op gives."""
+    if isinstance(value, Input):
+        return f"the input `{value.name}`"
+    place = next((i for i, v in enumerate(graph.outputs) if v is value), None)
+    return f"the output `{graph.output_info[place].public}`" if place is not None else "the map under a window"
+
+
+def _span(value: Value) -> Span | None:
+    return value.node.span if value.node is not None else None
+
+
+def _shown(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{s} = {size}" for s, size in sizes.items())
 
 
 def _free(dims: Iterable[Dim]) -> list[Dim]:

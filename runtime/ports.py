@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -196,6 +196,10 @@ class Ports:
 
     def broken(self, sizes: Mapping[str, int]) -> tuple[Require, dict[str, int]] | None:
         """The first requirement that does not hold at these sizes, and the sizes of its body. What is not known is not asked."""
+        return next(self.all_broken(sizes), None)
+
+    def all_broken(self, sizes: Mapping[str, int]) -> Iterator[tuple[Require, dict[str, int]]]:
+        """Every requirement that does not hold, as :meth:`broken` gives the first."""
         known: list[dict[str, int]] = []
         for demands in self.demands:
             values = dict(sizes) if demands.parent is None else dict(known[demands.parent])
@@ -203,8 +207,7 @@ class Ports:
             known.append(values)
             for require in demands.requires:
                 if require.left.symbols | require.right.symbols <= values.keys() and not require.holds(values):
-                    return require, values
-        return None
+                    yield require, values
 
     def check_requires(self, sizes: Mapping[str, int]) -> None:
         """Raises E0904 for a requirement of the model that does not hold."""

@@ -80,6 +80,7 @@ class Targeted(click.Command):
 @dtype_option
 @fix_option
 @click.option("--no-verify", is_flag=True, help="Do not compare the artifact with the torch reference.")
+@click.option("--size", "sizes", metavar="B=8,T=128", help="Sizes of the free dimensions that the comparison keeps to.")
 @verify_each_option
 @click.option(
     "--map", "token_map", is_flag=True, help="Expose where each token went, for `run --save-map`."
@@ -94,8 +95,8 @@ class Targeted(click.Command):
 @json_option
 def compile(
     file: str, model: str | None, params: tuple[str, ...], target: str | None, passes: tuple[str, ...], no_passes: bool,
-    weights: tuple[str, ...], dtype: str, fix: str | None, no_verify: bool, verify_each: bool, token_map: bool,
-    meta: tuple[str, ...], seed: int, output: str | None, as_json: bool, **options: Any,
+    weights: tuple[str, ...], dtype: str, fix: str | None, no_verify: bool, sizes: str | None, verify_each: bool,
+    token_map: bool, meta: tuple[str, ...], seed: int, output: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compile a model to a file.
 
@@ -109,6 +110,9 @@ def compile(
 
     if passes and no_passes:
         raise click.UsageError("--pass and --no-passes contradict each other")
+    if sizes and no_verify:
+        raise click.UsageError("--size is for the comparison, which --no-verify leaves out")
+    given = parse_sizes(sizes)
     source = read_model(file, model, parse_params(params), list(weights), dtype, parse_sizes(fix, "--fix"))
     module = source.module
     steps = [] if no_passes else parse_passes(passes) or None
@@ -121,7 +125,7 @@ def compile(
     with waiting("compiling") as progress:
         artifact = drive(
             module, target=goal.name, weights=source.weights, passes=steps, seed=seed, verify=not no_verify,
-            verify_each=verify_each, metadata=dict(map(_pair, meta)), output=out, progress=progress, **options,
+            sizes=given, verify_each=verify_each, metadata=dict(map(_pair, meta)), output=out, progress=progress, **options,
         )  # fmt: skip
     artifact.report.notes[:0] = source.notes
     if as_json:

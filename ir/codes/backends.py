@@ -32,8 +32,12 @@ CODES = {
     ),
     "E0807": Code(
         "no inputs to compare the artifact on",
-        "Verification draws sizes and values at random. No sizes were found for which all `require`s hold, or an input takes\n"
-        "values that cannot be guessed. `--no-verify` skips the comparison.",
+        "Verification draws sizes and values at random, and solves for sizes where no drawn ones fit. None were found for which\n"
+        "all `require`s hold and no axis is negative, or an input takes values that cannot be guessed. The note says what stands\n"
+        "against the sizes that come closest.\n\n"
+        "  wrong:  require T * T == 3, \"…\"       # which no size meets\n"
+        "  right:  require T % 8 == 0, \"…\"       # at `--size T=12` refused as well, with a size that the model takes\n\n"
+        "`tessera compile --no-verify` skips the comparison.",
     ),
     "E0809": Code(
         "the artifact differs from the reference",

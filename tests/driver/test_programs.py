@@ -42,6 +42,15 @@ def test_the_weights_are_written_once(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} - {weights[0].name, "program.json", "prefill.onnx", "step.onnx"} == set()
 
 
+def test_every_entry_that_has_a_given_size_is_compared_at_it(tmp_path: Path) -> None:
+    program = ts.load(FILE)
+    rows = ts.compile(program, output=tmp_path / "chat", sizes={"B": 3}).report.verified
+    assert {(row["entry"], row["sizes"]["B"]) for row in rows} == {("prefill", 3), ("step", 3)}
+    with pytest.raises(Diagnostic, match=r"E0935.*no entry point has a size `Q`"):
+        ts.compile(program, output=tmp_path / "other", sizes={"Q": 3})
+    assert not (tmp_path / "other").exists()
+
+
 def test_entries_compute_the_same_as_each_model_alone(folder: Path) -> None:
     chat: Any = ts.open(folder)
     assert chat.entries == ["prefill", "step"]

@@ -101,7 +101,7 @@ def test_requirements_decide_the_sizes() -> None:
 
 def test_requirements_that_never_hold() -> None:
     with pytest.raises(Diagnostic) as caught:
-        check(loads('model m(x: float[T]) -> float[T] { require T > 5000, "very long" return x }'))
+        check(loads('model m(x: float[T]) -> float[T] { require T * T == 5000, "square" return x }'))
     assert caught.value.code == "E0807"
 
 
@@ -247,13 +247,45 @@ def test_no_axis_is_empty_where_that_can_be() -> None:
     assert min(row.sizes["T"] for row in check(loads(inner)).rows) >= 10
 
 
-def test_what_stands_against_all_sizes_is_said() -> None:
-    text = 'model m(x: float[T], y: float[S]) -> float[T] {\n require T * 2 == S * 2 + 1, "odd"\n return x }'
+FAR = {
+    "long": ('require T > 5000, "very long"', "x", {"T": 5001}),
+    "tiles": ('require T % 2048 == 0, "tiles"', "x", {"T": 2048}),
+    "axes": ("", "x[5000:T]", {"T": 5001}),
+    "rows": ("", "x[:T // 3000]", {"T": 4096}),
+    "divided": ('let G = (T + S) // (S - 1)\n require G == 3001, "parts"', "x", {}),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_sizes_beyond_what_is_drawn_are_solved_for(name: str) -> None:
+    requires, made, sizes = FAR[name]
+    size = {"axes": "T - 5000", "rows": "T // 3000"}.get(name, "T")
+    rows = check(loads(f"model m(x: float[T], y: float[S]) -> (float[{size}], float[S]) {{ {requires}\n return {made}, y }}")).rows
+    assert rows
+    assert rows[0].sizes.items() >= sizes.items()
+
+
+REFUSED = {
+    "odd": ('require T * 2 == S * 2 + 1, "odd"', {}, "`2 * T == 2 * S + 1` does not hold: odd", "--no-verify"),
+    # Both are broken at most sizes: one of them alone comes closer.
+    "one of two": ('require T * T == 3, "no"\n require S % 97 == 96, "week"', {}, "`T * T == 3` does not hold: no", "--no-verify"),
+    "nearest": ('require T * T == 3, "no"', {}, "at T = 2, ", "--no-verify"),
+    "given": ('require T % 8 == 0, "tiles"', {"T": 12}, "at T = 12, S = ", "--size T=8,S="),
+    "all given": ('require T % 8 == 0, "tiles"', {"T": 12, "S": 3}, "at T = 12, S = 3 `T % 8 == 0`", "--size T=8,S="),
+    "large": ('require T > 900000000, "more than a call holds"', {}, "`T > 900000000` does not hold", "--size T=900000001,S="),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_stands_against_the_closest_sizes_is_said_with_a_remedy(name: str) -> None:
+    requires, given, said, remedy = REFUSED[name]
+    text = f"model m(x: float[T], y: float[S]) -> float[T] {{\n {requires}\n return x }}"
     with pytest.raises(Diagnostic) as caught:
-        check(loads(text))
+        check(loads(text), given=given)
     assert caught.value.code == "E0807"
-    assert "does not hold: odd" in caught.value.notes[0].message
-    assert caught.value.notes[0].message.startswith("at T = ")
+    assert said in caught.value.notes[0].message
+    assert remedy in (caught.value.help or "")
+    assert ("--size" in remedy) == ("--size" in (caught.value.help or ""))
 
 
 def test_what_a_foreign_runtime_says_is_a_note() -> None:

@@ -113,6 +113,15 @@ def test_half_precision(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "not compared with the reference" in result.out
 
 
+def test_the_comparison_keeps_to_sizes_that_are_given(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    rows = json.loads(cli("compile", tiny, "--size", "T=5", "-o", out, "--json").out)["verified"]
+    assert {row["sizes"]["T"] for row in rows} == {5}
+    assert "error[E0935]" in cli("compile", tiny, "--size", "Q=5", "-o", tmp_path / "n.onnx").err
+    assert "--no-verify" in cli("compile", tiny, "--size", "T=5", "--no-verify", "-o", out).err
+    assert not (tmp_path / "n.onnx").exists()
+
+
 def test_metadata(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
     assert cli("compile", tiny, "--no-verify", "--meta", "image_mean=0.5,0.5,0.5", "-o", out).code == 0
