@@ -27,11 +27,12 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..ir.analysis.cost import stores_map
 from ..ir.diagnostics import Diagnostic, Span, did_you_mean
 from ..ir.options import Mistakes, check_values
 
 if TYPE_CHECKING:
-    from ..ir.graph import Module
+    from ..ir.graph import Module, Node
     from ..ir.imported import Imported
     from ..runtime.runner import Runner
     from ..runtime.weights.bind import Bound
@@ -125,6 +126,10 @@ class Target:
     ) -> Mapping[str, Runner]:
         """Every entry point that :meth:`write_program` wrote, ready to run. Only where ``programs``."""
         raise NotImplementedError
+
+    def stores_map(self, node: Node) -> bool:
+        """Whether an attention writes its map to memory here, for what a program costs."""
+        return stores_map(node)
 
     def unrunnable(self, module: Module) -> str | None:
         """Why a program cannot be run here once it is written; None when it can."""

@@ -52,6 +52,13 @@ def chosen_by(
     return make(chosen, given, span)
 
 
+def costed_by(module: Module) -> Target:
+    """The target for which a program is costed: that of its ``compile`` block if there is one, else the preferred one."""
+    known = registry()
+    written = module.compile.target if module.compile is not None else None
+    return known[written if written in known else default()]()
+
+
 def check_output(target: Target, output: str | os.PathLike[str], several: bool = False) -> None:
     """Refuse early what would fail after minutes of work; ``several`` entry points go into a folder. Raises E0010, E0012."""
     from ..runtime.files.aside import check_folder, check_writable

@@ -31,7 +31,7 @@ def _attention(call: Call) -> Tensor:
     return call.aten("scaled_dot_product_attention", *call.operands[:3], None, 0.0, False, scale, False)
 
 
-def _more_than_attention(node: Node) -> bool:
+def more_than_attention(node: Node) -> bool:
     """Statistics, a soft cap, masks or groups of heads: what linalg's own attention does not compute as the body does."""
     q, k, _, mask, bias = node.inputs
     assert q is not None
@@ -54,4 +54,4 @@ CLAIMS: dict[str, Claim] = {
 }
 
 # Which uses of a claimed composite go through its body.
-UNLESS: dict[str, Callable[[Node], bool]] = {"std.attention.attention": _more_than_attention}
+UNLESS: dict[str, Callable[[Node], bool]] = {"std.attention.attention": more_than_attention}

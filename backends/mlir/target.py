@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic
 from ..target import Checked, Compare, Readers, Target
 
 if TYPE_CHECKING:
-    from ...ir.graph import Module
+    from ...ir.graph import Module, Node
     from ...runtime.weights.bind import Bound
     from .file import Text
     from .runner import MlirRunner
@@ -30,6 +31,11 @@ class Mlir(Target):
         from .assemble import plan
 
         return plan().refused(module.graph)
+
+    def stores_map(self, node: Node) -> bool:
+        from .claims import more_than_attention
+
+        return node.op.qualified == ATTENTION and more_than_attention(node)
 
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> Text:
         from .file import text_of

@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic
 from ..target import Readers, Target
 from ..torch.target import WEIGHTS
 
 if TYPE_CHECKING:
-    from ...ir.graph import Module
+    from ...ir.graph import Module, Node
     from ...runtime.weights.bind import Bound
     from ..torch.runner import TorchRunner
 
@@ -83,6 +84,11 @@ class Triton(Target):
                 help="compile for `--target torch`" if not find_spec("triton")
                 else "set TRITON_INTERPRET=1 to run every kernel in Triton's interpreter, slowly; or compile for `--target torch`",
             )  # fmt: skip
+
+    def stores_map(self, node: Node) -> bool:
+        from .claims import launched
+
+        return node.op.qualified == ATTENTION and not launched(node)
 
     def unrunnable(self, module: Module) -> str | None:
         if not find_spec("triton"):

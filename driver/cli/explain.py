@@ -163,7 +163,10 @@ def _cost(facts: dict[str, Any]) -> list[str]:
     sizes = ", ".join(f"{k} = {v}" for k, v in facts["sizes"].items())
     heads = list(rows[0])
     table = [heads, *([human(row[h]) for h in heads] for row in rows)]
-    return [f"cost{f' at {sizes}' if sizes else ''}", columns(table, right=range(1, len(heads)), indent="  ")]
+    from ...backends.target import default
+
+    where = f" on the target {facts['costed_on']}" if facts["costed_on"] != default() else ""
+    return [f"cost{f' at {sizes}' if sizes else ''}{where}", columns(table, right=range(1, len(heads)), indent="  ")]
 
 
 def _routers(rows: list[dict[str, Any]]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
+    from ...backends.target import Target
     from ...ir.graph import Graph, Module
 
 _LARGEST = 5
@@ -55,21 +56,25 @@ def explain_program(program: Module, sizes: Mapping[str, int] | None = None) -> 
     }
 
 
-def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+def explain_module(
+    module: Module, sizes: Mapping[str, int] | None = None, target: Target | None = None
+) -> dict[str, Any]:
     """A program: inputs, outputs, weights, routers, ops, cost.
 
     Args:
         sizes: of the free dimensions, for the cost; what is not given is chosen.
+        target: on which it is costed; without one, that of its ``compile`` block.
 
     Raises:
         Diagnostic: E0011 for a size of a dimension that the model does not have.
     """
     from ...ir.analysis.cost import cost
+    from ..targets import costed_by
     from .routers import mixtures
 
-    graph = module.graph
+    graph, target = module.graph, target or costed_by(module)
     chosen = sizes_for(module, sizes or {})
-    table = cost(graph).table(chosen)
+    table = cost(graph, target.stores_map).table(chosen)
     spec = module.compile
     return {
         "model": module.name,
@@ -86,6 +91,7 @@ def explain_module(module: Module, sizes: Mapping[str, int] | None = None) -> di
         "ops": dict(Counter(node.op.qualified for node in graph.nodes()).most_common()),
         "sizes": chosen,
         "cost": table.to_dict(),
+        "costed_on": target.name,
         "compile": None
         if spec is None
         else {
@@ -121,13 +127,14 @@ def explain_artifact(path: str | os.PathLike[str], sizes: Mapping[str, int] | No
     from ..targets import READERS, artifact_target
 
     file = Path(path)
-    facts = artifact_target(file).facts(file)
+    target = artifact_target(file)
+    facts = target.facts(file)
     if facts is None:
         return None
     metadata = facts["metadata"]
     program: dict[str, Any] = {}
     if "tessera.source" in metadata:
-        program = explain_module(READERS.source(metadata["tessera.source"], f"{file.name}:source"), sizes)
+        program = explain_module(READERS.source(metadata["tessera.source"], f"{file.name}:source"), sizes, target)
         del program["compile"]
     passes = _json(metadata.get("tessera.passes", "[]"))
     shown = {k: v for k, v in metadata.items() if k not in _FOR_PROGRAMS}

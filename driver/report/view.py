@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...ir.analysis.cost import ATTENTION, CostTable, cost, each
 from ...ir.diagnostics import Diagnostic, source_line
+from ..targets import costed_by
 from .fates import Fate, Step, chain, fates
 from .html import filled
 from .picture import draw_map, patch_grid, tinted
@@ -63,7 +64,8 @@ def page(
         routers: what they did, where something is shown.
     """
     graph = module.graph
-    table = cost(graph).at(sizes)
+    stores = costed_by(module).stores_map
+    table = cost(graph, stores).at(sizes)
     values = graph.sizes(dict(sizes))
     total = table.total
     blocks = sum(b.tokens is not None for b in table.blocks)
@@ -83,7 +85,7 @@ def page(
         river=_river(table, end),
         steps=[{"method": s.method, "does": "merges" if s.merges else "drops", "block": s.block} for s in steps],
         drawn=[*(_drawn(one, steps) for one in shown if steps), *(sent for one in shown for sent in _sent(one, routers))],
-        blocks=_blocks(module, table, values),
+        blocks=_blocks(module, table, values, stores),
     )
 
 
@@ -275,7 +277,9 @@ def _words(words: Sequence[str], final: Sequence[Fate]) -> list[dict[str, Any]]:
 # The program --------------------------------------------------------------------------------------------------------------
 
 
-def _blocks(module: Module, table: CostTable, values: Mapping[str, int]) -> list[dict[str, Any]]:
+def _blocks(
+    module: Module, table: CostTable, values: Mapping[str, int], stores: Callable[[Node], bool]
+) -> list[dict[str, Any]]:
     """The statements of each block as they print, with what comes out of them, what they cost and where they stood."""
     from ...frontends.source import print_module
     from ..targets import READERS
@@ -289,7 +293,7 @@ def _blocks(module: Module, table: CostTable, values: Mapping[str, int]) -> list
     printed = dict(zip(ours, theirs, strict=True))
     rows: list[list[dict[str, Any]]] = [[]]
     seen: set[int] = set()
-    for node, own in each(module.graph):
+    for node, own in each(module.graph, stores):
         if node.op.qualified == ATTENTION:
             rows.append([])
         flops = own.flops.evaluate(values)

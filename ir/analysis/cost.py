@@ -9,7 +9,7 @@ Figures are dimensions, exact for every size of the free symbols, and become num
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,16 +101,26 @@ def _row(name: str, tokens: Any, cost: Cost) -> tuple[Any, ...]:
     return (name, "" if tokens is None else tokens, cost.flops, cost.weights, cost.read, cost.written)
 
 
-def cost(graph: Graph) -> CostTable:
+def stores_map(node: Node) -> bool:
+    """Whether an attention writes its map [B, H, T, S] to memory where the kernel is one that gives no statistics of all rows and
+    caps no scores. One row is one small product more."""
+    if node.op.qualified != ATTENTION:
+        return False
+    return bool(node.attrs["column_mass"] or node.attrs["log_sum_exp"]) or node.attrs["softcap"] != 0
+
+
+def cost(graph: Graph, stores: Callable[[Node], bool] = stores_map) -> CostTable:
     """The cost of each block; what lies before the first attention is the ``stem``, what follows is the last block's.
 
     A composite's operations are those of its body. Its bytes are those of its operands and results: a backend claims it
-    whole, and an attention map that is never stored is no traffic. It is stored where attention returns statistics of all rows or
-    caps its scores, which no kernel does: such a call moves what its body moves. One row is one small product more.
+    whole, and an attention map that is never stored is no traffic. Where it is stored, a call moves what its body moves.
+
+    Args:
+        stores: which attentions store it, as a target says (``Target.stores_map``).
     """
     blocks: list[Block] = []
     name, tokens, total = "stem", None, Cost()
-    for node, own in each(graph):
+    for node, own in each(graph, stores):
         if node.op.qualified == ATTENTION:
             blocks.append(Block(name, tokens, total))
             name, total = str(len(blocks) - 1), Cost()
@@ -120,9 +130,9 @@ def cost(graph: Graph) -> CostTable:
     return CostTable(tuple(blocks), dict(graph.lets))
 
 
-def each(graph: Graph) -> Iterator[tuple[Node, Cost]]:
-    """Every node in order, and what it costs by itself."""
-    meter = _Meter()
+def each(graph: Graph, stores: Callable[[Node], bool] = stores_map) -> Iterator[tuple[Node, Cost]]:
+    """Every node in order, and what it costs by itself, as :func:`cost` counts."""
+    meter = _Meter(stores)
     seen: set[Value] = set()
     for node in graph.nodes():
         yield node, meter.node(node, seen)
@@ -156,7 +166,8 @@ def working_bytes(graph: Graph, sizes: Mapping[str, int]) -> int:
 class _Meter:
     """Counts nodes; equal calls are counted once and looked up after."""
 
-    def __init__(self) -> None:
+    def __init__(self, stores: Callable[[Node], bool]) -> None:
+        self._stores = stores
         self._flops: dict[Any, Dim] = {}
         self._sizes: dict[TensorType, Dim] = {}
 
@@ -164,7 +175,7 @@ class _Meter:
         """One node. A weight is read once, by its first reader: later ones add nothing (``seen``)."""
         if has(node, Trait.VIEWS) or has(node, Trait.MAKES):
             return Cost()
-        if _stores_map(node):
+        if self._stores(node):
             return self._through_body(node)
         weights = read = const(0)
         for value in dict.fromkeys(v for v in node.inputs if v is not None):
@@ -230,11 +241,3 @@ class _Meter:
 def _body(node: Node) -> Graph:
     assert isinstance(node.op, Composite)
     return node.op.instantiate([None if v is None else v.type for v in node.inputs], dict(node.attrs))
-
-
-def _stores_map(node: Node) -> bool:
-    """Whether an attention has to be lowered through its body by every backend."""
-    of_all = node.op.qualified == ATTENTION and (node.attrs["column_mass"] or node.attrs["log_sum_exp"])
-    return bool(of_all) or (node.op.qualified == ATTENTION and node.attrs["softcap"] != 0)
-
-

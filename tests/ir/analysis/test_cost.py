@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tessera.backends.target import registry
 from tessera.backends.torch import build
+from tessera.backends.triton.claims import launched
+from tessera.driver.report.explain import explain_module
 from tessera.frontends.source import load, loads
 from tessera.frontends.source.elaborate.library import SPECS
 from tessera.ir.analysis.cost import Cost, cost
@@ -89,7 +92,8 @@ model m(q: f32[B, 2, T, 8], k: f32[B, 2, T, 8], v: f32[B, 2, T, 8]) -> f32[B, 2,
     [(", mass", ", column_mass=true"), (", lse", ", log_sum_exp=true"), ("", ", softcap=5.0")],
 )
 def test_an_attention_map_that_is_stored_is_paid_for(more: str, option: str) -> None:
-    """No backend has a kernel that returns statistics of all rows or caps scores: the body writes [B, H, T, T] maps."""
+    """PyTorch and ONNX Runtime have no kernel that returns statistics of all rows or caps scores: the body writes [B, H, T, T]
+    maps."""
     plain, stored = attending("", ""), attending(more, option)
     one_map = 3 * 2 * 100 * 100 * 4
     assert plain.written == 3 * 2 * 100 * 8 * 4
@@ -101,9 +105,47 @@ def test_an_attention_map_that_is_stored_is_paid_for(more: str, option: str) -> 
     assert "scaled_dot_product_attention" not in build(graph).source
 
 
-def attending(more: str, option: str) -> Cost:
-    graph = loads(ATTENDS.replace("{more}", more).replace("{option}", option)).graph
-    return cost(graph).at({"B": 3, "T": 100}).total
+def attending(more: str, option: str, target: str = "onnx", dtype: str = "f32") -> Cost:
+    graph = loads(ATTENDS.replace("{more}", more).replace("{option}", option).replace("f32", dtype)).graph
+    return cost(graph, registry()[target]().stores_map).at({"B": 3, "T": 100}).total
+
+
+# Target, option, dtype -> whether the map of the attention is stored.
+STORED = {
+    ("triton", "", "f32"): False, ("triton", "mass", "f32"): False, ("triton", "lse", "f32"): False,
+    ("triton", "cap", "f32"): False,
+    # No kernel of ours computes in f64.
+    ("triton", "", "f64"): True, ("triton", "mass", "f64"): True,
+    ("torch", "", "f32"): False, ("torch", "mass", "f32"): True, ("torch", "cap", "f32"): True,
+    ("mlir", "", "f32"): False, ("mlir", "causal", "f32"): True, ("mlir", "mass", "f32"): True,
+}  # fmt: skip
+OPTIONS = {
+    "": ("", ""), "mass": (", mass", ", column_mass=true"), "lse": (", lse", ", log_sum_exp=true"), "cap": ("", ", softcap=5.0"),
+    "causal": ("", ", causal=true"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "option", "dtype"), STORED)
+def test_whether_a_map_is_stored_is_what_the_target_says(target: str, option: str, dtype: str) -> None:
+    """The figures of a target whose kernels give statistics without a map are those of the operands and results."""
+    moved = attending(*OPTIONS[option], target, dtype)
+    one_map = 3 * 2 * 100 * 100 * (8 if dtype == "f64" else 4)
+    assert (moved.written > one_map) == STORED[target, option, dtype]
+    assert moved.flops == attending(*OPTIONS[option], dtype=dtype).flops
+    if target == "triton":
+        more, given = OPTIONS[option]
+        graph = loads(ATTENDS.replace("{more}", more).replace("{option}", given).replace("f32", dtype)).graph
+        assert all(launched(node) != STORED[target, option, dtype] for node in graph.nodes())
+
+
+def test_a_program_is_costed_for_the_target_of_its_compile_block() -> None:
+    text = ATTENDS.replace("{more}", ", mass").replace("{option}", ", column_mass=true")
+    shown = {}
+    for target in ("onnx", "triton"):
+        facts = explain_module(loads(f"{text}\ncompile m {{ target {target} }}"), {"B": 3, "T": 100})
+        assert facts["costed_on"] == target
+        shown[target] = facts["cost"][-1]["written"]
+    assert shown["triton"] * 10 < shown["onnx"]
 
 
 def test_one_row_of_an_attention_is_one_small_product() -> None:
