@@ -35,6 +35,11 @@ class Onnx(Target):
     moe: Literal["standard", "contrib"] = option(
         "standard", "mixtures of experts by standard ops, or as ONNX Runtime's own op, `com.microsoft.MoE`"
     )
+    form: Literal["tessera", "genai"] = option(
+        "tessera", "who reads the folder of a program: with genai, onnxruntime-genai too, by the entry point `past` of add_cache"
+    )
+    context: int = option(4096, "form=genai: tokens of a text at most, where the model has positions for more", least=1)
+    tokenizer: str | None = option(None, "form=genai: the tokenizer.json, or its folder, that belongs to the model")
 
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> ox.Model:
         from . import build
@@ -42,8 +47,11 @@ class Onnx(Target):
         return build(module, weights, opset=self.opset, contrib=self.moe == "contrib", metadata=metadata)
 
     def write(self, built: ox.Model, path: Path) -> None:
+        from .genai import check_form
         from .write import write_model
 
+        if self.form == "genai":
+            check_form({})
         write_model(built, path)
 
     def open(self, path: Path, readers: Readers, *, threads: int | None = None, measured: bool = False) -> Session:
@@ -54,6 +62,10 @@ class Onnx(Target):
     def write_program(self, built: Mapping[str, ox.Model], folder: Path) -> None:
         from .write import write_sharing
 
+        if self.form == "genai":
+            from .genai import write_genai
+
+            write_genai(built, folder, self.context, self.tokenizer)
         write_sharing({folder / f"{entry}{self.suffix}": model for entry, model in built.items()}, WEIGHTS)
 
     def open_program(

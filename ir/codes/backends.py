@@ -59,4 +59,12 @@ CODES = {
         '  wrong:  token_choice(logits, k=2, score="none")     # weights may be negative\n'
         '  right:  token_choice(logits, k=2, score="sigmoid")',
     ),
+    "E0812": Code(
+        "onnxruntime-genai cannot run this",
+        "`target onnx(form=genai)` writes what onnxruntime-genai reads beside the entry points of a program: its configuration\n"
+        "and a tokenizer. It runs an entry point that is given keys and values and returns them, and reads tokenizers of byte\n"
+        "pairs.\n\n"
+        "  wrong:  tessera compile llama.tess --form genai -o talk\n"
+        "  right:  tessera compile llama.tess --pass 'add_cache(past=shared)' --form genai -o talk",
+    ),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal, Self
 
 from ...ir.analysis.along import Along, along
 from ...ir.analysis.axes import Axes
@@ -62,6 +63,11 @@ class AddCache(Pass):
         False, "entry points `verify` and `commit` too, which read a tree of drafted tokens and keep a path of it"
     )
 
+    past: Literal["grown", "shared"] | None = option(
+        None, "an entry point `past` too, which is given keys and values and returns them, as onnxruntime-genai and optimum call "
+        "them: behind its own, or in buffers of fixed size that are bound in and out"
+    )  # fmt: skip
+
     def requires(self, module: Module) -> None:
         if not readable(self.capacity) or _OWN.fullmatch(self.capacity):
             raise Diagnostic(
@@ -83,7 +89,7 @@ class AddCache(Pass):
                 help="`add_cache` is for models that are given all tokens at once",
             )  # fmt: skip
         capacity = sym(unique(self.capacity, names_of(graph), joint=""))
-        prefill, decode = (Half(graph.clone(), self.tokens, capacity) for _ in range(2))
+        prefill, decode = (Half(graph.clone(), self.tokens, capacity).with_states() for _ in range(2))
         prefill.read_prompt()
         decode.go_on()
         module.docs = {
@@ -92,21 +98,17 @@ class AddCache(Pass):
         }
         module.functions = {PREFILL: prefill.graph, DECODE: decode.graph}
         if self.tree:
-            self._add_tree(module, Half(graph.clone(), self.tokens, capacity))
+            from .tree import add_tree
+
+            add_tree(module, Half(graph.clone(), self.tokens, capacity).with_states())
+        if self.past:
+            from .past import add_past
+
+            add_past(module, graph, self.tokens, capacity, grown=self.past == "grown")
         report = Report.of(self, len(prefill.attentions))
         report.facts["capacity"] = str(capacity)
         report.facts["states"] = prefill.names
         return report
-
-    @staticmethod
-    def _add_tree(module: Module, half: Half) -> None:
-        from .tree import COMMIT, VERIFY, kept_path, read_tree
-
-        module.functions[COMMIT] = kept_path(half)
-        read_tree(half)
-        module.functions[VERIFY] = half.graph
-        module.docs[VERIFY] = f"{module.doc}\n\nReads a tree of drafted tokens.".strip()
-        module.docs[COMMIT] = "Keeps one path of the tree that was read last."
 
 
 class Half:
@@ -125,10 +127,14 @@ class Half:
         self.attentions = self._find_attentions()
         self._refuse_mixing()
         self.builder = Builder(graph).before(next(iter(graph.nodes()), None))
+
+    def with_states(self) -> Self:
+        """With a cache for each attention, and how many tokens of each row count."""
         self.lengths = self.input(LENGTHS, TensorType.of("i64", [self.batch]))
-        taken = names_of(graph)
+        taken = names_of(self.graph)
         self.names = [unique(f"cache_{i}", taken) for i in range(len(self.attentions))]
         self.caches = [self._states(name, node) for name, node in zip(self.names, self.attentions, strict=True)]
+        return self
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -257,11 +263,15 @@ class Half:
         attrs = {"cache.rotated": _is_turned(node)}
         return builder.multi(composite("std.cache.append"), *cache[:2], length, k, v, self.lengths, **attrs)
 
-    def _finish(self, kept: Iterable[list[Value]]) -> None:
+    def finish(self, kept: Iterable[list[Value]]) -> None:
         """Return the states, and leave inputs out that nobody reads any more."""
         for name, fields in zip(self.names, kept, strict=True):
             for (field, _), value in zip(_cache_record().fields(), fields, strict=True):
                 self.graph.add_output(value, f"{name}.{field}", "state")
+        self.leave_out()
+
+    def leave_out(self) -> None:
+        """Without what nobody reads any more."""
         remove_dead(self.graph)
         self.graph.params = {name: param for name, param in self.graph.params.items() if param.uses}
         gone = {*self.masks, *self.positions}
@@ -275,7 +285,7 @@ class Half:
         none = self.builder.op("full", shape=(self.batch,), value=0, dtype=i64)
         kept = [self._append(node, cache, none) for node, cache in zip(self.attentions, self.caches, strict=True)]
         self._take_last()
-        self._finish(kept)
+        self.finish(kept)
 
     def _fill_told(self) -> None:
         """Masks and positions of a prompt that starts at its first token."""
@@ -318,11 +328,15 @@ class Half:
         places = Places(
             self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions, self.known
         )
-        self.read_behind(seen, places, lambda half, node, cache: half._append(node, cache, cache[2]))
+        self.finish(self.read_behind(seen, places, lambda half, node, cache: half._append(node, cache, cache[2])))
 
-    def read_behind(self, seen: Value, places: Places, write: Callable[[Half, Node, list[Value]], list[Value]]) -> None:
-        """Let tokens at other places read the slots that they see, and write their keys and values into the caches."""
-        caches, kept = dict(zip(self.attentions, self.caches, strict=True)), []
+    def read_behind(
+        self, seen: Value, places: Places, write: Callable[[Half, Node, list[Value]], list[Value]]
+    ) -> list[list[Value]]:
+        """Let tokens at other places read the slots that they see, and write their keys and values into the caches; what
+        these hold then."""
+        caches = dict(zip(self.attentions, self.caches, strict=True))
+        kept: list[list[Value]] = []
         # In their order: what is made for one is used by those behind it.
         for node in list(self.graph.nodes()):
             if node in caches:
@@ -333,7 +347,7 @@ class Half:
             if value in self.placed:
                 span = None if value.node is None else value.node.span
                 raise Diagnostic("E0731", "an output tells places, and nothing of the tokens there", span)
-        self._finish(kept)
+        return kept
 
     def _attend(self, node: Node, kept: list[Value], seen: Value, places: Places) -> list[Value]:
         """Let an attention read a cache that has its own keys and values."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.builder import Builder
 from ...ir.dims.dim import sym
-from ...ir.graph import Graph, Input, Node, Value
+from ...ir.graph import Graph, Input, Module, Node, Value
 from ...ir.library import composite
 from ...ir.naming import unique
 from ...ir.types import TensorType, boolean, i64
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from .add_cache import Half
 
 VERIFY, COMMIT = "verify", "commit"
+
+
+def add_tree(module: Module, half: Half) -> None:
+    """Give a program both entry points; ``half`` is the model, on the way to the first."""
+    module.functions[COMMIT] = kept_path(half)
+    read_tree(half)
+    module.functions[VERIFY] = half.graph
+    module.docs[VERIFY] = f"{module.doc}\n\nReads a tree of drafted tokens.".strip()
+    module.docs[COMMIT] = "Keeps one path of the tree that was read last."
 
 
 def read_tree(half: Half) -> None:
@@ -40,7 +49,7 @@ def read_tree(half: Half) -> None:
     behind = b.op("minimum", b.op("add", length, b.op("gather", depth, token, axis=1)), last)
     stands = b.op("where", before, every, behind)
     places = Places(half.graph, tokens, batch, slots, place, half.masks, half.positions, half.known, stands)
-    half.read_behind(seen, places, _written)
+    half.finish(half.read_behind(seen, places, _written))
     # States stand behind what is given.
     given = [v for v in half.graph.inputs if v is not half.lengths]
     half.graph.inputs = sorted(given, key=lambda v: v.role == "state")

@@ -67,6 +67,11 @@ class Vocabulary:
             raise Diagnostic("E0953", f"the tokenizer cannot read the text: {str(error).splitlines()[0]}") from None
         return ids
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token, None where there is none of that name."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
