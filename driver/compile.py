@@ -227,7 +227,7 @@ def compile(
             whole = ProgramArtifact(module, goal, built, facts, report, tables)
 
             def continues(opened: ProgramRunner) -> list[str]:
-                return [] if read.several else _continues(read, opened, weights, renames, seed, sizes)
+                return [] if read.several else _continues(read, opened, report.passes, weights, renames, seed, sizes)
 
             _save_program(whole, reference, bound, seed if verify else None, sizes, output, clock, continues)
             return whole
@@ -300,8 +300,8 @@ def _save_program(
 
 
 def _continues(
-    read: Module, opened: ProgramRunner, weights: Any, renames: Sequence[tuple[str, str]] | None, seed: int,
-    sizes: Mapping[str, int] | None,
+    read: Module, opened: ProgramRunner, reports: Sequence[Report], weights: Any, renames: Sequence[tuple[str, str]] | None,
+    seed: int, sizes: Mapping[str, int] | None,
 ) -> list[str]:  # fmt: skip
     """Whether a model that a pass parted into a beginning and what follows still is that model. Raises E0809."""
     from ..passes.memory.add_cache import DECODE, LENGTHS, PREFILL
@@ -310,7 +310,7 @@ def _continues(
     def own() -> Bound:
         return _weights(read, read, weights, renames, seed)[0]
 
-    return check_continues(read, own, opened, (PREFILL, DECODE), LENGTHS, seed, sizes)
+    return check_continues(read, own, opened, reports, (PREFILL, DECODE), LENGTHS, seed, sizes)
 
 
 def _compare(

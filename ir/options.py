@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .diagnostics import Diagnostic, Span, did_you_mean
 from .notation import show_value
+from .types import DType
 
 
 def option(
@@ -142,6 +143,8 @@ def convert(value: Any, hint: Any) -> tuple[bool, Any]:
                 return True, converted
         return False, None
     if get_origin(hint) is Literal:
+        # A word that is a dtype where one may stand.
+        value = value.name if isinstance(value, DType) else value
         return (True, value) if any(type(value) is type(a) and value == a for a in get_args(hint)) else (False, None)
     if get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple, range)):

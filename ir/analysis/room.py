@@ -9,7 +9,11 @@ from ..graph import Graph, Value
 from ..op import Composite
 from .bounds import inner_of
 
-_APPEND, _WRITE = "std.cache.append", "std.cache.write_rows"
+# Which operands are the slots, the length behind which is written, the rows, and how many of these count.
+_WRITES = {
+    "std.cache.append": (0, 2, 3, 5), "std.cache.narrow.half_append": (0, 2, 3, 5), "std.cache.narrow.narrow_append": (0, 4, 5, 7),
+    "std.cache.write_rows": (0, 1, 2, None),
+}  # fmt: skip
 
 
 def count_limits(graph: Graph) -> dict[str, list[Dim]]:
@@ -25,13 +29,14 @@ def _most(value: Value, held: bool) -> Iterator[Dim]:
         op = node.op
         if not isinstance(op, Composite):
             continue
-        if op.qualified in (_APPEND, _WRITE):
-            slots, rows = (node.inputs[i] for i in ((0, 3) if op.qualified == _APPEND else (0, 2)))
+        if op.qualified in _WRITES:
+            first, length, second, count = _WRITES[op.qualified]
+            slots, rows = node.inputs[first], node.inputs[second]
             assert slots is not None
             assert rows is not None
-            if held and position == (2 if op.qualified == _APPEND else 1):
+            if held and position == length:
                 yield slots.type.shape[2] - rows.type.shape[2]
-            elif op.qualified == _APPEND and position == 5:
+            elif position == count:
                 yield rows.type.shape[2]
         else:
             body, inner = inner_of(node, position)

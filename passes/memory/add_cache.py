@@ -14,12 +14,11 @@ from ...ir.analysis.sight import Sights
 from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim, sym
-from ...ir.graph import Graph, Initializer, Input, Module, Node, Part, Value
+from ...ir.graph import Graph, Input, Module, Node, Value
 from ...ir.inlining import instantiate, splice
-from ...ir.library import composite, readable
+from ...ir.library import readable
 from ...ir.naming import unique
 from ...ir.op import Composite, Trait, has
-from ...ir.signature import RecordPattern
 from ...ir.types import TensorType, i64
 from ..engine import Pass
 from ..options import option
@@ -29,10 +28,10 @@ from .given import names_of, token_input
 from .known import Known
 from .last import Last
 from .places import Places, Stuck, Where
+from .storage import Kind, Storage
 
 PREFILL, DECODE = "prefill", "decode"
 LENGTHS = "lengths"
-_ROPE = "std.attention.rope"
 # What inputs and states are called that come with a cache.
 _OWN = re.compile(r"lengths|depth|ancestors|path|count|cache_[0-9]+")
 # The operands of attention that say who sees whom: one row a query, one column a key.
@@ -68,11 +67,20 @@ class AddCache(Pass):
         "them: behind its own, or in buffers of fixed size that are bound in and out"
     )  # fmt: skip
 
+    storage: Literal["f16", "i8"] | None = option(
+        None, "keys and values in the caches as f16, or as whole numbers of 8 bits with a step for each row; as they are when none"
+    )
+
     def requires(self, module: Module) -> None:
         if not readable(self.capacity) or _OWN.fullmatch(self.capacity):
             raise Diagnostic(
                 "E0703", f"`capacity` of the pass `add_cache` must be a name, but is {self.capacity!r}",
                 help='`capacity="C"`: a name has letters, digits and `_`, and is no word of the language and no input here',
+            )  # fmt: skip
+        if self.tree and self.storage:
+            raise Diagnostic(
+                "E0703", "`add_cache(tree=true)` moves rows within caches that hold them as they are, and `storage` makes others",
+                help="leave one of both away",
             )  # fmt: skip
         if module.several:
             raise Diagnostic(
@@ -89,7 +97,7 @@ class AddCache(Pass):
                 help="`add_cache` is for models that are given all tokens at once",
             )  # fmt: skip
         capacity = sym(unique(self.capacity, names_of(graph), joint=""))
-        prefill, decode = (Half(graph.clone(), self.tokens, capacity).with_states() for _ in range(2))
+        prefill, decode = (Half(graph.clone(), self.tokens, capacity, self.storage).with_states() for _ in range(2))
         prefill.read_prompt()
         decode.go_on()
         module.docs = {
@@ -100,12 +108,14 @@ class AddCache(Pass):
         if self.tree:
             from .tree import add_tree
 
-            add_tree(module, Half(graph.clone(), self.tokens, capacity).with_states())
+            add_tree(module, Half(graph.clone(), self.tokens, capacity, self.storage).with_states())
         if self.past:
             from .past import add_past
 
             add_past(module, graph, self.tokens, capacity, grown=self.past == "grown")
         report = Report.of(self, len(prefill.attentions))
+        if self.storage:
+            report.contract = "approximate"
         report.facts["capacity"] = str(capacity)
         report.facts["states"] = prefill.names
         return report
@@ -114,8 +124,8 @@ class AddCache(Pass):
 class Half:
     """One of the two entry points, on the way from the model that is given all tokens."""
 
-    def __init__(self, graph: Graph, named: str | None, capacity: Dim) -> None:
-        self.graph, self.capacity = graph, capacity
+    def __init__(self, graph: Graph, named: str | None, capacity: Dim, kind: Kind | None = None) -> None:
+        self.graph, self.capacity, self.storage = graph, capacity, Storage(kind)
         self.ids = token_input(graph, named)
         self.batch, self.tokens = self.ids.type.shape[:2]
         told = [v for v in graph.inputs if v is not self.ids and v.type.shape == (self.batch, self.tokens)]
@@ -133,7 +143,10 @@ class Half:
         self.lengths = self.input(LENGTHS, TensorType.of("i64", [self.batch]))
         taken = names_of(self.graph)
         self.names = [unique(f"cache_{i}", taken) for i in range(len(self.attentions))]
-        self.caches = [self._states(name, node) for name, node in zip(self.names, self.attentions, strict=True)]
+        self.caches = [
+            self.storage.states(self.graph, name, node, self.batch, self.capacity)
+            for name, node in zip(self.names, self.attentions, strict=True)
+        ]
         return self
 
     # What there is ---------------------------------------------------------------------------------------------------
@@ -242,31 +255,10 @@ class Half:
     def input(self, name: str, type: TensorType) -> Input:
         return self.graph.add_input(Input(type, unique(name, names_of(self.graph))))
 
-    def _states(self, name: str, node: Node) -> list[Value]:
-        """The fields of the cache of one attention, as inputs of the graph."""
-        _, k, v = node.inputs[:3]
-        assert k is not None
-        assert v is not None
-        sizes = (self.batch, k.type.shape[1], self.capacity, k.type.shape[3], v.type.shape[3])
-        record = RecordPattern(_cache_record().record, sizes)
-        part = Part(record, (("rotated", _is_turned(node)),))
-        zeros, found = Initializer("zeros"), []
-        for field, pattern in record.fields():
-            dtype = k.type.dtype if field in ("k", "v") else i64
-            type = TensorType(dtype, tuple(d for d in pattern.shape if isinstance(d, Dim)))
-            found.append(self.graph.add_input(Input(type, f"{name}.{field}", "state", zeros, node.span, part)))
-        return list(found)
-
-    def _append(self, node: Node, cache: list[Value], length: Value) -> list[Value]:
-        k, v = node.inputs[1:3]
-        builder = Builder(self.graph).before(node)
-        attrs = {"cache.rotated": _is_turned(node)}
-        return builder.multi(composite("std.cache.append"), *cache[:2], length, k, v, self.lengths, **attrs)
-
     def finish(self, kept: Iterable[list[Value]]) -> None:
         """Return the states, and leave inputs out that nobody reads any more."""
         for name, fields in zip(self.names, kept, strict=True):
-            for (field, _), value in zip(_cache_record().fields(), fields, strict=True):
+            for field, value in zip(self.storage.fields, fields, strict=True):
                 self.graph.add_output(value, f"{name}.{field}", "state")
         self.leave_out()
 
@@ -283,7 +275,10 @@ class Half:
         """All tokens at once, as the model does; keys and values are kept. Padding behind is seen by nothing that counts."""
         self._fill_told()
         none = self.builder.op("full", shape=(self.batch,), value=0, dtype=i64)
-        kept = [self._append(node, cache, none) for node, cache in zip(self.attentions, self.caches, strict=True)]
+        kept = [
+            self.storage.append(node, cache, none, self.lengths)
+            for node, cache in zip(self.attentions, self.caches, strict=True)
+        ]
         self._take_last()
         self.finish(kept)
 
@@ -317,7 +312,7 @@ class Half:
     def go_on(self) -> None:
         """New tokens behind those of the cache."""
         b = self.builder
-        length = self.caches[0][2]
+        length = self.caches[0][-1]
         place = b.op(
             "add", b.op("unsqueeze", length, axis=(1,)), b.op("unsqueeze", b.op("iota", n=self.tokens), axis=(0,))
         )
@@ -328,7 +323,11 @@ class Half:
         places = Places(
             self.graph, self.tokens, self.batch, self.capacity, place, self.masks, self.positions, self.known
         )
-        self.finish(self.read_behind(seen, places, lambda half, node, cache: half._append(node, cache, cache[2])))
+
+        def put(half: Half, node: Node, cache: list[Value]) -> list[Value]:
+            return half.storage.append(node, cache, cache[-1], half.lengths)
+
+        self.finish(self.read_behind(seen, places, put))
 
     def read_behind(
         self, seen: Value, places: Places, write: Callable[[Half, Node, list[Value]], list[Value]]
@@ -351,8 +350,7 @@ class Half:
 
     def _attend(self, node: Node, kept: list[Value], seen: Value, places: Places) -> list[Value]:
         """Let an attention read a cache that has its own keys and values."""
-        node.set_input(1, kept[0])
-        node.set_input(2, kept[1])
+        self.storage.read(node, kept)
         node.attrs["causal"] = False
         for i in _PAIRS:
             value = node.inputs[i]
@@ -389,18 +387,6 @@ class Half:
             return places.fitted(value, roles, node, value.type.rank if rank is None else rank)
         except Stuck as error:
             raise _stuck(node, value, str(error), error.node) from None
-
-
-def _cache_record() -> RecordPattern:
-    type = composite("std.cache.append").signature.operands[0].type
-    assert isinstance(type, RecordPattern)
-    return type
-
-
-def _is_turned(attention: Node) -> bool:
-    """Whether the keys were turned by their positions."""
-    k = attention.inputs[1]
-    return k is not None and k.node is not None and k.node.op.qualified == _ROPE
 
 
 def _stuck(node: Node, value: Value, why: str, where: Node | None = None) -> Diagnostic:

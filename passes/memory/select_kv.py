@@ -24,6 +24,7 @@ from ..tokens.stream import is_visibility
 from .evict import Eviction, evicts
 from .evict import shipped as evicting
 from .slots import appends, cached, is_choice, keep_bounds, page_of, read_chosen, shipped
+from .storage import append_behind, is_narrow
 
 STD = "std.token.kv"
 
@@ -106,6 +107,11 @@ class SelectKV(Pass):
                     "E0705", f"`{op.name}` lets tokens leave all caches alike, and `blocks` names some",
                     help="without `blocks`; methods that choose what is read take it",
                 )  # fmt: skip
+            if any(is_narrow(append) for append in written):
+                raise Diagnostic(
+                    "E0707", f"`{op.name}` lets tokens leave caches that hold keys and values as they are, and these are narrower",
+                    help="`add_cache` without `storage`; methods that choose what is read, such as `token_vote`, go with it",
+                )  # fmt: skip
             return Report.of(self, Eviction(graph, op, {"k": self.k, **settings}).run(written, found))
         page = page_of(op, settings)
         bounds = {}
@@ -115,9 +121,9 @@ class SelectKV(Pass):
         chosen = self._numbered(found) if found else {}
         for node in chosen.values():
             own = {"scale": node.attrs["scale"]} if "scale" in statics_of(op) else {}
-            assert node.inputs[1] is not None
-            kept = None if node.inputs[1].node is None else bounds.get(node.inputs[1].node)
-            read_chosen(graph, node, op, {"k": self.k, **settings, **own}, kept)
+            append = append_behind(node.inputs[1])
+            assert append is not None
+            read_chosen(graph, node, op, {"k": self.k, **settings, **own}, bounds.get(append))
         report = Report.of(self, len(chosen))
         report.facts["blocks"] = list(chosen)
         return report

@@ -14,9 +14,9 @@ from ...ir.op import Composite
 from ...ir.signature import Pattern
 from ...ir.types import TensorType
 from ..tokens.method import statics_of
+from .storage import APPENDS, append_behind, taken, wide_keys
 
 STD = "std.token.slots"
-_APPEND = "std.cache.append"
 # What a method is given, in this order; and what it may want besides, which is kept as a state.
 _OPERANDS = ["q", "keys", "length"]
 _BOUNDS = "bounds"
@@ -48,34 +48,31 @@ def cached(graph: Graph) -> list[Node]:
     return [
         node
         for node in graph.nodes()
-        if node.op.qualified == ATTENTION and not node.attrs["causal"] and _is_appended(node.inputs[1])
+        if node.op.qualified == ATTENTION and not node.attrs["causal"] and append_behind(node.inputs[1]) is not None
     ]
 
 
 def appends(graph: Graph) -> list[Node]:
     """Where tokens are put into a cache, whoever reads it."""
-    return [node for node in graph.nodes() if node.op.qualified == _APPEND]
-
-
-def _is_appended(keys: Value | None) -> bool:
-    return keys is not None and keys.node is not None and keys.node.op.qualified == _APPEND and keys.index == 0
+    return [node for node in graph.nodes() if node.op.qualified in APPENDS]
 
 
 def keep_bounds(graph: Graph, append: Node, index: int, page: int) -> Value:
     """The bounds of the pages of cache number ``index`` behind an append: a state, which it writes. Raises E0501."""
-    keys, new = append.outputs[0], append.inputs[3]
+    new = append.inputs[-3]
     assert new is not None
-    batch, heads, slots, size = keys.type.shape
-    type = TensorType(keys.type.dtype, (batch, slots // page, as_dim(2) * heads * size))
-    name = unique(f"bounds_{index}", {v.name for v in graph.inputs})
-    state = graph.add_input(Input(type, name, "state", Initializer("zeros"), append.span))
     nodes = list(graph.nodes())
     behind = nodes.index(append) + 1
     builder = Builder(graph).before(nodes[behind] if behind < len(nodes) else None)
     builder.span, builder.scope = append.span, append.scope
+    keys = wide_keys(append, builder)
+    batch, heads, slots, size = keys.type.shape
+    type = TensorType(keys.type.dtype, (batch, slots // page, as_dim(2) * heads * size))
+    name = unique(f"bounds_{index}", {v.name for v in graph.inputs})
+    state = graph.add_input(Input(type, name, "state", Initializer("zeros"), append.span))
     attrs: dict[str, int | Dim] = {"tokens": new.type.shape[2], "page": page}
     renewed = composite(f"{STD}.renewed_bounds")
-    made = builder.op(renewed, state, keys, append.inputs[2], **attrs)
+    made = builder.op(renewed, state, keys, append.inputs[-4], **attrs)
     graph.add_output(made, name, "state")
     return made
 
@@ -87,9 +84,10 @@ def read_chosen(
     q, keys, values = node.inputs[:3]
     assert q is not None
     assert keys is not None
-    assert keys.node is not None
     builder = Builder(graph).before(node)
-    length = keys.node.outputs[2]
+    append = append_behind(keys)
+    assert append is not None
+    length = append.outputs[-1]
     operands = [q, keys, length] if bounds is None else [q, keys, length, bounds]
     index = builder.op(op, *operands, **attrs)
     assert index.node is not None
@@ -99,7 +97,8 @@ def read_chosen(
     # One index a head: its keys lie side by side, so that nothing else of the cache is moved.
     each = builder.op("expand", builder.op("unsqueeze", index, axis=(1,)), shape=(batch, heads, index.type.shape[1]))
     for i, value in ((1, keys), (2, values)):
-        node.set_input(i, builder.op("take", value, each, axis=2, batch=2))
+        assert value is not None
+        node.set_input(i, taken(value, lambda held: builder.op("take", held, each, axis=2, batch=2), builder))
     for i in (3, 4):
         value = node.inputs[i]
         if value is not None:

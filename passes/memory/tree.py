@@ -33,7 +33,7 @@ def read_tree(half: Half) -> None:
     b, batch, tokens, slots = half.builder, half.batch, half.tokens, half.capacity
     depth = half.input("depth", TensorType(i64, (batch, tokens)))
     ancestors = half.input("ancestors", TensorType(boolean, (batch, tokens, tokens)))
-    length = b.op("unsqueeze", half.caches[0][2], axis=(1,))
+    length = b.op("unsqueeze", half.caches[0][-1], axis=(1,))
     every = b.op("unsqueeze", b.op("iota", n=slots), axis=(0,))
     at = b.op("sub", every, length)
     zero = b.constant(0, i64)

@@ -1,0 +1,113 @@
+"""What the caches of a decoder hold: keys and values as they are, in f16, or as whole numbers of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from ...ir.builder import Builder
+from ...ir.dims.dim import Dim
+from ...ir.graph import Graph, Initializer, Input, Node, Part, Value
+from ...ir.library import composite
+from ...ir.signature import RecordPattern
+from ...ir.types import DType, TensorType
+
+Kind = Literal["f16", "i8"]
+
+APPEND = "std.cache.append"
+_HALF, _NARROW = "std.cache.narrow.half_append", "std.cache.narrow.narrow_append"
+APPENDS = (APPEND, _HALF, _NARROW)
+_WIDENED, _ROPE = "std.cache.narrow.widened", "std.attention.rope"
+
+
+class Storage:
+    """The caches of a decoder, one for each attention."""
+
+    def __init__(self, kind: Kind | None = None) -> None:
+        self.kind = kind
+        self._append = composite({None: APPEND, "f16": _HALF, "i8": _NARROW}[kind])
+        type = self._append.signature.operands[0].type
+        assert isinstance(type, RecordPattern)
+        self.record = type
+
+    @property
+    def fields(self) -> list[str]:
+        return [name for name, _ in self.record.fields()]
+
+    def states(self, graph: Graph, name: str, node: Node, batch: Dim, capacity: Dim) -> list[Value]:
+        """The fields of the cache of one attention, as inputs of the graph; the last is its length."""
+        _, k, v = node.inputs[:3]
+        assert k is not None
+        assert v is not None
+        sizes = (batch, k.type.shape[1], capacity, k.type.shape[3], v.type.shape[3])
+        record = RecordPattern(self.record.record, sizes)
+        part = Part(record, (("rotated", is_turned(node)),))
+        zeros, found = Initializer("zeros"), []
+        for field, pattern in record.fields():
+            dtype = pattern.dtype if isinstance(pattern.dtype, DType) else k.type.dtype
+            type = TensorType(dtype, tuple(d for d in pattern.shape if isinstance(d, Dim)))
+            found.append(graph.add_input(Input(type, f"{name}.{field}", "state", zeros, node.span, part)))
+        return list(found)
+
+    def append(self, node: Node, cache: list[Value], length: Value, count: Value) -> list[Value]:
+        """The cache with the keys and values of an attention behind ``length``."""
+        assert node.graph is not None
+        builder = Builder(node.graph).before(node)
+        attrs = {"cache.rotated": is_turned(node)}
+        return builder.multi(self._append, *cache[:-1], length, *node.inputs[1:3], count, **attrs)
+
+    def read(self, node: Node, kept: list[Value]) -> None:
+        """Let an attention read what a cache holds."""
+        assert node.graph is not None
+        builder = Builder(node.graph).before(node)
+        for i in (1, 2):
+            new, value = node.inputs[i], kept[i - 1]
+            assert new is not None
+            if self.kind == "i8":
+                value = builder.op(composite(_WIDENED), value, kept[i + 1])
+            if value.type.dtype != new.type.dtype:
+                value = builder.op("cast", value, dtype=new.type.dtype)
+            node.set_input(i, value)
+
+
+def is_turned(attention: Node) -> bool:
+    """Whether the keys were turned by their positions."""
+    k = attention.inputs[1]
+    return k is not None and k.node is not None and k.node.op.qualified == _ROPE
+
+
+def append_behind(value: Value | None) -> Node | None:
+    """The append of whose first result ``value`` is made, as it is read; None for anything else."""
+    while value is not None and value.node is not None:
+        if value.node.op.qualified in APPENDS:
+            return value.node if value.index == 0 else None
+        if not _reads(value.node):
+            break
+        value = value.node.inputs[0]
+    return None
+
+
+def taken(value: Value, pick: Callable[[Value], Value], builder: Builder) -> Value:
+    """What is read of a cache, of some of its slots: these are picked before they are made wide."""
+    node = value.node
+    if node is None or not _reads(node):
+        return pick(value)
+    return builder.op(node.op, *(taken(v, pick, builder) for v in node.inputs if v is not None), **node.attrs)
+
+
+def _reads(node: Node) -> bool:
+    return node.op.qualified in ("cast", _WIDENED)
+
+
+def is_narrow(append: Node) -> bool:
+    """Whether a cache holds keys and values in another form than attention reads them."""
+    return append.op.qualified != APPEND
+
+
+def wide_keys(append: Node, builder: Builder) -> Value:
+    """The keys of a cache behind an append, as attention reads them."""
+    value, new = append.outputs[0], append.inputs[-3]
+    assert new is not None
+    if append.op.qualified == _NARROW:
+        value = builder.op(composite(_WIDENED), value, append.outputs[2])
+    return value if value.type.dtype == new.type.dtype else builder.op("cast", value, dtype=new.type.dtype)
