@@ -90,7 +90,11 @@ def _shape(value: ox.Value) -> list[Any]:
 def _bound(model: ox.Model, slots: str, context: int) -> int:
     """How many tokens a text may have: as many as the model has positions for, where it says so."""
     told = json.loads(model.metadata_props["tessera.requires"])
-    most = [right for left, op, right, _ in told if op == "<=" and isinstance(right, int) and slots in decode_dim(left).symbols]
+    most = [
+        right
+        for left, op, right, _ in told
+        if op == "<=" and isinstance(right, int) and slots in decode_dim(left).symbols
+    ]
     return min([context, *most])
 
 

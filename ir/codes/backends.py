@@ -64,7 +64,7 @@ CODES = {
         "`target onnx(form=genai)` writes what onnxruntime-genai reads beside the entry points of a program: its configuration\n"
         "and a tokenizer. It runs an entry point that is given keys and values and returns them, and reads tokenizers of byte\n"
         "pairs.\n\n"
-        "  wrong:  tessera compile llama.tess --form genai -o talk\n"
+        "  wrong:  tessera compile llama.tess --pass add_cache --form genai -o talk\n"
         "  right:  tessera compile llama.tess --pass 'add_cache(past=shared)' --form genai -o talk",
     ),
 }  # fmt: skip
