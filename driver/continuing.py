@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..ir.analysis.bounds import index_bounds
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Two rows: how many tokens the prompt of each has, then how many each call after it brings.
 _CALLS = ((4, 2), (2, 3), (1, 1), (1, 0))
 _SLOTS = 12
+# The free sizes of what is given once beside a text.
+_BESIDE = 6
 
 
 def check_continues(
@@ -51,19 +53,27 @@ def check_continues(
         return [f"whether it goes on as the model does was not tried: {', '.join(changing)} may change what it gives"]
     start, go_on = entries
     graph = read.graph
-    ids = next(v for v in graph.inputs if v.public in {spec.name for spec in made.runners[start].inputs})
+    ids = next(v for v in graph.inputs if v.public in {spec.name for spec in made.runners[go_on].inputs})
     total = max(map(sum, zip(*_CALLS, strict=True)))
     first = ids.type.shape[0]
     batch = 2 if first.value is None else first.value
-    chosen = {**{s: d for s, d in ((first.symbol, batch), (ids.type.shape[1].symbol, total)) if s}, **(sizes or {})}
+    beside = [v for v in graph.inputs if v.public != ids.public and v.type.shape[:2] != ids.type.shape[:2]]
+    free = {s: _BESIDE for v in beside for d in v.type.shape for s in d.symbols}
+    chosen = {**free, **{s: d for s, d in ((first.symbol, batch), (ids.type.shape[1].symbol, total)) if s}, **(sizes or {})}
     original = TorchRunner(read, torch.build(read, weights()), {})
     values = graph.sizes(chosen)
     if set(graph.symbols()) - chosen.keys() or not original.holds(values):
         return ["whether it goes on as the model does was not tried: the sizes that were tried are none that it takes"]
     rng = np.random.default_rng(seed)
     text = draw_input(ids, values, index_bounds(graph).get(ids), rng)
-    wanted = original({ids.public: text, **_told(graph, ids.public, batch, total)}, seed=seed)
-    tolerances = {info.public: error for info, error in zip(graph.output_info, _outputs(graph), strict=True)}
+    given = {v.public: draw_input(v, values, index_bounds(graph).get(v), rng) for v in beside}
+    wanted = original({ids.public: text, **given, **_told(graph, {ids.public, *given}, batch, total)}, seed=seed)
+    # What only the prompt tells is no output of what follows.
+    tolerances = {
+        info.public: error
+        for info, error in zip(graph.output_info, _outputs(graph), strict=True)
+        if info.public in made.runners[go_on].outputs
+    }
     states: dict[str, Any] = {}
     done = np.zeros(batch, np.int64)
     for call, counts in enumerate(_CALLS):
@@ -73,7 +83,8 @@ def check_continues(
             rows[b, :n] = text[b, done[b] : done[b] + n]
         entry = made[go_on if call else start]
         capacity = {s: _SLOTS for s in made.program.functions[start].symbols() if s not in chosen} if not call else {}
-        found = entry(**{ids.public: rows, lengths: count, **states}, seed=seed, sizes=capacity)
+        further = states if call else given
+        found = entry(**{ids.public: rows, lengths: count, **further}, seed=seed, sizes=capacity)
         states = {spec.name: found[spec.name] for spec in entry.runner.optional if spec.name in found}
         for name, tolerance in tolerances.items():
             for b, n in enumerate(count):
@@ -89,13 +100,13 @@ def _outputs(graph: Graph) -> list[float]:
     return [tolerances[v] for v in graph.outputs]
 
 
-def _told(graph: Graph, ids: str, batch: int, total: int) -> dict[str, np.ndarray]:
+def _told(graph: Graph, given: Collection[str], batch: int, total: int) -> dict[str, np.ndarray]:
     """Masks and positions of texts without padding."""
     import numpy as np
 
     told = {}
     for value in graph.inputs:
-        if value.public != ids:
+        if value.public not in given:
             row = np.ones(total) if "mask" in value.public else np.arange(total)
             told[value.public] = np.broadcast_to(row, (batch, total)).astype(value.type.dtype.numpy)
     return told

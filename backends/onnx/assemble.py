@@ -146,13 +146,14 @@ _UPDATES = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
 
 
 def _in_place(graph: Graph, env: Mapping[Value, ox.Value], outputs: list[ox.Value]) -> dict[str, str]:
-    """Which states one op updates and nothing else reads: their input and output may be one buffer."""
+    """Which states one op updates and nothing else reads, or nothing changes: their input and output may be one buffer."""
     made = {info.public: value for info, value in zip(graph.output_info, outputs, strict=True) if info.role == "state"}
     names = []
     for source in graph.inputs:
         reads = [use for use in env[source].uses() if use.node.op_type != "Shape"] if source.public in made else []
         node = made[source.public].producer() if reads else None
-        if node is not None and node.op_type in _UPDATES and reads == [(node, 0)]:
+        same = node is not None and node.op_type == "Identity" and node.inputs[0] is env[source]
+        if node is not None and (same or (node.op_type in _UPDATES and reads == [(node, 0)])):
             names.append(source.public)
     return {"tessera.in_place": json.dumps(names)} if names else {}
 

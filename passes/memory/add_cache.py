@@ -27,13 +27,14 @@ from ..tidy.dce import remove_dead
 from .given import names_of, token_input
 from .known import Known
 from .last import Last
+from .once import Once
 from .places import Places, Stuck, Where
 from .storage import Kind, Storage
 
 PREFILL, DECODE = "prefill", "decode"
 LENGTHS = "lengths"
 # What inputs and states are called that come with a cache.
-_OWN = re.compile(r"lengths|depth|ancestors|path|count|cache_[0-9]+")
+_OWN = re.compile(r"lengths|depth|ancestors|path|count|(cache|given)_[0-9]+")
 # The operands of attention that say who sees whom: one row a query, one column a key.
 _PAIRS = (3, 4)
 
@@ -131,8 +132,9 @@ class Half:
         told = [v for v in graph.inputs if v is not self.ids and v.type.shape == (self.batch, self.tokens)]
         self.masks = [v for v in told if "mask" in v.public]
         self.positions = [v for v in told if "position" in v.public]
-        self._refuse_other_inputs()
+        beside = self._beside()
         self._learn()
+        self.once = Once(graph, beside, self.tokens, self.features | self.placed)
         self.known = Known(graph, self.tokens, self.batch, self.masks, self.positions)
         self.attentions = self._find_attentions()
         self._refuse_mixing()
@@ -147,19 +149,24 @@ class Half:
             self.storage.states(self.graph, name, node, self.batch, self.capacity)
             for name, node in zip(self.names, self.attentions, strict=True)
         ]
+        self.once.with_states(self.batch)
         return self
 
     # What there is ---------------------------------------------------------------------------------------------------
 
-    def _refuse_other_inputs(self) -> None:
+    def _beside(self) -> list[Input]:
+        """Inputs that are given once for each row. Raises E0731 for others that are no token ids, mask nor positions."""
         known = {self.ids, *self.masks, *self.positions}
-        for value in self.graph.inputs:
-            if value not in known:
+        found = [value for value in self.graph.inputs if value not in known]
+        for value in found:
+            rows = value.type.shape[:1] == (self.batch,)
+            if not rows or any(self.tokens.symbols & d.symbols for d in value.type.shape):
                 raise Diagnostic(
                     "E0731", f"`{value.public}: {value.type}` is neither token ids nor a padding mask nor positions: what it is "
                     "for tokens that come later is not known", value.span,
                     help="`tokens=` names the input of ids, if this is it; else write the cache into the model, with std.cache",
                 )  # fmt: skip
+        return found
 
     def _learn(self) -> None:
         """Which values belong to tokens, and which only to places."""
@@ -260,13 +267,14 @@ class Half:
         for name, fields in zip(self.names, kept, strict=True):
             for field, value in zip(self.storage.fields, fields, strict=True):
                 self.graph.add_output(value, f"{name}.{field}", "state")
+        self.once.finish()
         self.leave_out()
 
     def leave_out(self) -> None:
         """Without what nobody reads any more."""
         remove_dead(self.graph)
         self.graph.params = {name: param for name, param in self.graph.params.items() if param.uses}
-        gone = {*self.masks, *self.positions}
+        gone = {*self.masks, *self.positions, *(v for v in self.once.inputs if not v.uses)}
         self.graph.inputs = [v for v in self.graph.inputs if v not in gone]
 
     # Prompts ---------------------------------------------------------------------------------------------------------
@@ -334,6 +342,7 @@ class Half:
     ) -> list[list[Value]]:
         """Let tokens at other places read the slots that they see, and write their keys and values into the caches; what
         these hold then."""
+        self.once.read_states()
         caches = dict(zip(self.attentions, self.caches, strict=True))
         kept: list[list[Value]] = []
         # In their order: what is made for one is used by those behind it.

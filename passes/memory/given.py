@@ -21,6 +21,9 @@ def token_input(graph: Graph, named: str | None) -> Input:
         found = [v for v in inputs if v.type.rank == 2 and v.type.dtype.kind == "int"]
         told = [v for v in found if not any(word in v.public for word in ("mask", "position", "type"))]
         found = told or found
+        if len(found) > 1:
+            # An encoder has ids of its own.
+            found = [v for v in found if v.public.startswith("decoder")] or found
     shown = ", ".join(f"`{v.public}: {v.type}`" for v in inputs) or "none"
     if named is None and not found:
         raise Diagnostic(

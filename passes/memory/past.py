@@ -42,6 +42,11 @@ def read_past(graph: Graph, named: str | None, capacity: Dim, *, grown: bool) ->
     past = sym(unique("P", taken, joint=""))
     slots = past + tokens if grown else capacity
     half = Half(graph, named, slots)
+    if half.once.inputs:
+        raise Diagnostic(
+            "E0731", f"`{half.once.inputs[0].public}` is given beside the tokens, which an entry point without states would need "
+            "at every step", help="without `past=`, `prefill` takes it, and `decode` reads what is kept of it",
+        )  # fmt: skip
     b, batch = half.builder, half.batch
     length = slots if grown else sym(unique("S", taken, joint=""))
     _call(half.ids, IDS)

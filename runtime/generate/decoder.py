@@ -57,6 +57,7 @@ class Decoder:
         vocab: how many tokens it scores.
         scores_all: whether `decode` gives scores behind each of several tokens.
         capacity: the size that says how many tokens the cache holds, by name; None where no size is left to choose.
+        told: sizes of states that each prompt tells, such as that of an audio beside it.
 
     Raises:
         Diagnostic: E0950 for a program that is none.
@@ -90,6 +91,9 @@ class Decoder:
         runner = self.program.runners[entry]
         ports = [port for port in runner.ports.ports if port.role == "input"]
         tokens = [port for port in ports if port.dtype.kind == "int" and len(port.shape) == 2]
+        # What is given beside the text may be ids too; those of the text are what follows brings.
+        following = {port.name for port in self.program.runners["decode"].ports.ports} if "decode" in found else set()
+        tokens = [port for port in tokens if port.name in following] or tokens
         ids = next((port for port in tokens if "ids" in port.name or "tokens" in port.name), tokens[0] if tokens else None)
         if ids is None:
             listing = ", ".join(f"`{port}`" for port in ports) or "nothing"
@@ -101,7 +105,11 @@ class Decoder:
 
     def _capacity(self, runner: Runner) -> str | None:
         shown = {s for port in runner.ports.ports if port.role == "input" for dim in port.shape for s in dim.symbols}
-        free = sorted({s for port in self.states for dim in port.shape for s in dim.symbols} - shown)
+        held = {s for port in self.states for dim in port.shape for s in dim.symbols}
+        prompts = self.program.runners["prefill"].ports.by_name
+        beside = {s for spec in self.prefill.further for dim in prompts[spec.name].shape for s in dim.symbols}
+        self.told = beside & held - shown
+        free = sorted(held - shown - self.told)
         if len(free) > 1:
             raise Diagnostic(
                 "E0950", f"the states of `{self.program.program.name}` leave several sizes to choose: {', '.join(free)}",
@@ -187,6 +195,11 @@ class Rows:
         self.decoder = decoder
         self.count = count
         batch = decoder.decode.batch
+        if count > 1 and decoder.told:
+            raise Diagnostic(
+                "E0950", f"each prompt tells the size {min(decoder.told)} of what is kept of it: several cannot stand side by side",
+                help="`rows=1` runs one after the other; or compile the model with that size fixed",
+            )  # fmt: skip
         shared = [port.name for port in decoder.states if not port.shape or port.shape[0] is not batch]
         if count > 1 and shared:
             raise Diagnostic(
@@ -219,7 +232,7 @@ class Rows:
         given: dict[str, Any] = {reading.ids.name: np.asarray([ids], np.int64), **further}
         if reading.count is not None:
             given[reading.count] = np.asarray([len(ids)], np.int64)
-        if "attention_mask" in {spec.name for spec in reading.further}:
+        if any(spec.name == "attention_mask" and spec.shape == reading.ids.spec.shape for spec in reading.further):
             given.setdefault("attention_mask", np.ones((1, len(ids)), np.int64))
         self.outputs = self._one["prefill"](**given)
         return _last(self.outputs[reading.output])[0]
