@@ -199,8 +199,19 @@ STAGES: dict[str, dict[str, Row]] = {
     "round": {
         "pow2": Row("", "to the next power of two", (_FILL,)),
         "multiple": Row("", "to the next multiple", (Opt("of", "int", least=1), _FILL)),
+        "size": Row("", "to so many", (Opt("of", "int", least=1), _FILL)),
     },
 }  # fmt: skip
+# Tokens that are injected together.
+SERIES = {
+    "numbers": Row("", "the whole numbers between two, and both", (
+        Opt("first", "int", least=0), Opt("last", "int", least=0),
+    )),
+    "runs": Row("", "a text over and over, so many times", (
+        Opt("text", "text"), Opt("first", "int", least=1), Opt("last", "int", least=1),
+    )),
+}  # fmt: skip
+_ROWS = {**STAGES, "inject": SERIES}
 # Stages that a declaration may have several of.
 REPEATED = ("normalize", "split", "process", "decode")
 
@@ -228,7 +239,7 @@ METRICS = {
 
 def find(stage: str, name: str, span: Span | None = None) -> Row:
     """The row of a kind of stage. Raises E1001 when there is none."""
-    rows = STAGES[stage]
+    rows = _ROWS[stage]
     if name not in rows:
         raise Diagnostic(
             "E1001", f"there is no `{stage} {name}`", span,
@@ -290,7 +301,7 @@ def part(
 
 def shown(stage: str, one: Part) -> str:
     """A stage as it is written: ``bert(lowercase=false)``."""
-    rows = [(opt, one[opt.name]) for opt in STAGES[stage][one.name].options]
+    rows = [(opt, one[opt.name]) for opt in _ROWS[stage][one.name].options]
     options = ", ".join(f"{opt.name}={show_value(value)}" for opt, value in rows if not is_default(opt, value))
     return f"{one.name}({options})" if options else one.name
 

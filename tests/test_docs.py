@@ -211,14 +211,14 @@ def ops_sections() -> str:
 
 def stages_tables() -> str:
     from tessera.ir.notation import show_value
-    from tessera.ir.tokenizer_parts import NEEDED, STAGES
+    from tessera.ir.tokenizer_parts import NEEDED, SERIES, STAGES
 
     def option(opt: Any) -> str:
         default = "" if opt.default is NEEDED else f"={opt.default if opt.words else show_value(opt.default)}"
         return f"`{opt.name}{default}`"
 
     sections = []
-    for stage, rows in STAGES.items():
+    for stage, rows in {**STAGES, "inject": SERIES}.items():
         head = f"| `{stage}` | in a tokenizer.json | | options |\n|---|---|---|---|"
         table = [f"| `{n}` | {r.type} | {r.text} | {', '.join(map(option, r.options))} |" for n, r in rows.items()]
         sections.append("\n".join([head, *table]))

@@ -146,12 +146,12 @@ module.exports = grammar({
         "tokenizer",
         field("name", $.identifier),
         "{",
-        repeat(choice($.stage, $.added_token, $.files, $.family, $.require)),
+        repeat(choice($.stage, $.added_token, $.added_tokens, $.files, $.family, $.require)),
         "}",
       ),
     stage: ($) =>
       seq(
-        field("stage", choice("normalize", "split", "model", "process", "decode", "truncate", "pad", "round")),
+        field("stage", choice("normalize", "split", "model", "process", "decode", "truncate", "pad", "round", "inject")),
         field("name", $.identifier),
         optional(field("arguments", $.arguments)),
       ),
@@ -162,6 +162,7 @@ module.exports = grammar({
         optional(seq("=", field("id", $.integer))),
         optional(field("arguments", $.arguments)),
       ),
+    added_tokens: ($) => seq(choice("special", "inject"), field("texts", $.list)),
     files: ($) => seq(choice("from", "train", "measure"), field("path", $.string), optional(field("arguments", $.arguments))),
     family: ($) => seq("family", field("sizes", $.list)),
 

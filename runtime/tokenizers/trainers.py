@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
@@ -33,11 +33,13 @@ _LONGEST_WORD = 4096
 
 @dataclass(frozen=True)
 class Trained:
-    """Tokens from the first id on; ``merges`` by rank, ``scores`` in the order of the tokens."""
+    """Tokens from the first id on; ``merges`` by rank, ``scores`` in the order of the tokens; ``bytes`` are those that stand for
+    one byte, where the stages make bytes of a text."""
 
     tokens: list[str]
     merges: list[tuple[str, str]] | None = None
     scores: list[float] | None = None
+    bytes: frozenset[str] = frozenset()
 
 
 def learn(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> Trained:
@@ -108,16 +110,17 @@ def _trainer(name: str, size: int, given: dict[str, Any], alphabet: Iterable[str
 def _plain(tokenizer: Tokenizer, texts: Iterable[str], size: int, given: dict[str, Any]) -> Trained:
     """BPE without a prefix, and whole words."""
     own = _skeleton(tokenizer)
+    letters: list[str] = []
     if tokenizer.model.name == "wordlevel":
         trainer = _trainer("WordLevelTrainer", size, given)
     else:
         bytes_ = any(part.name == "byte_level" for part in (*tokenizer.normalize, *tokenizer.split))
         suffix = tokenizer.model["suffix"]
         more = {"end_of_word_suffix": suffix} if suffix else {}
-        letters = sorted(package().pre_tokenizers.ByteLevel.alphabet()) if bytes_ else ()
+        letters = sorted(package().pre_tokenizers.ByteLevel.alphabet()) if bytes_ else []
         trainer = _trainer("BpeTrainer", size, given, letters, **more)
     own.train_from_iterator(texts, trainer)
-    return _found(own)
+    return replace(_found(own), bytes=frozenset(letters))
 
 
 def _found(own: Any) -> Trained:

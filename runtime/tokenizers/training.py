@@ -96,6 +96,12 @@ def _laid_out(tokenizer: Tokenizer, trained: Trained, wanted: int, inside: list[
             "E1010", f"the corpus gives {len(numbers)} tokens, and {wanted} are declared", tokenizer.model.span,
             help=f"train on more text, or declare `vocab={len(numbers)}`",
         )  # fmt: skip
+    if trained.bytes and not trained.bytes <= numbers.keys():
+        raise Diagnostic(
+            "E1005", f"{wanted} tokens are fewer than the {len(trained.bytes)} bytes and {len(inside)} special tokens",
+            tokenizer.model.span,
+            help=f"every byte is a token of its own: declare a `vocab` above {len(trained.bytes) + len(inside)}",
+        )  # fmt: skip
     added = _added(tokenizer, numbers, wanted)
     known = {**numbers, **{token.text: token.id for token in added if token.id is not None}}
     if tokenizer.round is not None:
@@ -158,9 +164,19 @@ def _added(tokenizer: Tokenizer, numbers: dict[str, int], wanted: int) -> tuple[
 
 def _filled(part: Part, added: tuple[Added, ...], known: dict[str, int]) -> tuple[Added, ...]:
     """Fill ``known`` up to a round number, by runs of the texts of ``fill``, which are found in texts, or by tokens that are never
-    made; the added tokens, with such runs."""
+    made; the added tokens, with such runs. Raises E1005 where there are more tokens."""
     size = max(known.values()) + 1
-    goal = 1 << (size - 1).bit_length() if part.name == "pow2" else -(-size // part["of"]) * part["of"]
+    if part.name == "pow2":
+        goal = 1 << (size - 1).bit_length()
+    elif part.name == "multiple":
+        goal = -(-size // part["of"]) * part["of"]
+    else:
+        goal = part["of"]
+    if goal < size:
+        raise Diagnostic(
+            "E1005", f"the vocabulary has {size} tokens, which is more than {goal}", part.span,
+            help=f"train fewer by at least {size - goal}, or write `round pow2`",
+        )  # fmt: skip
     taken = set(known.values())
     free = [number for number in range(goal) if number not in taken]
     runs = (text * length for length in count(2) for text in part["fill"])

@@ -20,11 +20,18 @@ _MARKUP = re.compile(rb"^[.'].*$|\\f(?:\[[^\]]*\]|\(..|.)|\\[&/,^|]", re.M)
 
 @cache
 def corpus(kind: str, held_back: bool = False, most: int = 1 << 20) -> np.ndarray:
-    """The bytes ``u8[n]`` of a kind of text: ``python``, ``c``, ``german``, ``french``, ``elf`` or ``numbers``.
+    """The bytes ``u8[n]`` of a kind of text: ``python``, ``c``, ``english``, ``german``, ``french``, ``elf`` or ``numbers``.
 
     A test that asks for one that is not here is skipped.
     """
-    text = b"".join(_SOURCES[kind]())[:most]
+    found = 0
+    parts = []
+    for part in _SOURCES[kind]():
+        parts.append(part)
+        found += len(part)
+        if found >= most:
+            break
+    text = b"".join(parts)[:most]
     if len(text) < 16 * PIECE:
         pytest.skip(f"no text of the kind `{kind}` on this machine")
     pieces = [text[i : i + PIECE] for i in range(0, len(text) - PIECE, PIECE)]
@@ -53,6 +60,7 @@ def _numbers() -> Iterator[bytes]:
 _SOURCES: dict[str, Callable[[], Iterator[bytes]]] = {
     "python": lambda: _files(sysconfig.get_path("stdlib"), "*.py"),
     "c": lambda: _files(sysconfig.get_path("include"), "**/*.h"),
+    "english": lambda: _pages(""),
     "german": lambda: _pages("de"),
     "french": lambda: _pages("fr"),
     "elf": lambda: _files(Path(np.__file__).parent, "**/*.so"),

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean, several
 from ....ir.dims.dim import Dim
+from ....ir.notation import show_value
 from ....ir.tokenizer import Added, Gate, Part, TableFile, Tokenizer, Training
-from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, METRICS, REPEATED, STAGES, TRAIN, part, shown, values
+from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, METRICS, REPEATED, SERIES, STAGES, TRAIN, part, shown, values
 from ....runtime.tokenizers.engine import check_hash, folder_of
 from ....runtime.tokenizers.files import open_tables, read_json
 from ....runtime.tokenizers.ranks import SUFFIX, ranked
 from ..syntax import ast
-from .library import Declared
+from .library import LOCAL, Declared
 from .options import options, places
 
 if TYPE_CHECKING:
     from .elaborate import Elaborator
+
+
+_LONGEST_SERIES = 100_000
 
 
 def elaborate_tokenizer(elaborator: Elaborator, declared: Declared, *, tables: bool = True) -> Tokenizer:
@@ -45,6 +49,8 @@ class _Declaration:
         self.stages: dict[str, list[Part]] = {stage: [] for stage in STAGES}
         self.seen: dict[str, Span | None] = {}
         self.added: list[Added] = []
+        self.texts: dict[str, Added] = {}
+        self.ids: dict[int, Added] = {}
         self.family: tuple[int, ...] = ()
         self.source: TableFile | None = None
         self.training: Training | None = None
@@ -84,8 +90,10 @@ class _Declaration:
         self._check_family(written)
         return written
 
-    def _clause(self, clause: ast.StagePart | ast.StageToken | ast.StageFiles | ast.StageSizes | ast.RequireStmt) -> None:
-        if isinstance(clause, ast.StagePart):
+    def _clause(self, clause: ast.StagePart | ast.StageToken | ast.StageFiles | ast.StageList | ast.RequireStmt) -> None:
+        if isinstance(clause, ast.StagePart) and clause.stage == "inject":
+            self._series(clause)
+        elif isinstance(clause, ast.StagePart):
             if clause.stage not in REPEATED:
                 self._once(clause.stage, clause.span)
             self._part(clause)
@@ -94,7 +102,9 @@ class _Declaration:
         elif isinstance(clause, ast.StageFiles):
             self._once(clause.word, clause.span)
             self._files(clause)
-        elif isinstance(clause, ast.StageSizes):
+        elif isinstance(clause, ast.StageList) and clause.word != "family":
+            self._listed(clause)
+        elif isinstance(clause, ast.StageList):
             self._once("family", clause.span)
             self.family = self._family(clause)
         else:
@@ -118,27 +128,61 @@ class _Declaration:
         self.stages[clause.stage].append(made)
 
     def _token(self, clause: ast.StageToken) -> None:
-        special = clause.word == "special"
         found = values(ADDED, f"{clause.word} {clause.text!r}", self._options(clause.args), clause.span, places(clause.args))
-        flags = dict(found)
-        flags["normalized"] = not special if flags["normalized"] is None else flags["normalized"]
-        if not clause.text:
-            raise Diagnostic("E1005", "a token is no empty text", clause.span)
-        for other in self.added:
-            if other.text == clause.text or (other.id is not None and other.id == clause.id):
-                what = f"`{clause.text}`" if other.text == clause.text else f"the id {clause.id}"
-                raise Diagnostic(
-                    "E1005", f"{what} is declared twice", clause.span, notes=[Note("the first one is here", other.span)],
-                    help="each token has one id, and each id one token",
-                )  # fmt: skip
-        self.added.append(Added(clause.text, clause.id, special, span=clause.span, **flags))
+        self._add(clause.word, clause.text, clause.span, clause.id, **dict(found))
 
-    def _family(self, clause: ast.StageSizes) -> tuple[int, ...]:
-        sizes = [self.elaborator.static(self.unit, size, {}) for size in clause.sizes]
-        wrong = next((s for s, size in zip(clause.sizes, sizes, strict=True) if type(size) is not int or size < 1), None)
+    def _listed(self, clause: ast.StageList) -> None:
+        """Tokens of a list; a constant in it may be a list itself."""
+        for expr in clause.items:
+            value = self.elaborator.static(self.unit, expr, {})
+            for text in value if isinstance(value, tuple) else (value,):
+                if not isinstance(text, str):
+                    raise Diagnostic("E1005", f"a token is a text, and this is {show_value(text)}", expr.span)
+                self._add(clause.word, text, expr.span)
+
+    def _series(self, clause: ast.StagePart) -> None:
+        """Numbers, or runs of a text. Raises E1001 for another word, E1005 where there are none of them, or too many."""
+        if clause.name not in SERIES:
+            raise Diagnostic(
+                "E1001", f"there is no `inject {clause.name}`", clause.span,
+                help=did_you_mean(clause.name, SERIES)
+                or f"write a list in brackets, `inject [{clause.name}]`, or one of {', '.join(SERIES)}",
+            )  # fmt: skip
+        series = part("inject", clause.name, self._options(clause.args), clause.span, places(clause.args))
+        first, last = series["first"], series["last"]
+        if not first <= last < first + _LONGEST_SERIES:
+            raise Diagnostic(
+                "E1005", f"`inject {shown('inject', series)}` is no series of one to {_LONGEST_SERIES:,} tokens", clause.span,
+                help="write the smaller one first",
+            )  # fmt: skip
+        for number in range(first, last + 1):
+            self._add("inject", str(number) if series.name == "numbers" else series["text"] * number, clause.span)
+
+    def _add(
+        self, word: str, text: str, span: Span | None, id: int | None = None, *, normalized: bool | None = None, **flags: bool
+    ) -> None:
+        """Declare a token. Raises E1005 for an empty one, and for a text or an id that another one has."""
+        if not text:
+            raise Diagnostic("E1005", "a token is no empty text", span)
+        twin = self.texts.get(text) or (None if id is None else self.ids.get(id))
+        if twin is not None:
+            raise Diagnostic(
+                "E1005", f"{f'`{text}`' if twin.text == text else f'the id {id}'} is declared twice", span,
+                notes=[Note("the first one is here", twin.span)], help="each token has one id, and each id one token",
+            )  # fmt: skip
+        special = word == "special"
+        made = Added(text, id, special, normalized=not special if normalized is None else normalized, span=span, **flags)
+        self.added.append(made)
+        self.texts[text] = made
+        if id is not None:
+            self.ids[id] = made
+
+    def _family(self, clause: ast.StageList) -> tuple[int, ...]:
+        sizes = [self.elaborator.static(self.unit, size, {}) for size in clause.items]
+        wrong = next((s for s, size in zip(clause.items, sizes, strict=True) if type(size) is not int or size < 1), None)
         if wrong is not None:
             raise Diagnostic("E1005", "the members of a family are sizes of vocabularies", wrong.span)
-        for expr, size, before in zip(clause.sizes[1:], sizes[1:], sizes, strict=False):
+        for expr, size, before in zip(clause.items[1:], sizes[1:], sizes, strict=False):
             if size <= before:
                 raise Diagnostic(
                     "E1005", f"the family is not nested: {size} stands behind {before}", expr.span,
@@ -198,6 +242,9 @@ class _Declaration:
     def _path(self, clause: ast.StageFiles) -> str:
         """The path of a clause. Raises E0005 where it leaves the project."""
         root = self.unit.root
+        if root is None and self.unit.module != LOCAL:
+            # What is shipped lies in a folder of its own.
+            root = Path(self.unit.path).parent
         if root is None:
             raise Diagnostic("E0005", f'only files of a project can name files: `"{clause.path}"`', clause.span)
         target = Path(self.unit.path).resolve().parent / clause.path

@@ -200,8 +200,8 @@ class _Formatter(StatementFormatter):
         end = end_of(node.span)
         if isinstance(node, ast.RequireStmt):
             self.statement(node)
-        elif isinstance(node, ast.StageSizes):
-            self._line(["family ", self.listed("[", node.sizes, self.expr, "]", end)], end)
+        elif isinstance(node, ast.StageList):
+            self._line([f"{node.word} ", self.listed("[", node.items, self.expr, "]", end)], end)
         else:
             args = self.listed("(", node.args, self.arg, ")", end) if node.args else ""
             if isinstance(node, ast.StagePart):

@@ -30,7 +30,7 @@ def tokenizer_declaration(tokenizer: Tokenizer) -> ast.Tokenizer:
         parts = found if stage in REPEATED else () if found is None else (found,)
         stages += [ast.StagePart(stage, p.name, _args(STAGES[stage][p.name].options, p.options)) for p in parts]
     if tokenizer.family:
-        stages.append(ast.StageSizes([literal(size) for size in tokenizer.family]))
+        stages.append(ast.StageList("family", [literal(size) for size in tokenizer.family]))
     if tokenizer.training is not None:
         training = tokenizer.training
         stages.append(ast.StageFiles("train", training.corpus, _args(TRAIN.options, training.options)))

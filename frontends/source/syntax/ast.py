@@ -306,10 +306,11 @@ class StageFiles(Node):
 
 
 @dataclass(slots=True)
-class StageSizes(Node):
-    """``family [4096, 8192]``."""
+class StageList(Node):
+    """``family [4096, 8192]``, ``inject ["<td>", "</td>"]``."""
 
-    sizes: list[Expr]
+    word: str
+    items: list[Expr]
 
 
 @dataclass(slots=True)
@@ -317,7 +318,7 @@ class Tokenizer(Node):
     """``tokenizer minilm { normalize bert … from "tokenizer.json" }``."""
 
     name: str
-    stages: list[StagePart | StageToken | StageFiles | StageSizes | RequireStmt]
+    stages: list[StagePart | StageToken | StageFiles | StageList | RequireStmt]
     doc: str | None = None
     name_span: Span | None = field(default=None, compare=False, repr=False)
 

@@ -10,7 +10,7 @@ from .expressions import unescape
 from .members import ProgramBuilder
 
 # What each word is followed by.
-_PARTS = ("normalize", "split", "model", "process", "decode", "truncate", "pad", "round")
+_PARTS = ("normalize", "split", "model", "process", "decode", "truncate", "pad", "round", "inject")
 _FORMS = {word: f"write `{word} {example}`" for word, example in {
     "normalize": "bert(lowercase=true)", "split": "bert", "model": "bpe(vocab=8192)",
     "process": 'template(single=["[CLS]", "$A"], pair=["[CLS]", "$A", "$B:1"])', "decode": "wordpiece",
@@ -45,9 +45,9 @@ class TokenizerBuilder(ProgramBuilder):
         number = int(rest[1]) if numbered else None
         return self.checked(i, j, ast.StageToken(word, unescape(text), number, args, span=self.span(i, j)))
 
-    def stage_sizes(self, i: int, j: int, word: str, _open: str, sizes: list[ast.Expr], *_close: str) -> ast.StageSizes:
-        self._is_one_of(i, word, ("family",))
-        return self.checked(i, j, ast.StageSizes(sizes, span=self.span(i, j)))
+    def stage_list(self, i: int, j: int, word: str, _open: str, items: list[ast.Expr], *_close: str) -> ast.StageList:
+        self._is_one_of(i, word, ("family", *_TOKENS))
+        return self.checked(i, j, ast.StageList(word, items, span=self.span(i, j)))
 
     def _is_one_of(self, i: int, word: str, words: tuple[str, ...]) -> None:
         """Raise E0131 where ``word`` does not introduce the form that the grammar has recognised."""

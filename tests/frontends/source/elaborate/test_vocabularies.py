@@ -9,6 +9,9 @@ import pytest
 
 import tessera as ts
 from tessera.frontends.source import loads
+from tessera.frontends.source.format.fmt import format_file
+from tessera.frontends.source.format.tokenizers import print_tokenizer
+from tessera.frontends.source.syntax.parser import parse
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.vocabulary import Vocabulary
 
@@ -92,3 +95,18 @@ def test_in_python() -> None:
     assert m.module.graph.inputs[0].vocabulary == Vocabulary(4)
     with pytest.raises(Diagnostic, match=r"E1011.*`ids` holds ids of a vocabulary of 4 tokens"), ts.model("m") as m:
         m.output(ts.std.nn.embedding(m.input("ids", "token[4, B, T]"), vocab=5, dim=8))
+
+
+def test_lists_and_series_are_tokens_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.tess"
+    listed = 'const TAGS = ["<td>", "</td>"]\n\ntokenizer t {\n    special ["[A]", "[B]"]\n    inject [TAGS, "{"]\n'
+    series = '    inject numbers(first=9, last=11)\n    inject runs(text="ab", first=2, last=3)\n    model bpe(vocab=300)\n}\n'
+    path.write_text(listed + series)
+    found = ts.load_tokenizer(path)
+    assert [(t.text, t.special) for t in found.added] == [
+        ("[A]", True), ("[B]", True), ("<td>", False), ("</td>", False), ("{", False), ("9", False), ("10", False), ("11", False),
+        ("abab", False), ("ababab", False),
+    ]  # fmt: skip
+    path.write_text(print_tokenizer(found))
+    assert found.difference(ts.load_tokenizer(path)) is None
+    assert format_file(parse(listed + series, "")) == listed + series
