@@ -42,14 +42,17 @@ def placed(program: Program) -> tuple[Program, dict[str, bytes]]:
     What they were trained on stays behind.
     """
     from ..runtime.tokenizers.engine import tables_of
+    from ..runtime.tokenizers.pieces import SUFFIX as PIECES
+    from ..runtime.tokenizers.pieces import is_pieces
 
     if not program.tokenizers:
         return program, {}
     made, tables = {}, {}
     for name, tokenizer in program.tokenizers.items():
-        place = f"{_FOLDER}/{name}.json"
+        own = tokenizer.source.first if tokenizer.source is not None else ()
+        place = f"{_FOLDER}/{name}{PIECES if is_pieces(tokenizer) else '.json'}"
         tables[place] = tables_of(tokenizer)
-        source = TableFile(place, hashlib.sha256(tables[place]).hexdigest())
+        source = TableFile(place, hashlib.sha256(tables[place]).hexdigest(), own)
         made[name] = replace(tokenizer, source=source, training=None, measured=None, gates=())
     return replace(program, tokenizers=made), tables
 

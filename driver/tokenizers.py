@@ -1,4 +1,4 @@
-"""A tokenizer in whatever form it comes: a declaration, or a ``tokenizer.json``."""
+"""A tokenizer in whatever form it comes: a declaration, a ``tokenizer.json``, or a model of SentencePiece."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..ir.diagnostics import Diagnostic
-from ..ir.tokenizer import TableFile, Tokenizer
+from ..ir.tokenizer import Part, TableFile, Tokenizer
 
 if TYPE_CHECKING:
     from ..runtime.tokenizers.engine import Engine
     from ..runtime.tokenizers.training import Progress
+
+# Files that are a tokenizer by themselves.
+_FILES = (".json", ".model")
 
 
 def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, tables: bool = True) -> Tokenizer:
@@ -21,9 +24,10 @@ def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, t
 
         ts.load_tokenizer("words.tess")
         ts.load_tokenizer("model/tokenizer.json")
+        ts.load_tokenizer("spiece.model")
 
     Args:
-        source: a ``.tess`` file, a ``tokenizer.json``, or a folder that has one.
+        source: a ``.tess`` file, a ``tokenizer.json`` or a folder that has one, or a model of SentencePiece.
         name: which tokenizer, where a ``.tess`` file declares several.
         tables: whether it is compared with the file of its tables; else it is what stands in the declaration.
 
@@ -33,7 +37,7 @@ def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, t
     path = Path(source)
     if os.path.isdir(path):
         path = path / "tokenizer.json"
-    if path.suffix == ".json":
+    if path.suffix in _FILES:
         if name is not None:
             raise Diagnostic("E0011", f"`{path}` is one tokenizer, which has no name: there is nothing to choose")
         return _imported(path)
@@ -44,11 +48,11 @@ def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, t
 
 
 def is_tokenizer(file: str, name: str | None = None) -> bool:
-    """Whether a name on the command line means a tokenizer: a ``tokenizer.json``, or one that a file declares."""
+    """Whether a name on the command line means a tokenizer: a file of tables, or one that a file declares."""
     from ..frontends.source import tokenizers
     from ..specs.catalog import find
 
-    if file.endswith(".json"):
+    if file.endswith(_FILES):
         return True
     if not file.endswith(".tess"):
         return False
@@ -103,10 +107,10 @@ def train_tokenizer(
             "E1010", f"the tokenizer `{tokenizer.name}` names no file that its tables could be written to", tokenizer.span,
             help='name it: `from "tokenizer.json"`',
         )  # fmt: skip
-    if not tokenizer.source.path.endswith(".json"):
+    if not tokenizer.source.path.endswith(_FILES):
         raise Diagnostic(
-            "E1010", f"training writes a tokenizer.json, which `{tokenizer.source.path}` is not", tokenizer.source.span,
-            help='name one: `from "tokenizer.json"`',
+            "E1010", f"training writes a tokenizer.json, or a model of SentencePiece; `{tokenizer.source.path}` is neither",
+            tokenizer.source.span, help='name one: `from "tokenizer.json"`',
         )  # fmt: skip
     target = folder_of(tokenizer) / tokenizer.source.path
     check_writable(target)
@@ -119,12 +123,16 @@ def train_tokenizer(
 
 
 def _imported(path: Path) -> Tokenizer:
-    """The declaration that a ``tokenizer.json`` amounts to, called as its folder is."""
+    """The declaration that a file amounts to, called as its folder is."""
     from ..frontends.onnx.names import identifier
     from ..runtime.tokenizers.files import open_tables, read_json
+    from ..runtime.tokenizers.pieces import read_pieces
 
     data, digest = open_tables(path, str(path))
-    found, _ = read_json(data, str(path))
+    if path.suffix == ".json":
+        found, _ = read_json(data, str(path))
+    else:
+        found = read_pieces(data, Tokenizer("", Part(""), source=TableFile(str(path))))
     stem = path.resolve().parent.name if path.stem == "tokenizer" else path.stem
     name = identifier(stem, "text")
     return replace(found, name=name, source=TableFile(path.name, digest), path=str(path.parent / f"{name}.tess"))

@@ -48,10 +48,15 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """The file that has the tables: its path from the folder of the declaration, and the hash of its bytes."""
+    """The file that has the tables: its path from the folder of the declaration, and the hash of its bytes.
+
+    Args:
+        first: of a model of SentencePiece, the tokens that have the first ids; its other pieces follow.
+    """
 
     path: str
     sha256: str | None = None
+    first: tuple[str, ...] = ()
     span: Span | None = field(default=None, compare=False, repr=False)
 
 

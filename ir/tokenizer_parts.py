@@ -1,4 +1,5 @@
 """Which stages tokenizers have: a row for each, with what a ``tokenizer.json`` calls it, its options and their defaults.
+What has no such name is no stage of one.
 
 The elaborator, the printer, the reader and the writer of ``tokenizer.json`` know no stage by name: they follow this table.
 """
@@ -126,6 +127,10 @@ STAGES: dict[str, dict[str, Row]] = {
         "replace": _REPLACE,
         "prepend": Row("Prepend", "a text in front", (Opt("text", "text", key="prepend"),)),
         "byte_level": Row("ByteLevel", "a printable character for each byte"),
+        "sentencepiece": Row("", "as a model of SentencePiece does it: its rule, white space, a visible character for each space", (
+            Opt("rule", "text", "nmt_nfkc"), Opt("sha256", "text", None, form="table"), _flag("prefix", True),
+            _flag("collapse", True), _flag("escape", True), _flag("suffix", False),
+        )),
     },
     "split": {
         "bert": Row("BertPreTokenizer", "at white space and around punctuation, as BERT does"),
@@ -186,6 +191,9 @@ STAGES: dict[str, dict[str, Row]] = {
         )),
         "fuse": Row("Fuse", "one token of all"),
         "byte_fallback": Row("ByteFallback", "the bytes that tokens such as <0x0A> stand for"),
+        "sentencepiece": Row("", "as a model of SentencePiece does it: spaces, bytes, a text for unknown tokens", (
+            Opt("unknown", "text", " \u2047 "),
+        )),
     },
     "truncate": {
         "longest_first": Row("LongestFirst", "the longer text of a pair loses tokens", _TRUNCATE),
@@ -219,7 +227,7 @@ REPEATED = ("normalize", "split", "process", "decode")
 ADDED = Row("", "a token that is found before the model sees the text", (
     _flag("single_word", False), _flag("lstrip", False), _flag("rstrip", False), _flag("normalized", None),
 ))  # fmt: skip
-FROM = Row("", "the file that has the tables", (Opt("sha256", "text", None),))
+FROM = Row("", "the file that has the tables", (Opt("sha256", "text", None), Opt("first", "texts", ())))
 MEASURE = Row("", "files that `require` is measured on, if others than those of the training")
 TRAIN = Row("", "files that the tables are trained on", (
     Opt("key", "int", 0, least=0), Opt("min_frequency", "int", None, least=0), Opt("longest", "int", None, least=1),

@@ -25,7 +25,7 @@ _SIZE = click.option("--size", type=click.IntRange(min=1), help="The member of i
 def tokenizer() -> None:
     """Train a tokenizer, encode texts, decode ids, compare.
 
-    FILE is a .tess file that declares a tokenizer, a tokenizer.json, or a folder that has one.
+    FILE is a .tess file that declares a tokenizer, a tokenizer.json or a folder that has one, or a model of SentencePiece.
     """
 
 

@@ -19,8 +19,9 @@ CODES = {
         "  right:  normalize bert(lowercase=true)",
     ),
     "E1003": Code(
-        "the file is no tokenizer.json that can be read",
-        "The file of a tokenizer's tables is a `tokenizer.json`, as the package `tokenizers` writes it.\n"
+        "the file has no tables of a tokenizer that can be read",
+        "The file of a tokenizer's tables is a `tokenizer.json`, as the package `tokenizers` writes it, a file of\n"
+        "ranks (`.tiktoken`), or a model of SentencePiece (`.model`).\n"
         "Whatever it says that is not known here is refused, since it would be left out: the message names\n"
         "it.",
     ),

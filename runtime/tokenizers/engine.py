@@ -81,18 +81,33 @@ def open_engine(tokenizer: Tokenizer, size: int | None = None) -> Engine:
         Diagnostic: E1005 where there is no such member; E0001, E1003, E1004 for the file, E1006 where there is none yet, E0015
             without the package that runs it.
     """
-    from .standard import Standard
-
     data = tables_of(tokenizer)
     if size is not None:
         from .family import member
 
-        return Standard(*member(data, tokenizer, size))
+        return engine_of(*member(data, tokenizer, size))
+    return engine_of(data, tokenizer)
+
+
+def engine_of(data: bytes, tokenizer: Tokenizer) -> Engine:
+    """The engine of a declaration whose tables these are. Raises E1003, E0015."""
+    from .pieces import is_pieces
+
+    if is_pieces(tokenizer):
+        from .sentence import Pieces
+
+        return Pieces(data, tokenizer)
+    from .standard import Standard
+
     return Standard(data, tokenizer)
 
 
 def tables_of(tokenizer: Tokenizer) -> bytes:
-    """The ``tokenizer.json`` of a declaration. Raises E0001, E1003, E1004 for the file, E1006 where there is none yet."""
+    """The ``tokenizer.json`` of a declaration, or the model of SentencePiece that it names.
+
+    Raises:
+        Diagnostic: E0001, E1003, E1004 for the file, E1006 where there is none yet.
+    """
     from .files import open_tables
     from .ranks import SUFFIX, ranked
 

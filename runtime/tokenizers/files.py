@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir.diagnostics import Diagnostic, Span
 from ...ir.tokenizer import Added, Part, Tokenizer
-from ...ir.tokenizer_parts import STAGES, Row, part
+from ...ir.tokenizer_parts import STAGES, Row, part, shown
 from .forms import Misread, read_option, write_option
 
 MAX_BYTES = 512 * 2**20
@@ -25,7 +25,7 @@ _TOP = {"version", "truncation", "padding", "added_tokens", "model", *(place for
 _ADDED = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
 # Keys of the model that are its tables.
 _TABLES = ("vocab", "merges")
-_TYPES = {stage: {row.type: name for name, row in rows.items()} for stage, rows in STAGES.items()}
+_TYPES = {stage: {row.type: name for name, row in rows.items() if row.type} for stage, rows in STAGES.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,7 @@ def read_json(data: bytes, shown: str, span: Span | None = None) -> tuple[Tokeni
     try:
         whole = _decoded(data)
     except (ValueError, RecursionError) as error:
-        foreign = "a model of SentencePiece is not read: convert it, as `save_pretrained` of transformers does"
-        raise Diagnostic(
-            "E1003", f"`{shown}` is no JSON: {str(error).splitlines()[0]}", span,
-            help=foreign if shown.endswith(".model") else None,
-        ) from None  # fmt: skip
+        raise Diagnostic("E1003", f"`{shown}` is no JSON: {str(error).splitlines()[0]}", span) from None
     try:
         return _Reader(whole).read()
     except Misread as error:
@@ -266,7 +262,7 @@ def _untagged(model: Mapping[str, Any]) -> str:
 
 
 def write_json(tokenizer: Tokenizer, tables: Tables) -> bytes:
-    """A ``tokenizer.json`` that means the same, with these tables."""
+    """A ``tokenizer.json`` that means the same, with these tables. Raises E1004 for a stage or token that it cannot have."""
     whole: dict[str, Any] = {"version": "1.0"}
     whole["truncation"] = _written("truncate", tokenizer.truncate, tables, "strategy")
     whole["padding"] = _written("pad", tokenizer.pad, tables, "strategy")
@@ -288,6 +284,11 @@ def _written(stage: str, one: Part | None, tables: Tables, kind: str = "type") -
     if one is None:
         return None
     row = STAGES[stage][one.name]
+    if not row.type:
+        raise Diagnostic(
+            "E1004", f"no tokenizer.json has the stage `{stage} {shown(stage, one)}`", one.span,
+            help='it is one of a model of SentencePiece: `from "x.model"`',
+        )  # fmt: skip
     said: dict[str, Any] = {kind: row.type}
     for opt in row.options:
         write_option(opt, one[opt.name], said, tables.tokens, tables.maps)

@@ -141,17 +141,18 @@ def id_of(token: str, tokens: Mapping[str, int]) -> int:
 
 def template_tokens(pieces: tuple[str, ...]) -> list[str]:
     """The tokens that a template puts around texts."""
-    names = [_split(piece)[0] for piece in pieces]
+    names = [split_piece(piece)[0] for piece in pieces]
     return [name.removeprefix("$") for name in names if name not in ("$A", "$B")]
 
 
-def _split(piece: str) -> tuple[str, int]:
+def split_piece(piece: str) -> tuple[str, int]:
+    """The text of a piece of a template, and its segment."""
     typed = _TYPED.fullmatch(piece)
     return (typed[1], int(typed[2])) if typed else (piece, 0)
 
 
 def _piece(text: str) -> dict[str, Any]:
-    name, segment = _split(text)
+    name, segment = split_piece(text)
     if name in ("$A", "$B"):
         return {"Sequence": {"id": name[1:], "type_id": segment}}
     return {"SpecialToken": {"id": name.removeprefix("$"), "type_id": segment}}

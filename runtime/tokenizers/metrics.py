@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic, Note, several
 from ...ir.tokenizer import Tokenizer
+from .engine import engine_of
 from .files import read_json, write_json
+from .pieces import is_pieces, read_pieces
 from .standard import Standard
 from .training import Progress, corpus_files, texts_of
 
@@ -64,7 +66,7 @@ def measured(
     """The metrics of a declaration on the files that it names, line by line, and an E1009 for each that is not as required.
 
     Args:
-        data: its ``tokenizer.json``.
+        data: the file of its tables.
 
     Raises:
         Diagnostic: E1010 where it names no files, or they are none; E1007 for one that is not UTF-8.
@@ -95,6 +97,8 @@ def lines_of(files: Iterable[Path], progress: Progress | None = None) -> Iterato
 
 def whole(data: bytes, tokenizer: Tokenizer) -> Engine:
     """The engine of a tokenizer that cuts no text short."""
+    if is_pieces(tokenizer):
+        return engine_of(data, replace(read_pieces(data, tokenizer), truncate=None, pad=None))
     found, tables = read_json(data, tokenizer.name, tokenizer.span)
     return Standard(write_json(replace(found, truncate=None, pad=None), tables), replace(tokenizer, truncate=None, pad=None))
 

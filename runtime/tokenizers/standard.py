@@ -79,13 +79,7 @@ class Standard:
             ) from None  # fmt: skip
 
     def decode(self, rows: Sequence[Sequence[int]], *, special: bool = False) -> list[bytes]:
-        size = self.size
-        for place, row in enumerate(rows):
-            wrong = next((number for number in row if not 0 <= number < size), None)
-            if wrong is not None:
-                raise Diagnostic(
-                    "E1008", f"row {place} has {wrong}, but the ids of `{self.declared.name}` are 0 to {size - 1}"
-                )
+        check_ids(rows, self.size, self.declared.name)
         ids = [[int(number) for number in row] for row in rows]
         return [text.encode() for text in self.own.decode_batch(ids, skip_special_tokens=not special)]
 
@@ -142,6 +136,14 @@ def text_of(row: Row, place: int) -> str:
             "E1007", f"text {place} is not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start}",
             help="a tokenizer of bytes takes any; text in another encoding is decoded first",
         ) from None  # fmt: skip
+
+
+def check_ids(rows: Sequence[Sequence[int]], size: int, name: str) -> None:
+    """Raises E1008 for a number that is none of so many ids."""
+    for place, row in enumerate(rows):
+        wrong = next((number for number in row if not 0 <= number < size), None)
+        if wrong is not None:
+            raise Diagnostic("E1008", f"row {place} has {wrong}, but the ids of `{name}` are 0 to {size - 1}")
 
 
 def first_line(error: Exception) -> str:

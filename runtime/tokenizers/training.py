@@ -13,6 +13,8 @@ from ...ir.diagnostics import Diagnostic, Span
 from ...ir.tokenizer import Added, Part, Tokenizer
 from .engine import folder_of
 from .files import Tables, write_json
+from .pieces import is_pieces
+from .pieces_training import train_pieces
 from .trainers import Trained, learn
 
 Progress = Callable[[str, int | None, int | None], None]
@@ -57,7 +59,7 @@ def texts_of(files: Iterable[Path], progress: Progress | None = None) -> Iterato
 
 
 def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
-    """The ``tokenizer.json`` of a declaration, trained on its corpus. The same declaration and corpus give the same bytes.
+    """The file that a declaration names, trained on its corpus. The same declaration and corpus give the same bytes.
 
     Raises:
         Diagnostic: E1010 where there is nothing to train on, or too little of it; E1005 where ids do not fit; E1002.
@@ -75,6 +77,8 @@ def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
             help=f"write `model {tokenizer.model.name}(vocab=8192)`",
         )  # fmt: skip
     texts = texts_of(corpus_files(tokenizer, training.corpus, training.span), progress)
+    if is_pieces(tokenizer):
+        return train_pieces(tokenizer, texts, wanted)
     special = [token for token in tokenizer.added if token.special]
     inside = [token for token in special if token.id is None or token.id < wanted]
     trained = learn(tokenizer, texts, wanted - len(inside))

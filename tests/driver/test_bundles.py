@@ -75,6 +75,28 @@ def test_it_gives_what_its_parts_give(project: Path, tmp_path: Path, target: str
     assert artifact.module == opened.program
 
 
+def test_a_model_of_sentencepiece_goes_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    shutil.copy(WORDS.with_name("letters.model"), tmp_path / "letters.model")
+    spec = tmp_path / "embed.tess"
+    source = 'from "letters.model" (first=["<pad>", "<s>"]) process template(single=["<s>", "$A"], pair=["$A", "$B"])'
+    spec.write_text("""
+tokenizer t { SOURCE }
+
+model same(ids: token[t, B, T]) -> i64[B, T] {
+    return ids + 0
+}
+
+pipeline embed(texts: text[B]) -> i64[B, T] {
+    return same(t(texts).ids)
+}
+""".replace("SOURCE", source))
+    ts.compile(ts.load(spec), target="onnx", output=tmp_path / "embed.zip")
+    (tmp_path / "letters.model").unlink()
+    found: Any = ts.open(tmp_path / "embed.zip")
+    assert found(texts=["ab a", ""])["output"].tolist() == [[1, 7, 4, 5], [1, 0, 0, 0]]
+
+
 def test_equal_programs_are_equal_archives(project: Path, tmp_path: Path) -> None:
     ts.compile(ts.load(project / "embed.tess"), target="onnx", output=tmp_path / "embed.zip", verify=False)
     assert (tmp_path / "embed.zip").read_bytes() == (project / "embed.zip").read_bytes()

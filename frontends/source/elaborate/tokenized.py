@@ -10,6 +10,7 @@ from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.dims.dim import dim_min
 from ....runtime.tokenizers.automaton import automaton
 from ....runtime.tokenizers.engine import folder_of, tables_of
+from ....runtime.tokenizers.pieces import NAME, is_pieces
 from .builtin import known
 from .values import DeclValue, Value, describe, is_tensor
 
@@ -46,6 +47,11 @@ def call_tokenizer(
         raise Diagnostic(
             "E0506", f"`{tokenizer.name}` takes texts as bytes, u8[B, N], not {describe(text)}", span,
             help="texts are rows of bytes of one length, and a count says how many of each row are of the text",
+        )  # fmt: skip
+    if is_pieces(tokenizer):
+        raise Diagnostic(
+            "E1012", f"`normalize {NAME}` of `{tokenizer.name}` cannot stand in a model: it does more than change single "
+            "characters", span, help="let its engine make ids of texts, `ts.open_tokenizer`, and give the model ids",
         )  # fmt: skip
     data, source = tables_of(tokenizer), tokenizer.source
     assert source is not None

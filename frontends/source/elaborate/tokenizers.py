@@ -14,6 +14,8 @@ from ....ir.tokenizer import Added, Gate, Part, TableFile, Tokenizer, Training
 from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, METRICS, REPEATED, SERIES, STAGES, TRAIN, part, shown, values
 from ....runtime.tokenizers.engine import check_hash, folder_of
 from ....runtime.tokenizers.files import open_tables, read_json
+from ....runtime.tokenizers.pieces import SUFFIX as PIECES
+from ....runtime.tokenizers.pieces import is_pieces, read_pieces
 from ....runtime.tokenizers.ranks import SUFFIX, ranked
 from ..syntax import ast
 from .library import LOCAL, Declared
@@ -260,7 +262,12 @@ class _Declaration:
         found = values(row, clause.word, self._options(clause.args), clause.span, places(clause.args))
         path = self._path(clause)
         if clause.word == "from":
-            self.source = TableFile(path, dict(found)["sha256"], clause.span)
+            self.source = TableFile(path, **dict(found), span=clause.span)
+            if self.source.first and not path.endswith(PIECES):
+                raise Diagnostic(
+                    "E1002", f"`{path}` says itself which ids its tokens have", places(clause.args)["first"],
+                    help="`first` is of a model of SentencePiece, whose ids a published model may have in another order",
+                )  # fmt: skip
         elif clause.word == "train":
             self.training = Training(path, found, clause.span)
         else:
@@ -276,9 +283,7 @@ class _Declaration:
             return written
         data, digest = open_tables(place, source.path, source.span)
         check_hash(written, digest)
-        if source.path.endswith(SUFFIX):
-            data = ranked(data, written)
-        found, _ = read_json(data, source.path, source.span)
+        found = _said(data, written)
         differences = list(_differences(written, found))
         if differences:
             raise several(differences)
@@ -291,6 +296,17 @@ class _Declaration:
             decode=found.decode, truncate=found.truncate, pad=found.pad, size=found.size,
             source=replace(source, sha256=digest),
         )  # fmt: skip
+
+
+def _said(data: bytes, written: Tokenizer) -> Tokenizer:
+    """What the file of a declaration says, with what is declared where such a file says nothing. Raises E1003, E1004, E1005."""
+    source = written.source
+    assert source is not None
+    if is_pieces(written):
+        return read_pieces(data, written)
+    if source.path.endswith(SUFFIX):
+        data = ranked(data, written)
+    return read_json(data, source.path, source.span)[0]
 
 
 def _differences(written: Tokenizer, found: Tokenizer) -> Iterator[Diagnostic]:

@@ -35,7 +35,7 @@ def tokenizer_declaration(tokenizer: Tokenizer) -> ast.Tokenizer:
         training = tokenizer.training
         stages.append(ast.StageFiles("train", training.corpus, _args(TRAIN.options, training.options)))
     if tokenizer.source is not None:
-        options = [("sha256", tokenizer.source.sha256)]
+        options = [("sha256", tokenizer.source.sha256), ("first", tokenizer.source.first)]
         stages.append(ast.StageFiles("from", tokenizer.source.path, _args(FROM.options, options)))
     if tokenizer.measured is not None:
         stages.append(ast.StageFiles("measure", tokenizer.measured, []))
