@@ -55,6 +55,12 @@ def draft_options(command: F) -> F:
     return command
 
 
+threshold_option = click.option(
+    "--threshold", type=float, metavar="CHANCE",
+    help="Of a program of two models and a router: the large model is asked where the router gives more; 1 for never.",
+)  # fmt: skip
+
+
 def growth_of(draft: str | None, shape: str, budget: int) -> Growth:
     """How drafts grow. Raises E0011 where that is said, and there is none."""
     from ...runtime.generate.speculative.tree import Growth
@@ -80,13 +86,14 @@ def growth_of(draft: str | None, shape: str, budget: int) -> Growth:
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: tokens seldom come twice.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the draws.")
 @draft_options
+@threshold_option
 @click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many prompts at a time.")
 @json_option
 def generate(
     artifact: str, prompts: tuple[str, ...], files: tuple[str, ...], tokenizer: str | None, eos: tuple[str, ...],
     capacity: int | None, threads: int | None, max_tokens: int, stop: tuple[str, ...], temperature: float, top_k: int,
-    top_p: float, min_p: float, repetition_penalty: float, seed: int, draft: str | None, shape: str, budget: int, rows: int,
-    as_json: bool,
+    top_p: float, min_p: float, repetition_penalty: float, seed: int, draft: str | None, shape: str, budget: int,
+    threshold: float | None, rows: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Go on with a prompt, token by token.
 
@@ -107,23 +114,29 @@ def generate(
         generation = Generation(
             decodable(artifact, threads), texts, tokenizer=tokenizer_of(artifact, tokenizer), eos=list(eos) or None, rows=rows,
             capacity=capacity, max_tokens=max_tokens, stop=stop, sampling=sampling,
-            draft=(decodable(draft, threads), growth) if draft is not None else None,
+            draft=(decodable(draft, threads), growth) if draft is not None else None, threshold=threshold,
         )  # fmt: skip
     start = time.perf_counter()
     first = _show(generation, len(texts), silent=as_json) - start
     seconds = time.perf_counter() - start
     made = sum(len(ticket.tokens) for ticket in generation.tickets)
     if as_json:
+        counted = ["asked"] if threshold is not None else ["passes"] if draft is not None else []
         completions = [
             {"prompt_tokens": len(c.prompt), "tokens": c.tokens, "text": c.text, "finish": c.finish}
+            | {name: getattr(c, name) for name in counted}
             for c in generation.completions()
         ]
         times = {"seconds": round(seconds, 4), "first_token_seconds": round(first, 4)}
         print_json({"completions": completions, "tokens": made, **times, "tokens_per_second": round(made / seconds, 2)})
     else:
-        passes = sum(ticket.passes for ticket in generation.tickets)
-        drafted = f"; {(made - len(texts)) / max(passes, 1):.2f} a pass of the model" if draft is not None else ""
-        click.echo(f"{made} tokens, {made / seconds:.1f} tokens/s; the first after {first * 1e3:.0f} ms{drafted}", err=True)
+        further = ""
+        if draft is not None:
+            passes = sum(ticket.passes for ticket in generation.tickets)
+            further = f"; {(made - len(texts)) / max(passes, 1):.2f} a pass of the model"
+        elif threshold is not None:
+            further = f"; the large model chose {sum(ticket.asked for ticket in generation.tickets)}"
+        click.echo(f"{made} tokens, {made / seconds:.1f} tokens/s; the first after {first * 1e3:.0f} ms{further}", err=True)
 
 
 def tokenizer_of(artifact: str, given: str | None) -> str:

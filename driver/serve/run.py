@@ -15,10 +15,9 @@ import uvicorn
 
 from ...ir.diagnostics import Diagnostic
 from ...runtime.generate.decoder import Decoder
-from ...runtime.generate.engine import Engine
-from ...runtime.generate.speculative.engine import SpeculativeEngine
 from ...runtime.generate.speculative.tree import Growth
 from ...runtime.generate.tokenizer import Vocabulary
+from ...runtime.generate.ways import engine
 from ..generating import decodable
 from .app import Service
 from .asked import Reader, Refused
@@ -31,7 +30,7 @@ GRACE = 10
 def service(
     artifact: str | os.PathLike[str], *, tokenizer: str, name: str, eos: list[str] | None = None, rows: int = 4, queue: int = 64,
     capacity: int = 2048, threads: int | None = None, template: str | None = None, chunk: int | None = None,
-    draft: str | os.PathLike[str] | None = None, growth: Growth | None = None,
+    draft: str | os.PathLike[str] | None = None, growth: Growth | None = None, threshold: float | None = None,
 ) -> Service:  # fmt: skip
     """What answers requests for an artifact.
 
@@ -47,6 +46,7 @@ def service(
         template: a Jinja template of conversations, as text.
         chunk: how many tokens of prompts are read between two steps at most; None for whole prompts.
         draft: a smaller program that proposes tokens; ``growth`` says how.
+        threshold: of a program with a larger model and a router, above which chance that model is asked.
 
     Raises:
         Diagnostic: E095x for what does not fit together.
@@ -54,16 +54,12 @@ def service(
     decoder = Decoder(decodable(artifact, threads))
     vocabulary = Vocabulary(tokenizer, decoder.vocab, eos)
     held = min(capacity, decoder.fixed or capacity)
-    if draft is not None:
-        proposing = Decoder(decodable(draft, threads))
-        engine: Engine = SpeculativeEngine(
-            decoder, proposing, growth or Growth(), held, vocabulary.decode, vocabulary.size, chunk=chunk
-        )
-    else:
-        several = decoder.decode.batch.value or rows
-        engine = Engine(decoder, several, held, vocabulary.decode, vocabulary.size, chunk=chunk)
-    reader = Reader(name, vocabulary, rows + queue, engine.room, _template(template, vocabulary))
-    return Service(reader, Worker(engine, rows + queue))
+    proposing = (Decoder(decodable(draft, threads)), growth or Growth()) if draft is not None else None
+    computing = engine(
+        decoder, rows, held, vocabulary.decode, vocabulary.size, chunk=chunk, draft=proposing, threshold=threshold
+    )  # fmt: skip
+    reader = Reader(name, vocabulary, rows + queue, computing.room, _template(template, vocabulary))
+    return Service(reader, Worker(computing, rows + queue))
 
 
 def _template(text: str | None, vocabulary: Vocabulary) -> Callable[[list[dict[str, Any]]], str] | None:

@@ -24,7 +24,7 @@ class RoutedEngine(Engine):
     Args:
         decoder: the program.
         threshold: the large model is asked where the router gives more; 0 asks it always, 1 never.
-        rows, capacity, text, known: as for any engine.
+        rows, capacity, text, known, chunk: as for any engine.
 
     Raises:
         Diagnostic: E0957 for a program without these entry points, models of unequal vocabularies, or an odd threshold.
@@ -32,10 +32,10 @@ class RoutedEngine(Engine):
 
     def __init__(
         self, decoder: Decoder, threshold: float, rows: int, capacity: int | None,
-        text: Callable[[list[int]], str] | None = None, known: int | None = None,
+        text: Callable[[list[int]], str] | None = None, known: int | None = None, chunk: int | None = None,
     ) -> None:  # fmt: skip
         _check(decoder, threshold)
-        super().__init__(decoder, rows, capacity, text, known)
+        super().__init__(decoder, rows, capacity, text, known, chunk=chunk)
         self._threshold = threshold
         self._large = self._rows.session["large"]
         states = [port.name for port in decoder.program.runners["large"].ports.ports if port.role == "state"]

@@ -14,12 +14,11 @@ from ...ir.diagnostics import Diagnostic
 from ..program import ProgramRunner
 from ..states import named
 from .decoder import Decoder
-from .engine import Engine, Event, Mask, Request, Ticket
-from .routed import RoutedEngine
+from .engine import Event, Mask, Request, Ticket
 from .sampling import Sampling, is_count
-from .speculative.engine import SpeculativeEngine
 from .speculative.tree import Growth
 from .tokenizer import Vocabulary
+from .ways import engine
 
 
 @dataclass(frozen=True)
@@ -104,17 +103,10 @@ class Generation:
             capacity = min(capacity, decoder.fixed or capacity)
         text: Callable[[list[int]], str] | None = vocabulary.decode if vocabulary is not None else None
         known = vocabulary.size if vocabulary is not None else None
-        if threshold is not None and (draft is not None or width is not None):
-            other = "a draft" if draft is not None else "`deterministic_rows`"
-            raise Diagnostic("E0957", f"a threshold of a router and {other} exclude each other")
-        if draft is not None:
-            self._engine: Engine = SpeculativeEngine(decoder, Decoder(draft[0]), draft[1], capacity, text, known, width)
-        else:
-            wanted = decoder.decode.batch.value or max(min(rows, len(self.ids)), 1)
-            if threshold is None:
-                self._engine = Engine(decoder, wanted, capacity, text, known, width)
-            else:
-                self._engine = RoutedEngine(decoder, threshold, wanted, capacity, text, known)
+        self._engine = engine(
+            decoder, max(min(rows, len(self.ids)), 1), capacity, text, known, width=width,
+            draft=(Decoder(draft[0]), draft[1]) if draft is not None else None, threshold=threshold,
+        )  # fmt: skip
         for request in requests:
             self._engine.check(request)
         self.tickets = [self._engine.submit(request) for request in requests]

@@ -47,12 +47,16 @@ def models() -> dict[str, np.ndarray]:
     }
 
 
+def known(seed: int = 0, trained: bool = False) -> dict[str, np.ndarray]:
+    """The weights of both models and of a router that has learned or not."""
+    router = load_file(DATA / "r2r_router.safetensors") if trained else drawn(seed)
+    return {**models(), **{f"router.{name}": value.astype(np.float32) for name, value in router.items()}}
+
+
 @cache
 def pair(target: str, seed: int = 0, trained: bool = False) -> Any:
-    """Both models, with a router that has learned or not."""
-    router = load_file(DATA / "r2r_router.safetensors") if trained else drawn(seed)
-    weights = {**models(), **{f"router.{name}": value.astype(np.float32) for name, value in router.items()}}
-    return ts.compile(ts.load("r2r"), target=target, weights=weights, verify=False).program
+    """Both models and a router, ready to run."""
+    return ts.compile(ts.load("r2r"), target=target, weights=known(seed, trained), verify=False).program
 
 
 def prompts(part: int, count: int, seed: int = 0) -> list[list[int]]:

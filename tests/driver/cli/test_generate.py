@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tessera as ts
 
-from ...runtime.generate.support import greedy, said, weights, words
+from ...runtime.generate.support import TARGETS, greedy, said, weights, words
+from ...seeds.routing import known
 from .conftest import Cli
 
 
@@ -59,6 +61,26 @@ def test_a_draft_proposes_and_the_model_decides(cli: Cli, chat: Path) -> None:
     assert found.err.rstrip().endswith(" a pass of the model")
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_router_asks_the_large_model(cli: Cli, tmp_path: Path, target: str) -> None:
+    """What Python gives, and more or less of it with the threshold."""
+    ts.compile(ts.load("r2r"), target=target, weights=known(trained=True), verify=False).save(tmp_path / "made")
+    words(tmp_path / "made")
+    options = ("generate", tmp_path / "made", "--prompt", "w5 w9 w33", "--prompt", "w7", "-n", 24)
+    asked = []
+    for value in (0.0, 0.2, 1.0):
+        found = json.loads(cli(*options, "--threshold", value, "--json").out)["completions"]
+        asked.append(sum(c["asked"] for c in found))
+    assert 48 == asked[0] > asked[1] > asked[2] == 0
+    expected: Any = ts.generate(
+        tmp_path / "made", ["w5 w9 w33", "w7"], tokenizer=tmp_path / "made", max_tokens=24, threshold=0.2
+    )
+    found = cli(*options, "--threshold", 0.2)
+    assert found.out == "\n\n".join(c.text for c in expected) + "\n"
+    assert found.err.rstrip().endswith(f"; the large model chose {asked[1]}")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
@@ -71,6 +93,9 @@ def test_a_draft_proposes_and_the_model_decides(cli: Cli, chat: Path) -> None:
         (["--prompt-file", "none.txt"], "E0001", "there is no file `none.txt`"),
         (["--prompt", "w5", "--shape", "chain"], "E0011", "`--shape` is of drafts, and there is none"),
         (["--prompt", "w5", "--budget", "2"], "E0011", "`--budget` is of drafts, and there is none"),
+        (["--prompt", "w5", "--threshold", "1.5"], "E0957", "the threshold is 1.5, and must be from 0"),
+        (["--prompt", "w5", "--threshold", "0.5"], "E0957", "has no entry point `large`"),
+        (["--prompt", "w5", "--threshold", "nan"], "E0957", "the threshold is nan, and must be from 0"),
     ],
 )
 def test_what_does_not_fit(cli: Cli, chat: Path, options: list[str], code: str, says: str) -> None:
@@ -91,6 +116,11 @@ def test_a_decoder_that_a_pass_makes_is_written_again(
         assert (made.code, "wrote llama_lm (" in made.out) == (0, True), made.err
     found = cli("generate", "llama_lm", "--tokenizer", chat, "--prompt", "w5 w9", "-n", 4, "--json")
     assert len(json.loads(found.out)["completions"][0]["tokens"]) <= 4
+
+
+def test_a_draft_excludes_other_ways(cli: Cli, chat: Path) -> None:
+    found = cli("generate", chat, "--prompt", "w5", "--threshold", 0.5, "--draft", chat)
+    assert "error[E0957]: a threshold of a router and a draft exclude each other" in found.err
 
 
 def test_other_artifacts(cli: Cli, chat: Path, tmp_path: Path) -> None:

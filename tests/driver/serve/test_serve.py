@@ -21,7 +21,8 @@ from tessera.driver.serve.run import service
 from tessera.driver.serve.worker import Busy
 from tessera.runtime.generate.engine import Request
 
-from ...runtime.generate.support import greedy, said, scores, weights
+from ...runtime.generate.support import greedy, said, scores, weights, words
+from ...seeds.routing import known
 from .support import Served, chat, serving, soon
 
 TEMPLATE = """\
@@ -160,6 +161,26 @@ def test_with_a_draft_the_answers_are_the_same(folder: Path, tmp_path: Path, opt
         assert found.complaints() == ""
 
 
+@pytest.mark.extended
+def test_two_models_and_a_router_answer_what_python_gives(tmp_path: Path) -> None:
+    """Prompts side by side, read in chunks."""
+    made = tmp_path / "chat"
+    ts.compile(ts.load("r2r"), target="onnx", weights=known(trained=True), verify=False).save(made)
+    words(made)
+    prompts = [[5, 9, 33, 7], [7], [8, 4, 6, 9, 11]]
+    expected: Any = ts.generate(made, prompts, tokenizer=made, max_tokens=16, threshold=0.2)
+    assert 0 < sum(c.asked for c in expected) < 48
+    with serving(made, "--threshold", "0.2", "--rows", "2", "--capacity", "64", "--threads", "1", "--chunk", "2") as found:
+        client = openai.OpenAI(base_url=f"{found.base}/v1", api_key="none", max_retries=0)
+        asked: Any = {"model": "chat", "max_tokens": 16, "temperature": 0}
+        several = client.completions.create(prompt=prompts, **asked)
+        assert [c.text for c in several.choices] == [c.text for c in expected]
+        parts = client.completions.create(prompt=prompts[2], stream=True, **asked)
+        assert "".join(part.choices[0].text for part in parts) == expected[2].text
+        assert found.stop() == 0
+        assert found.complaints() == ""
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param", "says"),
     [
@@ -279,6 +300,8 @@ def test_a_server_that_cannot_start_says_why(folder: Path, capsys: pytest.Captur
         ([str(folder), "--shape", "dynamic"], "E0011"),
         ([str(folder), "--draft", str(folder), "--rows", "2"], "E0011"),
         ([str(folder), "--draft", str(folder), "--budget", "4096"], "E0954"),
+        ([str(folder), "--threshold", "0.5"], "E0957"),
+        ([str(folder), "--threshold", "0.5", "--draft", str(folder)], "E0957"),
     ):
         assert main(["serve", *options, "--port", "0"]) == 1
         said = capsys.readouterr().err
