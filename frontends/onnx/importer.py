@@ -19,6 +19,7 @@ from .advice import advice
 from .call import Call, where
 from .dims import parse_dim
 from .equal import Unify, choose, solve
+from .groups import grouped
 from .limits import check_numbers
 from .names import Names, outside
 from .order import ordered
@@ -60,6 +61,8 @@ class Importer:
         self.graph = Graph(self.names.fresh(name, "model"))
         # Weights whose axes `affine` wants the other way round.
         self.turned: dict[Weight, Tensor] = {}
+        # Weights as one, by what they were.
+        self.stacks: dict[tuple[Weight, ...], Weight] = {}
         self.composites: dict[str, Composite] = {}
         # Calls of composites whose bodies were found to fit.
         self.checked: set[Any] = set()
@@ -90,7 +93,7 @@ class Importer:
         wanted = [value.name for value in graph.output]
         # What is given back as it came keeps the name of the input.
         called = {v.public: v.name for v in self.graph.inputs}
-        nodes = ordered(graph.node, wanted, set(self.root.names))
+        nodes = grouped(ordered(graph.node, wanted, set(self.root.names)), wanted)
         self._check_ops(nodes)
         self.run(Frame(self.root, iter(nodes), lambda: None))
         for name in wanted:
@@ -302,7 +305,7 @@ class Importer:
         wanted = list(body.output) if is_function else [value.name for value in body.output]
         if not is_function:
             self.local_initializers(body, inner)
-        nodes = ordered(body.node, wanted, set(inner.names))
+        nodes = grouped(ordered(body.node, wanted, set(inner.names)), wanted)
         self._check_ops(nodes)
 
         def finish() -> None:
@@ -316,7 +319,8 @@ class Importer:
             raise Diagnostic("E0762", f"{where(node)}: loops within {self.nesting} loops")
         self.nesting += 1
         self.local_initializers(body, inner)
-        nodes = ordered(body.node, [value.name for value in body.output], set(inner.names))
+        wanted = [value.name for value in body.output]
+        nodes = grouped(ordered(body.node, wanted, set(inner.names)), wanted)
         self._check_ops(nodes)
         self.run(Frame(inner, iter(nodes), lambda: None))
         self.nesting -= 1

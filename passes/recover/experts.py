@@ -22,9 +22,12 @@ from ...ir.recipe import apply
 from ...ir.types import f32
 from ..tidy.dce import remove_dead
 from ..weights.remake import remade
+from .log_weights import raise_log_weights
 from .routers import route
 from .sizes import Drawn, nearest
 
+# What applies experts.
+_APPLY = ("std.moe.experts.gated", "std.moe.experts.plain")
 # How many ops lie between the sum over a token's experts and its products.
 _DEPTH = 24
 
@@ -45,6 +48,8 @@ def raise_experts(module: Module) -> int:
             if routed is not None:
                 expert, weight = routed
             made.append(_write(graph, node, found, expert, weight))
+    known = [n for n in graph.nodes() if n.op.qualified in _APPLY and raise_log_weights(graph, n)]
+    made += known
     if made:
         remove_dead(graph)
     for node in made:
@@ -300,7 +305,12 @@ def _clipped(value: Value) -> tuple[float, Value] | None:
 
 
 def _made(value: Value | None) -> Node | None:
-    node = value.node if value is not None else None
+    """What made a value, before other shapes that come back to its own."""
+    found = value
+    while value is not None and value.node is not None and has(value.node, Trait.RESHAPES):
+        value = value.node.inputs[0]
+        found = value if value is not None and found is not None and value.type == found.type else found
+    node = found.node if found is not None else None
     return node if node is not None and node.op is not None else None
 
 

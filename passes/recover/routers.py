@@ -22,7 +22,7 @@ from ...ir.op import Composite, Trait, has
 from ...ir.types import TensorType
 from .sizes import Drawn
 
-_CHOICE = "std.moe.route.token_choice"
+CHOICE = "std.moe.route.token_choice"
 _MIXER = "std.moe.route.sparse_mixer"
 _AFFINE = "std.nn.affine"
 _SOFTMAX = "std.nn.softmax"
@@ -66,7 +66,7 @@ def route(graph: Graph, expert: Value, weight: Value, experts: int) -> tuple[Val
     builder = Builder(graph).before(last.next)
     builder.span, builder.scope = last.span, last.scope
     more = {} if scale == 1.0 else {"scale": scale}
-    bias = [region.bias] if name == _CHOICE else []
+    bias = [region.bias] if name == CHOICE else []
     routes = builder.multi(composite(name), _flat(builder, region.logits, expert), *bias, **attrs, **more)
     return routes[0], routes[1]
 
@@ -155,7 +155,7 @@ def _options(region: _Region, k: int, experts: int) -> Iterator[tuple[str, dict[
             attrs["renormalize"] = False
         if limit < count:
             attrs |= {"groups": count, "limit": limit, "best": best}
-        yield _CHOICE, attrs
+        yield CHOICE, attrs
     if k == 2:
         for number in _written(region):
             yield _MIXER, {"k": k, "jitter": number / 2}
@@ -189,7 +189,7 @@ def _groups(region: _Region, experts: int) -> list[tuple[int, int, int]]:
 def _computed(name: str, attrs: dict[str, Any], case: _Case) -> tuple[Any, Any]:
     op = composite(name)
     assert isinstance(op, Composite)
-    given = [case.logits] + ([case.bias] if name == _CHOICE else [])
+    given = [case.logits] + ([case.bias] if name == CHOICE else [])
     types = [None if a is None else TensorType.of(_dtype(a), a.shape) for a in given]
     full = dict(attrs)
     op.infer(types, full)

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import tessera as ts
+from tessera.driver.report.routers import experts_of, traced
 from tessera.frontends.source import loads, print_module
 from tessera.frontends.torch import load
 from tessera.ir.graph import Module
@@ -33,7 +34,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], int, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", {"num_experts": 6, "moe_intermediate_size": 24, "head_dim": 8,
                   "norm_topk_prob": True}, 2, {"renormalize": True}),
     "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", {"num_experts": 4}, 2, {"renormalize": False}),
-    "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV2Config", {**LATENT, "n_group": 4, "topk_group": 2,
+    # Of as few experts as groups are chosen from, the best would be in the best groups anyway.
+    "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV2Config", {**LATENT, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3,
                     "topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0}, 1,
                     {"groups": 4, "limit": 2, "best": 1, "scale": 16.0}),
     "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", {**LATENT, "n_group": 4, "topk_group": 2,
@@ -80,6 +82,13 @@ def check(family: str, way: str, tmp_path: Path) -> None:
     for mixture in found:
         # Matrices lie as they are read: nothing is turned when it runs.
         assert all(mixture.node.inputs[index] is param for index, param in mixture.stacked.items())
+    # Experts that the example did not hit are there, and are taken.
+    taps = ts.compile(traced(module), target="torch", weights=imported.weights, passes=[], verify=False)
+    hit, taken = (
+        [set(np.unique(experts_of(i, taps(ids)))) for i in range(count)]
+        for ids in (np.zeros((2, 3), np.int64), np.random.default_rng(40).integers(0, 50, (4, 40)))
+    )
+    assert any(more - before for before, more in zip(hit, taken, strict=True))
     for target in ("torch", "onnx"):
         run = ts.compile(
             imported.module, target=target, weights=imported.weights, passes=["raise_composites"], verify=False
