@@ -44,8 +44,13 @@ def agree(source: Any, run: Any, more: list[str]) -> None:
         np.testing.assert_allclose(own(x)["y"], run(x)["y"], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+QUICK = ("softmax", "swiglu")
+
+
 @pytest.mark.parametrize("contrib", [False, True], ids=["standard", "contrib"])
-@pytest.mark.parametrize(("router", "experts"), CASES)
+@pytest.mark.parametrize(
+    ("router", "experts"), [pytest.param(*c, marks=[] if c == QUICK else [pytest.mark.extended]) for c in CASES]
+)
 def test_our_own_files_come_back(router: str, experts: str, contrib: bool, tmp_path: Path) -> None:
     module = program(ROUTERS[router], EXPERTS[experts])
     weights = {name: t.numpy() for name, t in initialise(module.graph, 1).items()}
