@@ -55,6 +55,8 @@ def load(
     given = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     try:
         program = _export(model, given, dict(kwargs or {}), dynamic_shapes)
+    except Diagnostic:
+        raise
     except Exception as error:  # whatever the model's own code raises while it is traced
         text = str(error).strip()
         raise Diagnostic(
@@ -66,6 +68,10 @@ def load(
     return import_program(
         program, dynamic_shapes=dynamic_shapes, name=identifier(name or title), doc=f"Imported from {title}.", capacity=capacity
     )
+
+
+# What torch.export says where a size is no dimension to it that stands for itself.
+_NO_DIMENSION = ("Constraints violated", "Cannot create Dim with inconsistent min")
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
@@ -82,14 +88,20 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     try:
         return export(_shapes(dynamic_shapes))
     except Exception as error:
-        if "Constraints violated" not in str(error):
+        if not any(said in str(error) for said in _NO_DIMENSION):
             raise
         # A size that the model divides, or pads to a multiple, is no dimension to torch.export unless it may find out itself.
         program = export(_shapes(dynamic_shapes, found_out=True))
         inputs = set(program.graph_signature.user_inputs)
         nodes = [n for n in program.graph.nodes if n.name in inputs and isinstance(n.meta.get("val"), torch.Tensor)]
-        if frozen(dynamic_shapes, {n.name: n.meta["val"].shape for n in nodes}):
-            raise
+        fixed = frozen(dynamic_shapes, {n.name: n.meta["val"].shape for n in nodes})
+        if fixed:
+            raise Diagnostic(
+                "E0781",
+                f"torch.export does not keep all sizes of {type(model).__name__} free: {'; '.join(fixed)}",
+                help="leave these axes out of `dynamic_shapes` to have the model for the example's sizes; they are fixed where its "
+                "code goes through an axis in a loop of Python, or makes a number of a size",
+            ) from error
         return program
 
 

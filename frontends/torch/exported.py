@@ -126,11 +126,11 @@ class _Walk:
                 expression = getattr(getattr(size, "node", None), "expr", None)
                 if expression is not None and expression.is_Symbol:
                     symbols.name(expression, wanted.get((node.name, axis)), axis, node.meta["val"].ndim)
-        found = guards(given)
-        self.importing.notes += symbols.divide(found)
-        self.importing.notes += frozen(self.shapes, {n.name: n.meta["val"].shape for n in given})
+        found, decided = guards(given)
+        self.importing.notes += symbols.divide(found) + frozen(self.shapes, {n.name: n.meta["val"].shape for n in given})
         known = self.importing.known
         known.facts = symbols.facts(self.program.range_constraints)
+        known.decided += symbols.decided(decided)
         for a, b in symbols.equalities(found):
             known.equal(a, b)
         for node, name in zip(given, names, strict=True):
@@ -215,14 +215,15 @@ class _Walk:
         try:
             before = builder.graph._last
             self.env[node] = result = self._call(node)
-        except Unsupported as error:
-            self.refusals.add(f"`{(self.inside or node).target}` ({error})", builder.span)
+        except (Unsupported, Diagnostic) as error:
+            if isinstance(error, Diagnostic) and self.inside is None:
+                error.span = error.span or builder.span
+                error.notes.append(Note(f"while importing `{node.target}`", builder.span))
+                raise
+            # Where torch's rule for an op fixed a size that is free, the op as a whole is refused.
+            self.refusals.add(f"`{(self.inside or node).target}` ({getattr(error, 'message', error)})", builder.span)
             self.env[node] = _MISSING
             return
-        except Diagnostic as error:
-            error.span = error.span or builder.span
-            error.notes.append(Note(f"while importing `{(self.inside or node).target}`", builder.span))
-            raise
         if result is _MISSING:
             return
         if isinstance(result, Value):

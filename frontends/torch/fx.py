@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .apart import writes
+
+_TORCH = Path(torch.__file__).parent
 
 
 def ever_writes(module: torch.fx.GraphModule) -> bool:
@@ -41,7 +44,17 @@ def live_nodes(graph: torch.fx.Graph) -> set[torch.fx.Node]:
     return live
 
 
-def guards(inputs: Iterable[torch.fx.Node]) -> list[Any]:
-    """What torch.export found to hold of the sizes of the inputs."""
+def guards(inputs: Iterable[torch.fx.Node]) -> tuple[list[Any], list[Any]]:
+    """What torch.export found to hold of the sizes of the inputs; and what of that the model's own code decided by.
+
+    The rest is asked by torch's kernels: of strides, of what fits into 32 bits.
+    """
     sizes = [size for node in inputs for size in node.meta["val"].shape if isinstance(size, torch.SymInt)]
-    return [guard.expr for guard in sizes[0].node.shape_env.guards] if sizes else []
+    found = sizes[0].node.shape_env.guards if sizes else []
+    return [guard.expr for guard in found], [guard.expr for guard in found if not _by_torch(guard)]
+
+
+def _by_torch(guard: Any) -> bool:
+    """Whether a guard was asked for within torch itself."""
+    place = getattr(guard.sloc.framework_loc, "filename", None)
+    return place is None or Path(place).is_relative_to(_TORCH)

@@ -17,11 +17,13 @@ class Known:
         facts: the least and the greatest value of symbols.
         chosen: which argument an extremum is.
         sizes: of axes of tensors that there are, none of which is below 0.
+        decided: what the model's code went by: (size, `>=` or `<=`, size).
     """
 
     facts: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     chosen: dict[DimCall, Dim] = field(default_factory=dict)
     sizes: set[Dim] = field(default_factory=set)
+    decided: list[tuple[Dim, str, Dim]] = field(default_factory=list)
 
     def equal(self, a: Dim, b: Dim) -> None:
         """Learn from a size that must be another one: an extremum without which they would be the same is that argument."""
@@ -36,7 +38,8 @@ class Known:
                 self.chosen[call] = fitting[0]
 
     def needs(self) -> Iterable[tuple[Dim, str, Dim]]:
-        """What must hold for the chosen arguments: (size, `>=` or `<=`, size)."""
+        """What must hold for the chosen arguments, and for what the model decided: (size, `>=` or `<=`, size)."""
+        yield from dict.fromkeys(self.decided)
         for call, one in self.chosen.items():
             for other in call.args:
                 if other != one:

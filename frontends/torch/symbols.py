@@ -39,7 +39,7 @@ class Symbols:
             self.asked[wanted] = unique(wanted, self.taken, joint="")
         self.names[symbol] = self.asked[wanted] if wanted else usual_name(axis, rank, self.taken)
 
-    def divide(self, guards: Iterable[Any]) -> list[str]:
+    def divide(self, guards: Sequence[Any]) -> list[str]:
         """Learn from what torch.export found to hold of the sizes which of them are multiples; says which."""
         divisors: dict[str, int] = {}
         for guard in guards:
@@ -54,7 +54,32 @@ class Symbols:
                 self.values[name] = sym(name) * divisors[name]
         for name, n in divisors.items():
             self.values[name] = sym(unique(f"{name}_{n}", self.taken, joint="_")) * n
-        return [f"`{name}` is {self.values[name]}: the model divides it by {n}" for name, n in divisors.items()]
+        said = [f"`{name}` is {self.values[name]}: the model divides it by {n}" for name, n in divisors.items()]
+        return said + list(self._leave(guards))
+
+    def _leave(self, guards: Iterable[Any]) -> Iterator[str]:
+        """Learn what sizes leave when they are divided, where the model went another way for those that leave that."""
+        for guard in guards:
+            found = self._left(guard)
+            if found is None or found[0] in self.values:
+                continue
+            name, n, rest = found
+            # From the least such size on.
+            self.values[name] = sym(unique(f"{name}_{n}", self.taken, joint="_")) * n - (n - rest)
+            yield f"`{name}` is {self.values[name]}: of other sizes the model does something else than at the example's"
+
+    def _left(self, guard: Any) -> tuple[str, int, int] | None:
+        """(size, divisor, what is left) of a guard that says so of a size that stands for itself."""
+        if type(guard).__name__ not in ("Equality", "Unequality") or type(guard.lhs).__name__ not in _REMAINDERS:
+            return None
+        size, n = guard.lhs.args
+        if not (size in self.names and n.is_Integer and guard.rhs.is_Integer):
+            return None
+        n, rest = int(n), int(guard.rhs)
+        if type(guard).__name__ == "Unequality":
+            # Of two remainders it is the other one.
+            rest = 1 - rest if n == 2 else 0
+        return (self.names[size], n, rest) if 0 < rest < n else None
 
     def equalities(self, guards: Iterable[Any]) -> Iterator[tuple[Dim, Dim]]:
         """Sizes that torch.export found to be equal, where they are written in another way."""
@@ -64,6 +89,28 @@ class Symbols:
                     yield self._dim(guard.lhs), self._dim(guard.rhs)
                 except (Unsupported, ZeroDivisionError):
                     continue
+
+    def decided(self, guards: Iterable[Any]) -> Iterator[tuple[Dim, str, Dim]]:
+        """What holds of the sizes because the model's own code went by it: (size, `>=` or `<=`, size)."""
+        for guard in guards:
+            if not guard.free_symbols <= self.names.keys():
+                continue
+            try:
+                yield from self._inequalities(guard)
+            except (Unsupported, ZeroDivisionError):
+                continue
+
+    def _inequalities(self, guard: Any) -> Iterator[tuple[Dim, str, Dim]]:
+        kind = type(guard).__name__
+        if kind in _ORDERS:
+            op, more = _ORDERS[kind]
+            left, right = self._dim(guard.lhs), self._dim(guard.rhs)
+            yield (left, ">=", right + more) if op == ">=" else (left + more, "<=", right)
+        elif kind in ("Equality", "Unequality") and type(guard.lhs).__name__ in _REMAINDERS and guard.rhs.is_Integer:
+            size, divisor = map(self._dim, guard.lhs.args)
+            # What leaves the rest, or something else.
+            left = (size - int(guard.rhs)) % divisor
+            yield (left, "<=", const(0)) if kind == "Equality" else (left, ">=", const(1))
 
     def facts(self, ranges: Mapping[Any, Any]) -> dict[str, tuple[int | None, int | None]]:
         """What is required of the sizes that stand for themselves; torch.export's own least size, 2, is not."""
@@ -118,7 +165,10 @@ class Symbols:
         raise Unsupported(f"the size {e}")
 
 
-_DIVIDING = ("FloorDiv", "CleanDiv", "Mod", "PythonMod")
+# Comparisons of sympy: which way they go, and what is between the two sides at least.
+_ORDERS = {"GreaterThan": (">=", 0), "StrictGreaterThan": (">=", 1), "LessThan": ("<=", 0), "StrictLessThan": ("<=", 1)}
+_REMAINDERS = ("Mod", "PythonMod")
+_DIVIDING = ("FloorDiv", "CleanDiv", *_REMAINDERS)
 
 
 def preorder(expression: Any) -> Iterable[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -80,12 +81,13 @@ def test_a_free_size_stays_free(form: str, n: int) -> None:
         torch.testing.assert_close(found, FORMS[form](x, n))
 
 
-def test_what_pads_to_a_multiple_takes_every_size() -> None:
+@pytest.mark.parametrize("padding", [lambda T: (8 - T % 8) % 8, lambda T: -T % 8])
+def test_what_pads_to_a_multiple_takes_every_size(padding: Callable[[int], int]) -> None:
     """Mamba's and LongT5's chunks."""
 
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = F.pad(x, (0, 0, 0, (8 - x.shape[1] % 8) % 8))
+            y = F.pad(x, (0, 0, 0, padding(x.shape[1])))
             return y.reshape(x.shape[0], -1, 8, x.shape[2]).cumsum(2).flatten(1, 2)[:, : x.shape[1]]
 
     imported = load(Model().eval(), (torch.randn(2, 30, 4),), dynamic_shapes=({1: "T"},))
@@ -93,6 +95,55 @@ def test_what_pads_to_a_multiple_takes_every_size() -> None:
         x = torch.randn(2, size, 4)
         (found,) = build(imported.module, imported.weights)(x).values()
         torch.testing.assert_close(found, Model()(x))
+
+
+# Decisions by the sizes T and S of two inputs, of each of which torch.export takes the branch of its example.
+DECISIONS: dict[str, Callable[[int, int], bool]] = {
+    "odd": lambda T, S: T % 2 == 1,
+    "no multiple": lambda T, S: T % 4 != 0,
+    "leaves 2": lambda T, S: T % 3 == 2,
+    "together": lambda T, S: (T + S) % 3 == 1,
+    "order": lambda T, S: T > S,
+    "half": lambda T, S: T // 2 > 3,
+    "area": lambda T, S: T * S > 20,
+    "twice": lambda T, S: 2 * T <= S + 3,
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("example", [(7, 5), (8, 9), (3, 6)])
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_what_a_model_decides_by_its_sizes_is_kept(decision: str, example: tuple[int, int]) -> None:
+    """A program does at every size what the model does there, or does not take it; what it was exported with it takes."""
+    sizes = (*product((3, 4, 5, 6, 8, 9, 12), repeat=2), example)
+    assert example in decided(DECISIONS[decision], example, sizes)
+
+
+def test_a_size_of_which_the_rest_decides_has_a_form() -> None:
+    taken = decided(DECISIONS["leaves 2"], (8, 5), [(T, 4) for T in range(2, 9)])
+    assert taken == {(2, 4), (5, 4), (8, 4)}
+
+
+def decided(decide: Callable[[int, int], bool], example: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The sizes that a model which decides by them takes, when it was exported at those of the example."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (x * 2 if decide(x.shape[1], y.shape[1]) else x - 1).sum(1) + y.sum(1)
+
+    given = tuple(torch.randn(2, size, 4) for size in example)
+    imported = load(Model().eval(), given, dynamic_shapes=({1: "T"}, {1: "S"}))
+    assert imported.module.difference(loads(print_module(imported.module))) is None
+    run, taken = build(imported.module, imported.weights), set()
+    for T, S in sizes:
+        x, y = torch.randn(2, T, 4), torch.randn(2, S, 4)
+        try:
+            (found,) = run(x, y).values()
+        except Diagnostic:
+            continue
+        torch.testing.assert_close(found, Model()(x, y))
+        taken.add((T, S))
+    return taken
 
 
 def test_slices_from_the_end() -> None:
@@ -117,6 +168,20 @@ def test_a_size_that_torch_fixes_is_told() -> None:
 
     imported = load(Model().eval(), (torch.randn(2, 6, 4),), dynamic_shapes=({0: TorchDim.AUTO, 1: TorchDim.AUTO},))
     assert "axis 1 of `x` was to be free, but torch.export fixed it: 6" in imported.notes
+
+
+def test_a_size_that_a_loop_fixes_is_refused_with_what_leads_on() -> None:
+    """Mamba's steps, one after the other."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x[:, i] * (i + 1) for i in range(x.shape[1])], 1)
+
+    with pytest.raises(Diagnostic, match=r"axis 1 of `x` was to be free, but torch\.export fixed it: 6") as error:
+        load(Model().eval(), (torch.randn(2, 6, 4),), dynamic_shapes=({0: "B", 1: "T"},))
+    assert error.value.code == "E0781"
+    assert "leave these axes out of `dynamic_shapes`" in (error.value.help or "")
+    load(Model().eval(), (torch.randn(2, 6, 4),), dynamic_shapes=({0: "B"},))
 
 
 def _joined(n: int) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Resizing, as products with constant matrices where it is linear."""
+"""Resizing, as products with constant matrices where it is linear; and elements at points of an image."""
 
 from __future__ import annotations
 
@@ -175,3 +175,13 @@ def _nearest(name: str, axes: int) -> None:
 for _axes in (1, 2, 3):
     _nearest("upsample_nearest", _axes)
     _nearest("_upsample_nearest_exact", _axes)
+
+
+# By torch's numbers.
+_BETWEEN, _BEYOND = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
+
+
+@aten("grid_sampler_2d")
+def grid_sample(i: Import, x: Value, grid: Value, mode: int, padding: int, align_corners: bool) -> Value:
+    attrs = {"mode": _BETWEEN[mode], "padding": _BEYOND[padding], "align_corners": align_corners}
+    return i.call("std.vision.grid_sample", x, i.cast(grid, x.type.dtype), **attrs)

@@ -215,6 +215,20 @@ def test_more_resizing_and_pooling() -> None:
     check(lambda x: F.conv_transpose2d(x, weight, bias, 2, padding=1, output_padding=1, dilation=2), real(3, 4, 5))
 
 
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_elements_at_points_of_an_image(mode: str, padding: str, corners: bool) -> None:
+    """Heads folded into a free batch, as deformable attention has them."""
+
+    def sampled(x: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+        folded = x.reshape(2 * x.shape[0], 3, 5, 6), grid.reshape(2 * x.shape[0], 4, 3, 2)
+        return F.grid_sample(*folded, mode=mode, padding_mode=padding, align_corners=corners)
+
+    imported = check(sampled, real(6, 5, 6), real(8, 3, 2, low=-1.3, high=1.3))
+    assert "std.vision.grid_sample" in ops(imported)
+
+
 def test_statistics_of_the_tensor_itself() -> None:
     check(
         lambda x: F.batch_norm(x, None, None, torch.ones(3) * 2, torch.ones(3), training=True), real(3, 5), free=False
