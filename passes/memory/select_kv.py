@@ -23,8 +23,9 @@ from ..tokens.schedule import exact
 from ..tokens.stream import is_visibility
 from .evict import Eviction, evicts
 from .evict import shipped as evicting
-from .slots import appends, cached, is_choice, keep_bounds, page_of, read_chosen, shipped
-from .storage import append_behind, is_narrow
+from .memo import reader
+from .slots import appends, cached, is_choice, keep_bounds, kept_choice, page_of, read_chosen, shipped
+from .storage import is_narrow
 
 STD = "std.token.kv"
 
@@ -52,6 +53,10 @@ class SelectKV(Pass):
     k: int | None = option(None, "how many keys a query reads at most", least=1)
     keep: float | None = option(None, "instead of k: the share of all keys, where their number is known", least=0, most=1)
     blocks: tuple[int, ...] | None = option(None, "the causal attentions to choose in, counted from 0; all when none")
+    reuse: float | None = option(
+        None, "of a cache: read again what was chosen last, where the cosine between new queries and those of then is at least "
+        "this, and score nothing"
+    )  # fmt: skip
     further: tuple[tuple[str, Any], ...] = option((), "", hidden=True)
 
     @classmethod
@@ -79,6 +84,11 @@ class SelectKV(Pass):
             raise Diagnostic(
                 "E0705", f"select_kv is given {told}, but needs exactly one of them",
                 help="write `select_kv(k=64)` or `select_kv(keep=0.5)`",
+            )  # fmt: skip
+        if self.reuse is not None and not is_choice(op):
+            raise Diagnostic(
+                "E0705", f"`reuse` reads slots of a cache again, and `{op.name}` chooses none",
+                help=f"without `reuse`, or with one of {', '.join(shipped())}, behind `add_cache`",
             )  # fmt: skip
         if is_choice(op) or evicts(op):
             return self._from_cache(module.graph, op, settings)
@@ -119,11 +129,15 @@ class SelectKV(Pass):
             # Prompts write them too: entry points share their states.
             bounds = {append: keep_bounds(graph, append, i, page) for i, append in self._numbered(written).items()}
         chosen = self._numbered(found) if found else {}
-        for node in chosen.values():
+        for i, append in self._numbered(written).items() if found or self.reuse is not None else ():
+            node = chosen[i] if found else reader(graph, append, op)
             own = {"scale": node.attrs["scale"]} if "scale" in statics_of(op) else {}
-            append = append_behind(node.inputs[1])
-            assert append is not None
-            read_chosen(graph, node, op, {"k": self.k, **settings, **own}, bounds.get(append))
+            attrs, kept = {"k": self.k, **settings, **own}, bounds.get(append)
+            memo = None if self.reuse is None else kept_choice(graph, append, node, op, attrs, i, self.reuse, kept)
+            if found:
+                read_chosen(graph, node, op, attrs, kept, memo)
+            elif memo is not None:
+                memo.forget()
         report = Report.of(self, len(chosen))
         report.facts["blocks"] = list(chosen)
         return report

@@ -14,7 +14,8 @@ from ...ir.op import Composite
 from ...ir.signature import Pattern
 from ...ir.types import TensorType
 from ..tokens.method import statics_of
-from .storage import APPENDS, append_behind, taken, wide_keys
+from .memo import Memo, chosen_of
+from .storage import APPENDS, append_behind, steps_of, taken
 
 STD = "std.token.slots"
 # What a method is given, in this order; and what it may want besides, which is kept as a state.
@@ -65,22 +66,37 @@ def keep_bounds(graph: Graph, append: Node, index: int, page: int) -> Value:
     behind = nodes.index(append) + 1
     builder = Builder(graph).before(nodes[behind] if behind < len(nodes) else None)
     builder.span, builder.scope = append.span, append.scope
-    keys = wide_keys(append, builder)
+    keys = append.outputs[0]
     batch, heads, slots, size = keys.type.shape
-    type = TensorType(keys.type.dtype, (batch, slots // page, as_dim(2) * heads * size))
+    type = TensorType(new.type.dtype, (batch, slots // page, as_dim(2) * heads * size))
     name = unique(f"bounds_{index}", {v.name for v in graph.inputs})
     state = graph.add_input(Input(type, name, "state", Initializer("zeros"), append.span))
     attrs: dict[str, int | Dim] = {"tokens": new.type.shape[2], "page": page}
     renewed = composite(f"{STD}.renewed_bounds")
-    made = builder.op(renewed, state, keys, append.inputs[-4], **attrs)
+    made = builder.op(renewed, state, keys, append.inputs[-4], steps_of(append), **attrs)
     graph.add_output(made, name, "state")
     return made
 
 
+def kept_choice(
+    graph: Graph, append: Node, attention: Node, op: Composite, attrs: dict[str, Any], index: int, reuse: float,
+    bounds: Value | None,
+) -> Memo:  # fmt: skip
+    """What ``attention`` chose last of cache number ``index``, as a state. Raises what the method requires."""
+    q, keys, length = attention.inputs[0], append.outputs[0], append.outputs[-1]
+    assert q is not None
+    types = [q.type, TensorType(q.type.dtype, keys.type.shape), length.type, *([] if bounds is None else [bounds.type])]
+    (chosen,) = op.infer(types, dict(attrs))
+    return Memo(graph, append, attention, chosen, index, reuse)
+
+
 def read_chosen(
-    graph: Graph, node: Node, op: Composite, attrs: dict[str, Any], bounds: Value | None = None
+    graph: Graph, node: Node, op: Composite, attrs: dict[str, Any], bounds: Value | None = None, memo: Memo | None = None
 ) -> None:  # fmt: skip
-    """Let an attention of :func:`cached` read the slots that a method chooses. Raises what the method requires."""
+    """Let an attention of :func:`cached` read the slots that a method chooses, or those that ``memo`` still has.
+
+    Raises what the method requires.
+    """
     q, keys, values = node.inputs[:3]
     assert q is not None
     assert keys is not None
@@ -89,10 +105,7 @@ def read_chosen(
     assert append is not None
     length = append.outputs[-1]
     operands = [q, keys, length] if bounds is None else [q, keys, length, bounds]
-    index = builder.op(op, *operands, **attrs)
-    assert index.node is not None
-    # What it requires of the budget is told now.
-    op.instantiate([v.type for v in operands], index.node.attrs)
+    index = chosen_of(builder, op, operands, attrs) if memo is None else memo.choose(op, operands, attrs)
     batch, heads = keys.type.shape[:2]
     # One index a head: its keys lie side by side, so that nothing else of the cache is moved.
     each = builder.op("expand", builder.op("unsqueeze", index, axis=(1,)), shape=(batch, heads, index.type.shape[1]))

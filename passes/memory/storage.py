@@ -95,6 +95,14 @@ def taken(value: Value, pick: Callable[[Value], Value], builder: Builder) -> Val
     return builder.op(node.op, *(taken(v, pick, builder) for v in node.inputs if v is not None), **node.attrs)
 
 
+def held(value: Value) -> list[Value]:
+    """What of a cache is read where ``value`` is."""
+    node = value.node
+    if node is None or not _reads(node):
+        return [value]
+    return [part for v in node.inputs if v is not None for part in held(v)]
+
+
 def _reads(node: Node) -> bool:
     return node.op.qualified in ("cast", _WIDENED)
 
@@ -104,10 +112,6 @@ def is_narrow(append: Node) -> bool:
     return append.op.qualified != APPEND
 
 
-def wide_keys(append: Node, builder: Builder) -> Value:
-    """The keys of a cache behind an append, as attention reads them."""
-    value, new = append.outputs[0], append.inputs[-3]
-    assert new is not None
-    if append.op.qualified == _NARROW:
-        value = builder.op(composite(_WIDENED), value, append.outputs[2])
-    return value if value.type.dtype == new.type.dtype else builder.op("cast", value, dtype=new.type.dtype)
+def steps_of(append: Node) -> Value | None:
+    """The steps in which a cache counts its keys, where it holds whole numbers."""
+    return append.outputs[2] if append.op.qualified == _NARROW else None

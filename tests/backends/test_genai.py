@@ -12,6 +12,8 @@ import pytest
 import tessera as ts
 from tessera.ir.diagnostics import Diagnostic
 
+from ..passes.memory.test_add_cache_imports import LONG, PROMPTS, exported, model_of
+
 SMALL = {"vocab": 300, "dim": 32, "depth": 2, "heads": 4}
 LLAMA, GPT2 = ("llama_lm", {"kv_heads": 2, "hidden": 48}), ("gpt2_lm", {"positions": 64})
 FURTHER = ((LLAMA, "grown"), (GPT2, "shared"), (GPT2, "grown"))
@@ -63,6 +65,29 @@ def test_genai_makes_the_same_tokens(case: Any, kind: str, tmp_path: Path) -> No
     assert greedy(genai, model, prompts, 16) == wanted
     assert [greedy(genai, model, [p], 16)[0] for p in prompts] == wanted
     assert [own.decode(np.array(prompt, np.int32)) for prompt in prompts[:2]] == TEXTS
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kind", ["shared", "grown"])
+@pytest.mark.parametrize("name", LONG)
+def test_genai_says_what_generate_of_transformers_says(name: str, kind: str, tmp_path: Path) -> None:
+    """64 tokens, of one text and of four that differ in length; neither says the token that ends a text."""
+    import torch
+
+    genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    model = model_of(name, vocab_size=300)
+    imported = exported(model, masked=True)
+    passes = ["raise_composites", f"add_cache(past={kind})"]
+    options: dict[str, Any] = {"form": "genai", "tokenizer": str(tokenizer(tmp_path / "words")), "verify": False}
+    ts.compile(imported.module, weights=imported.weights, passes=passes, output=tmp_path / "talk", **options)
+    wanted = []
+    for prompt in PROMPTS:
+        told = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "eos_token_id": 1}
+        with torch.no_grad():
+            wanted.append(model.generate(torch.tensor([prompt]), **told)[0, len(prompt) :].tolist())
+    engine = genai.Model(str(tmp_path / "talk"))
+    assert greedy(genai, engine, PROMPTS, 64) == wanted
+    assert greedy(genai, engine, PROMPTS[:1], 64) == wanted[:1]
 
 
 def test_the_configuration_says_what_the_model_is(tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"tokens": 3, "page": 2}, shapes={"C": const(12), "P": const(6), "G": const(2), "K": const(4), "W": const(16)},
             below={"start": 12}, selects=True),
     ),
+    "std.token.memo.asked": (Row(),),
+    "std.token.memo.again": (
+        Row(attrs={"tokens": 2, "reuse": 0.1}, shapes={"M": const(5), "Q": const(6)},
+            below={"memo.place": 9, "memo.made": 2, "memo.hits": 9, "length": 12, "count": 2}),
+    ),
+    "std.token.memo.remembered": (
+        Row(shapes={"M": const(5), "Q": const(6)},
+            below={"memo.place": 9, "memo.made": 2, "memo.hits": 9, "place": 9, "length": 12, "count": 2}),
+    ),
     "std.token.kv.sinks_and_recent": (Row(attrs={"k": 6}, selects=True),),
     "std.token.kv.heavy_hitters": (Row(attrs={"k": 6}, selects=True),),
     "std.token.kv.window_vote": (Row(attrs={"k": 6, "window": 2}, selects=True),),

@@ -49,12 +49,12 @@ STEPS = 24
 LONG = ("GPT2", "Llama", "Qwen2", "Mistral", "Gemma")
 
 
-def model_of(name: str) -> Any:
+def model_of(name: str, **more: Any) -> Any:
     import torch
     import transformers
 
     fields, options = MODELS[name]
-    config = getattr(transformers, f"{name}Config")(**fields, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    config = getattr(transformers, f"{name}Config")(**{**fields, **more}, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     head = {"GPT2": "GPT2LMHeadModel"}.get(name, f"{name}ForCausalLM")
     torch.manual_seed(0)
     model = getattr(transformers, head)._from_config(config, **options).eval()
