@@ -12,6 +12,7 @@ from ..ir.diagnostics import Diagnostic, Note
 from ..ir.graph import Graph, Input, Module, Value
 from ..ir.types import DType
 from ..runtime.distributions import advanced
+from ..runtime.failures import divides_by_zero
 from .sizes import choose_sizes
 
 if TYPE_CHECKING:
@@ -90,11 +91,19 @@ def verify(
     tolerances = tolerances_of(module.graph)
     refused: list[dict[str, int]] = []
     first: Diagnostic | None = None
+
+    def calls(choice: dict[str, int], draw: _Draw) -> tuple[list[Row], Diagnostic | None]:
+        return _calls(module.graph, runner, reference, choice, bounds, tolerances, rng, draw, seed, finite)
+
     for choice in choose_sizes(module.graph, runner, sizes, rng, given, refused):
         attempts = _DRAWS if runner.selects else 1
         for attempt in range(attempts):
             try:
-                rows, worst = _calls(module.graph, runner, reference, choice, bounds, tolerances, rng, seed, finite)
+                try:
+                    rows, worst = calls(choice, draw_input)
+                except _NotTaken:
+                    # A model may refuse what is no share, or what is padded.
+                    rows, worst = calls(choice, draw_plain)
             except _NotTaken as error:
                 # How many positions a model has learned is often known only when it runs.
                 refused.append(choice)
@@ -121,6 +130,9 @@ def compared(
     return Checked([row.to_dict() for row in found.rows], runner=runner)
 
 
+_Draw = Callable[[Input, Mapping[str, int], "IndexBound | None", "np.random.Generator"], "np.ndarray"]
+
+
 class _NotTaken(Exception):
     """The reference itself does not run at a choice of sizes; ``reason`` is what it says."""
 
@@ -130,7 +142,8 @@ class _NotTaken(Exception):
 
 def _calls(
     graph: Graph, runner: Runner, reference: Callable[..., Mapping[str, Any]], choice: dict[str, int],
-    bounds: Mapping[Input, IndexBound | None], tolerances: Mapping[Value, float], rng: np.random.Generator, seed: int, finite: bool,
+    bounds: Mapping[Input, IndexBound | None], tolerances: Mapping[Value, float], rng: np.random.Generator, draw: _Draw, seed: int,
+    finite: bool,
 ) -> tuple[list[Row], Diagnostic | None]:  # fmt: skip
     """Every output's largest error over some calls at one choice of sizes, and what is wrong."""
     values = graph.sizes(choice)
@@ -139,9 +152,9 @@ def _calls(
     told = {s for v in given for d in v.type.shape for s in graph.expand_lets(d).symbols}
     rows: list[Row] = []
     for drawn in (False, True) if states else (False,):
-        held = {v.public: draw_input(v, values, bounds.get(v), rng) for v in states} if drawn else {}
+        held = {v.public: draw(v, values, bounds.get(v), rng) for v in states} if drawn else {}
         for step in range(_STEPS if states else 1):
-            feeds = {v.public: draw_input(v, values, bounds.get(v), rng) for v in given} | held
+            feeds = {v.public: draw(v, values, bounds.get(v), rng) for v in given} | held
             extra: dict[str, Any] = {"seed": advanced(seed, step)}
             if not held and choice.keys() - told:
                 extra["sizes"] = {s: size for s, size in choice.items() if s not in told}
@@ -182,7 +195,15 @@ def _compare(
     except (IndexError, RuntimeError) as failed:
         note = Note(f"PyTorch says: {str(failed).splitlines()[0][:200]}")
         help = "choose sizes that it takes with `--size`, or state them: `require T <= 512, \"…\"`"
-        raise _NotTaken(Diagnostic("E0935", f"the model does not run{_at(choice)}", notes=[note], help=help)) from None
+        message = f"the model does not run{_at(choice)}"
+        if divides_by_zero(str(failed)):
+            # So a model says that it does not take what it is given.
+            message += ": an integer is divided by 0"
+            help = (
+                "if it refuses weights that are not filled, give them with `--weights`; if it takes no inputs that are drawn, "
+                "compile with `--no-verify`, and compare with your own"
+            )
+        raise _NotTaken(Diagnostic("E0935", message, notes=[note], help=help)) from None
     try:
         found = runner(feeds, **extra)
     except Diagnostic as failed:
@@ -296,3 +317,17 @@ def draw_input(value: Input, sizes: Mapping[str, int], bound: IndexBound | None,
         return np.asarray(rng.integers(0, 2) if dtype.kind == "bool" else rng.integers(1, 5)).astype(dtype.numpy)
     length = rng.integers(1, max(2, shape[-1] + 1), [*shape[:-1], 1])
     return np.broadcast_to(np.arange(shape[-1]) < length, shape).astype(dtype.numpy)
+
+
+def draw_plain(value: Input, sizes: Mapping[str, int], bound: IndexBound | None, rng: np.random.Generator) -> np.ndarray:
+    """As :func:`draw_input`, of what fewer models refuse: shares, those of a row adding up to 1, and masks without padding."""
+    import numpy as np
+
+    drawn = draw_input(value, sizes, bound, rng)
+    if bound is not None:
+        return drawn
+    if value.type.dtype.kind != "float":
+        return np.ones_like(drawn)
+    shares = np.abs(drawn.astype(np.float64)) + 1e-3
+    shares = shares / shares.sum(-1, keepdims=True) if shares.ndim else np.minimum(shares, 1.0)
+    return shares.astype(drawn.dtype)

@@ -6,6 +6,7 @@ import re
 
 from ..ir.diagnostics import Diagnostic, Note
 
+_BY_ZERO = r"(?:divi\w+|modulo) by zero|ZeroDivision"
 # What its text looks like, what that means, what to do.
 _CAUSES = (
     (
@@ -14,7 +15,7 @@ _CAUSES = (
         "keep it within: `minimum(maximum(i, 0), full([], T - 1, dtype=i64))`",
     ),
     (
-        r"(?:divi\w+|modulo) by zero|ZeroDivision", "an integer is divided by 0",
+        _BY_ZERO, "an integer is divided by 0",
         "choose another divisor there: `x // where(d == 0, 1, d)`",
     ),
     (r"alloc|out of memory", "there is not enough memory", "give it smaller inputs, or smaller sizes of states"),
@@ -29,3 +30,8 @@ def failed(runtime: str, text: str) -> Diagnostic:
         if re.search(pattern, text, re.IGNORECASE):
             return Diagnostic("E0912", f"the run stopped: {cause}", notes=[note], help=help)
     return Diagnostic("E0912", f"{runtime} stopped the run", notes=[note], help="`tessera help E0912` says what may be the cause")
+
+
+def divides_by_zero(text: str) -> bool:
+    """Whether a runtime says that an integer is divided by 0, which is how a model refuses what it is given."""
+    return re.search(_BY_ZERO, text, re.IGNORECASE) is not None

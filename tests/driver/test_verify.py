@@ -342,3 +342,19 @@ def test_integers_behind_half_precision_are_not_held_to_another_file(dtype: str,
     runner = Session(serialize(build_onnx(module)))
     assert bool(verify(module, runner, build_torch(module), finite=True).rows) == compared
     assert verify(module, runner, build_torch(module)).rows
+
+
+REFUSES = """model m(p: f32[B, T], valid: bool[B, T]) -> (y: f32[B]) {
+    good = cast(all(p >= 0.0 and valid, axis=[0, 1]), i64)
+    return sum(p, axis=1) * cast(sum(cast(valid, i64), axis=1) // good, f32)
+}"""
+
+
+def test_inputs_that_a_model_refuses_are_drawn_otherwise() -> None:
+    rows = check(loads(REFUSES)).rows
+    assert len(rows) == 2
+    with pytest.raises(Diagnostic) as caught:
+        check(loads(REFUSES.replace("p >= 0.0", "p > 9.0")))
+    assert caught.value.code == "E0935"
+    assert caught.value.message.endswith(": an integer is divided by 0")
+    assert "--weights" in str(caught.value.help)
