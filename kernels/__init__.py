@@ -2,7 +2,7 @@
 
 Every function is a ``torch.library`` op, which ``torch.compile`` takes and autograd differentiates, for any model::
 
-    y, mass, _, _ = attention(q, k, v, column_mass=True)
+    y, mass = attention_with_mass(q, k, v)
 
 They need Triton (extra ``triton``) and a GPU, or ``TRITON_INTERPRET=1`` before Python starts.
 """
@@ -13,16 +13,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attend import attention
+    from .attend import attention, attention_with_mass
+    from .attend_cache import cached_attention
+    from .experts import gated_experts
     from .grouped import grouped_matmul
+    from .route import sort_by_group, token_choice
+    from .spread import spread_out
     from .tokens import bipartite_merge, select_top
+    from .varlen import varlen_attention
     from .vote import token_vote
 
 _WHERE = {
-    "attention": "attend", "grouped_matmul": "grouped", "bipartite_merge": "tokens", "select_top": "tokens", "token_vote": "vote",
+    "attention": "attend", "attention_with_mass": "attend", "bipartite_merge": "tokens", "cached_attention": "attend_cache",
+    "gated_experts": "experts", "grouped_matmul": "grouped", "select_top": "tokens", "sort_by_group": "route",
+    "spread_out": "spread", "token_choice": "route", "token_vote": "vote", "varlen_attention": "varlen",
 }  # fmt: skip
 
-__all__ = ["attention", "bipartite_merge", "grouped_matmul", "select_top", "token_vote"]
+__all__ = [
+    "attention", "attention_with_mass", "bipartite_merge", "cached_attention", "gated_experts", "grouped_matmul", "select_top",
+    "sort_by_group", "spread_out", "token_choice", "token_vote", "varlen_attention",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import flash as kernels
-from .launch import ceildiv, check, launch, tile
+from . import plain
+from .launch import attempt, ceildiv, check, kind, launch, tile
+from .tune import choices, launch_best
 
 Statistics = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -64,20 +67,32 @@ def attention(
     return found
 
 
+def attention_with_mass(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None, *, causal: bool = False,
+    scale: float | None = None, softcap: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The result of :func:`attention`, and what each key receives of it, [B, S]."""
+    return attention(q, k, v, mask, bias, causal=causal, scale=scale, softcap=softcap, column_mass=True)[:2]
+
+
 @torch.library.custom_op("tessera::attention", mutates_args=())
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool, scale: float, softcap: float,
     column_mass: bool, row: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    call = _Call(q, k, v, mask, bias, causal, scale, softcap)
-    y, lse = call.forward(v)
-    y = y.to(q.dtype)
-    mass, picked = call.nothing(), call.nothing()
-    if column_mass:
-        mass = (call.mass(lse, 0, call.t).sum(1) / (call.h * call.t)).to(q.dtype)
-    if row >= 0:
-        picked = call.mass(lse, row, row + 1).to(q.dtype)
-    return y, mass, picked, lse
+    def launched() -> Statistics:
+        call = _Call(q, k, v, mask, bias, causal, scale, softcap)
+        y, lse = call.forward(v)
+        y = y.to(q.dtype)
+        mass, picked = call.nothing(), call.nothing()
+        if column_mass:
+            mass = (call.mass(lse, 0, call.t).sum(1) / (call.h * call.t)).to(q.dtype)
+        if row >= 0:
+            picked = call.mass(lse, row, row + 1).to(q.dtype)
+        return y, mass, picked, lse
+
+    definition = partial(plain.attention, q, k, v, mask, bias, causal, scale, softcap, column_mass, row)
+    return attempt("attention", kind(q, v), launched, definition)
 
 
 @_attention.register_fake
@@ -101,7 +116,12 @@ def _backward(
     y: Tensor, lse: Tensor, dy: Tensor | None, dmass: Tensor | None, drow: Tensor | None, dlse: Tensor | None, bias_learns: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     call = _Call(q, k, v, mask, bias, causal, scale, softcap)
-    return call.backward(y, lse, dy, dmass, drow, dlse, row, bias_learns)
+    return attempt(
+        "attention's gradient", kind(q, v), partial(call.backward, y, lse, dy, dmass, drow, dlse, row, bias_learns),
+        partial(
+            plain.attention_backward, q, k, v, mask, bias, causal, scale, softcap, row, lse, dy, dmass, drow, dlse, bias_learns
+        ),
+    )  # fmt: skip
 
 
 @_backward.register_fake
@@ -176,11 +196,15 @@ class _Call:
         lse = torch.full((self.b, self.h, self.t), float("-inf"), dtype=torch.float32, device=v.device)
         if not self.empty:
             (bias, mask), strides = self.extras()
-            launch(
-                kernels.forward, (ceildiv(self.t, self.tiles["M"]), self.b * self.h),
+            own = {"M": self.tiles["M"], "N": self.tiles["N"]}
+            large = {"M": tile(self.t, 128), "N": tile(self.s, 64), "num_warps": 8}
+            launch_best(
+                kernels.forward, lambda tiles: (ceildiv(self.t, tiles["M"]), self.b * self.h),
+                choices(own, {**own, "num_stages": 2}, large, {**large, "N": tile(self.s, 128)}),
+                (self.b * self.h, self.t, self.s),
                 self.q, self.k, v, bias, mask, y, lse, *self.q.stride()[:3], *self.k.stride()[:3], *v.stride()[:3], *strides,
                 self.h, self.h // self.g, self.t, self.s, self.d, e, self.scale, self.cap,
-                **self.flags, BE=tile(e), **self.tiles,
+                **self.flags, BD=self.tiles["BD"], BE=tile(e),
             )  # fmt: skip
         return y, lse
 

@@ -5,6 +5,7 @@ After the grouped GEMM of MegaBlocks (Gale et al. 2023): a program for a tile of
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,34 +13,50 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import plain
 from .dot import dot
-from .launch import ceildiv, check, launch, tile
+from .launch import attempt, ceildiv, check, kind, launch, tile
+from .tune import choices, launch_best
 
 ROWS = 64
 
 
 @triton.jit
+def tile_of(ENDS, E, place, BM: tl.constexpr):
+    """The group of the tile of that number, E behind the last one; and where in its group the tile of BM rows begins.
+
+    ENDS i64[E], where groups end, ascends.
+    """
+    e = tl.full((), 0, tl.int64)
+    before = tl.full((), 0, tl.int64)
+    upto = tl.full((), 0, tl.int64)
+    last = tl.full((), 0, tl.int64)
+    for at in range(E):
+        end = tl.load(ENDS + at)
+        upto += (end - last + BM - 1) // BM
+        last = end
+        passed = upto <= place
+        e += passed.to(tl.int64)
+        before = tl.where(passed, upto, before)
+    return e, (place - before) * BM
+
+
+@triton.jit
 def product(
-    X, W, ENDS, TILES, Y,
+    X, W, ENDS, Y,
     x_n, x_k, w_e, w_k, w_m, E, K, M,
     BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Y [N, M] = X [N, K] W[e] [K, M] of the group e of each row. TILES i64[E]: how many tiles of rows there are up to each
-    group's end."""
-    place = tl.program_id(0)
-    # The first group whose tiles do not end before this one; behind the last there is nothing to do.
-    e = tl.full((), 0, tl.int64)
-    for at in range(E):
-        e += (tl.load(TILES + at) <= place).to(tl.int64)
+    """Y [N, M] = X [N, K] W[e] [K, M] of the group e of each row. ENDS i64[E]: where groups end, ascending."""
+    e, start = tile_of(ENDS, E, tl.program_id(0), BM)
+    # Behind the last tile there is nothing to do.
     if e < E:
-        begin = tl.load(ENDS + e - 1, e > 0, 0)
-        before = tl.load(TILES + e - 1, e > 0, 0)
-        rows = begin + (place - before) * BM + tl.arange(0, BM)
+        rows = tl.load(ENDS + e - 1, e > 0, 0) + start + tl.arange(0, BM)
         inside = rows < tl.load(ENDS + e)
         columns = tl.program_id(1) * BN + tl.arange(0, BN)
         y = tl.zeros([BM, BN], tl.float32)
-        for start in range(0, K, BK):
-            k = start + tl.arange(0, BK)
+        for chunk in range(0, K, BK):
+            k = chunk + tl.arange(0, BK)
             x = tl.load(X + rows[:, None] * x_n + k[None, :] * x_k, inside[:, None] & (k < K)[None, :], 0.0)
             cell = e * w_e + k[:, None] * w_k + columns[None, :] * w_m
             w = tl.load(W + cell, (k < K)[:, None] & (columns < M)[None, :], 0.0)
@@ -69,6 +86,26 @@ def outer(
     tl.store(DW + at, w.to(DW.dtype.element_ty), (k < K)[:, None] & (columns < M)[None, :])
 
 
+def rows_of(rows: int, groups: int) -> int:
+    """How many rows a tile has: of few rows a group, few, so that less of a tile is empty."""
+    return tile(ceildiv(2 * rows, max(groups, 1)), ROWS)
+
+
+def launch_product(x: Tensor, w: Tensor, ends: Tensor, y: Tensor, rows: int) -> None:
+    """``product`` at tiles of so many rows."""
+    (n, width), (experts, _, out) = x.shape, w.shape
+    own = {"BK": tile(width, 64), "BN": tile(out, 64)}
+    # How many tiles there are is known on the device alone: at most one more a group than rows alone would need.
+    launch_best(
+        product, lambda choice: (ceildiv(n, rows) + experts, ceildiv(out, choice["BN"])),
+        choices(
+            own, {**own, "num_stages": 4}, {"BK": tile(width, 128), "BN": own["BN"]},
+            {"BK": own["BK"], "BN": tile(out, 128), "num_warps": 8},
+        ),
+        (n, experts, width, out), x, w, ends, y, *x.stride(), *w.stride(), experts, width, out, BM=rows,
+    )  # fmt: skip
+
+
 def grouped_matmul(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     """Row i of x [N, K] times w[e] [K, M] of the first e with ``ends[e] > i``; 0 where there is none. Differentiable in x and w.
 
@@ -88,18 +125,16 @@ def grouped_matmul(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
 
 @torch.library.custom_op("tessera::grouped_matmul", mutates_args=())
 def _grouped(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
-    n, width = x.shape
-    experts, _, out = w.shape
+    return attempt(
+        "grouped_matmul", kind(x, w), partial(_grouped_launched, x, w, ends), partial(plain.grouped_matmul, x, w, ends)
+    )
+
+
+def _grouped_launched(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
+    (n, _), (experts, _, out) = x.shape, w.shape
     y = torch.zeros((n, out), dtype=x.dtype, device=x.device)
     if n and experts and out:
-        rows = tile(n, ROWS)
-        tiles = torch.cumsum((torch.diff(ends, prepend=ends.new_zeros(1)) + rows - 1) // rows, 0)
-        blocks = {"BM": rows, "BK": tile(width, 64), "BN": tile(out, 64)}
-        # How many tiles there are is known on the device alone: at most one more a group than rows alone would need.
-        launch(
-            product, (ceildiv(n, rows) + experts, ceildiv(out, blocks["BN"])),
-            x, w, ends, tiles, y, *x.stride(), *w.stride(), experts, width, out, **blocks
-        )
+        launch_product(x, w, ends, y, rows_of(n, experts))
     return y
 
 
@@ -110,6 +145,12 @@ def _(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
 
 @torch.library.custom_op("tessera::grouped_outer", mutates_args=())
 def _grouped_outer(x: Tensor, dy: Tensor, ends: Tensor) -> Tensor:
+    return attempt(
+        "grouped_outer", kind(x, dy), partial(_outer_launched, x, dy, ends), partial(plain.grouped_outer, x, dy, ends)
+    )
+
+
+def _outer_launched(x: Tensor, dy: Tensor, ends: Tensor) -> Tensor:
     width, out, experts = x.shape[1], dy.shape[1], ends.shape[0]
     dw = torch.zeros((experts, width, out), dtype=x.dtype, device=x.device)
     if experts and width and out:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import InterpreterError
 
 # What the kernels take; they accumulate in f32. f64 keeps to PyTorch.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -105,6 +106,9 @@ def launch(
             _recorded.append(row)
     try:
         kernel[grid](*args, **constants, **options)
+    except InterpreterError:
+        # A kernel that is wrong, and not a machine that does not take it.
+        raise
     except triton.TritonError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise LaunchFailed(f"`{kernel.fn.__name__}`: {lines[-1]}") from error
@@ -113,12 +117,18 @@ def launch(
 _given_up: set[Hashable] = set()
 
 
+def kind(*tensors: Tensor) -> Hashable:
+    """What a kernel's demands of a machine hang on: dtypes and widths."""
+    return tuple((t.dtype, t.shape[-1]) for t in tensors)
+
+
 def attempt(name: str, key: Hashable, kernel: Callable[[], T], definition: Callable[[], T]) -> T:
     """What a kernel computes; what its definition does where it cannot be launched, with a warning that names it, once.
 
     Args:
-        key: of what is given up after a failure.
+        key: of what is given up after a failure, beside the name.
     """
+    key = (name, key)
     if key in _given_up:
         return definition()
     try:

@@ -5,19 +5,25 @@ Which tokens leave, and so their sizes, is not differentiable; what merging does
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import match as kernels
-from .launch import ceildiv, check, launch, tile
+from . import plain
+from .launch import attempt, ceildiv, check, kind, launch, tile
 
 BLOCK = 64
 
 
 @torch.library.custom_op("tessera::select_top", mutates_args=())
 def _select_top(score: Tensor, k: int) -> Tensor:
+    return attempt("select_top", None, partial(_select_top_launched, score, k), partial(plain.select_top, score, k))
+
+
+def _select_top_launched(score: Tensor, k: int) -> Tensor:
     b, t = score.shape
     index = torch.empty((b, k), dtype=torch.int64, device=score.device)
     if b and k:
@@ -50,6 +56,11 @@ def select_top(score: Tensor, k: int) -> Tensor:
 
 @torch.library.custom_op("tessera::bipartite_match", mutates_args=())
 def _bipartite_match(metric: Tensor, size: Tensor, protect: int, last: int, padding: bool) -> tuple[Tensor, Tensor]:
+    given = (metric, size, protect, last, padding)
+    return attempt("bipartite_match", None, partial(_match_launched, *given), partial(plain.bipartite_match, *given))
+
+
+def _match_launched(metric: Tensor, size: Tensor, protect: int, last: int, padding: bool) -> tuple[Tensor, Tensor]:
     b, t, d = metric.shape
     first, odd = (protect + 1) // 2, t // 2
     even = t - odd - first
@@ -78,6 +89,13 @@ def _(metric: Tensor, size: Tensor, protect: int, last: int, padding: bool) -> t
 
 @torch.library.custom_op("tessera::merge_pairs", mutates_args=())
 def _merge_pairs(x: Tensor, size: Tensor, kept: Tensor, leaves: Tensor, place: Tensor, padding: bool) -> tuple[Tensor, Tensor]:
+    given = (x, size, kept, leaves, place)
+    return attempt("merge_pairs", kind(x), partial(_merge_launched, *given, padding), partial(plain.merge_pairs, *given))
+
+
+def _merge_launched(
+    x: Tensor, size: Tensor, kept: Tensor, leaves: Tensor, place: Tensor, padding: bool
+) -> tuple[Tensor, Tensor]:
     b, left = kept.shape
     d = x.shape[2]
     y = torch.empty((b, left, d), dtype=x.dtype, device=x.device)

@@ -7,13 +7,16 @@ slots' votes.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import plain
 from .dot import dot
-from .launch import ceildiv, check, launch, tile
+from .launch import attempt, ceildiv, check, kind, launch, tile
 from .tokens import select_top
 
 
@@ -81,6 +84,11 @@ def votes(
 
 @torch.library.custom_op("tessera::slot_votes", mutates_args=())
 def _slot_votes(q: Tensor, keys: Tensor, length: Tensor, sinks: int, recent: int, scale: float) -> Tensor:
+    given = (q, keys, length, sinks, recent, scale)
+    return attempt("slot_votes", kind(q, keys), partial(_votes_launched, *given), partial(plain.slot_votes, *given))
+
+
+def _votes_launched(q: Tensor, keys: Tensor, length: Tensor, sinks: int, recent: int, scale: float) -> Tensor:
     b, h, width = q.shape
     groups, slots = keys.shape[1], keys.shape[2]
     out = torch.empty((b, slots), dtype=torch.float32, device=q.device)

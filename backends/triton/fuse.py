@@ -20,6 +20,7 @@ from ...kernels.frame import Joined, Made, Operand, Spec
 from ..lower import Plan, claimed_by
 from .claims import EXCEPT, KERNELS, TABLE
 from .groups import Group, fusable, grow, makes, part_of
+from .reads import ROPE, find_reads
 from .write import VIEWS, Text, core
 
 # The qualified name of every group.
@@ -36,6 +37,8 @@ def fused(graph: Graph) -> Graph:
     def inlined(node: Node) -> bool:
         return not claimed(node) or (node.op.qualified not in KERNELS and _plain(node, plan))
 
+    inline_composites(graph, lambda node: node.op.qualified != ROPE and inlined(node))
+    find_reads(graph)
     inline_composites(graph, inlined)
     _fuse(graph)
     return graph

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 
 from ...kernels.attend import attention as _attention
+from ...kernels.attend_cache import cached_attention
+from ...kernels.experts import gated_experts as gated_experts
 from ...kernels.grouped import grouped_matmul as grouped_matmul
+from ...kernels.route import sort_by_group as sort_by_group
+from ...kernels.route import token_choice as token_choice
+from ...kernels.spread import spread_out as spread_out
 from ...kernels.tokens import bipartite_merge as bipartite_merge
 from ...kernels.tokens import select_top as select_top
+from ...kernels.varlen import varlen_attention as _varlen
 from ...kernels.vote import token_vote as token_vote
 
 
@@ -42,3 +48,28 @@ def attention_row(
 def column_mass(q: Tensor, k: Tensor, mask: Tensor | None, *, scale: float, block: int) -> Tensor:
     """``std.attention.column_mass``; ``block`` is how its definition goes about it."""
     return _attention(q, k, k[..., :1], mask, scale=scale, column_mass=True)[1]
+
+
+def read(
+    q: Tensor, keys: Tensor, values: Tensor, index: Tensor | None, cosine: Tensor | None, sine: Tensor | None, mask: Tensor | None,
+    bias: Tensor | None, until: Tensor | None, start: Tensor | None, tree: Tensor | None, *, pages: bool, rows: tuple[int, ...],
+    inclusive: bool, interleaved: bool, scale: float, softcap: float,
+) -> Tensor:  # fmt: skip
+    """What :mod:`.reads` found: the axes of ``until`` lie at ``rows`` of the scores' axes, -1 for one of size 1."""
+    if until is not None:
+        until = until.reshape([until.shape[rows.index(axis)] if axis in rows else 1 for axis in (0, 2)])
+        until = until if inclusive else until - 1
+    if keys.dim() == 3:
+        # Rows of a pool are pages of one slot.
+        keys, values = keys.unsqueeze(2), values.unsqueeze(2)
+    return cached_attention(
+        q, keys, values, index, cosine, sine, mask, bias, until, start, tree, pages=pages, interleaved=interleaved, scale=scale,
+        softcap=softcap,
+    )
+
+
+def varlen_attention(
+    q: Tensor, q_ends: Tensor, k: Tensor, k_ends: Tensor, v: Tensor, _: Tensor, *, heads: int, kv_heads: int, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """``std.ragged.varlen_attention``, whose values have the ends of the keys."""
+    return _varlen(q, q_ends, k, k_ends, v, heads=heads, kv_heads=kv_heads, causal=causal, scale=scale), q_ends

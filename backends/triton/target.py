@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -106,7 +107,14 @@ class Triton(Target):
 
 
 def _placed(network: Network) -> Network:
-    """A module, on the GPU where there is one."""
+    """A module, on the GPU where there is one, and its runs recorded there where that is asked for."""
     import torch
 
-    return network.cuda() if torch.cuda.is_available() else network  # type: ignore[attr-defined,no-any-return]
+    if not torch.cuda.is_available():
+        return network
+    placed: Network = network.cuda()  # type: ignore[attr-defined]
+    if os.environ.get("TESSERA_CUDA_GRAPHS") == "1":
+        from .graphs import record_runs
+
+        record_runs(placed)
+    return placed

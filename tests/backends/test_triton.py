@@ -34,12 +34,24 @@ LLAVA = {
     "size": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 2, "hidden": 48, "layers": [-1], "image_at": 3, "vocab": 61,
     "text_dim": 32, "text_depth": 2, "text_heads": 4, "kv_heads": 2, "text_hidden": 48, "own_head": False,
 }  # fmt: skip
+PLAIN = """use std.moe.experts (plain)
+use std.moe.route (token_choice)
+use std.nn (gelu)
+
+model m(x: f32[N, 8], logits: f32[N, 5], up: f32[5, 8, 6], down: f32[5, 6, 8]) -> (y: f32[N, 8]) {
+    return plain(x, token_choice(logits, k=2), up, down, act=gelu)
+}
+"""
 # A model, its parameters, passes, sizes, and which of our kernels it launches.
 PLANS: dict[str, tuple[str, dict[str, Any], list[str], dict[str, int], set[str]]] = {
     "vit, merged": (
         "vit_classifier", VIT, ["merge_tokens(r=2)"], {"B": 2}, {"std.attention.attention", "std.token.bipartite_merge"},
     ),
     "vit, pruned": ("vit_classifier", VIT, ["prune_tokens(r=2)"], {"B": 2}, {"std.attention.attention", "std.token.select_top"}),
+    "vit, diverse": (
+        "vit_classifier", VIT, ["prune_tokens(r=2, method=diverse)"], {"B": 2},
+        {"std.attention.attention", "std.token.prune.spread_out", "std.token.select_top"},
+    ),
     "bert, merged": (
         "zoo/bert", BERT, ["merge_tokens(keep=0.7)"], {"B": 2, "T": 12}, {"std.attention.attention", "std.token.bipartite_merge"},
     ),
@@ -49,13 +61,20 @@ PLANS: dict[str, tuple[str, dict[str, Any], list[str], dict[str, int], set[str]]
         "llava_prompt", LLAVA, ["prune_tokens(keep=0.5, blocks=[0])"], {"B": 1, "T": 24},
         {"std.attention.attention", "std.token.select_top"},
     ),
-    "mixtral": ("mixtral_lm", MOE, [], {"B": 1, "T": 7}, {"std.attention.attention", "grouped_matmul"}),
+    "mixtral": (
+        "mixtral_lm", MOE, [], {"B": 1, "T": 7}, {"std.attention.attention", "std.moe.route.token_choice", "std.moe.experts.gated"},
+    ),
+    "gpt-oss": (
+        "zoo/gpt_oss", {**MOE, "head_dim": 8, "window": 3}, [], {"B": 1, "T": 7},
+        {"std.attention.attention", "std.moe.route.token_choice", "std.moe.experts.gated"},
+    ),
+    "plain experts": (PLAIN, {}, [], {"N": 9}, {"std.moe.route.token_choice", "std.ragged.sort_by_group", "grouped_matmul"}),
 }  # fmt: skip
 
 
 def lowered(name: str) -> tuple[Module, dict[str, Any], set[str]]:
     spec, params, passes, sizes, kernels = PLANS[name]
-    module, _ = apply_passes(ts.load(spec, params=params), passes)
+    module, _ = apply_passes(ts.loads(spec) if "\n" in spec else ts.load(spec, params=params), passes)
     rng = np.random.default_rng(0)
     feed: dict[str, Any] = {}
     for value in module.graph.inputs:

@@ -20,7 +20,7 @@ from tessera.backends.mlir.assemble import plan
 from tessera.backends.onnx import runnable
 from tessera.backends.onnx.session import Session
 from tessera.backends.torch import build
-from tessera.backends.triton.claims import KERNELS, claims
+from tessera.backends.triton.claims import KERNELS, claims, launched
 from tessera.frontends.source import resolve
 from tessera.frontends.source.elaborate.library import SPECS
 from tessera.frontends.torch import load_mlir
@@ -107,6 +107,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     },
     "std.token.prune_layers.hiprune": (
         Row(attrs={"r": 2, "width": 1, "middle": 0, "alpha": 0.8}, below=MAP, selects=True, scales=("large",)),
+    ),
+    "std.token.prune.spread_out": tuple(
+        Row(attrs={"k": 3, "objective": objective}, selects=True, scales=("odd", "large")) for objective in ("max_sum", "k_center")
     ),
     "std.token.last_member": (Row(below=MAP),),
     "std.token.drop.drop_span": (Row(attrs={"r": 2, "start": 1}, below=MAP, scales=("odd", "large")),),
@@ -461,7 +464,7 @@ def through_bodies(graph: Graph) -> Run:
 
 def through_triton(graph: Graph) -> Run:
     module = build(graph, claims=claims())
-    assert "fused." in module.source
+    assert ("fused." in module.source) == any(launched(node) for node in graph.nodes())
     return lambda feed: [to_numpy(y) for y in module.forward(*map(to_torch, feed.values())).values()]
 
 

@@ -17,7 +17,18 @@ import triton
 
 from tessera.backends.triton import build
 from tessera.frontends.source import loads
-from tessera.kernels import attention, bipartite_merge, grouped_matmul, select_top, token_vote
+from tessera.kernels import (
+    attention,
+    bipartite_merge,
+    cached_attention,
+    gated_experts,
+    grouped_matmul,
+    select_top,
+    spread_out,
+    token_choice,
+    token_vote,
+    varlen_attention,
+)
 from tessera.kernels.launch import INTERPRETED, recording
 
 pytestmark = [
@@ -50,6 +61,35 @@ def experts(dtype: torch.dtype) -> None:
 def voting(dtype: torch.dtype) -> None:
     q, keys = torch.zeros(1, 32, 1, 128, dtype=dtype), torch.zeros(1, 8, 200, 128, dtype=dtype)
     token_vote(q, keys, torch.tensor([200]), k=64)
+
+
+def reading(dtype: torch.dtype) -> None:
+    """A step of 32 heads that reads pages through a list and turns their keys, and a tree of 16 tokens behind a cache."""
+    q, pool = torch.zeros(1, 32, 1, 128, dtype=dtype), torch.zeros(40, 8, 16, 128, dtype=dtype)
+    index, angle = torch.zeros(1, 100, dtype=torch.int64), torch.zeros(1, 100, 64, dtype=dtype)
+    cached_attention(q, pool, pool, index, angle, angle, until=torch.zeros(1, 1, dtype=torch.int64), pages=True)
+    q, keys = torch.zeros(1, 32, 16, 128, dtype=dtype), torch.zeros(1, 8, 200, 128, dtype=dtype)
+    cached_attention(q, keys, keys, start=torch.tensor([100]), tree=torch.ones(1, 16, 16, dtype=torch.bool))
+
+
+def routing(dtype: torch.dtype) -> None:
+    """Tokens of 80 features, each of which goes to 4 of 32 experts with gates."""
+    expert, weight = token_choice(torch.zeros(70, 32, dtype=dtype), k=4)
+    gate_up, down = torch.zeros(32, 80, 192, dtype=dtype), torch.zeros(32, 96, 80, dtype=dtype)
+    gated_experts(torch.zeros(70, 80, dtype=dtype), expert, weight, gate_up, down)
+
+
+def packed(dtype: torch.dtype) -> None:
+    """Sequences of 12 heads of 64 features, and of 8 of 128."""
+    ends = torch.tensor([100, 130, 200])
+    for heads, width, causal in ((12, 64, False), (8, 128, True)):
+        q, k = torch.zeros(200, heads * width, dtype=dtype), torch.zeros(200, heads // 4 * width, dtype=dtype)
+        varlen_attention(q, ends, k, ends, k, heads=heads, kv_heads=heads // 4, causal=causal)
+
+
+def spreading() -> None:
+    for tokens, objective in ((577, "max_sum"), (577, "k_center"), (4096, "k_center")):
+        spread_out(torch.zeros(1, tokens, 64), torch.zeros(1, tokens), k=1, objective=objective)
 
 
 def generated(text: str, dtype: torch.dtype) -> None:
@@ -88,6 +128,10 @@ CASES: dict[str, Callable[[], Any]] = {
     "selecting among 577 tokens": lambda: select_top(torch.zeros(1, 577), 58),
     "experts, bfloat16": lambda: experts(torch.bfloat16),
     "32 heads that vote over a cache, bfloat16": lambda: voting(torch.bfloat16),
+    "slots, pages and a tree of a cache, bfloat16": lambda: reading(torch.bfloat16),
+    "packed sequences, bfloat16": lambda: packed(torch.bfloat16),
+    "spreading over 577 and 4096 tokens": spreading,
+    "routing and gated experts, bfloat16": lambda: routing(torch.bfloat16),
     "a generated norm of 1024 features behind a sum, bfloat16": lambda: generated(NORM, torch.bfloat16),
     "a generated softmax of 4096 columns, float16": lambda: generated(SOFTMAX, torch.float16),
     "a generated gate, bfloat16": lambda: generated(GATE, torch.bfloat16),
