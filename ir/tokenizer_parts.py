@@ -161,6 +161,9 @@ STAGES: dict[str, dict[str, Row]] = {
             Opt("longest", "int", 100, "max_input_chars_per_word", least=0),
         )),
         "wordlevel": Row("WordLevel", "whole words", (_VOCAB, Opt("unknown", "text", "<unk>", "unk_token"))),
+        "longest": Row("", "the longest entry of a lexicon at each place, from the left; a character without one is `unknown`", (
+            _VOCAB, Opt("unknown", "text", "<unk>"),
+        )),
     },
     "process": {
         "template": Row("TemplateProcessing", "tokens around a text, or a pair of texts", (
@@ -231,7 +234,9 @@ FROM = Row("", "the file that has the tables", (Opt("sha256", "text", None), Opt
 MEASURE = Row("", "files that `require` is measured on, if others than those of the training")
 TRAIN = Row("", "files that the tables are trained on", (
     Opt("key", "int", 0, least=0), Opt("min_frequency", "int", None, least=0), Opt("longest", "int", None, least=1),
-    Opt("alphabet", "texts", ()), Opt("limit_alphabet", "int", None, least=0),
+    Opt("alphabet", "texts", ()), Opt("limit_alphabet", "int", None, least=0), Opt("epochs", "int", None, least=1),
+    Opt("lines", "int", None, least=1), Opt("memorize", "real", None, least=0.0), Opt("forget", "real", None, least=0.0),
+    Opt("life", "int", None, least=1), Opt("step", "real", None, least=0.0),
 ))  # fmt: skip
 
 # What `require` may compare, and what it says of a corpus.

@@ -18,6 +18,7 @@ from ...ir.tokenizer import Part, Tokenizer
 from ...ir.tokenizer_parts import shown
 from .files import Tables, read_json
 from .forms import template_tokens
+from .lexicon import entries
 from .spelling import CODES, PLANES, REMOVED, Classes, classes_of, each_normalized
 from .trie import Trie
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Stages of which everything is known when it is known what they do with single characters, and between two of them.
 _NORMALIZE = ("bert", "lowercase", "nfd", "nfkd", "nmt", "strip_accents")
 _SPLIT = ("bert", "spaces", "words", "punctuation", "digits", "delimiter")
-_MODELS = ("wordpiece", "wordlevel")
+_MODELS = ("wordpiece", "wordlevel", "longest")
 # Classes are the low bits of a symbol.
 _CLASSES = 16
 
@@ -86,9 +87,14 @@ def automaton(data: bytes, name: str) -> Automaton:
 @lru_cache(maxsize=4)
 def _automaton(data: bytes) -> Automaton:
     from .standard import Standard
+    from .trainers import skeleton
 
     tokenizer, tables = read_json(data, "tokenizer.json")
-    return _Making(tokenizer, tables, Standard(data, tokenizer).own).made()
+    own = Standard(data, tokenizer).own
+    if tokenizer.model.name == "longest":
+        # The last split is the model.
+        own.pre_tokenizer = skeleton(tokenizer).pre_tokenizer
+    return _Making(tokenizer, tables, own).made()
 
 
 def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
@@ -102,7 +108,7 @@ def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, s
             yield "split", shown("split", part), "it looks at more than two neighbouring characters"
     model = tokenizer.model
     if model.name not in _MODELS:
-        yield "model", model.name, f"only {' and '.join(_MODELS)} can"
+        yield "model", model.name, f"only {', '.join(_MODELS)} can"
     elif model["unknown"] not in tables.model["vocab"]:
         yield "model", model.name, f"its vocabulary lacks `{model['unknown']}`, so that there are texts without ids"
     cut = tokenizer.truncate
@@ -190,6 +196,7 @@ class _Making:
                 "first": trie.roots[0], "inner": trie.roots[1], "added": trie.roots[2],
                 "steps": max(map(len, (*first, *inner)), default=1), "bytes": max(map(len, added), default=0),
                 "most": longest, "unknown": self.vocab[model["unknown"]], "whole": model.name == "wordlevel",
+                **({"single": True} if model.name == "longest" else {}),
                 "front": tuple(self.tables.tokens[token] for token in around[0]),
                 "behind": tuple(self.tables.tokens[token] for token in around[1]),
                 "padding": 0 if padding is None else self._padding(padding),
@@ -258,6 +265,10 @@ class _Making:
         prefix = self.tokenizer.model["prefix"] if self.tokenizer.model.name == "wordpiece" else None
         first: dict[tuple[int, ...], int] = {}
         inner: dict[tuple[int, ...], int] = {}
+        if self.tokenizer.model.name == "longest":
+            found = entries(self.tokenizer, self.vocab)
+            every = {tuple(map(self.numbers.__getitem__, t)): n for t, n in found.items() if self._one_word(t, classes)}
+            return every, every
         for token, number in self.vocab.items():
             if self._one_word(token, classes):
                 first[tuple(self.numbers[letter] for letter in token)] = number

@@ -10,13 +10,15 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.tokenizer import Tokenizer
+from ...ir.tokenizer import Part, Tokenizer, Training
+from ...ir.tokenizer_parts import part
 from .files import Tables, write_json
+from .less import DEFAULTS, learn_units
 from .standard import first_line, package
 
 # Which options of `train` each model takes.
@@ -25,6 +27,7 @@ OPTIONS = {
     "wordpiece": ("min_frequency", "longest", "alphabet", "limit_alphabet"),
     "unigram": ("longest", "alphabet"),
     "wordlevel": ("min_frequency",),
+    "longest": tuple(DEFAULTS),
 }
 # Characters that no text has a meaning for: planes 15 and 16 of Unicode.
 _PRIVATE = range(0xF0000, 0x10FFFE)
@@ -42,8 +45,10 @@ class Trained:
     bytes: frozenset[str] = frozenset()
 
 
-def learn(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> Trained:
-    """So many tokens for the texts, as far as these give them.
+def learn(
+    tokenizer: Tokenizer, texts: Iterable[str], size: int | None, progress: Callable[[str, int, int], None] | None = None
+) -> Trained:
+    """So many tokens for the texts, as far as these give them; None for as many as they are worth, of `model longest`.
 
     Raises:
         Diagnostic: E1002 for an option that such a model does not have, E1010 where the training fails, E0015.
@@ -58,6 +63,9 @@ def learn(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> Trained:
             help=f"its options are key, {', '.join(OPTIONS[model.name])}",
         )  # fmt: skip
     try:
+        if model.name == "longest":
+            return _units(tokenizer, training, texts, size, given, progress)
+        assert size is not None
         if model.name == "unigram":
             return _unigram(words_of(tokenizer, texts), size, given)
         if dict(model.options).get("prefix"):
@@ -71,7 +79,7 @@ def learn(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> Trained:
         raise Diagnostic("E1010", f"the training failed: {first_line(error)}", training.span) from None
 
 
-def _skeleton(tokenizer: Tokenizer) -> Any:
+def skeleton(tokenizer: Tokenizer) -> Any:
     """A tokenizer of the package with the stages before the model, and an empty model."""
     empty: dict[str, Any] = {"vocab": [] if tokenizer.model.name == "unigram" else {}}
     if tokenizer.model.name == "bpe":
@@ -79,22 +87,25 @@ def _skeleton(tokenizer: Tokenizer) -> Any:
     options = tuple(
         (n, None if tokenizer.model.name == "unigram" and n == "unknown" else v) for n, v in tokenizer.model.options
     )
-    bare = Tokenizer("", type(tokenizer.model)(tokenizer.model.name, options), (), tokenizer.normalize, tokenizer.split)
+    # What a lexicon splits a text into is not known before there is one.
+    model = part("model", "wordlevel") if tokenizer.model.name == "longest" else Part(tokenizer.model.name, options)
+    bare = Tokenizer("", model, (), tokenizer.normalize, tokenizer.split)
     return package().Tokenizer.from_str(write_json(bare, Tables({}, empty)).decode())
 
 
 def words_of(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     """How often each piece of the split comes."""
-    own = _skeleton(tokenizer)
+    return Counter(_pieces(tokenizer, texts))
+
+
+def _pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[str]:
+    """What the split makes of texts, in order."""
+    own = skeleton(tokenizer)
     normalise = own.normalizer.normalize_str if own.normalizer is not None else str
-    counted: Counter[str] = Counter()
     for text in texts:
         normal = normalise(text)
-        counted.update(
-            [normal] if own.pre_tokenizer is None else (w for w, _ in own.pre_tokenizer.pre_tokenize_str(normal))
-        )
-    del counted[""]
-    return counted
+        split = [normal] if own.pre_tokenizer is None else [w for w, _ in own.pre_tokenizer.pre_tokenize_str(normal)]
+        yield from filter(None, split)
 
 
 def _trainer(name: str, size: int, given: dict[str, Any], alphabet: Iterable[str] = (), **more: Any) -> Any:
@@ -109,7 +120,7 @@ def _trainer(name: str, size: int, given: dict[str, Any], alphabet: Iterable[str
 
 def _plain(tokenizer: Tokenizer, texts: Iterable[str], size: int, given: dict[str, Any]) -> Trained:
     """BPE without a prefix, and whole words."""
-    own = _skeleton(tokenizer)
+    own = skeleton(tokenizer)
     letters: list[str] = []
     if tokenizer.model.name == "wordlevel":
         trainer = _trainer("WordLevelTrainer", size, given)
@@ -121,6 +132,27 @@ def _plain(tokenizer: Tokenizer, texts: Iterable[str], size: int, given: dict[st
         trainer = _trainer("BpeTrainer", size, given, letters, **more)
     own.train_from_iterator(texts, trainer)
     return replace(_found(own), bytes=frozenset(letters))
+
+
+def _units(
+    tokenizer: Tokenizer, training: Training, texts: Iterable[str], size: int | None, given: dict[str, Any],
+    progress: Callable[[str, int, int], None] | None,
+) -> Trained:
+    """Units of a lexicon; where fewer are asked for than there are, letters stay."""
+    pieces = list(_pieces(tokenizer, texts))
+    lines = [line for piece in pieces if (line := piece.rstrip("\r\n"))]
+    if not lines:
+        raise Diagnostic("E1010", "the corpus is empty")
+    wrong = next((name for name in ("memorize", "forget", "step") if given.get(name, 0.0) > 1.0), None)
+    if wrong is not None:
+        raise Diagnostic("E1002", f"`{wrong}` is a share, from 0 to 1, but is {given[wrong]:g}", training.span)
+    units = learn_units(lines, training["key"], given, progress)
+    units += sorted({letter for piece in pieces for letter in piece}.difference(units))
+    if size is None or len(units) <= size:
+        return Trained(units)
+    letters = [unit for unit in units if len(unit) == 1]
+    kept = set([*letters, *(unit for unit in units if len(unit) > 1)][:size])
+    return Trained([unit for unit in units if unit in kept])
 
 
 def _found(own: Any) -> Trained:

@@ -71,7 +71,7 @@ def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
             help='name the files: `train "corpus/*.txt"`',
         )  # fmt: skip
     wanted = tokenizer.model["vocab"]
-    if wanted is None:
+    if wanted is None and tokenizer.model.name != "longest":
         raise Diagnostic(
             "E1010", f"`model {tokenizer.model.name}` says nothing of how many tokens are to be trained", tokenizer.model.span,
             help=f"write `model {tokenizer.model.name}(vocab=8192)`",
@@ -80,8 +80,12 @@ def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
     if is_pieces(tokenizer):
         return train_pieces(tokenizer, texts, wanted)
     special = [token for token in tokenizer.added if token.special]
+    if wanted is None:
+        trained = learn(tokenizer, texts, None, progress)
+        wanted = len({*trained.tokens, *(token.text for token in special)})
+        return _laid_out(tokenizer, trained, wanted, special)
     inside = [token for token in special if token.id is None or token.id < wanted]
-    trained = learn(tokenizer, texts, wanted - len(inside))
+    trained = learn(tokenizer, texts, wanted - len(inside), progress)
     return _laid_out(tokenizer, trained, wanted, inside)
 
 

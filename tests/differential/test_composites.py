@@ -290,8 +290,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.text.word_begins": (Row(below={"symbols": 256}),),
     "std.text.longest_match": (Row(attrs={"steps": 3}, below={"symbols": 3, "at": 6, "further": 3, **_TEXT}),),
     "std.text.longest_pieces": tuple(
-        Row(attrs={"first": 1, "inner": 2, "steps": 3, "most": 2, "unknown": 7, "whole": whole}, below={"symbols": 48, **_TEXT})
-        for whole in (False, True)
+        Row(attrs={"first": 1, "inner": 2, "steps": 3, "most": 2, "unknown": 7, **mode}, below={"symbols": 48, **_TEXT})
+        for mode in ({}, {"whole": True}, {"single": True})
     ),
     "std.text.token_rows": (
         Row(attrs={"length": 4}, below={"ids": 50}),
