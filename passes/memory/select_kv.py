@@ -11,9 +11,9 @@ from ...ir.builder import Builder
 from ...ir.compiling import PassSpec
 from ...ir.diagnostics import Diagnostic, Note, did_you_mean
 from ...ir.dims.dim import Dim
-from ...ir.graph import Graph, Module, Node
+from ...ir.graph import Graph, Module, Node, Value
 from ...ir.library import ops_of, written
-from ...ir.op import Composite
+from ...ir.op import Composite, Trait, has
 from ..engine import Pass
 from ..options import Option, check_further, option
 from ..report import Report
@@ -187,11 +187,17 @@ class SelectKV(Pass):
             return False
         builder = Builder(graph).before(node)
         builder.span, builder.scope = node.span, node.scope
-        own = {"scale": node.attrs["scale"]} if "scale" in statics_of(op) else {}
-        seen = builder.op(op, q, keys, k=budget, **settings, **own)
+        known = statics_of(op)
+        own = {"scale": node.attrs["scale"]} if "scale" in known else {}
+        operands: list[Value | None] = [q, keys]
+        if len(op.signature.operands) > 2:
+            operands.append(_there(mask, keys, builder))
+            if operands[2] is not None and "rows" in known:
+                own["rows"] = keys.type.shape[0]
+        seen = builder.op(op, *operands, k=budget, **settings, **own)
         assert seen.node is not None
         # What it requires of the budget is told now.
-        op.instantiate([q.type, keys.type], seen.node.attrs)
+        op.instantiate([None if v is None else v.type for v in operands], seen.node.attrs)
         node.set_input(3, seen if mask is None else builder.op("logical_and", mask, seen))
         return True
 
@@ -206,9 +212,22 @@ class SelectKV(Pass):
 
 
 def _options(op: Composite) -> dict[str, Option]:
-    """What a method adds to the options; the scale is that of each attention."""
-    told = {"scale"} if _is_own(op) else set()
+    """What a method adds to the options; the scale is that of each attention, and `rows` are those of its batch."""
+    told = {"scale", "rows"} if _is_own(op) else set()
     return {name: value for name, value in further_options(op).items() if name not in told}
+
+
+def _there(mask: Value | None, keys: Value, builder: Builder) -> Value | None:
+    """Which keys [B, S] are no padding, as far as an attention's mask says it of each key by itself."""
+    if mask is None:
+        return None
+    batch, _, count, _ = keys.type.shape
+    if mask.type.rank == 4 and mask.type.shape[1:] == (1, 1, count):
+        row = builder.op("squeeze", mask, axis=(1, 2))
+        return row if row.type.shape[0] == batch else builder.op("expand", row, shape=(batch, count))
+    joins = mask.node is not None and has(mask.node, Trait.MEETS)
+    parts = (_there(v, keys, builder) for v in mask.node.inputs) if joins and mask.node is not None else ()
+    return next((part for part in parts if part is not None), None)
 
 
 def _is_own(op: Composite) -> bool:

@@ -220,10 +220,14 @@ def is_reduction(op: AnyOp) -> bool:
 
 
 def is_visibility(op: AnyOp) -> bool:
-    """Whether an op takes queries and keys, and `k`, and returns which keys each query reads: `bool[B, H, T, S]`."""
-    if not isinstance(op, Composite) or len(op.signature.operands) != 2 or len(op.signature.results) != 1:
+    """Whether an op takes queries and keys, which of them are `there` if it asks, and `k`, and returns which keys each query reads:
+    `bool[B, H, T, S]`."""
+    if not isinstance(op, Composite) or len(op.signature.results) != 1:
         return False
-    types = [*(operand.type for operand in op.signature.operands), op.signature.results[0].type]
+    operands = op.signature.operands
+    if len(operands) != 2 and [o.name for o in operands[2:]] != ["there"]:
+        return False
+    types = [*(operand.type for operand in operands[:2]), op.signature.results[0].type]
     shaped = all(isinstance(type, Pattern) and len(type.shape) == 4 for type in types)
     return shaped and types[2].dtype == boolean and any(s.name == "k" for s in op.signature.statics)  # type: ignore[union-attr]
 

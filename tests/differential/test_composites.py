@@ -157,9 +157,15 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(shapes={"M": const(5), "Q": const(6)},
             below={"memo.place": 9, "memo.made": 2, "memo.hits": 9, "place": 9, "length": 12, "count": 2}),
     ),
-    "std.token.kv.sinks_and_recent": (Row(attrs={"k": 6}, selects=True),),
-    "std.token.kv.heavy_hitters": (Row(attrs={"k": 6}, selects=True),),
-    "std.token.kv.window_vote": (Row(attrs={"k": 6, "window": 2}, selects=True),),
+    **{
+        f"std.token.kv.{name}": (
+            Row(attrs={"k": 6, **attrs}, selects=True),
+            Row(("there",), {"k": 6, **attrs, **rows}, dict.fromkeys(rows, B), selects=True),
+        )
+        for name, attrs, rows in (
+            ("sinks_and_recent", {}, {"rows": B}), ("heavy_hitters", {}, {}), ("window_vote", {"window": 2}, {}),
+        )
+    },
     "std.attention.attend": (Row(("mask",), {"causal": True}, FULL),),
     "std.attention.column_mass": (Row(scales=SOME, attrs={"block": 64}), Row(("mask",), {"block": 2}, MASK, scales=SOME)),
     "std.attention.attention_row": (
