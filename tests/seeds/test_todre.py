@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import tessera as ts
@@ -125,7 +126,7 @@ def weights(looks: float) -> dict[str, np.ndarray]:
             made[name] = (np.ones(shape) if "norm" in name else rng.standard_normal(shape) * 0.08).astype(np.float32)
     # The slowest pair of each head, which turns least with the distance.
     for kind, coordinate, value in (("q", 1, 1.0), ("k", 0, looks)):
-        w = made[f"layers.{CUT}.self_attn.{kind}_proj.weight"]
+        w = made[f"model.layers.{CUT}.self_attn.{kind}_proj.weight"]
         w[DIM // HEADS // 2 - 1 :: DIM // HEADS, coordinate] = value
     return made
 
@@ -156,6 +157,58 @@ def test_the_image_leaves_where_the_text_does_not_look(looks: float, drops: bool
     np.testing.assert_allclose(ran("todre_rest", REST, target, made, **whole)["logits"], rest["logits"], atol=1e-5)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("looks", "drops"), [(-3.0, True), (3.0, False)])
+def test_one_file_finds_out_while_it_runs(looks: float, drops: bool, target: str) -> None:
+    """What it gives is what the two halves give whose caller chose; what is left of the late caches comes first."""
+    made = weights(looks)
+    whole = ran("todre_prompt", {**FRONT, "vocab": 50}, target, made, x=prompt())
+    front = ran("todre_front", FRONT, target, made, x=prompt())
+    rows = np.r_[0:S, S + V : S + V + T] if drops else np.arange(S + V + T)
+    fed = {"x": front["features"][:, rows], "position": rows[None], "visible": np.ones((1, len(rows)), bool)}
+    rest = ran("todre_rest", REST, target, made, **fed)
+    assert (bool(whole["dropped"]), int(whole["left"])) == (drops, len(rows))
+    for name in ("ratio", "keys", "values"):
+        np.testing.assert_allclose(whole[name], front[name], atol=1e-5)
+    np.testing.assert_allclose(whole["logits"], rest["logits"], atol=1e-5)
+    for name in ("keys", "values"):
+        np.testing.assert_allclose(whole[f"late_{name}"][:, :, :, : len(rows)], rest[name], atol=1e-5)
+        assert not whole[f"late_{name}"][:, :, :, len(rows) :].any()
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_stays_while_one_row_looks_at_it(target: str) -> None:
+    made = weights(3.0)
+    blind = prompt()
+    blind[:, S + V :, 1] = -3
+    alone = ran("todre_prompt", {**FRONT, "vocab": 50}, target, made, x=blind)
+    both = ran("todre_prompt", {**FRONT, "vocab": 50}, target, made, x=np.concatenate([blind, prompt()]))
+    assert bool(alone["dropped"])
+    assert not bool(both["dropped"])
+    np.testing.assert_array_equal(both["ratio"] < 0.1, [True, False])
+    assert int(both["left"]) == S + V + T
+
+
+@pytest.mark.extended
+def test_only_one_of_the_ways_is_computed(tmp_path: Any) -> None:
+    """The layers behind the cut stand in the two branches of an `If` and nowhere else; one has the image's rows, the other has not."""
+    path = tmp_path / "prompt.onnx"
+    module = ts.load("todre", model="todre_prompt", params={**FRONT, "vocab": 50})
+    ts.compile(module, weights=weights(3.0), verify=False).save(path)
+    graph = onnx.load(path).graph
+    (choice,) = (node for node in graph.node if node.op_type == "If")
+    branches = [a.g for a in choice.attribute]
+
+    def matrices(of: Any) -> int:
+        return sum(node.op_type in ("MatMul", "Gemm") for node in of.node)
+
+    # Seven a layer.
+    assert [matrices(branch) for branch in branches] == [7 * (DEPTH - CUT - 1)] * 2
+    assert 7 * (CUT + 1) <= matrices(graph) <= 7 * (CUT + 1) + 3
+
+
 @pytest.mark.parametrize(
     ("model", "params", "said"),
     [
@@ -165,6 +218,9 @@ def test_the_image_leaves_where_the_text_does_not_look(looks: float, drops: bool
         ("todre_front", {**FRONT, "cut": DEPTH}, "the cut is behind one of the layers"),
         ("todre_front", {**FRONT, "tau": 1.0}, "tau is a share"),
         ("todre_front", {**FRONT, "tau": 0.0}, "tau is a share"),
+        ("todre_prompt", {**FRONT, "image_start": -1}, "the roles follow each other"),
+        ("todre_prompt", {**FRONT, "text_start": S + V - 1}, "the roles follow each other"),
+        ("todre_prompt", {**FRONT, "cut": DEPTH - 1}, "the cut is in front of one of the layers"),
     ],
 )
 def test_bad_input_is_refused(model: str, params: dict[str, Any], said: str) -> None:
