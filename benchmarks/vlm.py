@@ -1,26 +1,25 @@
-"""Prompt processing of a vision-language model in ONNX Runtime: a quarter of the image's tokens against all of them.
+"""Prompt processing of a vision-language model in ONNX Runtime, on one thread: a quarter of the image's tokens against all of them.
 
 The model is `llava_prompt` with CLIP-ViT-B's tower (576 patches, the features behind block 11 of 12) and twelve decoder layers of
 width 768; the prompt has 64 tokens of text. Tokens leave by the attention of the class token: evenly in the tower's first six
-blocks, or all of them in the last one that is used, in which case only the decoder is shorter.
+blocks, or all of them in the last one that is used, in which case only the decoder is shorter. Times are taken as
+`benchmarks.reduction_speed` takes them: in turns, and the process's CPU time.
 
-python -m benchmarks.vlm [--openings N]
+    python -m benchmarks.vlm [--rounds N]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tessera as ts
 
-from .common import summary, write
-from .ort_speed import timed
+from .common import write
+from .reduction_speed import compared
 
 PATCHES, TEXT = 576, 64
 SIZES: dict[str, Any] = {
@@ -36,25 +35,18 @@ REDUCTIONS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--openings", type=int, default=4)
-    openings = parser.parse_args().openings
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
     rng = np.random.default_rng(0)
     feeds = {
         "image": rng.standard_normal((1, 3, 336, 336)).astype(np.float32),
         "input_ids": rng.integers(3, 32000, (1, PATCHES + TEXT)),
     }
-    module = ts.load("zoo/llava", "llava_prompt", SIZES)
     load = [round(os.getloadavg()[0], 2)]
-    with tempfile.TemporaryDirectory() as name:
-        files = {"all_tokens": Path(name) / "all.onnx"}
-        ts.compile(module, verify=False).save(files["all_tokens"])
-        for label, reduction in REDUCTIONS.items():
-            files[label] = Path(name) / f"{label}.onnx"
-            ts.compile(module, passes=[reduction], verify=False).save(files[label])
-        times = timed(files, feeds, openings)
+    rows = compared(ts.load("zoo/llava", "llava_prompt", SIZES), REDUCTIONS, feeds, rounds)
     load.append(round(os.getloadavg()[0], 2))
-    rows = summary(times, "all_tokens")
-    write("vlm", {"rows": rows, "rounds": len(times["all_tokens"]), "load_before_and_after": load})
+    remark = "other work may run on the machine: CPU time of one thread"
+    write("vlm", {**rows, "load_before_and_after": load, "remark": remark})
 
 
 if __name__ == "__main__":
