@@ -9,6 +9,7 @@ of the search, and whether it stays so on others is for the caller to measure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -209,15 +210,16 @@ def _within(way: _Search, aim: float, known: Mapping[str, PassSpec]) -> tuple[Tr
     """The most faithful within a cost.
 
     What is foretold may be wrong: a proposal that turns out to cost more is followed by one that is aimed lower, one that costs
-    much less by one aimed higher, between those known to hold and not to hold.
+    much less by one aimed higher, between those known to hold and not to hold. Where all are foretold to cost more, what leaves
+    least is measured.
     """
     low, high, goal = 0.0, 1.5, aim
     best: tuple[Trial, Trial | None] | None = None
-    cheapest = _LARGE * 1.0
+    cheapest = math.inf
     for _ in range(_AIMS):
         schedule, even = way.propose(goal), way.even(goal)
         if schedule is None:
-            break
+            schedule = constant(way.count, lowest(way.count, way.least))
         searched = _climbed(way, schedule, goal)
         rival = way.trials(way.method, even, "constant") if even is not None else None
         contenders = [searched] if rival is None or rival.spec == searched.spec else [searched, rival]

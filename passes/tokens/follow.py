@@ -22,8 +22,7 @@ from ...ir.types import TensorType, f32
 from . import stage as flow
 from .carry import CannotFollow, Targets, resized, shown
 from .ends import check_cut
-from .join import Joiner
-from .restore import Restorer
+from .put import Putter, picks
 from .stream import Origins, Stage, Stream, facts_of, is_visibility, map_leaves
 
 MEAN_POOL = "std.pooling.mean_pool"
@@ -31,7 +30,7 @@ MEAN_POOL = "std.pooling.mean_pool"
 ATTENDS = frozenset({ATTENTION, "std.attention.received", "std.attention.last_row"})
 
 
-class Follower(Restorer, Joiner):
+class Follower(Putter):
     """Brings everything in a graph to the stages of the tokens that it meets.
 
     Args:
@@ -46,7 +45,7 @@ class Follower(Restorer, Joiner):
     ) -> None:  # fmt: skip
         super().__init__(graph, axes, streams, origins)
         self.proportional, self.restore, self._fit = proportional, restore, fit
-        self._bodies = Bodies()
+        self._bodies, self._puts = Bodies(), {}
         self._reductions = {s.node: (stream, s) for stream in streams for s in stream.stages if s.node is not None}
         self._counts = {stage: stage.count for stream in streams for stage in stream.stages}
 
@@ -65,6 +64,9 @@ class Follower(Restorer, Joiner):
         if node in self._reductions:
             self._reduce_again(node, targets)
             return
+        if node in self._puts:
+            self._retype(node, self.shorten(node))
+            return
         if not targets:
             return
         operands, attrs = list(node.inputs), dict(node.attrs)
@@ -77,7 +79,7 @@ class Follower(Restorer, Joiner):
             node.attrs = attrs
             for i, value in enumerate(operands):
                 node.set_input(i, value)
-            self._unmerge_operands(node)
+            self.unmerge_operands(node)
 
     def _targets(self, node: Node) -> Targets:
         """The stages at which the node meets streams, where they are not those that it was given."""
@@ -93,7 +95,7 @@ class Follower(Restorer, Joiner):
                 if owner is None or self.is_feature(value, owner):  # type: ignore[arg-type]
                     continue
                 # What is computed from a map that was there already belongs to what is left of its tokens now.
-                indexes = _picks(node) or node.op.family == "segment"
+                indexes = picks(node) or node.op.family == "segment"
                 now = given if map_leaves(node.op) is not None or indexes else self._now(owner, given)
                 if given.resized or now is not given:
                     targets.setdefault(given, (owner, now))
@@ -138,6 +140,8 @@ class Follower(Restorer, Joiner):
         if self.join(node, targets):
             self._retype(node, targets)
             return
+        if not self.restore and self.put_later(node, targets):
+            return
         kind = along(node, axes_of, self.axes)
         if kind is Along.MIXED:
             how = {"merged": "merging", "dropped": "dropping some"}[_said(targets)]
@@ -165,7 +169,7 @@ class Follower(Restorer, Joiner):
         if map_leaves(node.op) is not None or is_visibility(node.op):
             return True
         sums = node.op.family == "segment" and has(node, Trait.SCALES)
-        if not (sums or _picks(node)) or node.inputs[0] is None or node.inputs[1] is None:
+        if not (sums or picks(node)) or node.inputs[0] is None or node.inputs[1] is None:
             return False
         maps = self.origins.maps(node.inputs[1])
         if sums:
@@ -363,15 +367,6 @@ class Follower(Restorer, Joiner):
             types.append(None if value is None else TensorType(value.type.dtype, shape))  # type: ignore[arg-type]
         return types
 
-    # Going back ---------------------------------------------------------------------------------------------------
-
-    def _unmerge_operands(self, node: Node) -> None:
-        builder = Builder(self.graph).before(node)
-        for i, value in enumerate(node.inputs):
-            if value is not None:
-                node.set_input(i, self.unmerged(value, builder))
-        self.restored.append(node)
-
     # Bookkeeping --------------------------------------------------------------------------------------------------
 
     def _same_axes(self, old: Value, new: Value, targets: Targets) -> None:
@@ -406,11 +401,6 @@ class Follower(Restorer, Joiner):
             help=problem.help
             or "give it a value for every token with `restore=true`, or leave the blocks before it out with `blocks=[…]`",
         )
-
-
-def _picks(node: Node) -> bool:
-    """Whether a node picks elements by their places."""
-    return has(node, Trait.INDEXES) and has(node, Trait.SCALES)
 
 
 def _said(targets: Targets) -> str:

@@ -49,7 +49,7 @@ class Joiner(Carrier):
         joins = node.op.qualified in ("concat", "rearrange")
         if of_map and (joins or node.op.family == "order"):
             # What a pass before wrote of its map, to join it.
-            raise _again()
+            raise again()
         if not joins:
             return False
         if node.output.type.rank != 3:
@@ -79,7 +79,7 @@ class Joiner(Carrier):
             node.set_input(i, part.value)
         facts = [part.facts for part in parts]
         ends = _kept(parts, self.graph), _kept(parts[::-1], self.graph, last=True)
-        self._derive(node, joined, now, facts, ends, targets)
+        self.derive(node, joined, now, facts, ends, targets)
 
     def _fold(self, node: Node, targets: Targets) -> None:
         """`(b n) t d -> b (n t) d`: each of the n rows stands behind the one before it."""
@@ -97,7 +97,7 @@ class Joiner(Carrier):
                 tensor = builder.op("add", tensor, builder.op("mul", number, builder.dim_value(step)))
             fields.append(builder.op("rearrange", tensor, pattern="b n t -> b (n t)", axes=()))
         node.set_input(0, part.value)
-        self._derive(node, TokenMap(*fields), rows * part.now, [part.facts], (0, 0), targets)
+        self.derive(node, TokenMap(*fields), rows * part.now, [part.facts], (0, 0), targets)
 
     def _part(self, value: Value, node: Node, targets: Targets, builder: Builder) -> _Part:
         """One operand, in the order of its positions."""
@@ -106,7 +106,7 @@ class Joiner(Carrier):
             return _Part(value, value.type.shape[1], value.type.shape[1])
         stream, first, given = found
         if given.node is not None:
-            raise _again()
+            raise again()
         if self.batch(value, stream, 1) != 0:
             raise CannotFollow(
                 f"`{node.op.name}` joins tokens of other rows than those that were {stream.said(targets[given][1])}"
@@ -134,14 +134,14 @@ class Joiner(Carrier):
         )
         return _Part(value, given.count - first, stage.count - first, TokenMap(source, size, position), facts)
 
-    def _derive(
+    def derive(
         self, node: Node, joined: TokenMap, now: Dim, facts: list[Facts], ends: tuple[int, int], targets: Targets
     ) -> None:
         """The stage of a node's result."""
         out = node.output
         stream = self._joined_stream(out)
         if len(stream.stages) > 1:
-            raise _again()
+            raise again()
         if stream.stages[0].tokens is None:
             flow.start(stream, None, self.origins, Builder(self.graph).before(node))
         behind = next(iter(targets.values()))[1].behind
@@ -174,7 +174,7 @@ class Joiner(Carrier):
         return stream
 
 
-def _again() -> CannotFollow:
+def again() -> CannotFollow:
     return CannotFollow(
         "these tokens are joined with others, and were reduced before that by an earlier pass already",
         "reduce them in one pass: its `r` or `keep` may be a list, one number a block",

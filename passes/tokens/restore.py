@@ -86,6 +86,14 @@ class Restorer(Carrier):
                 self._carried[key] = self._back(value, builder, regions=True)
         return self._carried[key]
 
+    def unmerge_operands(self, node: Node) -> None:
+        """Let a node read every token."""
+        builder = Builder(self.graph).before(node)
+        for i, value in enumerate(node.inputs):
+            if value is not None:
+                node.set_input(i, self.unmerged(value, builder))
+        self.restored.append(node)
+
     def unmerged(self, value: Value, builder: Builder) -> Value:
         """``value`` with every original token given what its reduced token has."""
         key = (value, "unmerged")

@@ -112,6 +112,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"k": 3, "objective": objective}, selects=True, scales=("odd", "large")) for objective in ("max_sum", "k_center")
     ),
     "std.token.last_member": (Row(below=MAP),),
+    "std.token.put.put_map": (Row(attrs={"count": 6, "k": T // 2}, below={"number": 6, "host": 6}, scales=("odd", "large")),),
     "std.token.drop.drop_span": (Row(attrs={"r": 2, "start": 1}, below=MAP, scales=("odd", "large")),),
     **{
         f"std.token.merge.{name}": (Row(attrs={"r": 2, **attrs}, below=MAP, selects=True, scales=("odd", "large")),)

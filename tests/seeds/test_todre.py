@@ -193,7 +193,7 @@ def test_the_image_stays_while_one_row_looks_at_it(target: str) -> None:
 
 @pytest.mark.extended
 def test_only_one_of_the_ways_is_computed(tmp_path: Any) -> None:
-    """The layers behind the cut stand in the two branches of an `If` and nowhere else; one has the image's rows, the other has not."""
+    """The layers behind the cut stand in both branches of an `If`, with the image's rows and without, and nowhere else."""
     path = tmp_path / "prompt.onnx"
     module = ts.load("todre", model="todre_prompt", params={**FRONT, "vocab": 50})
     ts.compile(module, weights=weights(3.0), verify=False).save(path)

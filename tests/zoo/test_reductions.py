@@ -134,7 +134,7 @@ def test_two_passes_that_both_reduce_in_front_of_what_joins(crops: int) -> None:
     with pytest.raises(Diagnostic) as caught:
         ts.compile(module, passes=["prune_tokens(r=2, blocks=[0])", "prune_tokens(r=2, blocks=[1])"], verify=False)
     assert caught.value.code == "E0710"
-    assert "were reduced before this pass already" in caught.value.message
+    assert "were reduced before that by an earlier pass already" in caught.value.message
 
 
 def test_images_anywhere_in_prompts_are_restored_or_refused() -> None:
