@@ -101,6 +101,10 @@ class Target:
         """
         raise NotImplementedError
 
+    def held(self, module: Module, weights: Bound) -> Bound:
+        """The weights that an artifact computes with, and is compared with: the program's, or what it rounds them to."""
+        return weights
+
     def write(self, built: Any, path: Path) -> None:
         """Write the file, and what belongs to it beside it. The caller has it written aside, and renames it when it is whole."""
         raise NotImplementedError

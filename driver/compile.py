@@ -328,7 +328,7 @@ def _compare(
         from .mapped import mapped
         from .verify import compared
 
-        with mapped(bound, path.parent) as values:
+        with mapped(artifact._target.held(artifact.module, bound), path.parent) as values:
             return compared(artifact.module, runner, reference, values, seed, sizes)
 
     # torch takes about as long to import as ONNX Runtime to open the file, which does not hold the interpreter.

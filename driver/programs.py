@@ -270,7 +270,10 @@ class ProgramArtifact(Artifact):
                 every = sorted(set().union(*known.values()))
                 help = did_you_mean(name, every) or f"their sizes are {', '.join(every)}"
                 raise Diagnostic("E0935", f"no entry point has a size `{name}`", help=help)
-        with mapped(bound, folder) as values:
+        held = bound
+        for entry in self.entries:
+            held = self._target.held(self.module.only(entry), held)
+        with mapped(held, folder) as values:
             for entry in self.entries:
                 given = {name: size for name, size in (sizes or {}).items() if name in known[entry]}
                 alone, part, runner = self.module.only(entry), reference.only(entry), opened[entry].runner

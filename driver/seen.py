@@ -27,7 +27,7 @@ from ..runtime.weights.open import open_weights
 from .compile import apply_passes
 from .compile import compile as drive
 from .read import IMPORTED, raising, read_model
-from .report import routers
+from .report import expert_scores, routers
 from .report.fates import Step, traced
 from .report.routers import Rows
 from .report.view import Shown
@@ -72,7 +72,7 @@ class Seen:
             Diagnostic: E0925 when no token leaves and none is routed, or when what it takes is neither an image nor text; what
                 reading and running raise.
         """
-        how = how or Options(metadata=self.metadata, beside=self.beside)
+        how = self._how(how)
         module, steps = traced(self.module)
         rows = routers.mixtures(module.graph)
         if not steps and not rows:
@@ -98,9 +98,16 @@ class Seen:
                 "E0925", "nothing is routed: the program has no mixture of experts in it",
                 help="an input is for seeing what routers do with it; `tessera run` gives what the model makes of it",
             )  # fmt: skip
-        how = how or Options(metadata=self.metadata, beside=self.beside)
-        outputs = self._made(routers.traced(self.module), pairs, how)[2]
+        outputs = self._made(routers.traced(self.module), pairs, self._how(how))[2]
         return routers.counted(rows, [outputs])
+
+    def scored(self, pairs: Sequence[tuple[str, str]], how: Options | None = None) -> dict[str, dict[str, Any]]:
+        """What the experts do with an input, as the passes on experts read it. Raises what reading and running raise."""
+        outputs = self._made(expert_scores.scored(self.module), pairs, self._how(how))[2]
+        return expert_scores.expert_scores(self.module, lambda batch: batch, [outputs])
+
+    def _how(self, how: Options | None) -> Options:
+        return how or Options(metadata=self.metadata, beside=self.beside)
 
     def _made(
         self, module: Module, pairs: Sequence[tuple[str, str]], how: Options
@@ -158,7 +165,11 @@ def _own_weights(path: Path, module: Module) -> Any:
     if path.suffix.lower() == Onnx.suffix and (whole := stored(path, module.graph)) is not None:
         return whole
     try:
-        return read_model(path).weights
+        found = read_model(path).weights
+        missing = next((name for name in module.graph.params if name not in (found or {})), None)
+        if missing is not None:
+            raise Diagnostic("E0606", f"none of them is `{missing}`")
+        return found
     except Diagnostic as error:
         raise Diagnostic(
             error.code, f"the weights in `{path.name}` cannot be told from its nodes: {error.message}",

@@ -38,6 +38,7 @@ def build(
     metadata: Mapping[str, str] | None = None,
     claims: bool = True,
     contrib: bool = False,
+    bits: int | None = None,
     seed: int = 0,
 ) -> ox.Model:
     """The ONNX model of a module. No weight is read before it is saved.
@@ -48,6 +49,7 @@ def build(
         metadata: further ``metadata_props``.
         claims: whether composites may become one ONNX op (off: every body is lowered, for comparison).
         contrib: mixtures of experts as ONNX Runtime's own op, `com.microsoft.MoE`.
+        bits: of their matrices, 8 or 4, rounded: `com.microsoft.QMoE`.
         seed: for the initialisers.
 
     Raises:
@@ -61,7 +63,7 @@ def build(
         bound = initialise(module.graph, seed)
     else:
         bound = weights if isinstance(weights, Bound) else bind(module.graph, weights, recipes=module.recipes)
-    return build_model(module, bound, opset=opset, claims=claims, contrib=contrib, metadata=metadata or {})
+    return build_model(module, bound, opset=opset, claims=claims, contrib=contrib, bits=bits, metadata=metadata or {})
 
 
 def save(

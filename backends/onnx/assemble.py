@@ -28,7 +28,8 @@ _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
 
 def build_model(
-    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, contrib: bool, metadata: Mapping[str, str]
+    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, contrib: bool, bits: int | None,
+    metadata: Mapping[str, str],
 ) -> ox.Model:
     """See :func:`tessera.backends.onnx.build`; ``weights`` holds a tensor for every parameter."""
     if opset not in OPSETS:
@@ -37,7 +38,7 @@ def build_model(
             help="write `target onnx(opset=24)`",
         )  # fmt: skip
     graph = module.graph
-    e = Lowerer(opset, claims, contrib=contrib)
+    e = Lowerer(opset, claims, contrib=contrib, bits=bits)
     problem = e.plan.refused(graph) if contrib else None
     if problem is not None:
         raise problem

@@ -27,19 +27,23 @@ class Lowerer(Emitter, Walk[ox.Value]):
     Args:
         claims: whether composites may become one ONNX op; else their bodies are lowered.
         contrib: whether mixtures of experts become ONNX Runtime's own op.
+        bits: of their matrices; as they are when None.
     """
 
     sizes: Sizes
 
-    def __init__(self, opset: int, claims: bool = True, parent: Lowerer | None = None, contrib: bool = False) -> None:
+    def __init__(
+        self, opset: int, claims: bool = True, parent: Lowerer | None = None, contrib: bool = False, bits: int | None = None,
+    ) -> None:  # fmt: skip
         Emitter.__init__(self, opset, parent)
+        self.bits: int | None = bits if parent is None else parent.bits
         if parent is None:
             own = contrib_lowerings if contrib else {}
 
             def chosen(node: Node) -> bool:
                 return node.op.qualified in own or (claims and claimed(node, opset))
 
-            Walk.__init__(self, Plan(chosen, refused if contrib else lambda node: None))
+            Walk.__init__(self, Plan(chosen, (lambda node: refused(node, bits)) if contrib else lambda node: None))
         else:
             Walk.__init__(self, parent.plan, parent.depth)
         # What the sizes of a call must satisfy, in the main graph's symbols; None where it is proved.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # The data file that the entry points of a program share.
 WEIGHTS = "weights.data"
+_BITS = {"contrib_int8": 8, "contrib_int4": 4}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class Onnx(Target):
     programs = True
 
     opset: int = option(DEFAULT_OPSET, "ONNX opset")
-    moe: Literal["standard", "contrib"] = option(
-        "standard", "mixtures of experts by standard ops, or as ONNX Runtime's own op, `com.microsoft.MoE`"
+    moe: Literal["standard", "contrib", "contrib_int8", "contrib_int4"] = option(
+        "standard",
+        "mixtures of experts by standard ops, or as ONNX Runtime's own op, `com.microsoft.MoE`; with 8 or 4 bits for a number of the "
+        "experts' matrices, `QMoE`",
     )
     form: Literal["tessera", "genai"] = option(
         "tessera", "who reads the folder of a program: with genai, onnxruntime-genai too, by the entry point `past` of add_cache"
@@ -44,7 +47,12 @@ class Onnx(Target):
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> ox.Model:
         from . import build
 
-        return build(module, weights, opset=self.opset, contrib=self.moe == "contrib", metadata=metadata)
+        return build(module, weights, opset=self.opset, contrib=self.moe != "standard", bits=_BITS.get(self.moe), metadata=metadata)
+
+    def held(self, module: Module, weights: Bound) -> Bound:
+        from .rounded import as_rounded
+
+        return as_rounded(module, weights, _BITS[self.moe]) if self.moe in _BITS else weights
 
     def write(self, built: ox.Model, path: Path) -> None:
         from .genai import check_form

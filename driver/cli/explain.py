@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from textwrap import fill, indent
@@ -35,6 +36,9 @@ from .feeding import channels, pair, reading_options
     "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE",
     help="Run it, and count what its routers choose: an image, a text (.txt), an .npz or .npy.",
 )  # fmt: skip
+@click.option(
+    "--scores", metavar="F", help="Write how often each expert is taken, how much it adds and which are alike, for prune_experts."
+)
 @reading_options
 @json_option
 def explain(
@@ -46,6 +50,7 @@ def explain(
     at: str | None,
     weights: tuple[str, ...],
     inputs: tuple[str, ...],
+    scores: str | None,
     fit: str,
     mean: str | None,
     std: str | None,
@@ -56,7 +61,7 @@ def explain(
     """Say what is in a spec or an artifact.
 
     What it takes and gives, what it costs block by block, and how it was made. Of mixtures of experts also what they cost a token,
-    and with --input the load of every expert.
+    and with --input the load of every expert, which --scores writes as a file that passes on experts read.
     """
     from ...backends.target import of_file
     from ..bundles import is_bundle
@@ -65,6 +70,8 @@ def explain(
     from ..report.explain import explain_artifact, explain_module, explain_program
     from ..targets import MANIFEST
 
+    if scores is not None and not inputs:
+        raise click.UsageError("--scores is measured on an input: add --input")
     sizes = _sizes(at)
     written = of_file(Path(file)) is not None
     if written and passes:
@@ -78,6 +85,7 @@ def explain(
         kind = "artifact" if whole else "spec"
         facts = {"kind": kind, "file": file, **found, "passes": [r.to_dict() for r in reports], "models": _models(file)}
     if inputs:
+        from ...runtime.files.aside import written_aside
         from ...runtime.inputs import Options
         from ..seen import see
 
@@ -87,6 +95,9 @@ def explain(
             fit, channels("--mean", mean), channels("--std", std), tokenizer, max_length, False, seen.metadata, seen.beside
         )
         facts["routers"] = seen.routed(pairs, how)
+        if scores is not None:
+            with written_aside(scores) as aside:
+                aside.write_text(json.dumps(seen.scored(pairs, how)), encoding="utf-8")
     if as_json:
         print_json(facts)
     else:

@@ -10,10 +10,11 @@ import onnx
 import pytest
 
 import tessera as ts
-from tessera.backends.onnx import build
+from tessera.backends.onnx import build, serialize
+from tessera.backends.onnx.rounded import as_rounded
 from tessera.frontends.source import loads
 from tessera.ir.diagnostics import Diagnostic
-from tessera.runtime.weights.bind import initialise
+from tessera.runtime.weights.bind import bind, initialise
 
 HEAD = """
 use std.moe.experts (gated, plain)
@@ -76,6 +77,52 @@ def test_it_is_exact(router: str, experts: str) -> None:
         np.testing.assert_allclose(run(x)["y"], want(x)["y"], rtol=1e-4, atol=1e-4)
 
 
+# The op at 8 and 4 bits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("router", "experts"), [("sigmoid", "swiglu"), ("null", "clipped"), ("null", "gelu")])
+def test_rounded_matrices_are_exact_for_what_they_were_rounded_to(router: str, experts: str, bits: int) -> None:
+    """And near to what they were; the check of an artifact, with `verify`, knows of it."""
+    module = program(ROUTERS[router], EXPERTS[experts])
+    weights = {name: t.numpy() for name, t in initialise(module.graph, 1).items()}
+    held = as_rounded(module, bind(module.graph, weights, recipes=module.recipes), bits)
+    near = {name: t.numpy() for name, t in held.items()}
+    want, bare = (ts.compile(module, target="torch", weights=w, verify=False) for w in (near, weights))
+    run = ts.compile(module, target="onnx", weights=weights, moe=f"contrib_int{bits}")
+    for tokens in (1, 2, 33):
+        x = np.random.default_rng(tokens).standard_normal((tokens, 8)).astype(np.float32)
+        found = run(x)["y"]
+        np.testing.assert_allclose(found, want(x)["y"], rtol=1e-4, atol=1e-4)
+        assert np.abs(found - bare(x)["y"]).max() <= (0.02 if bits == 8 else 0.4) * np.abs(bare(x)["y"]).max()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounded_matrices_have_so_many_bits(bits: int) -> None:
+    made = onnx.load_from_string(serialize(build(program(ROUTERS["softmax"], EXPERTS["swiglu"]), contrib=True, bits=bits)))
+    assert [n.op_type for n in made.graph.node].count("QMoE") == 1
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
+    assert held[f"gate_up.u{bits}"].nbytes == 5 * 8 * 12 * bits // 8
+    assert held[f"down.u{bits}"].nbytes == 5 * 6 * 8 * bits // 8
+    assert not {"gate_up", "down"} & set(held)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("[5, 6, 8]", "[5, 7, 8]", "7 numbers of 4 bits make no whole bytes"),
+        ("f32", "f16", "it computes in f32"),
+        ("gated(x, r, gate_up,", "gated(x, r, gate_up * 2.0,", "computed when the model runs"),
+    ],
+)
+def test_what_cannot_be_rounded_is_refused(old: str, new: str, told: str) -> None:
+    source = text(ROUTERS["softmax"], EXPERTS["swiglu"]).replace("[5, 8, 12]", "[5, 8, 14]" if "7" in new else "[5, 8, 12]")
+    module = loads(source.replace(old, new))
+    with pytest.raises(Diagnostic, match=told) as caught:
+        build(module, contrib=True, bits=4)
+    assert caught.value.code == "E0811"
+
+
 def test_a_token_without_experts_gives_nothing() -> None:
     module = program("without_null(token_choice(logits, k=2), experts=0)", EXPERTS["swiglu"])
     run = ts.compile(module, target="onnx", moe="contrib", seed=0, verify=False)
@@ -85,7 +132,7 @@ def test_a_token_without_experts_gives_nothing() -> None:
 def test_it_is_one_node_and_only_where_it_was_asked_for() -> None:
     module = program(ROUTERS["softmax"], EXPERTS["swiglu"])
     for contrib, domains in ((True, {"", "com.microsoft"}), (False, {""})):
-        made = onnx.load_from_string(ts.backends.onnx.serialize(build(module, contrib=contrib)))
+        made = onnx.load_from_string(serialize(build(module, contrib=contrib)))
         assert {o.domain for o in made.opset_import} == domains
         assert [n.op_type for n in made.graph.node].count("MoE") == contrib
 

@@ -12,11 +12,13 @@ from PIL import Image
 
 import tessera as ts
 from tessera.driver.cli import main
+from tessera.driver.compile import apply_passes
 from tessera.driver.optimize import Options, optimize
 from tessera.driver.report import routers
 from tessera.driver.report.html import page
 from tessera.driver.report.text import render
 from tessera.driver.seen import see
+from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic
 
 TEXT = """
@@ -114,6 +116,21 @@ def test_explain_counts_what_an_input_is_routed_to(spec: Path, capsys: pytest.Ca
     assert "share of each expert, in percent" in shown
     assert main(["explain", "vit_classifier", "-i", f"image={spec.parent / 'image.npy'}"]) == 1
     assert "nothing is routed" in capsys.readouterr().err
+
+
+def test_explain_writes_what_passes_on_experts_read(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(spec.parent / "image.npy", IMAGES)
+    scores = spec.parent / "experts.json"
+    assert main(["explain", str(spec), "--scores", str(scores)]) == 2
+    assert "add --input" in capsys.readouterr().err
+    assert main(["explain", str(spec), "-i", f"image={spec.parent / 'image.npy'}", "--scores", str(scores), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["routers"]
+    written = json.loads(scores.read_text())
+    assert {row["router"]: row["load"] for row in told} == {name: row["load"] for name, row in written.items()}
+    best = {name: sorted(np.argsort(row["saliency"])[-3:].tolist()) for name, row in written.items()}
+    prune = PassSpec("prune_experts", {"keep": 3, "by": "saliency", "scores": "experts.json"})
+    _, (report,) = apply_passes(ts.load(str(spec)), [prune])
+    assert report.facts["kept"] == best
 
 
 def test_explain_reads_the_program_of_a_file_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
