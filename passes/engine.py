@@ -247,7 +247,7 @@ def run_pipeline(
             for entry in _entries(spec, before):
                 made.append(_run(step, before, module, entry, verify_each))
             _check_program(step, module)
-            _check_weights(before, module)
+            _check_weights(before, module, {name: type for report in made for name, type in report.reads.items()})
         except Diagnostic as error:
             before_it = f", after {', '.join(ran)}" if ran else ""
             note = Note(f"while running the pass `{step.name}`{before_it}", span)
@@ -302,12 +302,15 @@ def _check_program(step: Pass, program: Module) -> None:
         ) from error  # fmt: skip
 
 
-def _check_weights(before: Module, after: Module) -> None:
-    """Each parameter is one of those before, or made of them by a recipe that gives its type; recipes of others go."""
+def _check_weights(before: Module, after: Module, reads: Mapping[str, Typed]) -> None:
+    """Each parameter is one of those before, or made of them, and of what the pass reads besides, by a recipe that gives its type;
+    recipes of others go."""
     params, old = after.parameters(), before.parameters()
     after.recipes = {name: recipe for name, recipe in after.recipes.items() if name in params}
 
     def look(name: str) -> Typed:
+        if name in reads:
+            return reads[name]
         if name not in old:
             raise BrokenContract(f"a recipe reads `{name}`, which was no parameter before the pass")
         return Typed(old[name].type.dtype, tuple(int(d) for d in old[name].type.shape))

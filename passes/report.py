@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..ir.analysis.table import Table, human
 
 if TYPE_CHECKING:
+    from ..ir.recipe_functions import Typed
     from .engine import Pass
 
 
@@ -25,6 +26,7 @@ class Report:
         tables: figures that depend on the sizes of the free dimensions, as functions of these sizes.
         sizes: the sizes at which the tables are shown.
         entry: the entry point it ran on, of a program that has several.
+        reads: tensors that recipes of the pass read and that were no parameter's: they come from files of their own.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Report:
     tables: dict[str, Callable[[Mapping[str, int]], Table]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     entry: str = ""
+    reads: dict[str, Typed] = field(default_factory=dict)
 
     @staticmethod
     def of(what: Pass, modified: int, **facts: Any) -> Report:

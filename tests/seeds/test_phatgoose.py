@@ -23,12 +23,16 @@ SEGMENT = 24
 Weights = dict[str, np.ndarray]
 
 
-def expert_model(form: str) -> Module:
-    return ts.load("phatgoose", "phatgoose_expert", params={"form": form})
+# The models that are trained are wider: at 32 the mean of all updates is as good as choosing among them.
+WIDE = {"dim": 64, "hidden": 128, "heads": 4}
 
 
-def routed(experts: int = 6, k: int = 2) -> Module:
-    return ts.load("phatgoose", "phatgoose_lm", params={"experts": experts, "k": k})
+def expert_model(form: str, **sizes: int) -> Module:
+    return ts.load("phatgoose", "phatgoose_expert", params={"form": form, **sizes})
+
+
+def routed(experts: int = 6, k: int = 2, **sizes: int) -> Module:
+    return ts.load("phatgoose", "phatgoose_lm", params={"experts": experts, "k": k, **sizes})
 
 
 def run(module: Module, weights: Weights, target: str, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -139,7 +143,7 @@ def trained(form: str, weights: Weights, kinds: tuple[str, ...], steps: int, lea
 
     from tessera.backends.torch import build
 
-    module = expert_model(form)
+    module = expert_model(form, **WIDE)
     start = initialise(module.graph, 7)
     given = {name: weights.get(name, start[name].numpy()) for name in module.graph.params}
     net = build(module, given, trainable=True)
@@ -166,8 +170,8 @@ def losses(logits: np.ndarray, ids: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_each_byte_finds_its_expert() -> None:
-    """(a), (b), as far as two blocks go: documents of segments of all kinds, which nobody was trained on."""
-    frozen = trained("base", {}, KINDS, 300, "weight bias", 6e-3)
+    """(a), and (b) as far as two blocks go: documents of segments of all kinds, which nobody was trained on."""
+    frozen = trained("base", {}, KINDS, 600, "weight bias", 6e-3)
     experts = []
     for kind in KINDS:
         updated = trained("lora", frozen, (kind,), 100, "lora_a lora_b", 1e-2)
@@ -177,19 +181,21 @@ def test_each_byte_finds_its_expert() -> None:
     ids = np.stack([
         np.concatenate([windows(corpus(KINDS[k], held_back=True), 1, SEGMENT, rng)[0] for k in row]) for row in kind_of
     ])  # fmt: skip
-    found = run(routed(), stacked(frozen, experts), "onnx", ids)
+    found = run(routed(**WIDE), stacked(frozen, experts), "onnx", ids)
     ours = losses(found["logits"], ids)
     bare = [{n: v for n, v in e.items() if not n.endswith("gate")} for e in experts]
-    singles = [losses(run(expert_model("lora"), e, "onnx", ids)["logits"], ids) for e in bare]
+    singles = [losses(run(expert_model("lora", **WIDE), e, "onnx", ids)["logits"], ids) for e in bare]
     mean = {n: np.concatenate([e[n] for e in bare], axis=-1 if n.endswith("lora_a") else 0) for n in bare[0] if "lora" in n}
-    joined = ts.load("phatgoose", "phatgoose_expert", params={"form": "lora", "rank": 24})
+    joined = expert_model("lora", rank=24, **WIDE)
     summed = losses(run(joined, {**bare[0], **mean}, "onnx", ids)["logits"], ids)
     mean = {n: v / 6 if n.endswith("lora_b") else v for n, v in mean.items()}
     even = losses(run(joined, {**bare[0], **mean}, "onnx", ids)["logits"], ids)
-    right = float((found["best"] == np.repeat(kind_of, SEGMENT, axis=1)).mean())
-    unadapted = losses(run(expert_model("base"), frozen, "onnx", ids)["logits"], ids)
+    own = np.repeat(kind_of, SEGMENT, axis=1)
+    right = float((found["best"] == own).mean())
+    votes = np.stack([(found["best"] == e).sum(0) for e in range(6)]).argmax(0)
+    unadapted = losses(run(expert_model("base", **WIDE), frozen, "onnx", ids)["logits"], ids)
     print("routed", ours, "single", singles, "frozen", unadapted, "mean", even, "sum", summed, "right", right)
-    assert ours < min(*singles, unadapted, summed)
-    # So small a model knows little of where it is: the mean of all updates is as good as choosing among them.
-    assert ours < 1.01 * even
-    assert right >= 1.5 / 6
+    assert ours < min(*singles, unadapted, summed, even)
+    # So small a model knows little of where it is.
+    assert right >= 1.75 / 6
+    assert (votes == own).mean() >= 2.25 / 6

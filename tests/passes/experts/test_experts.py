@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import tessera as ts
+from tessera.driver.cli.common import parse_passes
 from tessera.frontends.source import loads, print_module
 from tessera.ir.compiling import PassSpec
 from tessera.ir.diagnostics import Diagnostic
@@ -373,6 +375,11 @@ def test_changes_that_do_not_follow_one_another(first: Any, second: Any, told: s
         apply(module, second[0], **second[1])
     assert caught.value.code == "E0721"
     assert caught.value.help
+    if "swap_router(" in caught.value.help:
+        # What it advises helps.
+        (advised,) = parse_passes([re.findall(r"swap_router\([^)]*\)", caught.value.help)[0]])
+        module, _ = apply(module, advised.name, **advised.options)
+        assert apply(module, second[0], **second[1])[1].modified == 3
 
 
 @pytest.mark.parametrize(

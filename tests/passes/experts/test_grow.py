@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import tessera as ts
 from tessera.driver.report.expert_scores import expert_scores, scored
@@ -153,9 +155,52 @@ def test_a_trained_adapter_is_added() -> None:
             np.testing.assert_allclose(outputs(after, x, target=target, weights=w), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("experts", "router"), [(1, "linear"), (3, "linear"), (3, "standardized")])
+def test_trained_adapters_come_from_files_of_their_own(experts: int, router: str, tmp_path: Path) -> None:
+    """Of PEFT's names and shapes, of several with a gate each: what the model computes is the sum that a loop says."""
+    module = loads("use std.nn (linear)\nmodel m(x: f32[B, 8]) -> (y: f32[B, 6]) { return linear(x, out=6) as head }")
+    rng = np.random.default_rng(2)
+    base = {"head.weight": (6, 8), "head.bias": (6,)}
+    parts = {"lora_A.weight": (2, 8), "lora_B.weight": (6, 2), "lora_gate": (8,)}
+    called = "base_model.model.{}" if experts == 1 else "expert.{i}.{}"
+    files: list[dict[str, np.ndarray]] = [{n: rng.standard_normal(s).astype(np.float32) for n, s in base.items()}]
+    for i in range(experts):
+        stem = called.replace("{i}", str(i)).replace("{}", "head")
+        files.append({f"{stem}.{n}": rng.standard_normal(s).astype(np.float32) for n, s in parts.items()})
+    for i, held in enumerate(files):
+        save_file(held, tmp_path / f"{i}.safetensors")
+    x = rng.standard_normal((7, 8)).astype(np.float32)
+    want = x @ files[0]["head.weight"].T + files[0]["head.bias"]
+    a, b, gate = ([next(v for n, v in f.items() if n.endswith(tail)) for f in files[1:]] for tail in parts)
+    if experts == 1:
+        want = want + 2 * x @ a[0].T @ b[0].T
+    else:
+        rows, gates = x, np.stack(gate)
+        if router == "standardized":
+            rows, gates = ((v - v.mean(1, keepdims=True)) / np.sqrt(v.var(1, keepdims=True) + 1e-5) for v in (rows, gates))
+        scores = rows @ gates.T * (8**-0.5 if router == "standardized" else 1)
+        for t, best in enumerate(np.argsort(-scores, axis=1, kind="stable")[:, :2]):
+            share = np.exp(scores[t, best] - scores[t].max())
+            want[t] += sum(2 * s * x[t] @ a[e].T @ b[e].T for s, e in zip(share / share.sum(), best, strict=True))
+    options = {"rank": 2, "alpha": 4.0, "experts": experts, "k": min(experts, 2), "router": router, "weights": called}
+    spec = PassSpec("attach_lora", options)
+    after, (report,) = run_pipeline(module, [spec], verify_each=True)
+    assert report.contract == "approximate"
+    assert loads(print_module(after)).difference(after) is None
+    paths = [str(tmp_path / f"{i}.safetensors") for i in range(experts + 1)]
+    for target in ("torch", "onnx"):
+        run = ts.compile(module, target=target, weights=paths, passes=[spec], verify=False)
+        np.testing.assert_allclose(run(x)["y"], want, rtol=1e-4, atol=1e-4)
+    with pytest.raises(Diagnostic, match="lora_"):
+        ts.compile(module, target="torch", weights=paths[:-1], passes=[spec], verify=False)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
+        ({"rank": 2, "weights": "base_model"}, "E0704", "does not name 1 adapters"),
+        ({"rank": 2, "weights": "{}", "experts": 2}, "E0704", "does not name 2 adapters"),
+        ({"rank": 2, "weights": "{i}.{}"}, "E0704", "does not name 1 adapters"),
         ({}, "E0705", "the rank"), ({"rank": 0}, "E0704", "at least 1"), ({"rank": 2, "k": 2}, "E0704", "there are 1 adapters"),
         ({"rank": 2, "targets": ["attn.*"]}, "E0722", "of these names: there are head.weight"),
     ],
