@@ -155,6 +155,15 @@ def test_bad_options_are_refused() -> None:
         assert caught.value.code == "E0501"
 
 
+def test_weights_that_may_be_negative_do_not_go_to_an_op_of_a_softmax() -> None:
+    """ONNX Runtime's own op weighs by a softmax: on request it is refused by name, and standard ops compute the seed."""
+    module = seed("promoe", **TINY)
+    for moe in ("contrib", "contrib_int8"):
+        with pytest.raises(Diagnostic, match="may be negative") as caught:
+            ts.compile(module, target="onnx", weights=drawn(module), passes=[], verify=False, moe=moe)
+        assert caught.value.code == "E0811"
+
+
 # Trained on digits ----------------------------------------------------------------------------------------------------------
 
 

@@ -128,8 +128,13 @@ def test_the_pass_grows_a_trained_model(form: str) -> None:
     with pytest.raises(Diagnostic) as caught:
         ts.apply(seed(form="softmax"), "grow", times=2)
     assert caught.value.code == "E0724"
-    with pytest.raises(Diagnostic):
+    with pytest.raises(Diagnostic) as caught:
         ts.apply(module, "grow", tokens=4)
+    assert caught.value.code == "E0704"
+    # What grows is the number of parameter tokens, and not how wide they are.
+    with pytest.raises(Diagnostic, match="no option `dim`") as caught:
+        ts.apply(module, "grow", dim=64)
+    assert caught.value.code == "E0702"
 
 
 @pytest.mark.parametrize("form", ["l2_norm_gelu", "gelu_l2_norm", "softmax"])
@@ -138,6 +143,19 @@ def test_targets_agree(form: str) -> None:
     module = seed(form=form)
     one, other = (logits(module, drawn(module), target) for target in TARGETS)
     np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("form", ["l2_norm_gelu", "gelu_l2_norm", "softmax"])
+def test_a_row_of_zeros_has_no_length_to_be_divided_by(form: str, target: str) -> None:
+    """It gives a number, and where the form preserves, 0."""
+    module = loads(f'''
+use std.nn (pattention)
+model m(x: f32[N, 8]) -> (y: f32[N, 8]) {{ return pattention(x, tokens=6, out=8, form="{form}") as one }}
+''')
+    y = np.asarray(ts.compile(module, target=target, seed=0, verify=False)(np.zeros((3, 8), np.float32))["y"])
+    assert np.isfinite(y).all()
+    assert form == "softmax" or not y.any()
 
 
 def test_bad_input_is_refused() -> None:
