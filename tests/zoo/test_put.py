@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch: Any = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import tessera as ts  # noqa: E402

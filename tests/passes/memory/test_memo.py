@@ -41,7 +41,7 @@ def remembering() -> list[Any]:
 @given(st.integers(1, 4), st.integers(0, 999))
 def test_both_targets_and_numpy_remember_the_same(rows: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    memo = {
+    memo: dict[str, Any] = {
         "query": rng.standard_normal((rows, WIDTH)).astype(np.float32),
         "place": np.sort(np.stack([rng.permutation(12)[:CHOSEN] for _ in range(rows)])),
         "made": rng.integers(0, 2, rows), "hits": rng.integers(0, 9, rows),
