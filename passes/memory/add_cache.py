@@ -78,11 +78,6 @@ class AddCache(Pass):
                 "E0703", f"`capacity` of the pass `add_cache` must be a name, but is {self.capacity!r}",
                 help='`capacity="C"`: a name has letters, digits and `_`, and is no word of the language and no input here',
             )  # fmt: skip
-        if self.tree and self.storage:
-            raise Diagnostic(
-                "E0703", "`add_cache(tree=true)` moves rows within caches that hold them as they are, and `storage` makes others",
-                help="leave one of both away",
-            )  # fmt: skip
         if module.several:
             raise Diagnostic(
                 "E0731", f"`add_cache` makes entry points of one model, but `{module.name}` has {', '.join(module.functions)}",

@@ -9,7 +9,7 @@ from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic
 from ...ir.dims.dim import Dim, as_dim, dim_min
 from ...ir.graph import Graph, Initializer, Input, Node, Value
-from ...ir.library import composite, ops_of
+from ...ir.library import ops_of
 from ...ir.naming import unique
 from ...ir.op import Composite
 from ...ir.signature import Pattern
@@ -17,6 +17,7 @@ from ...ir.types import TensorType, f32, i64
 from ..tidy.dce import remove_dead
 from ..tokens.method import statics_of
 from .given import names_of
+from .storage import append_behind, storage_of
 
 STD = "std.token.evict"
 _OPERANDS = ["q", "keys", "length", "count"]
@@ -62,7 +63,7 @@ class Eviction:
 
     def _counter(self, append: Node) -> Input:
         """A state that counts the tokens of each row, those that left among them."""
-        length, count = append.inputs[2], append.inputs[5]
+        length, count = append.inputs[-4], append.inputs[-1]
         assert length is not None
         assert count is not None
         type = TensorType(i64, length.type.shape)
@@ -76,12 +77,11 @@ class Eviction:
 
     def _follow(self, counter: Input, appends: list[Node], read: list[Node]) -> None:
         """Let masks go by slots, each by the length of its own cache, and everything else by the counter."""
-        lengths = [append.inputs[2] for append in appends]
+        lengths = [append.inputs[-4] for append in appends]
         first = next(iter(self.graph.nodes()))
         own: set[Node] = set()
         for node in read:
-            assert node.inputs[1] is not None
-            append = node.inputs[1].node
+            append = append_behind(node.inputs[1])
             assert append is not None
             mask = self._mask(first, append)
             self._refuse_places(node)
@@ -98,7 +98,7 @@ class Eviction:
     def _mask(self, first: Node, append: Node) -> list[Node]:
         """Which slots of one cache new tokens see: those up to their own."""
         b = Builder(self.graph).before(first)
-        keys, new, length = append.outputs[0], append.inputs[3], append.inputs[2]
+        keys, new, length = append.outputs[0], append.inputs[-3], append.inputs[-4]
         assert new is not None
         steps = [b.op("unsqueeze", length, axis=(1,)), b.op("unsqueeze", b.op("iota", n=new.type.shape[2]), axis=(0,))]
         steps.append(b.op("add", *steps))
@@ -141,22 +141,21 @@ class Eviction:
 
     def _choose(self, append: Node, index: int, read: list[Node]) -> None:
         """Behind a prompt, only what stays is written; behind what follows, the rest leaves."""
-        readers = read or [
-            n for n in self.graph.nodes() if n.op.qualified == ATTENTION and n.inputs[1] is append.inputs[3]
+        new = append.inputs[-3]
+        readers = [n for n in read if append_behind(n.inputs[1]) is append] or [
+            n for n in self.graph.nodes() if n.op.qualified == ATTENTION and n.inputs[1] is new
         ]
-        keys = append.outputs[0] if read else append.inputs[3]
-        (node,) = (n for n in readers if n.inputs[1] is keys)
+        (node,) = readers
+        keys = node.inputs[1]
         assert keys is not None
         slots = append.outputs[0].type.shape[2]
         mass = self._mass(append, index, slots) if self.lasting else None
         if read and not self.lasting:
             return
-        nodes = list(self.graph.nodes())
-        after = nodes.index(append) + 1
-        b = Builder(self.graph).before((nodes[after] if after < len(nodes) else None) if read else append)
+        b = Builder(self.graph).before(node if read else append)
         b.span, b.scope = append.span, append.scope
-        count, k = append.inputs[5], self.attrs["k"]
-        length = append.outputs[2] if read else count
+        count, k = append.inputs[-1], self.attrs["k"]
+        length = append.outputs[-1] if read else count
         before: Value | None = mass
         if mass is not None and not read:
             before = b.op("full", shape=keys.type.shape[:3], value=0.0, dtype=f32)
@@ -169,13 +168,14 @@ class Eviction:
         kept = dim_min(as_dim(k), keys.type.shape[2])
         if read:
             attrs = {name: value for name, value in append.attrs.items() if name.startswith("cache.")}
-            fields = b.multi(composite("std.cache.keep"), *append.outputs, made[0], **attrs)
+            fields = b.multi(storage_of(append).op("keep"), *append.outputs, made[0], **attrs)
             for value, field in zip(append.outputs, fields, strict=True):
                 self._give(value, field)
         else:
-            for i in (3, 4):
+            end = len(append.inputs)
+            for i in (end - 3, end - 2):
                 append.set_input(i, b.op("take", append.inputs[i], made[0], axis=2, batch=2))
-            append.set_input(5, b.op("minimum", count, b.dim_value(kept)))
+            append.set_input(end - 1, b.op("minimum", count, b.dim_value(kept)))
         if mass is not None:
             rest = b.op("full", shape=(*mass.type.shape[:2], slots - kept), value=0.0, dtype=f32)
             self.graph.add_output(b.op("concat", made[1], rest, axis=2), mass.name, "state")

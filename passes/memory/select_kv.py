@@ -25,7 +25,6 @@ from .evict import Eviction, evicts
 from .evict import shipped as evicting
 from .memo import reader
 from .slots import appends, cached, is_choice, keep_bounds, kept_choice, page_of, read_chosen, shipped
-from .storage import is_narrow
 
 STD = "std.token.kv"
 
@@ -116,11 +115,6 @@ class SelectKV(Pass):
                 raise Diagnostic(
                     "E0705", f"`{op.name}` lets tokens leave all caches alike, and `blocks` names some",
                     help="without `blocks`; methods that choose what is read take it",
-                )  # fmt: skip
-            if any(is_narrow(append) for append in written):
-                raise Diagnostic(
-                    "E0707", f"`{op.name}` lets tokens leave caches that hold keys and values as they are, and these are narrower",
-                    help="`add_cache` without `storage`; methods that choose what is read, such as `token_vote`, go with it",
                 )  # fmt: skip
             return Report.of(self, Eviction(graph, op, {"k": self.k, **settings}).run(written, found))
         page = page_of(op, settings)

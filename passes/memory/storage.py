@@ -9,15 +9,17 @@ from ...ir.builder import Builder
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Initializer, Input, Node, Part, Value
 from ...ir.library import composite
+from ...ir.op import Composite
 from ...ir.signature import RecordPattern
-from ...ir.types import DType, TensorType
+from ...ir.types import DType, TensorType, f16
 
 Kind = Literal["f16", "i8"]
 
-APPEND = "std.cache.append"
-_HALF, _NARROW = "std.cache.narrow.half_append", "std.cache.narrow.narrow_append"
-APPENDS = (APPEND, _HALF, _NARROW)
-_WIDENED, _ROPE = "std.cache.narrow.widened", "std.attention.rope"
+_NARROW = "std.cache.narrow"
+# The ops of each storage are called as those of std.cache, behind this.
+_FAMILY: dict[Kind | None, str] = {None: "std.cache.", "f16": f"{_NARROW}.half_", "i8": f"{_NARROW}.narrow_"}
+APPENDS = tuple(f"{family}append" for family in _FAMILY.values())
+_NARROWED, _WIDENED, _ROPE = f"{_NARROW}.narrowed", f"{_NARROW}.widened", "std.attention.rope"
 
 
 class Storage:
@@ -25,10 +27,13 @@ class Storage:
 
     def __init__(self, kind: Kind | None = None) -> None:
         self.kind = kind
-        self._append = composite({None: APPEND, "f16": _HALF, "i8": _NARROW}[kind])
-        type = self._append.signature.operands[0].type
+        type = self.op("append").signature.operands[0].type
         assert isinstance(type, RecordPattern)
         self.record = type
+
+    def op(self, name: str) -> Composite:
+        """The op of std.cache of that name, for this storage."""
+        return composite(f"{_FAMILY[self.kind]}{name}")
 
     @property
     def fields(self) -> list[str]:
@@ -54,7 +59,15 @@ class Storage:
         assert node.graph is not None
         builder = Builder(node.graph).before(node)
         attrs = {"cache.rotated": is_turned(node)}
-        return builder.multi(self._append, *cache[:-1], length, *node.inputs[1:3], count, **attrs)
+        return builder.multi(self.op("append"), *cache[:-1], length, *node.inputs[1:3], count, **attrs)
+
+    def rows(self, node: Node, builder: Builder) -> list[Value]:
+        """The keys and values of an attention as a cache holds them, in the order of its fields."""
+        given = [v for v in node.inputs[1:3] if v is not None]
+        if self.kind == "i8":
+            pairs = [builder.multi(composite(_NARROWED), value) for value in given]
+            return [value for parts in zip(*pairs, strict=True) for value in parts]
+        return given if self.kind is None else [builder.op("cast", value, dtype=f16) for value in given]
 
     def read(self, node: Node, kept: list[Value]) -> None:
         """Let an attention read what a cache holds."""
@@ -107,11 +120,11 @@ def _reads(node: Node) -> bool:
     return node.op.qualified in ("cast", _WIDENED)
 
 
-def is_narrow(append: Node) -> bool:
-    """Whether a cache holds keys and values in another form than attention reads them."""
-    return append.op.qualified != APPEND
+def storage_of(append: Node) -> Storage:
+    """What a cache behind an append holds."""
+    return Storage(next(kind for kind, family in _FAMILY.items() if append.op.qualified == f"{family}append"))
 
 
 def steps_of(append: Node) -> Value | None:
     """The steps in which a cache counts its keys, where it holds whole numbers."""
-    return append.outputs[2] if append.op.qualified == _NARROW else None
+    return append.outputs[2] if storage_of(append).kind == "i8" else None

@@ -57,9 +57,10 @@ def read_tree(half: Half) -> None:
 
 def _written(half: Half, node: Node, cache: list[Value]) -> list[Value]:
     """The cache with the keys and values of an attention behind its length, which stays."""
-    k, v, length = cache
+    *held, length = cache
     b, write = Builder(half.graph).before(node), composite("std.cache.write_rows")
-    return [b.op(write, k, length, node.inputs[1]), b.op(write, v, length, node.inputs[2]), length]
+    rows = half.storage.rows(node, b)
+    return [*(b.op(write, value, length, new) for value, new in zip(held, rows, strict=True)), length]
 
 
 def kept_path(half: Half) -> Graph:
@@ -77,8 +78,8 @@ def kept_path(half: Half) -> Graph:
         record = states[0].record
         assert record is not None
         attrs = {f"cache.{name}": value for name, value in record.statics}
-        kept.append((states, b.multi(composite("std.cache.gather_path"), *fields, fields[2], path, count, **attrs)))
-    graph.add_output(b.op("add", kept[0][1][2], b.constant(0, i64)), "length")
+        kept.append((states, b.multi(half.storage.op("gather_path"), *fields, fields[-1], path, count, **attrs)))
+    graph.add_output(b.op("add", kept[0][1][-1], b.constant(0, i64)), "length")
     for states, values in kept:
         for state, value in zip(states, values, strict=True):
             graph.add_output(value, state.name, "state")

@@ -234,6 +234,20 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(shapes={"C": sym("S"), "R": const(2), "Mb": const(1), "Mt": const(1)}, below={"cache.length": "S"}),
     ),
     "std.cache.scores": (Row(shapes={"C": sym("S"), "R": const(2)}, below={"cache.length": "S"}),),
+    **{
+        f"std.cache.narrow.{kind}_{name}": row
+        for kind in ("half", "narrow")
+        for name, row in {
+            "evict": (Row(("count",), shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T", "count": "k"}),),
+            "keep": (Row(shapes={"C": T, "N": sym("k")}, below={"cache.length": "T", "index": "T"}),),
+            "gather_path": (
+                Row(("count",), shapes=SLOTS, below={"cache.length": "N", "start": 4, "path": 3, "count": 4},
+                    scales=("zero", "odd", "large")),
+            ),
+            "rollback": (Row(shapes={"C": T}, below={"cache.length": "T", "length": "T"}),),
+            "fork": (Row(shapes={"C": T, "R": sym("N")}, below={"cache.length": "T", "row": "B"}, scales=SOME),),
+        }.items()
+    },
     "std.cache.narrow.half_append": (Row(("count",), shapes=SLOTS, below={"cache.length": "N", "count": "k"}),),
     "std.cache.narrow.narrow_append": (Row(("count",), shapes=SLOTS, below={"cache.length": "N", "count": "k"}),),
     "std.cache.narrow.narrowed": (Row(shapes={"S": T}),),
