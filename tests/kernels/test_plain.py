@@ -116,7 +116,10 @@ CASES: dict[str, tuple[Callable[[], Any], set[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+HEAVY = ("attention", "attention, causal and capped", "merging", "reading a cache", "experts")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.extended if n in HEAVY else ()) for n in CASES])
 def test_pytorch_computes_what_cannot_be_launched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run, kernels = CASES[name]
     torch.manual_seed(0)

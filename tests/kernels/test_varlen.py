@@ -67,7 +67,7 @@ def test_varlen_attention(sequences: int, groups: int, share: int, queries: int,
     compare(sequences, groups, share, queries, keys, width, out, causal, seed)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=pytest.mark.extended), True])
 def test_several_tiles(causal: bool) -> None:
     compare(2, 1, 2, 70, 80, 5, 3, causal, 1)
 

@@ -28,9 +28,17 @@ CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("expediting_vit", "expedit_segmenter"): {"size": 32, "dim": 24},
     ("global_batch_lbl", "routed_lm"): {"dim": 24, "depth": 1},
     ("hiprune", "hiprune_tower"): {"keep": 6, "size": 56, "dim": 32, "heads": 2, "hidden": 48, "middle": 1, "deep": 2},
+    ("hired", "hired_select"): {"side": 2},
+    ("kl3m_tokenizers", "vectors"): {},
+    ("meta_tokens", "meta_lm"): {"dim": 24},
+    ("moirai_moe", "moirai_dense"): {"dim": 16, "hidden": 16, "depth": 1, "patch": 4},
     ("moirai_moe", "moirai_moe"): {"experts": 4, "depth": 1, "dim": 16, "hidden": 16, "patch": 4},
     ("moirai_moe", "moirai_centroids"): {"steps": 3},
     ("phatgoose", "phatgoose_lm"): {"experts": 3, "dim": 16, "depth": 1},
+    ("r2r", "small"): {"dim": 24},
+    ("r2r", "large"): {"dim": 24, "depth": 1},
+    ("r2r", "route"): {"vocab": 40, "best": 10, "blocks": 1, "width": 16, "dim": 16},
+    ("setrec", "setrec"): {"uses": 16, "words": 12, "dim": 24, "hidden": 24, "depth": 1, "heads": 2, "k": 3},
     ("todre", "todre_select"): {"k": 3},
     ("token_merging_code", "code_encoder"): {"vocab": 99, "dim": 24, "depth": 1, "heads": 2, "hidden": 32},
     ("token_reduction_beyond_efficiency", "max_min"): {"k": 2},
@@ -38,6 +46,8 @@ CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("tokenformer", "tokenformer_lm"): {"dim": 24, "depth": 1, "tokens": 12},
     ("tokenselect", "further"): {"depth": 1, "sinks": 2, "k": 4, "recent": 4},
     ("tokenselect", "paged"): {"depth": 1, "sinks": 2, "k": 4, "recent": 4, "page": 4},
+    ("xar", "xar"): {"dim": 24, "depth": 1},
+    ("xar", "xar_cached"): {"dim": 24, "depth": 1},
 }
 
 
