@@ -234,7 +234,8 @@ FROM = Row("", "the file that has the tables", (Opt("sha256", "text", None), Opt
 MEASURE = Row("", "files that `require` is measured on, if others than those of the training")
 TRAIN = Row("", "files that the tables are trained on", (
     Opt("key", "int", 0, least=0), Opt("min_frequency", "int", None, least=0), Opt("longest", "int", None, least=1),
-    Opt("alphabet", "texts", ()), Opt("limit_alphabet", "int", None, least=0), Opt("epochs", "int", None, least=1),
+    Opt("alphabet", "texts", ()), Opt("limit_alphabet", "int", None, least=0), Opt("within", "int", None, least=1),
+    Opt("words", "text", None), Opt("epochs", "int", None, least=1),
     Opt("lines", "int", None, least=1), Opt("memorize", "real", None, least=0.0), Opt("forget", "real", None, least=0.0),
     Opt("life", "int", None, least=1), Opt("step", "real", None, least=0.0),
 ))  # fmt: skip

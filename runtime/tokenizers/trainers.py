@@ -12,9 +12,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from ...ir.diagnostics import Diagnostic
+from ...ir.diagnostics import Diagnostic, Note
 from ...ir.tokenizer import Part, Tokenizer, Training
 from ...ir.tokenizer_parts import part
 from .files import Tables, write_json
@@ -23,7 +25,7 @@ from .standard import first_line, package
 
 # Which options of `train` each model takes.
 OPTIONS = {
-    "bpe": ("min_frequency", "longest", "alphabet", "limit_alphabet"),
+    "bpe": ("min_frequency", "longest", "alphabet", "limit_alphabet", "within", "words"),
     "wordpiece": ("min_frequency", "longest", "alphabet", "limit_alphabet"),
     "unigram": ("longest", "alphabet"),
     "wordlevel": ("min_frequency",),
@@ -68,6 +70,8 @@ def learn(
         assert size is not None
         if model.name == "unigram":
             return _unigram(words_of(tokenizer, texts), size, given)
+        if "within" in given or "words" in given:
+            return superwords(tokenizer, training, texts, size, given)
         if dict(model.options).get("prefix"):
             return _continued(
                 words_of(tokenizer, texts), size, given, model["prefix"], dict(model.options).get("suffix")
@@ -79,8 +83,8 @@ def learn(
         raise Diagnostic("E1010", f"the training failed: {first_line(error)}", training.span) from None
 
 
-def skeleton(tokenizer: Tokenizer) -> Any:
-    """A tokenizer of the package with the stages before the model, and an empty model."""
+def skeleton(tokenizer: Tokenizer, table: dict[str, Any] | None = None) -> Any:
+    """A tokenizer of the package with the stages before the model, and a model of this table, or an empty one."""
     empty: dict[str, Any] = {"vocab": [] if tokenizer.model.name == "unigram" else {}}
     if tokenizer.model.name == "bpe":
         empty["merges"] = []
@@ -90,7 +94,68 @@ def skeleton(tokenizer: Tokenizer) -> Any:
     # What a lexicon splits a text into is not known before there is one.
     model = part("model", "wordlevel") if tokenizer.model.name == "longest" else Part(tokenizer.model.name, options)
     bare = Tokenizer("", model, (), tokenizer.normalize, tokenizer.split)
-    return package().Tokenizer.from_str(write_json(bare, Tables({}, empty)).decode())
+    return package().Tokenizer.from_str(write_json(bare, Tables({}, table or empty)).decode())
+
+
+def superwords(
+    tokenizer: Tokenizer, training: Training, texts: Iterable[str], size: int, given: dict[str, Any]
+) -> Trained:
+    """BPE in two stages (SuperBPE, Liu et al. 2025): the first ``within`` tokens are merged within the words that ``words`` finds,
+    the others over what the split leaves together.
+
+    The second training is the package's own: its letters are the ids of the first, a character each.
+
+    Raises:
+        Diagnostic: E1002 for options that do not go with two stages, E1010 where the corpus gives fewer tokens.
+    """
+    within, words = given.get("within"), given.get("words")
+    model = tokenizer.model
+    odd = next((f"`{name}`" for name in ("longest", "limit_alphabet") if name in given), None)
+    odd = odd or next((f"a `{name}`" for name in ("prefix", "suffix") if model[name]), None)
+    if within is None or words is None or odd is not None:
+        missing = "within" if within is None else "words"
+        raise Diagnostic(
+            "E1002", f"{odd} does not go with two stages" if odd else f"two stages of training need `{missing}` too", training.span,
+            help='write how many tokens are merged within words, and what words are: `within=4096, words=" ?[^ ]+| +"`',
+        )  # fmt: skip
+    if within >= size:
+        raise Diagnostic(
+            "E1005", f"`within={within}` leaves nothing of {size} trained tokens to be merged over words", training.span,
+            [Note("the vocabulary is declared here", model.span)], f"write `within={size // 2}`, or a larger `vocab`",
+        )  # fmt: skip
+    lines = list(texts)
+    own = {name: value for name, value in given.items() if name not in ("within", "words")}
+    inner = part("split", "pattern", {"regex": words, "behavior": "isolated"})
+    first = _plain(replace(tokenizer, split=(inner, *tokenizer.split)), lines, within, own)
+    if len(first.tokens) < within or within > len(_PRIVATE):
+        raise Diagnostic(
+            "E1010", f"the corpus gives {len(first.tokens)} tokens within words, and `within` says {within}", training.span
+        )
+    merges = first.merges or []
+    table = {"vocab": {text: number for number, text in enumerate(first.tokens)}, "merges": [list(m) for m in merges]}
+    reader = skeleton(tokenizer, table)
+    rows: Counter[str] = Counter()
+    for row in reader.encode_batch(lines, add_special_tokens=False):
+        for _, run in groupby(zip(row.word_ids, row.ids, strict=True), itemgetter(0)):
+            rows["".join(chr(_PRIVATE[number]) for _, number in run)] += 1
+    letters = len(set().union(*map(set, rows)))
+    outer = package().Tokenizer(package().models.BPE())
+    outer.pre_tokenizer = package().pre_tokenizers.CharDelimiterSplit("\n")
+
+    def text_of(token: str) -> str:
+        return "".join(first.tokens[ord(letter) - _PRIVATE.start] for letter in token)
+
+    wanted = size - within
+    often = {name: value for name, value in own.items() if name == "min_frequency"}
+    while True:
+        outer.train_from_iterator(_repeated(sorted(rows.items())), _trainer("BpeTrainer", letters + wanted, often))
+        found = _found(outer)
+        # Two ways of merging may end in one text, which is one token.
+        tokens = list(dict.fromkeys([*first.tokens, *(text_of(t) for t in found.tokens if len(t) > 1)]))
+        if len(tokens) >= size or len(found.tokens) < letters + wanted:
+            pairs = [(text_of(a), text_of(b)) for a, b in found.merges or ()]
+            return Trained(tokens[:size], [*merges, *pairs], bytes=first.bytes)
+        wanted += size - len(tokens)
 
 
 def words_of(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
