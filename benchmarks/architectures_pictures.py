@@ -163,6 +163,11 @@ def patches_inputs(sizes: Sizes) -> dict[str, Any]:
     return {"hidden_states": torch.randn(64, 3 * 2 * 4 * 4, generator=drawn_by(sizes))}
 
 
+def strong_inputs(sizes: Sizes) -> dict[str, Any]:
+    """Images that show behind twenty layers without a norm of what they are given, each of which halves what it gets."""
+    return {name: 3000 * image for name, image in image_inputs(sizes).items()}
+
+
 def noise_inputs(sizes: Sizes) -> dict[str, Any]:
     import torch
 

@@ -39,6 +39,7 @@ from .architectures_pictures import (
     points_inputs,
     queries_inputs,
     sam_options,
+    strong_inputs,
     tower,
     whole_sam,
 )
@@ -199,6 +200,7 @@ WIDER: dict[str, Architecture] = {
         _sound("wav2vec2", "Wav2Vec2"),
         _sound("hubert", "Hubert"),
         _sound("wavlm", "WavLM"),
+        _sound("sew_d", "SEWD", squeeze_factor=2, max_position_embeddings=64, position_buckets=8),
         Architecture(
             "whisper", model_of("WhisperForConditionalGeneration", "WhisperConfig", vocab_size=VOCABULARY, num_mel_bins=16,
                              max_source_positions=20, max_target_positions=64, use_cache=False, pad_token_id=0,
@@ -268,7 +270,7 @@ WIDER: dict[str, Architecture] = {
                         encoder_in_channels=[16, 24, 32], encoder_ffn_dim=48, encoder_attention_heads=4, d_model=32, num_queries=5,
                         decoder_in_channels=[32, 32, 32], decoder_ffn_dim=48, decoder_layers=2, decoder_attention_heads=4,
                         decoder_n_points=2), "logits", "pred_boxes"),
-            image_inputs, {"pixel_values": _BATCH}, _BATCHES, 3,
+            strong_inputs, {"pixel_values": _BATCH}, _BATCHES, 3,
         ),
         Architecture(
             "mask2former",

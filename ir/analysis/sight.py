@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..dims.dim import Dim
@@ -22,6 +23,8 @@ _HIDDEN = -50.0
 _LARGE = 1e3
 # How many tokens are looked at, and how many at most where a number in the mask says that fewer would not show it.
 _TOKENS, _MOST = 24, 1100
+# The greatest size that is tried to have so many tokens.
+_LONGEST = 1 << 16
 # What inputs hold, one after the other: masks of both kinds, lengths, positions.
 _CONTENTS = ("ones", "zeros", "lengths", "places")
 
@@ -115,12 +118,12 @@ class Sights:
         graph = self.graph
         free = graph.symbols()
         for extra in range(tokens + 1):
-            for others in (2, 3, tokens + extra):
+            for others, last in product((2, 3, tokens + extra), (False, True)):
                 choice = {symbol: self._within(symbol, others) for symbol in free}
-                choice |= self._counting(graph.expand_lets(queries), tokens + extra, choice)
+                choice |= self._counting(graph.expand_lets(queries), tokens + extra, choice, last)
                 values = graph.sizes(choice)
                 count = queries.evaluate(values)
-                enough = count >= tokens or not queries.symbols
+                enough = count >= tokens or self._most(queries, values)
                 if enough and count > 0 and all(r.holds(values) for r in graph.requires):
                     return values
         return None
@@ -130,16 +133,30 @@ class Sights:
         size = max(size, 1 if least is None else least)
         return size if most is None else min(size, most)
 
-    def _counting(self, queries: Dim, tokens: int, others: Mapping[str, int]) -> dict[str, int]:
-        """The sizes that the number of tokens depends on, all of them one: the least with which there are enough."""
+    def _counting(self, queries: Dim, tokens: int, others: Mapping[str, int], last: bool) -> dict[str, int]:
+        """The sizes that the number of tokens depends on, all of them one: the least with which there are enough, or the ``last``
+        before there are more."""
         named = sorted(queries.symbols)
-        size = 1
-        while size <= 16 * tokens:
-            choice = {symbol: self._within(symbol, size) for symbol in named}
-            if queries.evaluate({**others, **choice}) >= tokens:
-                return choice
-            size += 1 if size < tokens else tokens
-        return choice if named else {}
+
+        def choice(size: int) -> dict[str, int]:
+            return {symbol: self._within(symbol, size) for symbol in named}
+
+        def few(size: int) -> bool:
+            return queries.evaluate({**others, **choice(size)}) < tokens + last
+
+        # A token may stand for hundreds of samples of a sound.
+        low, high = 0, tokens
+        while few(high) and high < _LONGEST and named:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if few(middle) else (low, middle)
+        return choice(high - last)
+
+    def _most(self, queries: Dim, values: Mapping[str, int]) -> bool:
+        """Whether there can be no more tokens: every size that decides it is the greatest that it may be."""
+        symbols = self.graph.expand_lets(queries).symbols
+        return all(values[symbol] == self.graph.facts.get(symbol, (1, None))[1] for symbol in symbols)
 
 
 class _Run:

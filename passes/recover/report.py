@@ -64,6 +64,8 @@ def leftovers(graph: Graph) -> list[Leftover]:
 
 def _softmax(node: Node, rules: dict[str, Rule]) -> str:
     below = [n for n in _below(node) if n.op.qualified in ("matmul", "einsum")]
+    if not below and any(n.op.qualified == "std.nn.affine" for n in _below(node)):
+        return "a linear map mixes what this softmax gives (talking heads), which `std.attention.attention` does not"
     if not below:
         return "nothing is multiplied with this softmax"
     if not _of_product(node):

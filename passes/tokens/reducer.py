@@ -82,8 +82,8 @@ class Reducer:
         self.follower.walk(self._behind)
         if self.done:
             finish(self.graph, self.follower, self.options)
-            for node in self.follower.restored:
-                self.notes.append(f"`{node.op.name}` at {node.span} reads every original token's merged value")
+            places = [(node.op.name, f" at {node.span}" if node.span is not None else "") for node in self.follower.restored]
+            self.notes += [f"`{name}`{place} reads every original token's merged value" for name, place in dict.fromkeys(places)]
             self._check_keep()
         return self.done
 

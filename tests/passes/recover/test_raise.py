@@ -162,6 +162,11 @@ def test_what_is_left_is_told_with_its_reason() -> None:
     assert "nothing is multiplied with this softmax" in report.notes[0]
     _, report = apply(program("return softmax(x, axis=-1) @ m", "f32[B, T, 8]"), RAISE)
     assert "taken of something else than products of queries and keys" in report.notes[0]
+    weights = "softmax(q @ transpose(k, perm=[0, 1, 3, 2]), axis=-1)"
+    mix = "full([4, 4], 0.5, dtype=f32), full([4], 0.1, dtype=f32)"
+    mixed = f"transpose(affine(transpose({weights}, perm=[0, 2, 3, 1]), {mix}), perm=[0, 3, 1, 2])"
+    module = loads(f"use std.nn (affine, softmax)\n{HEADER}{HEADS} {{ return {mixed} @ v }}")
+    assert "(talking heads)" in apply(module, RAISE)[1].notes[0]
 
 
 def test_roots_of_other_things_are_no_norms() -> None:

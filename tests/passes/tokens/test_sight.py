@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from tessera.frontends.source import loads
 from tessera.ir.analysis.cost import ATTENTION
-from tessera.ir.analysis.sight import Sights
+from tessera.ir.analysis.sight import Sight, Sights
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Module
 from tessera.passes.engine import apply
@@ -150,5 +151,54 @@ def test_a_mask_is_seen_through(name: str, importer: str, tmp_path: Path) -> Non
     else:
         sights = Sights(module.graph)
         assert not any(sights.of(n).one_way for n in module.graph.nodes() if n.op.qualified == ATTENTION)
+        _, report = apply(module, "merge_tokens", r=1, restore=True)
+        assert report.modified == 2
+
+
+FRAMES = """
+use std.attention (attention)
+model frames(x: f32[B, N, 8]) -> f32[B, (N + 19) // 20, 8] {
+    require N % 20 == 0, "whole frames"
+    t = x[:, ::20]
+    q = unsqueeze(t, 1)
+    at = iota((N + 19) // 20, dtype=i64)
+    ahead = unsqueeze(at, 0) - unsqueeze(at, 1)
+    return t + squeeze(attention(q, q, q, unsqueeze(MASK, [0, 1])), 1)
+}
+"""
+
+
+@pytest.mark.parametrize(("mask", "one_way"), [("ahead < 1", True), ("abs(ahead) < 4", False)])
+def test_sizes_are_looked_at_that_the_model_takes(mask: str, one_way: bool) -> None:
+    """The fewest samples with which there are so many frames are never whole frames: the most are."""
+    graph = loads(FRAMES.replace("MASK", mask)).graph
+    (attention,) = (n for n in graph.nodes() if n.op.qualified == ATTENTION)
+    assert Sights(graph).of(attention) == Sight(one_way)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("most", [None, 11])
+@pytest.mark.parametrize("name", ["window both ways", "distance", "where", "chunks of 3"])
+def test_a_mask_is_seen_through_where_a_token_stands_for_many_samples(name: str, most: int | None) -> None:
+    """Frames of a sound; and of one of which there are never more than a few."""
+    from torch.export import Dim
+
+    from tessera.frontends.torch import load as load_torch
+
+    bias = {**MADE, "chunks of 3": lambda m, x: _hidden(_places(x)[1] // 3 <= _places(x)[0] // 3)}[name]
+
+    class Frames(Masks):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.nn.functional.conv1d(x[:, None], self.kernel, stride=320).mT)
+
+    model = Frames(bias).eval()
+    model.kernel = nn.Parameter(torch.randn(8, 1, 320))
+    samples = Dim("samples", min=640, max=most and 320 * most + 319)
+    found = load_torch(model, (torch.randn(2, 2080),), dynamic_shapes=({0: Dim("B"), 1: samples},)).module
+    module, _ = apply(found, "raise_composites")
+    if name in ("where", "chunks of 3"):
+        with pytest.raises(Diagnostic, match="attends causally"):
+            apply(module, "merge_tokens", r=1, restore=True)
+    else:
         _, report = apply(module, "merge_tokens", r=1, restore=True)
         assert report.modified == 2
