@@ -37,7 +37,7 @@ def generate(
     min_p: float = 0.0, repetition_penalty: float = 1.0, seed: int = 0, rows: int = 8, capacity: int | None = None,
     mask: Mask | None = None, inputs: Mapping[str, Any] | None = None, stream: bool = False, draft: Any = None,
     shape: str = "chain", budget: int = 4, width: int = 2, deterministic_rows: int | None = None,
-    threshold: float | None = None,
+    threshold: float | None = None, confidence: float | None = None,
 ) -> Completion | list[Completion] | Iterator[Piece]:  # fmt: skip
     """Let a program go on with prompts, which take free rows of its cache as others finish.
 
@@ -65,6 +65,8 @@ def generate(
             same bits.
         threshold: of a program of a small model, a large one and a router: the large model chooses the tokens where the router
             gives more; 0 for all, 1 for none.
+        confidence: of a program that reads and writes groups of tokens: a group goes on where its chance to is higher; 0 for groups
+            as long as they may be, 1 for one token each.
 
     Returns:
         A completion, or one a prompt; with ``stream`` an iterator over pieces.
@@ -72,7 +74,7 @@ def generate(
     Raises:
         Diagnostic: E0950 no such program, E0951 a prompt that does not fit, E0952 a number that there is no such rule of, E0953 a
             tokenizer of another model, E0954 a draft that does not fit, E0955 where no token is left, E0957 a
-            program without a router.
+            program without a router, E0958 one that writes no groups.
     """
     from ..runtime.generate.run import Generation
     from ..runtime.generate.sampling import Sampling
@@ -85,7 +87,7 @@ def generate(
         stop=_listed(stop, "stop", (str,), "a text"), rows=rows, capacity=capacity, max_tokens=max_tokens, mask=mask, inputs=inputs,
         sampling=Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed),
         draft=(decodable(draft), Growth(shape, budget, width)) if draft is not None else None, width=deterministic_rows,
-        threshold=threshold,
+        threshold=threshold, confidence=confidence,
     )  # fmt: skip
     if stream:
         return iter(generation)

@@ -60,7 +60,7 @@ PLACEHOLDERS = {
     "name=FILE": "image=cat.png",
 }  # fmt: skip
 # Names of the reader's files without a suffix, and of shipped models.
-OWN = {"folder", "chat", "talk", "pair", "vit_s16"}
+OWN = {"folder", "chat", "talk", "pair", "burger", "vit_s16"}
 
 
 class Shown(NamedTuple):

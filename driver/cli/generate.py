@@ -55,10 +55,20 @@ def draft_options(command: F) -> F:
     return command
 
 
-threshold_option = click.option(
-    "--threshold", type=float, metavar="CHANCE",
-    help="Of a program of two models and a router: the large model is asked where the router gives more; 1 for never.",
-)  # fmt: skip
+def program_options(command: F) -> F:
+    """``--threshold --confidence``: of programs with more entry points than two."""
+    for decorate in (
+        click.option(
+            "--confidence", type=float, metavar="CHANCE",
+            help="Of a program that writes groups of tokens: a group goes on where its chance to is higher; 1 for one token each.",
+        ),
+        click.option(
+            "--threshold", type=float, metavar="CHANCE",
+            help="Of a program of two models and a router: the large model is asked where the router gives more; 1 for never.",
+        ),
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
 
 
 def growth_of(draft: str | None, shape: str, budget: int) -> Growth:
@@ -86,14 +96,14 @@ def growth_of(draft: str | None, shape: str, budget: int) -> Growth:
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: tokens seldom come twice.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the draws.")
 @draft_options
-@threshold_option
+@program_options
 @click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many prompts at a time.")
 @json_option
 def generate(
     artifact: str, prompts: tuple[str, ...], files: tuple[str, ...], tokenizer: str | None, eos: tuple[str, ...],
     capacity: int | None, threads: int | None, max_tokens: int, stop: tuple[str, ...], temperature: float, top_k: int,
     top_p: float, min_p: float, repetition_penalty: float, seed: int, draft: str | None, shape: str, budget: int,
-    threshold: float | None, rows: int, as_json: bool,
+    threshold: float | None, confidence: float | None, rows: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Go on with a prompt, token by token.
 
@@ -115,13 +125,14 @@ def generate(
             decodable(artifact, threads), texts, tokenizer=tokenizer_of(artifact, tokenizer), eos=list(eos) or None, rows=rows,
             capacity=capacity, max_tokens=max_tokens, stop=stop, sampling=sampling,
             draft=(decodable(draft, threads), growth) if draft is not None else None, threshold=threshold,
+            confidence=confidence,
         )  # fmt: skip
     start = time.perf_counter()
     first = _show(generation, len(texts), silent=as_json) - start
     seconds = time.perf_counter() - start
     made = sum(len(ticket.tokens) for ticket in generation.tickets)
     if as_json:
-        counted = ["asked"] if threshold is not None else ["passes"] if draft is not None else []
+        counted = ["asked"] if threshold is not None else ["passes"] if draft is not None or confidence is not None else []
         completions = [
             {"prompt_tokens": len(c.prompt), "tokens": c.tokens, "text": c.text, "finish": c.finish}
             | {name: getattr(c, name) for name in counted}
@@ -130,10 +141,12 @@ def generate(
         times = {"seconds": round(seconds, 4), "first_token_seconds": round(first, 4)}
         print_json({"completions": completions, "tokens": made, **times, "tokens_per_second": round(made / seconds, 2)})
     else:
+        passes = sum(ticket.passes for ticket in generation.tickets)
         further = ""
         if draft is not None:
-            passes = sum(ticket.passes for ticket in generation.tickets)
             further = f"; {(made - len(texts)) / max(passes, 1):.2f} a pass of the model"
+        elif confidence is not None:
+            further = f"; {made / (passes + len(texts)):.2f} a group"
         elif threshold is not None:
             further = f"; the large model chose {sum(ticket.asked for ticket in generation.tickets)}"
         click.echo(f"{made} tokens, {made / seconds:.1f} tokens/s; the first after {first * 1e3:.0f} ms{further}", err=True)

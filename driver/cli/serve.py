@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from ...ir.diagnostics import Diagnostic
 from .common import waiting
-from .generate import decoding_options, draft_options, growth_of, read_text, threshold_option, tokenizer_of
+from .generate import decoding_options, draft_options, growth_of, program_options, read_text, tokenizer_of
 
 
 @click.command()
@@ -25,12 +25,12 @@ from .generate import decoding_options, draft_options, growth_of, read_text, thr
     help="How many tokens of prompts are read between two steps of the other rows. Default: whole prompts.",
 )
 @draft_options
-@threshold_option
+@program_options
 @click.option("--chat-template", metavar="FILE", help="A Jinja template of conversations, for /v1/chat/completions.")
 def serve(
     artifact: str, tokenizer: str | None, eos: tuple[str, ...], capacity: int | None, threads: int | None, host: str, port: int,
     name: str | None, rows: int, queue: int, chunk: int | None, draft: str | None, shape: str, budget: int,
-    threshold: float | None, chat_template: str | None,
+    threshold: float | None, confidence: float | None, chat_template: str | None,
 ) -> None:  # fmt: skip
     """Answer requests in the form of OpenAI's API.
 
@@ -55,7 +55,7 @@ def serve(
         served = service(
             artifact, tokenizer=tokenizer_of(artifact, tokenizer), name=name or Path(artifact).resolve().name,
             eos=list(eos) or None, rows=rows, queue=queue, capacity=capacity or 2048, threads=threads, template=template,
-            chunk=chunk, draft=draft, growth=growth, threshold=threshold,
+            chunk=chunk, draft=draft, growth=growth, threshold=threshold, confidence=confidence,
         )  # fmt: skip
     address = f"[{host}]" if ":" in host else host
     click.echo(f"{served.reader.name} at http://{address}:{listening.getsockname()[1]}/v1")

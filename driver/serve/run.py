@@ -31,6 +31,7 @@ def service(
     artifact: str | os.PathLike[str], *, tokenizer: str, name: str, eos: list[str] | None = None, rows: int = 4, queue: int = 64,
     capacity: int = 2048, threads: int | None = None, template: str | None = None, chunk: int | None = None,
     draft: str | os.PathLike[str] | None = None, growth: Growth | None = None, threshold: float | None = None,
+    confidence: float | None = None,
 ) -> Service:  # fmt: skip
     """What answers requests for an artifact.
 
@@ -47,6 +48,7 @@ def service(
         chunk: how many tokens of prompts are read between two steps at most; None for whole prompts.
         draft: a smaller program that proposes tokens; ``growth`` says how.
         threshold: of a program with a larger model and a router, above which chance that model is asked.
+        confidence: of a program that writes groups of tokens, above which chance a group goes on.
 
     Raises:
         Diagnostic: E095x for what does not fit together.
@@ -56,7 +58,8 @@ def service(
     held = min(capacity, decoder.fixed or capacity)
     proposing = (Decoder(decodable(draft, threads)), growth or Growth()) if draft is not None else None
     computing = engine(
-        decoder, rows, held, vocabulary.decode, vocabulary.size, chunk=chunk, draft=proposing, threshold=threshold
+        decoder, rows, held, vocabulary.decode, vocabulary.size, chunk=chunk, draft=proposing, threshold=threshold,
+        confidence=confidence,
     )  # fmt: skip
     reader = Reader(name, vocabulary, rows + queue, computing.room, _template(template, vocabulary))
     return Service(reader, Worker(computing, rows + queue))

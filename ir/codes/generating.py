@@ -60,4 +60,13 @@ CODES = {
         "  wrong:  ts.generate(pair, prompt, threshold=20)\n"
         "  right:  ts.generate(pair, prompt, threshold=0.2)",
     ),
+    "E0958": Code(
+        "tokens cannot be written in groups",
+        "A group of tokens is one entry of a cache, and behind its first token a micro decoder writes those that are sure enough.\n"
+        "A program for it has, beside `prefill` and `decode`, the entry points `group`, which reads a group, `begin` and `more`,\n"
+        "which write one; all say with `more` how likely the group goes on, which a stop head has learned. The confidence is\n"
+        "from 0 (groups as long as they may be) to 1 (one token each).\n\n"
+        "  wrong:  ts.generate(burger, prompt, confidence=80)\n"
+        "  right:  ts.generate(burger, prompt, confidence=0.8)",
+    ),
 }  # fmt: skip

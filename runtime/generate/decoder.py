@@ -256,19 +256,24 @@ class Rows:
     def step(self, tokens: Sequence[int | None], width: int | None = None) -> np.ndarray:
         """Read one token in each row, None in those that are free; scores [rows, V] of the next ones. ``width``: how many tokens
         are computed, of which one counts."""
-        reading = self.decoder.decode
-        for row, token in enumerate(tokens):
-            if token is None and self.count > 1:
+        scores = self.read(self.decoder.decode, [[] if token is None else [token] for token in tokens], width or 1)
+        found: np.ndarray = _last(scores) if width is None else scores[:, 0]
+        return found
+
+    def read(self, reading: Reading, tokens: Sequence[Sequence[int]], width: int) -> np.ndarray:
+        """Read some tokens in each row, none in those that are free, by an entry point on the states of ``decode``; its scores.
+        ``width``: how many are computed."""
+        ids = np.zeros((len(tokens), width), np.int64)
+        for row, own in enumerate(tokens):
+            ids[row, : len(own)] = own
+            if not own and self.count > 1:
                 # It reads a token like the others, at the place where a prompt begins.
                 self.session["decode"].put(self._places, row)
-        ids = np.zeros((len(tokens), width or 1), np.int64)
-        ids[:, 0] = [token or 0 for token in tokens]
         given: dict[str, Any] = {reading.ids.name: ids}
         if reading.count is not None:
-            given[reading.count] = np.asarray([token is not None for token in tokens], np.int64)
-        self.outputs = self.session["decode"](**given)
-        scores = self.outputs[reading.output]
-        found: np.ndarray = _last(scores) if width is None else scores[:, 0]
+            given[reading.count] = np.asarray([len(own) for own in tokens], np.int64)
+        self.outputs = self.session[reading.entry](**given)
+        found: np.ndarray = self.outputs[reading.output]
         return found
 
 

@@ -68,6 +68,7 @@ class Generation:
         draft: a smaller program that proposes tokens, and how; prompts then run one after the other.
         width: how many tokens each pass computes in a row; None for as many as count.
         threshold: of a program with a larger model and a router, above which that model is asked.
+        confidence: of a program that writes groups of tokens, above which a group goes on.
 
     Raises:
         Diagnostic: E095x for what does not fit.
@@ -79,6 +80,7 @@ class Generation:
         capacity: int | None = None, max_tokens: int = 64, stop: Sequence[str] = (), mask: Mask | None = None,
         inputs: Mapping[str, Any] | None = None, sampling: Sampling | None = None,
         draft: tuple[ProgramRunner, Growth] | None = None, width: int | None = None, threshold: float | None = None,
+        confidence: float | None = None,
     ) -> None:  # fmt: skip
         decoder = Decoder(program)
         names, numbers = (None, frozenset[int]()) if eos is None else _ends(eos, decoder.vocab)
@@ -105,7 +107,7 @@ class Generation:
         known = vocabulary.size if vocabulary is not None else None
         self._engine = engine(
             decoder, max(min(rows, len(self.ids)), 1), capacity, text, known, width=width,
-            draft=(Decoder(draft[0]), draft[1]) if draft is not None else None, threshold=threshold,
+            draft=(Decoder(draft[0]), draft[1]) if draft is not None else None, threshold=threshold, confidence=confidence,
         )  # fmt: skip
         for request in requests:
             self._engine.check(request)

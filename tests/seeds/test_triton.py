@@ -27,6 +27,8 @@ CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("dyspec", "tree_reader"): {},
     ("expediting_vit", "expedit_segmenter"): {"size": 32, "dim": 24},
     ("global_batch_lbl", "routed_lm"): {"dim": 24, "depth": 1},
+    ("hamburger", "group_reader"): {"dim": 32, "depth": 2, "taps": 2},
+    ("hamburger", "micro_begin"): {"dim": 32, "taps": 2, "micro": 1},
     ("hiprune", "hiprune_tower"): {"keep": 6, "size": 56, "dim": 32, "heads": 2, "hidden": 48, "middle": 1, "deep": 2},
     ("hired", "hired_select"): {"side": 2},
     ("kl3m_tokenizers", "vectors"): {},

@@ -63,22 +63,30 @@ def test_a_draft_proposes_and_the_model_decides(cli: Cli, chat: Path) -> None:
 
 @pytest.mark.extended
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_router_asks_the_large_model(cli: Cli, tmp_path: Path, target: str) -> None:
-    """What Python gives, and more or less of it with the threshold."""
-    ts.compile(ts.load("r2r"), target=target, weights=known(trained=True), verify=False).save(tmp_path / "made")
+@pytest.mark.parametrize(
+    ("seed", "option", "chance", "counted", "says"),
+    [("r2r", "threshold", 0.2, "asked", "the large model chose {}"), ("hamburger", "confidence", 0.7, "passes", " a group")],
+)
+def test_programs_of_more_entry_points(
+    cli: Cli, tmp_path: Path, target: str, seed: str, option: str, chance: float, counted: str, says: str
+) -> None:
+    """A large model that is asked, and groups of tokens: what Python gives, and more or less of it with the chance."""
+    program = ts.load(seed)
+    own = known(trained=True) if seed == "r2r" else weights(program, 0, 0.2)
+    ts.compile(program, target=target, weights=own, verify=False).save(tmp_path / "made")
     words(tmp_path / "made")
     options = ("generate", tmp_path / "made", "--prompt", "w5 w9 w33", "--prompt", "w7", "-n", 24)
-    asked = []
-    for value in (0.0, 0.2, 1.0):
-        found = json.loads(cli(*options, "--threshold", value, "--json").out)["completions"]
-        asked.append(sum(c["asked"] for c in found))
-    assert 48 == asked[0] > asked[1] > asked[2] == 0
+    seen = []
+    for value in (0.0, chance, 1.0):
+        found = json.loads(cli(*options, f"--{option}", value, "--json").out)["completions"]
+        seen.append(sum(c[counted] for c in found))
+    assert len(set(seen)) == 3
     expected: Any = ts.generate(
-        tmp_path / "made", ["w5 w9 w33", "w7"], tokenizer=tmp_path / "made", max_tokens=24, threshold=0.2
+        tmp_path / "made", ["w5 w9 w33", "w7"], tokenizer=tmp_path / "made", max_tokens=24, **{option: chance}
     )
-    found = cli(*options, "--threshold", 0.2)
+    found = cli(*options, f"--{option}", chance)
     assert found.out == "\n\n".join(c.text for c in expected) + "\n"
-    assert found.err.rstrip().endswith(f"; the large model chose {asked[1]}")
+    assert found.err.rstrip().endswith(says.format(seen[1]))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,9 @@ def test_a_router_asks_the_large_model(cli: Cli, tmp_path: Path, target: str) ->
         (["--prompt", "w5", "--budget", "2"], "E0011", "`--budget` is of drafts, and there is none"),
         (["--prompt", "w5", "--threshold", "1.5"], "E0957", "the threshold is 1.5, and must be from 0"),
         (["--prompt", "w5", "--threshold", "0.5"], "E0957", "has no entry point `large`"),
-        (["--prompt", "w5", "--threshold", "nan"], "E0957", "the threshold is nan, and must be from 0"),
+        (["--prompt", "w5", "--confidence", "nan"], "E0958", "the confidence is nan, and must be from 0"),
+        (["--prompt", "w5", "--confidence", "0.5"], "E0958", "has no entry point `group`"),
+        (["--prompt", "w5", "--confidence", "0.5", "--threshold", "0.5"], "E0958", "exclude each other"),
     ],
 )
 def test_what_does_not_fit(cli: Cli, chat: Path, options: list[str], code: str, says: str) -> None:
@@ -119,8 +129,10 @@ def test_a_decoder_that_a_pass_makes_is_written_again(
 
 
 def test_a_draft_excludes_other_ways(cli: Cli, chat: Path) -> None:
-    found = cli("generate", chat, "--prompt", "w5", "--threshold", 0.5, "--draft", chat)
-    assert "error[E0957]: a threshold of a router and a draft exclude each other" in found.err
+    for option, code in (("--threshold", "E0957"), ("--confidence", "E0958")):
+        found = cli("generate", chat, "--prompt", "w5", option, 0.5, "--draft", chat)
+        assert f"error[{code}]" in found.err
+        assert "a draft exclude each other" in found.err
 
 
 def test_other_artifacts(cli: Cli, chat: Path, tmp_path: Path) -> None:

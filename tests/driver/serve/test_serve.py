@@ -162,15 +162,18 @@ def test_with_a_draft_the_answers_are_the_same(folder: Path, tmp_path: Path, opt
 
 
 @pytest.mark.extended
-def test_two_models_and_a_router_answer_what_python_gives(tmp_path: Path) -> None:
-    """Prompts side by side, read in chunks."""
-    made = tmp_path / "chat"
-    ts.compile(ts.load("r2r"), target="onnx", weights=known(trained=True), verify=False).save(made)
+@pytest.mark.parametrize(("seed", "option", "chance"), [("r2r", "threshold", 0.2), ("hamburger", "confidence", 0.7)])
+def test_a_server_of_more_entry_points_says_what_python_gives(tmp_path: Path, seed: str, option: str, chance: float) -> None:
+    """Two models and a router, and groups of tokens; prompts side by side, read in chunks."""
+    program, made = ts.load(seed), tmp_path / "chat"
+    own = known(trained=True) if seed == "r2r" else weights(program, 0, 0.2)
+    ts.compile(program, target="onnx", weights=own, verify=False).save(made)
     words(made)
     prompts = [[5, 9, 33, 7], [7], [8, 4, 6, 9, 11]]
-    expected: Any = ts.generate(made, prompts, tokenizer=made, max_tokens=16, threshold=0.2)
-    assert 0 < sum(c.asked for c in expected) < 48
-    with serving(made, "--threshold", "0.2", "--rows", "2", "--capacity", "64", "--threads", "1", "--chunk", "2") as found:
+    expected: Any = ts.generate(made, prompts, tokenizer=made, max_tokens=16, **{option: chance})
+    plain: Any = ts.generate(made, prompts, tokenizer=made, max_tokens=16)
+    assert [c.tokens for c in plain] != [c.tokens for c in expected]
+    with serving(made, f"--{option}", str(chance), "--rows", "2", "--capacity", "64", "--threads", "1", "--chunk", "2") as found:
         client = openai.OpenAI(base_url=f"{found.base}/v1", api_key="none", max_retries=0)
         asked: Any = {"model": "chat", "max_tokens": 16, "temperature": 0}
         several = client.completions.create(prompt=prompts, **asked)
@@ -302,6 +305,8 @@ def test_a_server_that_cannot_start_says_why(folder: Path, capsys: pytest.Captur
         ([str(folder), "--draft", str(folder), "--budget", "4096"], "E0954"),
         ([str(folder), "--threshold", "0.5"], "E0957"),
         ([str(folder), "--threshold", "0.5", "--draft", str(folder)], "E0957"),
+        ([str(folder), "--confidence", "2"], "E0958"),
+        ([str(folder), "--confidence", "0.5", "--threshold", "0.5"], "E0958"),
     ):
         assert main(["serve", *options, "--port", "0"]) == 1
         said = capsys.readouterr().err
