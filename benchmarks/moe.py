@@ -6,6 +6,7 @@ weights: what Tessera makes of its folder against what `torch.onnx.export` makes
 itself with grouped products. All forms take their turns in one run; times are relative to the sparse form's: above 1 is slower.
 
     python -m benchmarks.moe
+    python -m benchmarks.moe --threads 1     # also what each takes of the CPU, on a machine that does other things
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,8 @@ DECODER = {"vocab_size": 1000, "hidden_size": 256, "intermediate_size": 512, "nu
            "num_key_value_heads": 4, "max_position_embeddings": 512, "num_local_experts": 8, "num_experts_per_tok": 2}  # fmt: skip
 # How far results may be off, of the largest: those of rounded matrices.
 ROUNDED = {"contrib_int8": 0.03, "contrib_int4": 0.5}
+# Turns for what a run takes of the CPU: as many as fit into the seconds, of TURN runs where one takes less than LONG milliseconds.
+SECONDS, FEWEST, MOST, TURN, LONG = 8.0, 2, 60, 20, 20.0
 Arrays = dict[str, np.ndarray]
 Run = Callable[[], Any]
 
@@ -185,6 +189,20 @@ def told(times: dict[str, list[float]], own: str) -> dict[str, dict[str, float]]
     }
 
 
+def spent(runs: dict[str, Run]) -> dict[str, float]:
+    """Milliseconds of CPU of each, the least of its turns: what else the machine does counts for little. Of one thread."""
+    least = dict.fromkeys(runs, float("inf"))
+    until, rounds = time.monotonic() + SECONDS, 0
+    while rounds < FEWEST or (time.monotonic() < until and rounds < MOST):
+        rounds += 1
+        for name, run in runs.items():
+            for _ in range(2 if rounds == 1 or least[name] > LONG else TURN):
+                start = time.thread_time()
+                run()
+                least[name] = min(least[name], 1e3 * (time.thread_time() - start))
+    return {name: round(value, 4) for name, value in least.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=None)
@@ -195,11 +213,19 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     results: dict[str, Any] = {"threads": options.threads or "all", "load": round(os.getloadavg()[0], 1)}
     for tokens, d, ff, experts, k in SIZES:
-        times = interleaved(layer(tokens, d, ff, experts, k, options.threads), rounds=options.rounds)
-        results[f"layer, T {tokens}, d {d}, ff {ff}, E {experts}, k {k}"] = told(times, "sparse")
-    times = interleaved(decoder(options.tokens, options.threads), rounds=options.rounds)
-    results[f"Mixtral form, 8 layers, T {options.tokens}"] = told(times, "tessera")
+        runs = layer(tokens, d, ff, experts, k, options.threads)
+        found = told(interleaved(runs, rounds=options.rounds), "sparse")
+        results[f"layer, T {tokens}, d {d}, ff {ff}, E {experts}, k {k}"] = with_cpu(found, runs, options.threads)
+    runs = decoder(options.tokens, options.threads)
+    found = told(interleaved(runs, rounds=options.rounds), "tessera")
+    results[f"Mixtral form, 8 layers, T {options.tokens}"] = with_cpu(found, runs, options.threads)
     write("moe", results)
+
+
+def with_cpu(found: dict[str, dict[str, float]], runs: dict[str, Run], threads: int) -> dict[str, dict[str, float]]:
+    """What was found with the CPU that each takes, where that is one thread's."""
+    taken = spent(runs) if threads == 1 else {}
+    return {name: {**row, "cpu_ms": taken[name]} if taken else row for name, row in found.items()}
 
 
 if __name__ == "__main__":
