@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _LENGTH, _DEPTH, _TOP, _COLUMN = 1040, 170, 34, 26
 # Names of blocks that fit below a river, and pictures that fit beside one another.
 _NAMES, _PICTURES = 26, 5
+# How long a block of the river must be for two numbers.
+_ROOM = 56
 _BECAME = {
     "about_pictures": "Patches that became one token have one colour and a border; those that were dropped are pale; the others "
     "are as they were.",
@@ -123,7 +125,8 @@ def _river(table: CostTable, end: int | None) -> dict[str, Any] | None:
     def half(tokens: int) -> float:
         return max(_DEPTH / 2 * tokens / most, 0.75)
 
-    last = half(blocks[-1].tokens if end is None else end)
+    left = blocks[-1].tokens if end is None else end
+    last = half(left)
     marks: list[dict[str, Any]] = []
     upper, lower = [], []
     for i, block in enumerate(blocks):
@@ -148,8 +151,11 @@ def _river(table: CostTable, end: int | None) -> dict[str, Any] | None:
     first = half(blocks[0].tokens)
     path = f"M0,{middle - first:.1f} {' '.join(upper)} L{_LENGTH},{middle + last:.1f} {' '.join(lower[::-1])}"
     told = ", ".join(str(b.tokens) for b in blocks)
+    # Beside the number of the last block, where there is room for both.
+    apart = left != blocks[-1].tokens and step >= _ROOM
+    mouth = {"count": left, "y": round(middle - last - 8, 1)} if apart else None
     return {"width": _LENGTH, "height": _TOP + _DEPTH + _COLUMN, "path": f"{path} Z", "marks": marks, "told": told,
-            "floor": _TOP + _DEPTH + 18, "top": _TOP, "depth": _DEPTH}  # fmt: skip
+            "floor": _TOP + _DEPTH + 18, "top": _TOP, "depth": _DEPTH, "end": mouth}  # fmt: skip
 
 
 # One input ----------------------------------------------------------------------------------------------------------------
