@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.files.aside import written_aside
+from ..runtime.files.aside import Scratch, written_aside
 from ..runtime.runner import by_name
 from .targets import READERS
 
@@ -89,7 +88,7 @@ class Artifact:
         self._target = target
         self._built = built
         self._runner: Runner | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
         self._file: tuple[Path, tuple[int, ...]] | None = None
 
     @property
@@ -106,7 +105,7 @@ class Artifact:
 
     def _aside(self) -> Path:
         """Where it is written when nobody says where: in a folder that goes with it."""
-        self._folder = tempfile.TemporaryDirectory(prefix="tessera-")
+        self._folder = Scratch()
         return Path(self._folder.name, f"{self.module.name}{self.suffix}")
 
     def _write(self, path: Path) -> None:

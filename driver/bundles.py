@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic
 from ..ir.tokenizer import TableFile
+from ..runtime.files.aside import Scratch
 from .targets import MANIFEST
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def pack(folder: Path, archive: Path) -> None:
                     stream.write(chunk)
 
 
-def unpacked(archive: Path) -> tempfile.TemporaryDirectory[str]:
+def unpacked(archive: Path) -> Scratch:
     """A folder that has the files of an archive, and goes with what is returned. Nothing is written outside of it.
 
     Raises:
@@ -176,7 +176,7 @@ def unpacked(archive: Path) -> tempfile.TemporaryDirectory[str]:
     """
     if not archive.is_file():
         raise Diagnostic("E0001", f"there is no file `{archive}`")
-    folder = tempfile.TemporaryDirectory(prefix="tessera-")
+    folder = Scratch()
     try:
         with zipfile.ZipFile(archive) as source:
             members = {info.filename: info for info in _members(source, archive)}

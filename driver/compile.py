@@ -280,17 +280,13 @@ def _save_program(
     output: str | os.PathLike[str] | None, clock: _Clock, continues: Callable[[ProgramRunner], list[str]],
 ) -> None:  # fmt: skip
     """As :func:`_write_and_verify`, of the folder of a program."""
-    from tempfile import TemporaryDirectory
-
+    from ..runtime.files.aside import Scratch
     from .programs import folder_of
 
     if output is None and seed is None:
         return
     with ExitStack() as stack:
-        if output is not None:
-            folder = stack.enter_context(folder_of(output))
-        else:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tessera-")))
+        folder = stack.enter_context(folder_of(output)) if output is not None else Path(stack.enter_context(Scratch()))
         with clock("writing"):
             artifact._write(folder)
         artifact.report.size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

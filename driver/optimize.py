@@ -7,7 +7,6 @@ report["verdict"]["speed"]["text"]     # "pays here: 1.35x (1.31 … 1.39) at B 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,8 @@ from ..backends.onnx.target import Onnx
 from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
 from ..ir.graph import Module
-from ..runtime.files.aside import check_writable, written_aside
+from ..runtime.files.aside import Scratch, check_writable, written_aside
+from ..runtime.inputs import Options as InputOptions
 from .compile import CLEANUP, Begun, Progress, apply_passes, parse_pass
 from .compile import compile as drive
 from .read import Source, raising, read_model
@@ -26,6 +26,7 @@ from .report.calibration import EXAMPLES, CalibrationOptions, Examples, random_e
 from .report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable_sizes
 from .report.measure import Target, fields_of, machine, made
 from .report.results import (
+    BECAME,
     BOTH,
     EVEN,
     FIXED,
@@ -110,7 +111,7 @@ def optimize(
     module = source.module
     steps = list(passes if passes is not None else module.compile.passes if module.compile else [])
     examples = _given_examples(source, options)
-    with tempfile.TemporaryDirectory(prefix="tessera-") as name, _place(output, options.int8) as aside:
+    with Scratch() as name, _place(output, options.int8) as aside:
         folder = Path(name)
         tell("finding composites", None, None)
         before, reports = apply_passes(module, raising(source))
@@ -128,12 +129,12 @@ def optimize(
         files |= _others(source, before, artifact, fitted, options, folder, tell)
         compared = _compare_with_original(source, files, options, tell)
         if options.int8:
-            from .report.quantize import quantize
-
             tell("quantizing", None, None)
             whole = files[ORIGINAL]
-            files[INT8] = Candidate(quantize(whole.file, folder / f"int8{Onnx.suffix}"), whole.module)
-            files[BOTH] = Candidate(quantize(aside, int8_path(aside)), artifact.module)
+            files[INT8] = Candidate(folder / f"int8{Onnx.suffix}", whole.module)
+            files[BOTH] = Candidate(int8_path(aside), artifact.module)
+            artifact.report.notes += _quantized(whole, files[INT8], examples, options)
+            artifact.report.notes += _quantized(files[OPTIMIZED], files[BOTH], examples, options)
         before, _ = apply_passes(before, CLEANUP)
         after, done = artifact.module, artifact.report
         # Its session would keep a copy of the weights through all that follows.
@@ -199,7 +200,7 @@ def _check_integers(source: Source, count: int, written: Path) -> None:
 def _place(output: str | os.PathLike[str], int8: bool) -> Iterator[Path]:
     """Where to write what becomes ``output`` in the end, with all that lies beside it; nowhere for ``/dev/null``."""
     if os.fspath(output) == os.devnull:
-        with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+        with Scratch() as folder:
             yield Path(folder, f"model{Onnx.suffix}")
         return
     if int8:
@@ -244,6 +245,7 @@ def _others(
     merging is worth, and the schedule that nobody had to search for; and what tells what its routers choose."""
     from ..passes.tokens.baselines import fixed_indices, random_dropping
     from ..passes.tokens.stream import reductions
+    from .report.fates import traced as traced_tokens
     from .report.routers import mixtures, traced
 
     after = artifact.module
@@ -252,6 +254,8 @@ def _others(
         wanted[REEXPORTED] = before
     if any(reductions(after.graph)):
         wanted |= {FIXED: fixed_indices(after), RANDOM: random_dropping(after)}
+        if options.calib is not None:
+            wanted[BECAME] = traced_tokens(after)[0]
     if mixtures(after.graph):
         wanted[ROUTERS] = traced(after)
     if fitted is not None and fitted.even is not None:
@@ -295,6 +299,17 @@ def _compare_with_original(
             error.notes, help="this is a fault of ours: please report it, with the file",
         ) from None  # fmt: skip
     return [row.to_dict() for row in found.rows]
+
+
+def _quantized(given: Candidate, made: Candidate, examples: Examples | None, options: Options) -> list[str]:
+    """Write the int8 form of a file, on examples where there are some; and what was found about it."""
+    from .report.quantize import quantize, quantize_best
+
+    if examples is None:
+        quantize(given.file, made.file)
+        return []
+    note = quantize_best(given.file, made.file, given.module, examples, options.threads)
+    return [] if note is None else [note]
 
 
 def _report(
@@ -342,11 +357,25 @@ def _report(
     # Each session holds the weights: what is not needed any more makes room.
     targets.pop(FIXED, None)
     report["memory"] = memories(targets, feeds, options.threads, tell) if options.memory else None
-    targets |= opened(RANDOM, ROUTERS)
+    targets |= opened(RANDOM, ROUTERS, BECAME)
     report["fidelity"] = fidelities(before, after, targets, examples, tell)
     report["routers"] = routed(after, targets, examples, tell)
+    report["became"] = _became(after, targets.get(BECAME), examples, source, options)
     report["verdict"] = verdict(report)
     return report
+
+
+def _became(
+    after: Module, target: Target | None, examples: Examples, source: Source, options: Options
+) -> dict[str, Any] | None:
+    """What became of the tokens of the median example; None where none left, or inputs are random."""
+    from .report.became import became
+    from .report.fates import traced
+
+    if target is None:
+        return None
+    how = InputOptions(tokenizer=options.tokenizer, beside=source.beside)
+    return became(target.fields, traced(after)[1], examples.middle, target(examples.middle), how)
 
 
 def _given_examples(source: Source, options: Options) -> Examples | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.target import find, registry
 from ..ir.diagnostics import Diagnostic, did_you_mean
-from ..runtime.files.aside import folder_aside, written_aside
+from ..runtime.files.aside import Scratch, folder_aside, written_aside
 from ..runtime.program import Entry, Host, Opened, ProgramRunner
 from .artifact import Artifact, CompileReport
 from .bundles import SUFFIX, check_files, is_bundle, pack, read_manifest, unpacked, write_manifest
@@ -155,7 +154,7 @@ def folder_of(path: str | os.PathLike[str]) -> Iterator[Path]:
         with folder_aside(path, MANIFEST) as aside:
             yield aside
         return
-    with tempfile.TemporaryDirectory(prefix="tessera-") as folder, written_aside(path) as archive:
+    with Scratch() as folder, written_aside(path) as archive:
         yield Path(folder)
         pack(Path(folder), archive)
 
@@ -186,7 +185,7 @@ class ProgramArtifact(Artifact):
     def program(self) -> ProgramRunner:
         """What runs it, opened from a temporary folder at first use."""
         if self._opened is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="tessera-")
+            self._folder = Scratch()
             folder = Path(self._folder.name)
             self._write(folder)
             self._opened = open_program(folder)

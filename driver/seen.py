@@ -8,7 +8,6 @@ ran = seen.run([("image", "cat.png")])
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..backends.onnx.target import Onnx
 from ..backends.target import registry
 from ..ir.compiling import PassSpec
 from ..ir.diagnostics import Diagnostic
+from ..runtime.files.aside import Scratch
 from ..runtime.images import fitted, image_size, is_image, open_image
 from ..runtime.inputs import IMAGES, Options, read_inputs
 from ..runtime.text import FIELDS, load_tokenizer
@@ -28,6 +28,7 @@ from .compile import apply_passes
 from .compile import compile as drive
 from .read import IMPORTED, raising, read_model
 from .report import expert_scores, routers
+from .report.became import words_of
 from .report.fates import Step, traced
 from .report.routers import Rows
 from .report.view import Shown
@@ -113,7 +114,7 @@ class Seen:
         self, module: Module, pairs: Sequence[tuple[str, str]], how: Options
     ) -> tuple[Sequence[InputSpec], Mapping[str, np.ndarray], Mapping[str, np.ndarray], Mapping[str, int]]:
         """What a form of the program takes, what it was given, what it gave, and the sizes."""
-        with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+        with Scratch() as folder:
             file = Path(folder, f"seen{Onnx.suffix}")
             made = drive(module, target=Onnx.name, weights=self.weights, passes=[], verify=False, output=file)
             arrays = read_inputs(made.runner.inputs, pairs, how)
@@ -195,9 +196,7 @@ def _shown(
         return Shown(name, outputs, image=np.asarray(fitted(open_image(file), height, width, how.fit, file)))
     ids = next((s.name for s in specs if FIELDS.get(s.name) == "ids" and s.name in arrays), None)
     if ids is not None:
-        tokenizer = load_tokenizer(how)
-        words = [tokenizer.id_to_token(int(i)) or f"#{i}" for i in arrays[ids][0]]
-        return Shown(ids, outputs, words=[word.replace("Ġ", "").replace("▁", "") or "·" for word in words])
+        return Shown(ids, outputs, words=words_of(arrays[ids][0], load_tokenizer(how)))
     raise Diagnostic(
         "E0925", f"what becomes of `{name}` cannot be drawn: it is neither an image nor token ids",
         help="give an image file to an image input, or a text file to token ids",

@@ -78,13 +78,14 @@ def check_output(target: Target, output: str | os.PathLike[str], several: bool =
             )  # fmt: skip
         check_folder(output, MANIFEST)
         return
-    if path.suffix != target.suffix and not path.is_dir():
+    # What is no ordinary file is told first: no ending helps.
+    check_writable(output)
+    if path.suffix != target.suffix:
         raise Diagnostic(
             "E0012",
             f"the target {target.name} writes `{target.suffix}` files, but the output is `{output}`",
             help=f"-o {quote(str(path.with_suffix(target.suffix)))}",
         )
-    check_writable(output)
 
 
 def open_artifact(path: str | os.PathLike[str], *, threads: int | None = None, measured: bool = False) -> Runner:

@@ -53,6 +53,7 @@ class Options:
         lines: every line of a text file is a text of its own.
         metadata: the artifact's.
         beside: the artifact's folder, where a ``tokenizer.json`` is looked for.
+        first: of the arrays of these inputs only so many entries along the first axis are read.
     """
 
     fit: str = "exact"
@@ -63,6 +64,7 @@ class Options:
     lines: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     beside: Path | None = None
+    first: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_inputs(
@@ -84,8 +86,7 @@ def read_inputs(
     arrays: dict[str, np.ndarray] = {}
     for name, file in files:
         if not name and Path(file).suffix.lower() == ".npz":
-            for key, array in _read_npz(file).items():
-                arrays[key] = array
+            arrays |= _read_npz(file, options.first)
         elif name not in known:
             raise _unknown(name, known)
         else:
@@ -219,9 +220,9 @@ def _read_one(spec: InputSpec, file: str, options: Options) -> np.ndarray:
 
         return read_image(spec, file, options)
     if suffix == ".npy":
-        return _read_npy(file)
+        return _read_npy(file)[: options.first.get(spec.name)]
     if suffix == ".npz":
-        arrays = _read_npz(file)
+        arrays = _read_npz(file, options.first)
         if spec.name in arrays:
             return arrays[spec.name]
         if len(arrays) == 1:
@@ -247,47 +248,56 @@ def _read_npy(file: str) -> np.ndarray:
         raise Diagnostic("E0920", f"`{file}` is not a usable .npy file: {_first_line(error)}") from None
 
 
-def _read_npz(file: str) -> dict[str, np.ndarray]:
+def array_shapes(file: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of an .npz file by name, or of that of an .npy file as ``""``: what their headers say. Raises E0001,
+    E0920."""
+    if Path(file).suffix.lower() == ".npy":
+        return {"": _read_npy(file).shape}
+    return {name: array.shape for name, array in _read_npz(file, None).items()}
+
+
+def _read_npz(file: str, first: Mapping[str, int] | None) -> dict[str, np.ndarray]:
+    """Its arrays, or the first entries of some; ``first`` None: arrays of their shapes that take no memory."""
     import zipfile
     import zlib
 
-    import numpy as np
-
     if not os.path.isfile(file):
         raise Diagnostic("E0001", f"there is no file `{file}`")
+    found = {}
     try:
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
                 with archive.open(member) as stream:
-                    _check_npy_size(stream, member.file_size)
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        OverflowError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+                    found[name] = _read_member(stream, member.file_size, 0 if first is None else first.get(name))
+    except (OSError, ValueError, EOFError, KeyError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise Diagnostic("E0920", f"`{file}` is not a usable .npz file: {_first_line(error)}") from None
+    return found
 
 
-def _check_npy_size(stream: Any, size: int) -> None:
-    """Compare a member's header with the bytes that are there. Raises ValueError when it promises more."""
+def _read_member(stream: Any, size: int, first: int | None) -> np.ndarray:
+    """The array of a member of ``size`` bytes, of which only the ``first`` entries are read where that is given; 0: none of it,
+    only its shape. Raises ValueError when its header promises more than there is."""
     import math
 
+    import numpy as np
     from numpy.lib import format as npy
 
     version = npy.read_magic(stream)
-    shape, _, dtype = npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+    shape, by_column, dtype = npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are never loaded")
     promised = math.prod(shape) * dtype.itemsize
     if promised > size:
         raise ValueError(f"the header promises {promised} bytes, but the file holds {size}")
+    if first == 0:
+        return np.broadcast_to(np.zeros((), dtype), shape)
+    # Where entries lie behind one another, what is behind the last that is wanted stays in the file.
+    if first is not None and shape and not by_column:
+        shape = (min(first, shape[0]), *shape[1:])
+    data = stream.read(math.prod(shape) * dtype.itemsize)
+    array: np.ndarray = np.ndarray(shape, dtype, data, order="F" if by_column else "C")
+    return array[:first] if shape else array
 
 
 def _first_line(error: BaseException) -> str:

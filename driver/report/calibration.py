@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
-from ...runtime.inputs import IMAGES, InputSpec, Options, read_inputs
+from ...runtime.inputs import IMAGES, InputSpec, Options, array_shapes, read_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,23 +94,43 @@ def _arrays(fields: Sequence[Field], file: Path, options: CalibrationOptions) ->
         names = ", ".join(f"`{f.name}`" for f in fields)
         raise Diagnostic("E0934", f"`{file}` is one array, but the model takes {names}", help="name them in an .npz")
     name = fields[0].name if file.suffix.lower() == ".npy" else ""
-    arrays = read_inputs(specs, [(name, str(file))])
     batch = next((f.shape[0] for f in fields if f.shape), None)
     if batch is None:
-        return Examples([arrays], f"1 example of {file.name}")
+        return Examples([read_inputs(specs, [(name, str(file))])], f"1 example of {file.name}")
+    step = batch.value if batch.value is not None else 1
     # Every example has the same scalars.
     along = [f.name for f in fields if f.shape and f.shape[0] == batch]
-    counts = {n: arrays[n].shape[0] for n in along}
+    how = Options(first=dict.fromkeys(along, step * options.limit))
+    arrays = read_inputs(specs, [(name, str(file))], how)
+    _refuse_infinite(arrays, file)
+    shapes = array_shapes(str(file))
+    counts = {n: shapes["" if name else n][0] for n in along}
     if len(set(counts.values())) != 1:
         listing = ", ".join(f"`{n}` {c}" for n, c in counts.items())
         raise Diagnostic("E0934", f"the arrays of `{file}` hold different numbers of examples: {listing}")
-    step = batch.value if batch.value is not None else 1
     total = next(iter(counts.values()))
     if total < step:
         raise Diagnostic("E0934", f"`{file}` holds {total} examples, but the model takes {step} at a time")
     starts = range(0, total - step + 1, step)[: options.limit]
     feeds = [{n: a[i : i + step] if n in along else a for n, a in arrays.items()} for i in starts]
     return Examples(feeds, f"{_of(len(feeds), len(range(0, total - step + 1, step)), 'example')} of {file.name}")
+
+
+def _refuse_infinite(arrays: Mapping[str, np.ndarray], file: Path) -> None:
+    """Raises E0934 for infinite numbers, of which a model makes none that can be compared. Minus infinity and 0 alone are a mask
+    that is added to scores."""
+    import numpy as np
+
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fV":
+            continue
+        bad = np.isinf(array)
+        if bad.any() and not (array[bad] < 0).all() & (array[~bad] == 0).all():
+            first = [int(i) for i in np.argwhere(bad)[0]]
+            raise Diagnostic(
+                "E0934", f"`{name}` of `{file}` holds {int(bad.sum())} infinite numbers, the first at {first}",
+                help="replace them, for example with `np.nan_to_num`",
+            )  # fmt: skip
 
 
 def _inner(f: Field) -> tuple[int | str, ...]:

@@ -21,6 +21,7 @@ from .text import (
     latency_rows,
     measures,
     memory_rows,
+    milliseconds,
     pass_text,
     rounds_text,
     share,
@@ -60,6 +61,7 @@ def page(report: Report) -> str:
         memory_rows=memory_rows(report),
         memory_heads=_MEMORY,
         outputs=[_output(output) for output in report["fidelity"]["outputs"]],
+        became=report.get("became"),
         tried=tried.drawing(report["fit"]) if report["fit"] else None,
         tried_heads=tried.heads(report["fit"]) if report["fit"] else [],
         tried_rows=tried.rows(report["fit"]) if report["fit"] else [],
@@ -136,7 +138,12 @@ def _latency(report: Report) -> dict[str, Any]:
         for i, (name, ms) in enumerate(rows)
     ]  # fmt: skip
     told = "; ".join(f"{name} {ms['median']:.2f} ms" for name, ms in rows)
-    return {"width": _WIDTH, "height": _ROW * len(rows), "left": _LABEL, "marks": marks, "told": told}
+    longest = max(ms["high"] for _, ms in rows)
+    floor = _ROW * len(rows)
+    return {
+        "width": _WIDTH, "height": floor + 22, "floor": floor, "left": _LABEL, "marks": marks, "told": told,
+        "ticks": [(x(0), "0"), (x(longest), f"{milliseconds(longest)} ms")],
+    }  # fmt: skip
 
 
 def _output(output: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Measuring artifacts fairly: they take turns (A B A B …) in one process, and what is reported are ratios within a round.
+"""Measuring artifacts fairly: they take turns (A B B A …) in one process, and what is reported are ratios within a round.
 
     a, b = Target.open("vit.onnx"), Target.open("fast.onnx")
     feeds = drawing.draw_inputs(a, drawing.sizes_of(a, {"B": 8}))
@@ -12,6 +12,7 @@ measurements would disagree.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import statistics
@@ -54,7 +55,8 @@ Run = Callable[[], Any]
 def interleaved(
     candidates: Mapping[str, Run], rounds: int | None = None, warmup: int = WARMUP, tell: Callable[[int, int], None] | None = None
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order.
+    """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order and backwards by
+    turns: on a machine with other work, who comes first has more of it.
 
     A turn begins with runs that do not count, until the threads of the candidate before it are idle and its own weights are
     back in the cache: what is measured is how fast each is alone, as it will be used. A turn of something short is several
@@ -81,7 +83,7 @@ def interleaved(
         for turn in range(count):
             if tell is not None:
                 tell(turn, count)
-            for name, run in candidates.items():
+            for name, run in list(candidates.items())[:: -1 if turn % 2 else 1]:
                 _settle(run, shortest[name])
                 times[name].append(statistics.median(_seconds(run) for _ in range(turns[name])))
     finally:
@@ -126,9 +128,26 @@ class Spread:
         return f"{self.median:.2f} ({self.low:.2f} … {self.high:.2f})"
 
 
-def ratio(base: Sequence[float], other: Sequence[float]) -> Spread:
+def ratios(base: Sequence[float], other: Sequence[float]) -> list[float]:
     """How many times faster ``other`` is: the base's seconds over the other's, round by round."""
-    return Spread.of([a / b for a, b in zip(base, other, strict=True)])
+    return [a / b for a, b in zip(base, other, strict=True)]
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> Spread:
+    """The median of :func:`ratios`, and their quartiles."""
+    return Spread.of(ratios(base, other))
+
+
+def median_within(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median lies of what the ``values`` are a sample of, with 95 % and whatever the distribution: the k-th from below
+    and from above, for as many fall short of the median as heads in so many tosses. Their whole range for fewer than six."""
+    n, ordered = len(values), sorted(values)
+    k, below = 0, 0.5**n
+    while below <= 0.025 and k < n // 2:
+        k += 1
+        below += math.comb(n, k) * 0.5**n
+    outer = max(k - 1, 0)
+    return ordered[outer], ordered[n - 1 - outer]
 
 
 def machine(threads: int | None = None) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic
+from ...runtime.files.aside import Scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def peak_memory(target: Target, feeds: Mapping[str, np.ndarray], threads: int | 
     whole = target._session.feeds(target.match(feeds), **target.extra) if hasattr(target._session, "feeds") else None
     if whole is None:
         raise Diagnostic("E0938", f"`{target.name}` is no ONNX file: only those are measured in a process of their own")
-    with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+    with Scratch() as folder:
         arrays = Path(folder, "feeds.npz")
         np.savez(arrays, **whole)
         command = [

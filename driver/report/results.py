@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from .fidelity import compare
-from .measure import Spread, interleaved, ratio
+from .measure import Spread, interleaved, median_within, ratio, ratios
 from .memory import peak_memory
 from .routers import Rows, counted, mixtures
 
@@ -23,17 +24,22 @@ RANDOM, FIRST = "random dropping", "first tokens"
 # As many blocks, equal parts, as much time: what a search has to be better than.
 EVEN = "constant schedule"
 INT8, BOTH = "int8", "optimized + int8"
-# The result once more, which also gives the experts of every token.
-ROUTERS = "routers"
+# The result once more, which also gives the experts of every token, or what it became a part of.
+ROUTERS, BECAME = "routers", "tokens"
 # Runs of the random baseline, each with a seed of its own.
 SEEDS = 3
 # A ratio nearer to 1 than this is no difference that anybody would notice.
 NOTICED = 0.02
+# As many times as much is measured at most where nobody can tell yet, and how far apart the ends of a range are that tells.
+MORE, NARROW = 4, 1.1
 
 
-def pays(gain: Spread) -> bool:
-    """Whether a ratio of times is a gain that anybody would notice, and most rounds saw one."""
-    return gain.low > 1 and gain.median >= 1 + NOTICED
+def pays(median: float, low: float, high: float) -> bool | None:
+    """Whether a ratio of times is a gain that anybody would notice, where its median lies within ``low`` and ``high``. None:
+    that cannot be told, since both a gain and none lie within."""
+    if low > 1 and median >= 1 + NOTICED:
+        return True
+    return False if high < 1 + NOTICED else None
 
 
 def costs(before: Module, after: Module, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -61,25 +67,27 @@ def latencies(targets: Mapping[str, Target], feeds: Any, rounds: int | None, see
     """Interleaved times, and the ratios within a round: to the original, and of what was optimized to the same program with
     every token.
 
-    Before anybody is told that it does not pay, it is measured once more: another process may have been in the way.
+    As long as nobody can tell from the rounds so far whether it pays, or how much, more are measured, up to four times as many:
+    another process in the way widens the range, and more rounds make it small again. ``within`` is that range.
     """
     timed = {n: t.prepared(feeds, seed) for n, t in targets.items()}
     base = REEXPORTED if REEXPORTED in targets else ORIGINAL
-
-    def measured() -> dict[str, list[float]]:
-        return interleaved(timed, rounds, tell=lambda i, n: tell("timing", i, n))
-
-    times = measured()
-    if rounds is None and not pays(ratio(times[base], times[OPTIMIZED])):
-        more = measured()
-        times = {name: [*row, *more[name]] for name, row in times.items()}
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(1 if rounds is not None else MORE):
+        for name, row in interleaved(timed, rounds, tell=lambda i, n: tell("timing", i, n)).items():
+            times[name] += row
+        gains = ratios(times[base], times[OPTIMIZED])
+        within = median_within(gains)
+        low, high = median_within(ratios(times[ORIGINAL], times[OPTIMIZED]))
+        if pays(statistics.median(gains), *within) is not None and high < NARROW * low:
+            break
     original = times[ORIGINAL]
     rows = {
         name: {"ms": Spread.of([s * 1e3 for s in row]).to_dict(), "speedup": ratio(original, row).to_dict()}
         for name, row in times.items()
     }
-    found: dict[str, Any] = {"rounds": len(original), "rows": rows, "base": base}
-    found["gain"] = ratio(times[base], times[OPTIMIZED]).to_dict()
+    found: dict[str, Any] = {"rounds": len(original), "rows": rows, "base": base, "within": [round(v, 4) for v in within]}
+    found["gain"] = Spread.of(gains).to_dict()
     if BOTH in times:
         found["stacked"] = ratio(times[INT8], times[BOTH]).to_dict()
     if FIXED in times:

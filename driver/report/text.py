@@ -67,23 +67,26 @@ def _speed(report: Report) -> dict[str, Any]:
     where = at(report["sizes"]) or "the model's fixed sizes"
     shown = f"{_times(gain)} at {where}"
     promised = report["cost"]["ratio"]
-    scattered = gain.high > _SCATTERED * gain.low
     what = "removing tokens " if alone and removes else ""
-    found: bool | None
+    # Reports that were written before this was measured have their quartiles alone.
+    low, high = latency.get("within", (gain.low, gain.high))
+    found = pays(gain.median, low, high) if latency["rounds"] >= _ROUNDS else None
     if latency["rounds"] < _ROUNDS:
-        found, text = None, f"{rounds_text(latency['rounds'])} cannot tell whether {what or 'it '}pays here: {shown}"
-    elif pays(gain):
-        found, text = True, f"{what}pays here: {shown}"
-    elif gain.high < 1 or (gain.median < 1 - NOTICED and not scattered):
-        found, text = False, f"{what}does not pay here: {shown}"
+        text = f"{rounds_text(latency['rounds'])} cannot tell whether {what or 'it '}pays here: {shown}"
+    elif found is None:
+        text = f"whether {what or 'it '}pays cannot be told from {rounds_text(latency['rounds'])} here: {shown}"
+    elif found:
+        text = f"{what}pays here: {shown}"
+    elif high < 1 or gain.median < 1 - NOTICED:
+        text = f"{what}does not pay here: {shown}"
     else:
-        found, text = False, f"{what}makes no clear difference here: {shown}"
+        text = f"{what}makes no clear difference here: {shown}"
     if alone:
         reexported = Spread(**latency["rows"][REEXPORTED]["speedup"])
         text += f", over the same file re-exported with every token. That alone is {_times(reexported)}; together {_times(total)}"
     if promised is not None:
         text += f"; counting FLOPs promises {promised:.2f}x"
-    if scattered:
+    if gain.high > _SCATTERED * gain.low:
         text += ". The times scatter widely: this machine does other work"
     matching = latency.get("without_matching")
     # Only where most rounds saw it: within their quartiles there may be none.
@@ -92,8 +95,9 @@ def _speed(report: Report) -> dict[str, Any]:
         text += f" ({share(1 - 1 / matching['low'])} … {share(1 - 1 / matching['high'])})"
     stacked = latency.get("stacked")
     if stacked:
-        text += f". int8 alone gives {latency['rows']['int8']['speedup']['median']:.2f}x; fewer tokens on top of it"
-        text += f" are worth {stacked['median']:.2f}x, {latency['rows'][BOTH]['speedup']['median']:.2f}x together"
+        what = "fewer tokens" if removes else "the passes"
+        text += f". int8 alone gives {latency['rows']['int8']['speedup']['median']:.2f}x; {what} on top of it are worth"
+        text += f" {stacked['median']:.2f}x, {latency['rows'][BOTH]['speedup']['median']:.2f}x together"
     else:
         text += ". int8 was not tried: `--int8`"
     if found is False and removes:

@@ -86,7 +86,7 @@ def page(
         facts=_facts(sum(params), total.flops, table, end),
         river=_river(table, end),
         steps=[{"method": s.method, "does": "merges" if s.merges else "drops", "block": s.block} for s in steps],
-        drawn=[*(_drawn(one, steps) for one in shown if steps), *(sent for one in shown for sent in _sent(one, routers))],
+        drawn=[*(drawn(one, steps) for one in shown if steps), *(sent for one in shown for sent in _sent(one, routers))],
         blocks=_blocks(module, table, values, stores),
     )
 
@@ -161,7 +161,7 @@ def _river(table: CostTable, end: int | None) -> dict[str, Any] | None:
 # One input ----------------------------------------------------------------------------------------------------------------
 
 
-def _drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
+def drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
     """What became of one input's tokens: pictures behind some of the steps, or its words."""
     # The first tokens that are made of this input: others may be made of those and of other inputs.
     first = next((s for s in steps if shown.name in s.inputs), None)
@@ -178,18 +178,18 @@ def _drawn(shown: Shown, steps: Sequence[Step]) -> dict[str, Any]:
     counts = ((len(final) - left, "stay"), (merged, "are merged into others"), (left - merged, "are dropped"))
     where = ", which all come back but for the last time" if back else ""
     facts = f"{len(final)} tokens{where}: {', '.join(f'{count} {what}' for count, what in counts if count)}"
-    drawn: dict[str, Any] = {"title": "What became of", "name": shown.name, "facts": facts, "pictures": [], "words": [], **_BECAME}
+    found: dict[str, Any] = {"title": "What became of", "name": shown.name, "facts": facts, "pictures": [], "words": [], **_BECAME}
     if shown.image is not None:
         chosen = sorted({round(i * (len(own) - 1) / max(_PICTURES - 1, 1)) for i in range(_PICTURES)})
-        drawn["pictures"] = [{"src": _png(shown.image, None), "told": "the image as the model sees it"}]
+        found["pictures"] = [{"src": _png(shown.image, None), "told": "the image as the model sees it"}]
         for index in chosen:
             now = fates(chain(steps, own[index]), shown.outputs, 0)
             count = sum(f.left is None for f in now)
             where = f"behind block {own[index].block}" if own[index].block >= 0 else "at the start"
-            drawn["pictures"].append({"src": _png(shown.image, now), "told": f"{where}: {count} tokens"})
+            found["pictures"].append({"src": _png(shown.image, now), "told": f"{where}: {count} tokens"})
     if shown.words is not None:
-        drawn["words"] = _words(shown.words, final)
-    return drawn
+        found["words"] = _words(shown.words, final)
+    return found
 
 
 def _sent(shown: Shown, routers: Rows) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...ir.diagnostics import Diagnostic
 
 # Seconds within which a folder may be another process's that has just made it.
 _YOUNG = 60.0
+_SCRATCH, _SUFFIX = "tessera-", ".tmp"
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         Diagnostic: E0010 when the folder cannot be written to or the disk is full.
     """
     target = check_writable(path)
-    folder, held = _new_folder(target)
+    folder, held = _new_folder(target, path)
     try:
         aside = folder / target.name
         yield aside
@@ -45,7 +47,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(extra, target.parent / extra.name)
         os.replace(aside, target)
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise unwritable(path, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if held is not None:
@@ -63,7 +65,7 @@ def folder_aside(path: str | os.PathLike[str], ours: str) -> Iterator[Path]:
         Diagnostic: E0010 when it cannot be written, or when something else than such a folder is there.
     """
     target = check_folder(path, ours)
-    folder, held = _new_folder(target)
+    folder, held = _new_folder(target, path)
     try:
         fresh = folder / "new"
         fresh.mkdir()
@@ -72,28 +74,59 @@ def folder_aside(path: str | os.PathLike[str], ours: str) -> Iterator[Path]:
             os.replace(target, folder / "old")
         os.replace(fresh, target)
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise unwritable(path, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if held is not None:
             os.close(held)
 
 
-def _new_folder(target: Path) -> tuple[Path, int | None]:
+class Scratch(tempfile.TemporaryDirectory[str]):
+    """A folder among the system's temporary ones, which goes with this object. What killed processes left is removed.
+
+        with Scratch() as folder:
+            Path(folder, "model.onnx").write_bytes(data)
+
+    Raises:
+        Diagnostic: E0010 when there is no room for one.
+    """
+
+    def __init__(self) -> None:
+        beside = Path(tempfile.gettempdir())
+        try:
+            _sweep(beside, _SCRATCH)
+            super().__init__(prefix=_SCRATCH, suffix=_SUFFIX, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise unwritable(beside, error) from None
+        held = _lock(Path(self.name))
+        if held is not None:
+            weakref.finalize(self, os.close, held)
+
+
+def _new_folder(target: Path, shown: str | os.PathLike[str]) -> tuple[Path, int | None]:
     """A folder beside ``target``, and what holds a lock on it as long as this process lives. Those that killed processes left
-    for the same target are removed. Raises E0010."""
+    for the same target are removed. Raises E0010 with the path as it is ``shown``."""
     prefix = f".{target.name[:64]}."
     try:
-        for left in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-            # One that is being made has no lock yet.
-            held = _lock(left) if time.time() - left.stat().st_mtime > _YOUNG else None
-            if held is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(held)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
+        _sweep(target.parent, prefix)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=_SUFFIX, dir=target.parent))
     except (OSError, ValueError) as error:
-        raise unwritable(target, error) from None
+        raise unwritable(shown, error) from None
     return folder, _lock(folder)
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove the folders of a prefix on which no process that lives has a lock."""
+    for left in parent.glob(f"{glob.escape(prefix)}*{_SUFFIX}"):
+        try:
+            young = time.time() - left.stat().st_mtime <= _YOUNG
+        except FileNotFoundError:  # another process was faster
+            continue
+        # One that is being made has no lock yet.
+        held = None if young else _lock(left)
+        if held is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
 
 
 def _lock(folder: Path) -> int | None:

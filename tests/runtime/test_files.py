@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tessera.ir.diagnostics import Diagnostic
-from tessera.runtime.files.aside import check_writable, written_aside
+from tessera.runtime.files.aside import Scratch, check_writable, written_aside
 
 
 def names(folder: Path) -> set[str]:
@@ -66,11 +67,13 @@ def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o604
 
 
-def test_the_systems_reason_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Diagnostic) as error, written_aside(tmp_path / "model.onnx"):
+def test_the_systems_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Diagnostic) as error, written_aside("model.onnx"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.code == "E0010"
-    assert "No space left on device" in error.value.message
+    # The path as it was written, not where that is.
+    assert error.value.message == "cannot write `model.onnx`: No space left on device"
     assert "free some space" in (error.value.help or "")
 
 
@@ -106,3 +109,17 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
         assert other.exists()
         assert alive.exists()
     assert target.read_text() == "one"
+
+
+def test_scratch_of_a_killed_process_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, other = tmp_path / "tessera-dead.tmp", tmp_path / "theirs-dead.tmp"
+    with Scratch() as alive:
+        for folder in (left, other, Path(alive)):
+            folder.mkdir(exist_ok=True)
+            folder.joinpath("half").write_text("half")
+            os.utime(folder, (0, 0))
+        with Scratch() as fresh:
+            assert {p.name for p in tmp_path.iterdir()} == {other.name, Path(alive).name, Path(fresh).name}
+        assert Path(alive, "half").exists()
+    assert [p.name for p in tmp_path.iterdir()] == [other.name]

@@ -141,6 +141,7 @@ def test_the_same_command_writes_the_same_file(cli: Cli, tiny: Path, tmp_path: P
     [
         (["-t", "tensorrt"], "E0012", "the targets are onnx, mlir, torch and triton"),
         (["-o", "x.bin"], "E0012", "-o x.onnx"),
+        (["-o", "/dev/null"], "E0010", "it is not an ordinary file"),
         (["-t", "torch", "-o", "x.onnx"], "E0012", "-o x.safetensors"),
         (["-o", "no/such/folder/x.onnx"], "E0010", "create the folder first"),
         (["--map"], "E0925", "merge_tokens"),

@@ -140,6 +140,10 @@ def test_the_passes_of_the_compile_block_run(words: Path, texts: Path, tmp_path:
     assert [r["pass"] for r in report["passes"]] == ["merge_tokens"]
     assert report["sizes"] == {"B": 1, "T": 24}
     assert report["fidelity"]["what"] == "3 examples of calib.npz"
+    became = report["became"]
+    assert became["facts"].startswith("24 tokens: 12 stay, 12 are merged into others")
+    assert len(became["words"]) == 24
+    assert became["words"][0]["text"].startswith("#")
     assert run(words, tmp_path / "fast.onnx", calib=texts, sizes={"T": 40})["sizes"] == {"B": 1, "T": 40}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,46 @@ def test_a_fixed_batch_is_filled(tmp_path: Path) -> None:
 def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], wanted: str) -> None:
     np.savez(tmp_path / "c.npz", **arrays)
     assert code([IDS, MASK], tmp_path / "c.npz") == wanted
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_what_is_not_used_is_not_read(tmp_path: Path, ending: str) -> None:
+    """A small file may hold very much: 2 of 4,000 examples take the memory of 2."""
+    path = tmp_path / f"c.{ending}"
+    images = np.zeros((4000, 3, 8, 8), np.float32)
+    if ending == "npz":
+        np.savez_compressed(path, image=images)
+    else:
+        np.save(path, images)
+    tracemalloc.start()
+    found = read_examples([IMAGE], path, CalibrationOptions(limit=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(found.feeds), found.what) == (2, f"the first 2 of 4000 examples of c.{ending}")
+    assert peak < images.nbytes / 4
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (7, 3, 8, 8)])
+def test_the_first_of_arrays_of_any_layout(tmp_path: Path, shape: tuple[int, ...], by_column: bool) -> None:
+    images = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.savez(tmp_path / "c.npz", image=np.asfortranarray(images) if by_column else images)
+    found = read_examples([IMAGE], tmp_path / "c.npz", CalibrationOptions(limit=3))
+    np.testing.assert_array_equal(np.concatenate([f["image"] for f in found.feeds]), images[:3])
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinite_numbers(tmp_path: Path, value: float) -> None:
+    images = np.ones((2, 3, 8, 8), np.float32)
+    images[1, 2, 3, 4] = value
+    np.savez(tmp_path / "c.npz", image=images)
+    assert code([IMAGE], tmp_path / "c.npz") == "E0934"
+
+
+def test_a_mask_of_minus_infinity(tmp_path: Path) -> None:
+    """What is added to scores where there is padding."""
+    np.savez(tmp_path / "c.npz", mask=np.where(np.eye(4) > 0, 0, -np.inf).astype(np.float32)[None])
+    assert len(read_examples([field("mask", "f32", "B", 4, 4)], tmp_path / "c.npz", HOW).feeds) == 1
 
 
 def test_one_array_for_several_inputs(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tessera as ts
-from tessera.driver.report import drawing, measure
+from tessera.driver.report import drawing, measure, results
 from tessera.driver.report.drawing import draw_inputs, find_inverted_masks, sizes_of, workable_sizes
 from tessera.driver.report.measure import Spread, Target, interleaved, ratio
 from tessera.driver.report.memory import peak_memory
@@ -57,7 +60,7 @@ def test_candidates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SETTLE", 0.0)
     order: list[str] = []
     times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=1)
-    assert order == ["a", "b", "a", "b", "a", "b", "a", "b"]
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert [len(row) for row in times.values()] == [3, 3]
 
 
@@ -99,6 +102,39 @@ def test_rounds_are_chosen_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(interleaved({"a": lambda: None})["a"]) == measure.MOST
     monkeypatch.setattr(measure, "SECONDS", 0.0)
     assert len(interleaved({"a": lambda: None})["a"]) == measure.FEWEST
+
+
+@pytest.mark.parametrize(
+    ("count", "within"), [(1, (0, 0)), (5, (0, 4)), (7, (0, 6)), (9, (1, 7)), (12, (2, 9)), (20, (5, 14)), (60, (21, 38))]
+)
+def test_where_a_median_lies(count: int, within: tuple[int, int]) -> None:
+    """As tables of the sign test say."""
+    assert measure.median_within([float(i) for i in range(count)][::-1]) == within
+
+
+def noisy(gain: float, busy: bool, rng: np.random.Generator) -> Callable[..., dict[str, list[float]]]:
+    """Rounds of two candidates on a machine whose other work takes half of it away for some of the turns, not always both."""
+
+    def measured(timed: Mapping[str, object], rounds: int | None, tell: object) -> dict[str, list[float]]:
+        slowed = 1 + rng.integers(0, 2, (2, 9)) * rng.random((2, 9)) if busy else np.ones((2, 9))
+        seconds = slowed * rng.normal(1, 0.01, (2, 9)) * [[gain], [1.0]]
+        return dict(zip(timed, seconds.tolist(), strict=True))
+
+    return measured
+
+
+@pytest.mark.parametrize(("gain", "pays"), [(0.8, False), (0.9, False), (0.98, False), (1.06, True), (1.3, True), (1.7, True)])
+def test_a_verdict_does_not_hang_on_other_work(gain: float, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eleven times the same, five of them beside other work; where that work is as large as the gain, it may be untold."""
+    rng = np.random.default_rng(0)
+    target: Any = SimpleNamespace(prepared=lambda feeds, seed: None)
+    found = []
+    for turn in range(11):
+        monkeypatch.setattr(results, "interleaved", noisy(gain, turn % 2 == 1, rng))
+        timed = results.latencies({"original": target, "optimized": target}, {}, None, 0, lambda *_: None)
+        found.append(results.pays(timed["gain"]["median"], *timed["within"]))
+    assert found[::2] == [pays] * 6
+    assert set(found[1::2]) <= ({pays} if gain > 1.5 else {pays, None})
 
 
 def test_ratios_are_paired() -> None:
