@@ -1,4 +1,4 @@
-"""Fair timing: candidates take turns (A B A B …) in one process, each turn after runs that do not count; reported are medians of
+"""Fair timing: candidates take turns (A B B A …) in one process, each turn after runs that do not count; reported are medians of
 the ratios within a round. See :mod:`tessera.driver.report.measure`."""
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .common import RESULTS, markdown_table
+from .peer_speed import CANDIDATES, EXPORT, FLOATS, INTEGERS, OURS
 
 _SPEED = {
     "vit_s batch 1 r 13": "ViT-S/16, batch 1, `r=13`",
@@ -16,6 +17,7 @@ _SPEED = {
     "minilm batch 1 tokens 128": "MiniLM, batch 1, 128 tokens, `keep=0.7`",
     "minilm batch 1 tokens 256": "MiniLM, batch 1, 256 tokens, `keep=0.7`",
     "minilm batch 8 tokens 128": "MiniLM, batch 8, 128 tokens, `keep=0.7`",
+    "minilm batch 8 tokens 256": "MiniLM, batch 8, 256 tokens, `keep=0.7`",
 }
 
 
@@ -34,21 +36,23 @@ def markdown() -> str:
 
 def _speeds() -> Iterator[list[str]]:
     found = results("ort_speed")
-    for name, shown in _SPEED.items():
-        rows = found[name]["rows"]
+    for name, row in found.items():
+        rows, shown = row["rows"], _SPEED[name]
         merged = next(row for candidate, row in rows.items() if candidate.startswith("tessera_merged"))
         yield [shown, *(f"{_speedup(row):.2f} x" for row in (rows["tessera"], merged))]
 
 
 def _peers() -> Iterator[list[str]]:
-    """Of each case the fastest that ONNX Runtime's tools, OpenVINO and PyTorch make of it, and ours, with their cosines in int8."""
+    """Of each case whose every cell was measured the fastest that ONNX Runtime's tools, OpenVINO and PyTorch make of it, and ours,
+    with their cosines in int8."""
     for name, found in results("peer_speed").items():
-        rows = found["rows"]
-        theirs = [(n, row) for n, row in rows.items() if not n.startswith("tessera") and "ours" not in n]
-        best = [max((r for n, r in theirs if ("int8" in n) == eight), key=lambda row: row["speedup"]) for eight in (False, True)]
-        ours = [rows[n] for n in ("tessera", "tessera, int8", "tessera merged, int8")]
-        cells = [f"{row['speedup']:.2f} x" for row in (best[0], ours[0])]
-        cells += [f"{row['speedup']:.2f} x ({row['cosine']:.3f})" for row in (best[1], *ours[1:])]
+        if not found.keys() >= {*CANDIDATES}:
+            continue
+        rows = {EXPORT: {"cpu": 1.0}, **{n: row for n, row in found.items() if "missing" not in row}}
+        best = [max((rows[n] for n in names if n in rows), key=lambda row: row["cpu"]) for names in (FLOATS, INTEGERS)]
+        ours = [rows[n] for n in OURS if n != "tessera merged"]
+        cells = [f"{row['cpu']:.2f} x" for row in (best[0], ours[0])]
+        cells += [f"{row['cpu']:.2f} x ({row['cosine']:.3f})" for row in (best[1], *ours[1:])]
         yield [_SPEED[name.removesuffix(" keep 0.7")], *cells]
 
 

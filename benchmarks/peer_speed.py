@@ -1,140 +1,207 @@
 """Ours beside what others make of the same model, in floats and in int8: ONNX Runtime's own tools, OpenVINO, PyTorch.
 
-    python -m benchmarks.peer_speed [CASE …] [--clock cpu] [--rounds N]
+    python -m benchmarks.peer_speed                                  # every cell that has not been measured
+    python -m benchmarks.peer_speed --only 'minilm batch 1' --again  # cells whose name holds this, anew
 
-`--clock cpu` gives each candidate one thread and counts the time that processors spend on it, which other work hardly changes;
-`wall` is the clock on the wall, with the threads that each takes by itself, and wants a quiet machine.
+A cell is one candidate of one case beside `torch.onnx.export`'s file: both take turns, and what counts is the ratio within a
+round. Both get one thread, so that the time that processors spend on a run is that of the run: other work on the machine hardly
+changes it (`cpu`), while the clock on the wall beside it wants a quiet machine (`wall`). A cell is written as soon as it is
+measured, with the load that the machine had; the files of all candidates are kept in `--folder`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
+import shutil
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tessera as ts
-from tessera.driver.report.measure import interleaved
 from tessera.driver.report.quantize import quantize
 
 from . import peers
-from .common import speedup, write
+from .common import RESULTS, machine
 from .texts import corpus
 
-# name -> (model, batch, tokens of a text or None, options of merge_tokens)
-CASES: dict[str, tuple[str, int, int | None, dict[str, Any]]] = {
-    "minilm batch 1 tokens 128 keep 0.7": ("minilm", 1, 128, {"keep": 0.7}),
-    "minilm batch 1 tokens 256 keep 0.7": ("minilm", 1, 256, {"keep": 0.7}),
-    "minilm batch 8 tokens 128 keep 0.7": ("minilm", 8, 128, {"keep": 0.7}),
-    "vit_s batch 1 r 13": ("s", 1, None, {"r": 13}),
-    "vit_s batch 8 r 13": ("s", 8, None, {"r": 13}),
-    "vit_b batch 1 r 16": ("b", 1, None, {"r": 16}),
-    "vit_b batch 8 r 16": ("b", 8, None, {"r": 16}),
-}
 EXPORT = "torch.onnx.export"
+ORT = {"ORT's optimiser": EXPORT, "ORT's optimiser, traced": "traced"}
+# int8 of ONNX Runtime's quantizer: of which file, and whether with a scale a channel.
+EIGHT = {
+    f"{name}, {kind}": (name, channels)
+    for name in (EXPORT, *ORT)
+    for kind, channels in (("int8", True), ("int8 by tensor", False))
+}
+FLOATS = (EXPORT, *ORT, "OpenVINO", "PyTorch", "torch.compile")
+INTEGERS = (*EIGHT, "OpenVINO, int8")
+OURS = ("tessera", "tessera, int8", "tessera merged", "tessera merged, int8")
+CANDIDATES = (*OURS, *FLOATS[1:], *INTEGERS)
+# Runs of a turn that do not count, and those of which the median does; one of each where a run takes longer than so many seconds.
+WARM, COUNTED, LONG = 2, 3, 0.3
+# Texts or images that calibrate.
+EXAMPLES = 16
+
 Run = Callable[[], Any]
 
 
-def texts(batch: int, tokens: int) -> dict[str, np.ndarray]:
-    """So many real texts of exactly so many tokens."""
+@dataclass(frozen=True)
+class Case:
+    """A model at one size: ``minilm``, or a ViT of ``peers.VIT``; ``tokens`` of a text."""
+
+    model: str
+    batch: int
+    tokens: int | None
+    merging: tuple[str, float]
+
+    @property
+    def name(self) -> str:
+        what = f"minilm batch {self.batch} tokens {self.tokens}" if self.tokens else f"vit_{self.model} batch {self.batch}"
+        option, value = self.merging
+        return f"{what} {option} {value}"
+
+    @cached_property
+    def examples(self) -> list[dict[str, np.ndarray]]:
+        """Inputs to calibrate on; the first is what is timed. Texts, or images of noise: the weights of the ViTs are random."""
+        if self.tokens is not None:
+            return texts(self.batch, self.tokens)
+        rng = np.random.default_rng(0)
+        shape = (self.batch, 3, 224, 224)
+        return [{"image": rng.standard_normal(shape).astype(np.float32)} for _ in range(EXAMPLES // self.batch)]
+
+    @cached_property
+    def feeds(self) -> list[np.ndarray]:
+        return list(self.examples[0].values())
+
+    def net(self) -> Any:
+        return peers.minilm() if self.model == "minilm" else peers.vit(self.model)
+
+
+CASES = [
+    *(Case("minilm", batch, tokens, ("keep", 0.7)) for tokens in (128, 256) for batch in (1, 8)),
+    *(Case("s", batch, None, ("r", 13)) for batch in (1, 8)),
+    *(Case("b", batch, None, ("r", 16)) for batch in (1, 8)),
+]
+
+
+def texts(batch: int, tokens: int) -> list[dict[str, np.ndarray]]:
+    """Batches of real texts, each of exactly so many tokens."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(peers.minilm_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    whole = [tokenizer.encode(text).ids for text in corpus(40)]
-    rows = [[*ids[: tokens - 1], ids[-1]] for ids in whole if len(ids) >= tokens][:batch]
-    ids = np.array(rows, np.int64)
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    whole = [tokenizer.encode(text).ids for text in corpus(80)]
+    rows = np.array([[*ids[: tokens - 1], ids[-1]] for ids in whole if len(ids) >= tokens], np.int64)
+    starts = range(0, min(EXAMPLES, len(rows)) - batch + 1, batch)
+    batches = [rows[i : i + batch] for i in starts]
+    return [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in batches]
 
 
-def inputs(model: str, batch: int, tokens: int | None) -> dict[str, np.ndarray]:
-    """Texts, or images of noise: the weights of the ViTs are random."""
-    if tokens is not None:
-        return texts(batch, tokens)
-    return {"image": np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)}
+# The files ---------------------------------------------------------------------------------------------------------------
 
 
-def files(model: str, feeds: dict[str, np.ndarray], merging: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """Every candidate that is a file of ONNX."""
-    import torch
+@dataclass(frozen=True)
+class Files:
+    """The file of every candidate of a case, each made when it is asked for and kept in a folder of its own."""
 
-    net = peers.minilm() if model == "minilm" else peers.vit(model)
-    args = tuple(torch.from_numpy(v) for v in feeds.values())
-    exported = folder / "export.onnx"
-    peers.export(net, args, exported)
-    made = {EXPORT: exported, **peers.optimised(net, args, exported, model, folder)}
-    for name, path in list(made.items()):
-        for kind, channels in (("int8", True), ("int8 by tensor", False)):
-            made[f"{name}, {kind}"] = peers.quantized(path, folder / f"{len(made)}.onnx", channels)
-    weights = peers.minilm_folder() / "model.safetensors" if model == "minilm" else peers.safetensors_of(net, folder / "hf")
-    plain = ts.load("minilm" if model == "minilm" else f"vit_{model}16")
-    for name, module in (("tessera", plain), ("tessera merged", ts.apply(plain, "merge_tokens", protect=1, **merging))):
-        made[name] = folder / f"{name.replace(' ', '_')}.onnx"
-        ts.compile(module, target="onnx", weights=weights, verify=False).save(made[name])
-        made[f"{name}, int8"] = quantize(made[name], made[name].with_suffix(".int8.onnx"))
-    return made
+    case: Case
+    folder: Path
 
+    def __call__(self, name: str) -> Path:
+        suffix = ".xml" if name.startswith("OpenVINO") else ".onnx"
+        # What stands by itself is made once for all sizes.
+        sizes = "" if name in OURS else f"_{self.case.batch}_{self.case.tokens or 224}"
+        merging = "_".join(map(str, self.case.merging)) if "merged" in name else ""
+        place = self.folder / f"{self.case.model}{sizes}" / (name.replace(" ", "_") + merging)
+        if not place.exists():
+            aside = place.with_name(f"{place.name}.part")
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            self._make(name, aside / f"model{suffix}")
+            aside.rename(place)
+        return place / f"model{suffix}"
 
-def candidates(
-    model: str, made: dict[str, Path], feeds: dict[str, np.ndarray], threads: int | None
-) -> tuple[dict[str, Run], dict[str, str]]:
-    """What runs each candidate; and why others are none."""
-    import onnxruntime
+    def _make(self, name: str, path: Path) -> None:
+        import torch
 
-    runs: dict[str, Run] = {}
-    missing: dict[str, str] = {}
-    for name, path in made.items():
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or 0
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the quantizer makes files that the runtime does not take
-            missing[name] = str(error).splitlines()[0][:200]
-            continue
-        named = dict(zip([i.name for i in session.get_inputs()], feeds.values(), strict=True))
-        runs[name] = partial(_first, session, named)
-    for name, make in (("OpenVINO", peers.openvino), ("OpenVINO of ours", peers.openvino)):
-        path = made[EXPORT if name == "OpenVINO" else "tessera"]
-        try:
-            runs[name] = make(path, list(feeds.values()), threads)
-        except Exception as error:  # not installed, or an op that it lacks
-            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    net = peers.minilm() if model == "minilm" else peers.vit(model)
-    for name, compiling in (("PyTorch", False), ("torch.compile", True)):
-        try:
-            runs[name] = peers.torch_run(net, list(feeds.values()), threads, compiling)
-        except Exception as error:  # no compiler for C++
-            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return runs, missing
+        case = self.case
+        args = tuple(map(torch.from_numpy, case.feeds))
+        if name == EXPORT:
+            peers.export(case.net(), args, path)
+        elif name == "traced":
+            peers.traced(case.net(), args, path, case.model)
+        elif name in ORT:
+            peers.optimised(self(ORT[name]), case.model, path)
+        elif name in EIGHT:
+            source, channels = EIGHT[name]
+            peers.quantized(self(source), path, channels)
+        elif name == "OpenVINO, int8":
+            peers.openvino_int8(self(EXPORT), [list(e.values()) for e in case.examples], path)
+        elif name.endswith("int8"):
+            quantize(self(name.removesuffix(", int8")), path)
+        else:
+            self._ours(merged="merged" in name, path=path)
+
+    def _ours(self, merged: bool, path: Path) -> None:
+        case = self.case
+        module = ts.load("minilm" if case.model == "minilm" else f"vit_{case.model}16")
+        if merged:
+            module = ts.apply(module, "merge_tokens", protect=1, **dict([case.merging]))
+        weights = peers.minilm_folder() / "model.safetensors"
+        if case.model != "minilm":
+            weights = peers.safetensors_of(case.net(), path.parent / "hf")
+        ts.compile(module, target="onnx", weights=weights, verify=False).save(path)
 
 
-def _first(session: Any, feeds: dict[str, np.ndarray]) -> Any:
-    return session.run(None, feeds)[0]
+def runner(name: str, files: Files) -> Run:
+    """A call of a candidate in one thread. Raises whatever its maker does."""
+    case = files.case
+    if name in ("PyTorch", "torch.compile"):
+        return peers.torch_run(case.net(), case.feeds, 1, name == "torch.compile")
+    if name.startswith("OpenVINO"):
+        return peers.openvino(files(EXPORT if name == "OpenVINO" else name), case.feeds, 1)
+    return peers.session(files(name), case.feeds, 1)
 
 
-def processor_time(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds that processors spend on each candidate in each round: a median of three runs behind two that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            run(), run()
-            taken = []
-            for _ in range(3):
-                start = time.process_time()
-                run()
-                taken.append(time.process_time() - start)
-            times[name].append(statistics.median(taken))
-    return times
+# A cell ------------------------------------------------------------------------------------------------------------------
+
+
+def measured(base: Run, other: Run, seconds: float) -> dict[str, Any]:
+    """How many times faster ``other`` is, by both clocks: medians of the ratios within a round, 3 rounds or more."""
+    rows: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    short = _turn(base, 1, 1)[0] < LONG
+    turns = (WARM, COUNTED) if short else (1, 1)
+    end = time.perf_counter() + seconds
+    while len(rows) < 3 or time.perf_counter() < end:
+        rows.append((_turn(base, *turns), _turn(other, *turns)))
+    found: dict[str, Any] = {"rounds": len(rows)}
+    for i, clock in enumerate(("cpu", "wall")):
+        found[clock] = round(statistics.median(a[i] / b[i] for a, b in rows), 4)
+        found[f"{clock}_ms"] = round(statistics.median(b[i] for _, b in rows) * 1e3, 3)
+    return found
+
+
+def _turn(run: Run, warm: int, counted: int) -> tuple[float, float]:
+    """Seconds of processors and on the wall: medians of runs behind some that do not count."""
+    for _ in range(warm):
+        run()
+    taken = []
+    for _ in range(counted):
+        start, wall = time.process_time(), time.perf_counter()
+        run()
+        taken.append((time.process_time() - start, time.perf_counter() - wall))
+    cpu, wall = (statistics.median(t) for t in zip(*taken, strict=True))
+    return cpu, wall
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -143,45 +210,39 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).mean())
 
 
-def case(name: str, clock: str, rounds: int | None) -> dict[str, Any]:
-    """All candidates of one case, and how much faster than `torch.onnx.export`'s file each is."""
-    model, batch, tokens, merging = CASES[name]
-    feeds = inputs(model, batch, tokens)
-    with tempfile.TemporaryDirectory() as folder:
-        made = files(model, feeds, merging, Path(folder))
-        runs, missing = candidates(model, made, feeds, 1 if clock == "cpu" else None)
-        wanted = np.asarray(runs[EXPORT]())
-        near = {n: cosine(np.asarray(run()), wanted) for n, run in runs.items()}
-        times = processor_time(runs, rounds or 5) if clock == "cpu" else interleaved(runs, rounds)
-    rows = {
-        n: {"median_ms": round(statistics.median(t) * 1e3, 3), "speedup": round(speedup(times, n, EXPORT), 4),
-            "cosine": round(near[n], 5)}
-        for n, t in times.items()
-    }  # fmt: skip
-    theirs = {n: row["speedup"] for n, row in rows.items() if not n.startswith("tessera") and "ours" not in n}
-    floats = max(v for n, v in theirs.items() if "int8" not in n)
-    eight = max(v for n, v in theirs.items() if "int8" in n)
-    ours = max(row["speedup"] for n, row in rows.items() if n.startswith("tessera") and "int8" in n)
-    return {
-        "clock": clock, "rows": rows, "missing": missing,
-        "unmerged over the best in floats": round(rows["tessera"]["speedup"] / floats, 4),
-        "merged, int8 over the best int8": round(rows["tessera merged, int8"]["speedup"] / eight, 4),
-        "best int8 over the best int8": round(ours / eight, 4),
-    }  # fmt: skip
+def cell(name: str, files: Files, seconds: float) -> dict[str, Any]:
+    """What was measured of a candidate, or why there is none of it."""
+    base = runner(EXPORT, files)
+    try:
+        run = runner(name, files)
+    except Exception as error:  # not installed, no compiler for C++, a file that its own runtime does not take
+        return {"missing": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    near = cosine(np.asarray(run()), np.asarray(base()))
+    load = round(os.getloadavg()[0], 2)
+    return {**measured(base, run, seconds), "cosine": round(near, 5), "load": load}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", help="of the names in CASES; all when none is given")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--rounds", type=int, help="of turns; default: what fits into 12 seconds, or 5 of --clock cpu")
+    parser.add_argument("--only", default="", help="cells `CASE / CANDIDATE` whose name holds this")
+    parser.add_argument("--again", action="store_true", help="also cells that have been measured")
+    parser.add_argument("--seconds", type=float, default=12.0, help="for the turns of one cell")
+    parser.add_argument("--folder", type=Path, default=Path("out/peers"), help="for the files of all candidates")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    results = {}
-    for name in options.cases or CASES:
-        results[name] = case(name, options.clock, options.rounds)
-        write("peer_speed", results)
+    path = RESULTS / "peer_speed.json"
+    results = json.loads(path.read_text("utf-8"))["results"] if path.exists() else {}
+    for case in CASES:
+        files = Files(case, options.folder.resolve())
+        for name in CANDIDATES:
+            done = name in results.get(case.name, ())
+            if options.only not in f"{case.name} / {name}" or (done and not options.again):
+                continue
+            found = cell(name, files, options.seconds)
+            print(f"{case.name} / {name}: {found}", flush=True)
+            results.setdefault(case.name, {})[name] = found
+            path.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,27 +63,26 @@ def safetensors_of(model: Any, folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def optimised(model: Any, args: tuple[Any, ...], exported: Path, kind: str, folder: Path) -> dict[str, Path]:
-    """What ONNX Runtime's own optimiser for transformers makes of two exports: ``exported``, and one by tracing, with attention
-    written out, which it knows."""
+def traced(model: Any, args: tuple[Any, ...], path: Path, kind: str) -> None:
+    """The export by tracing, with attention written out, which ONNX Runtime's own optimiser knows."""
     import torch
-    from onnxruntime.transformers.optimizer import optimize_model
 
     (model.bert if kind == "minilm" else model).set_attn_implementation("eager")
-    traced = folder / "traced.onnx"
-    torch.onnx.export(model, args, str(traced), dynamo=False, opset_version=17)
-    heads, dim = (12, 384) if kind == "minilm" else (VIT[kind][1], VIT[kind][0])
-    made = {}
-    for name, path in (("ORT's optimiser", exported), ("ORT's optimiser, traced", traced)):
-        found = optimize_model(
-            str(path), model_type="bert" if kind == "minilm" else "vit", num_heads=heads, hidden_size=dim, opt_level=0
-        )
-        made[name] = folder / f"{path.stem}_optimised.onnx"
-        found.save_model_to_file(str(made[name]))
-    return made
+    torch.onnx.export(model, args, str(path), dynamo=False, opset_version=17)
 
 
-def quantized(path: Path, output: Path, channels: bool) -> Path:
+def optimised(path: Path, kind: str, output: Path) -> None:
+    """What ONNX Runtime's own optimiser for transformers makes of an export."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    dim, heads = (384, 12) if kind == "minilm" else VIT[kind][:2]
+    found = optimize_model(
+        str(path), model_type="bert" if kind == "minilm" else "vit", num_heads=heads, hidden_size=dim, opt_level=0
+    )
+    found.save_model_to_file(str(output))
+
+
+def quantized(path: Path, output: Path, channels: bool) -> None:
     """int8 as ONNX Runtime's quantizer makes it of a file, with all ops that it knows; a scale a channel, or one a tensor."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -91,7 +91,30 @@ def quantized(path: Path, output: Path, channels: bool) -> Path:
         str(path), str(output), weight_type=QuantType.QInt8, per_channel=channels,
         op_types_to_quantize=["MatMul", "Gemm", "Attention"], extra_options={"DefaultTensorType": 1},
     )  # fmt: skip
-    return output
+
+
+def openvino_int8(path: Path, examples: Sequence[Sequence[Any]], output: Path) -> None:
+    """int8 as NNCF makes it of a file for OpenVINO, in its mode for transformers, calibrated on ``examples``."""
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level(logging.ERROR)
+    model = ov.Core().read_model(str(path))
+    names = [port.any_name for port in model.inputs]
+    data = nncf.Dataset([dict(zip(names, arrays, strict=True)) for arrays in examples])
+    ov.save_model(nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER), str(output), compress_to_fp16=False)
+
+
+def session(path: Path, arrays: Sequence[Any], threads: int | None) -> Callable[[], Any]:
+    """A call of the file by ONNX Runtime on the CPU, with inputs in the file's order."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or 0
+    run = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feeds = dict(zip([i.name for i in run.get_inputs()], arrays, strict=True))
+    return lambda: run.run(None, feeds)[0]
 
 
 def openvino(path: Path, arrays: Sequence[Any], threads: int | None) -> Callable[[], Any]:

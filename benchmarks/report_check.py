@@ -4,7 +4,8 @@
     python -m benchmarks.report_check --verdicts 11    # one command again and again, nearly half of it beside a busy process
 
 For each model the report's median milliseconds and speed-up stand beside those of the stopwatch, which knows nothing of Tessera:
-it opens one file, makes the inputs from their declared shapes, and runs it, alone as it will be used.
+a process opens one file, makes the inputs from their declared shapes, and runs it, alone as it will be used; those of both files
+take turns.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ STOPWATCH = """
 import json, statistics, sys, time
 import numpy as np
 import onnxruntime as ort
-sizes, rounds, path = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+sizes, path = json.loads(sys.argv[1]), sys.argv[2]
 options = ort.SessionOptions()
 options.log_severity_level = 4
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -42,23 +43,38 @@ for i in session.get_inputs():
         feeds[i.name] = rng.standard_normal(shape).astype(np.float32)
     else:
         feeds[i.name] = np.ones(shape, np.int64) if "mask" in i.name else rng.integers(0, 1000, shape)
-times = []
-for round in range(rounds + 2):
-    start = time.perf_counter()
-    session.run(None, feeds)
-    if round >= 2:
+for line in sys.stdin:
+    end = time.perf_counter() + 0.25
+    while time.perf_counter() < end:
+        session.run(None, feeds)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        session.run(None, feeds)
         times.append(time.perf_counter() - start)
-print(statistics.median(times) * 1e3)
+    print(statistics.median(times) * 1e3, flush=True)
 """
 
 
 def stopwatch(files: list[Path], sizes: dict[str, int], rounds: int) -> dict[str, Any]:
-    """Median milliseconds of both files, each alone in a process of its own, and their ratio."""
+    """Median milliseconds of both files, each in a process of its own that waits while the other one's turn is, and the median of
+    the ratios within a round."""
+    command = [sys.executable, "-c", STOPWATCH, json.dumps(sizes)]
+    clocks = [subprocess.Popen([*command, str(f)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for f in files]
     found = []
-    for path in files:
-        command = [sys.executable, "-c", STOPWATCH, json.dumps(sizes), str(rounds), str(path)]
-        found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    return {"ms": found, "speedup": found[0] / found[1]}
+    for _ in range(rounds):
+        turn = []
+        for clock in clocks:
+            assert clock.stdin is not None
+            assert clock.stdout is not None
+            clock.stdin.write("\n")
+            clock.stdin.flush()
+            turn.append(float(clock.stdout.readline()))
+        found.append(turn)
+    for clock in clocks:
+        clock.communicate()
+    ms = [statistics.median(column) for column in zip(*found, strict=True)]
+    return {"ms": ms, "speedup": statistics.median(a / b for a, b in found)}
 
 
 def check(
@@ -113,19 +129,21 @@ def busy(wanted: bool) -> Iterator[None]:
 
 
 def verdicts(folder: Path, count: int) -> dict[str, Any]:
-    """What one command says each time, and how far its ratio is from that of stopwatches right before and behind it."""
+    """What one command says each time, and how far its ratio is from that of stopwatches right behind it."""
     model, output = exported_minilm(folder), folder / "fast.onnx"
     options = Options(sizes={"tokens": 256}, memory=False)
     rows = []
     for turn in range(count):
         with busy(turn % 2 == 1):
             report = optimize(read_model(model), passes=["merge_tokens(keep=0.5, protect=1)"], output=output, options=options)
-            outside = [stopwatch([model, output], report["sizes"], 11)["speedup"] for _ in range(3)]
+            outside = stopwatch([model, output], report["sizes"], 21)["speedup"]
         speed = report["latency"]["rows"]["optimized"]["speedup"]["median"]
         rows.append({
             "busy": turn % 2 == 1, "pays": report["verdict"]["speed"]["pays"], "gain": report["latency"]["gain"],
-            "speedup": speed, "stopwatch": round(statistics.median(outside), 4), "load": report["machine"]["load"],
+            "rounds": report["latency"]["rounds"], "speedup": speed, "stopwatch": round(outside, 4),
+            "load": report["machine"]["load"],
         })  # fmt: skip
+        print(rows[-1], flush=True)
     apart = [row["speedup"] / row["stopwatch"] - 1 for row in rows]
     return {
         "rows": rows, "verdicts": sorted({str(row["pays"]) for row in rows}), "apart": round(statistics.median(apart), 4),
