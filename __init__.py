@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .ir import library as _library
+from .ir import vocabulary as _vocabulary
 from .ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from .driver.compile import compile, load
     from .driver.generating import generate
     from .driver.programs import open_any as open
-    from .driver.tokenizers import load_tokenizer, open_tokenizer, train_tokenizer
+    from .driver.tokenizers import embed_tokens, load_tokenizer, open_tokenizer, train_tokenizer
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .frontends.python.program import program
     from .ir.op import Composite
     from .ir.pattern import Rule
     from .ir.program import Program
     from .ir.tokenizer import Tokenizer
+    from .ir.vocabulary import Exchange
 
     Module = Program
 
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "Tokenizer", "apply", "check",
-    "compile", "diagnose", "generate", "load", "load_tokenizer", "loads", "model", "models", "open", "open_tokenizer", "ops",
+    "compile", "diagnose", "embed_tokens",
+    "generate", "load", "load_tokenizer", "loads", "model", "models", "open", "open_tokenizer", "ops",
     "print", "program", "source", "std", "train_tokenizer", "use", "zoo",
 ]  # fmt: skip
 
@@ -170,6 +173,13 @@ def _may_be_named(name: str) -> bool:
     return frontend.may_be_named(name)
 
 
+def _exchange(to: str, old: str, options: Mapping[str, Any], folder: str | None) -> Exchange:
+    from .runtime.tokenizers.exchange import exchange
+
+    return exchange(to, old, options, folder)
+
+
+_vocabulary.set_exchanger(_exchange)
 _library.set_names(_may_be_named)
 _library.set_resolver(_resolve)
 _library.set_op_resolvers(_resolve_local, _resolve_ops)
@@ -185,7 +195,7 @@ _LAZY = {
     "Program": ("ir.program", "Program"), "Module": ("ir.program", "Program"),
     **{name: ("frontends.python.model", name) for name in ("model", "use", "Model", "Record", "Tensor")},
     "program": ("frontends.python.program", "program"), "Tokenizer": ("ir.tokenizer", "Tokenizer"),
-    **{name: ("driver.tokenizers", name) for name in ("load_tokenizer", "open_tokenizer", "train_tokenizer")},
+    **{name: ("driver.tokenizers", name) for name in ("embed_tokens", "load_tokenizer", "open_tokenizer", "train_tokenizer")},
 }  # fmt: skip
 
 

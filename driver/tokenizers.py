@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic
 from ..ir.tokenizer import Part, TableFile, Tokenizer
@@ -120,6 +121,49 @@ def train_tokenizer(
     with written_aside(target) as aside:
         aside.write_bytes(data)
     return target, found
+
+
+def embed_tokens(
+    to: str | os.PathLike[str],
+    old: str | os.PathLike[str],
+    encode: Callable[[list[str]], Any],
+    output: str | os.PathLike[str],
+    *,
+    batch: int = 256,
+) -> Path:
+    """Write what a model of texts makes of each token of two tokenizers, for `swap_tokenizer(method=transplant, phi=…)`.
+
+        ts.embed_tokens("new/tokenizer.json", "tokenizer.json", lambda texts: model.encode(texts), "phi.safetensors")
+
+    Args:
+        to, old: files of tokenizers, as the pass takes them.
+        encode: texts as vectors, [N, D], all of one length.
+        batch: how many texts it is given at once.
+
+    Raises:
+        Diagnostic: E0001, E1003 for the files, E1014 where vectors are none, E0010 where the file cannot be written.
+    """
+    import numpy as np
+
+    from ..runtime.files.aside import check_writable, written_aside
+    from ..runtime.files.safetensors import write_safetensors
+    from ..runtime.tokenizers.exchange import token_texts
+
+    target = Path(output)
+    check_writable(target)
+    made = {}
+    for part, path in (("new", to), ("old", old)):
+        size, texts = token_texts(Path(path))
+        rows = sorted(texts.items())
+        found = [np.asarray(encode([text for _, text in rows[i : i + batch]]), np.float32) for i in range(0, len(rows), batch)]
+        if not found or any(array.ndim != 2 for array in found) or sum(map(len, found)) != len(rows):
+            raise Diagnostic("E1014", "`encode` gives no vector for each text", help="it returns [N, D] of N texts")
+        vectors = np.concatenate(found)
+        made[part] = np.zeros((size, vectors.shape[1]), np.float32)
+        made[part][[number for number, _ in rows]] = vectors
+    with written_aside(target) as aside:
+        write_safetensors(aside, made)
+    return target
 
 
 def _imported(path: Path) -> Tokenizer:

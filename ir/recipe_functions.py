@@ -238,6 +238,33 @@ def _matmul(types: list[Typed]) -> Typed:
     return Typed(_arithmetic(types), (*a[:-1], b[-1]))
 
 
+def _combine(types: list[Typed], axis: int) -> Typed:
+    x, rows, weights = types
+    at = _axis(axis, len(x.shape))
+    if rows.dtype.kind != "int" or len(rows.shape) != 2 or rows.shape != weights.shape:
+        raise Misfit("rows are integers, [N, K], and each has a weight")
+    return Typed(_arithmetic([x, weights]), (*x.shape[:at], rows.shape[0], *x.shape[at + 1 :]))
+
+
+def _combined(arrays: list[np.ndarray], axis: int) -> np.ndarray:
+    """Column by column of the rows; what has no weight is left out, so that one row of weight 1 is that row."""
+    import numpy as np
+
+    x, weights = _wide([arrays[0], arrays[2]])
+    x, rows = np.moveaxis(x, axis, 0), arrays[1]
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(x):
+        raise ValueError(f"rows are 0 to {len(x) - 1}, but there are {rows.min()} to {rows.max()}")
+    result = np.zeros((len(rows), *x.shape[1:]), x.dtype)
+    for column in range(rows.shape[1]):
+        given = np.flatnonzero(weights[:, column])
+        part = x[rows[given, column]] * weights[given, column].reshape(-1, *[1] * (x.ndim - 1))
+        if column:
+            result[given] += part
+        else:
+            result[given] = part
+    return np.moveaxis(result, 0, axis)
+
+
 def _added(arrays: list[np.ndarray]) -> np.ndarray:
     a, b = _wide(arrays)
     return a + b
@@ -305,4 +332,8 @@ FUNCTIONS: dict[str, Function] = {
     "add": Function('`"a" + "b"`', _elementwise, _added, operands=2),
     "mul": Function('elementwise, `"a" * "b"`', _elementwise, _multiplied, operands=2),
     "matmul": Function('`"b" @ "a"`', _matmul, _product, operands=2),
+    "combine": Function(
+        'sums of some rows, each with a weight, `[N, K]` both: `combine("embed.weight", "rows", "weights")`', _combine, _combined,
+        {"axis": _AXIS}, operands=3,
+    ),
 }  # fmt: skip

@@ -52,12 +52,14 @@ class Pass:
         contract: ``exact`` (the same function, up to rounding) or ``approximate`` (the report says what changed).
         aliases: other names that it answers to.
         splits: whether it makes several entry points of the one that it is given.
+        rewords: whether the ids that the model takes are of another vocabulary afterwards.
     """
 
     name: ClassVar[str]
     contract: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     splits: ClassVar[bool] = False
+    rewords: ClassVar[bool] = False
 
     def requires(self, module: Module) -> None:
         """Raise a Diagnostic when the module is not one that this pass can work on."""
@@ -276,7 +278,7 @@ def _run(step: Pass, before: Module, program: Module, entry: str, verify_each: b
         step.ensures(before, alone)
     elif verify_each:
         verify(alone.graph)
-        _same_interface(before.only(entry), alone)
+        _same_interface(before.only(entry), alone, step.rewords)
         step.ensures(before.only(entry), alone)
     if alone is not program:
         report.entry = entry
@@ -329,11 +331,13 @@ def _check_weights(before: Module, after: Module, reads: Mapping[str, Typed]) ->
             raise BrokenContract(f"the recipe of `{name}` gives {found}, but the parameter is {type}")
 
 
-def _same_interface(before: Module, after: Module) -> None:
+def _same_interface(before: Module, after: Module, reworded: bool) -> None:
     """No pass may change what a caller binds: inputs, names of outputs. Taps, and random inputs, which nobody has to bind, may be
-    added."""
+    added; ids may be ``reworded``."""
     old, new = before.graph, after.graph
-    was, now = ([(v.name, v.outside, v.type, v.vocabulary, v.role) for v in graph.inputs] for graph in (old, new))
+    was, now = (
+        [(v.name, v.outside, v.type, None if reworded else v.vocabulary, v.role) for v in graph.inputs] for graph in (old, new)
+    )
     if now[: len(was)] != was or any(row[-1] != "random" for row in now[len(was) :]):
         raise BrokenContract("the inputs changed")
     kept, added = new.output_info[: len(old.output_info)], new.output_info[len(old.output_info) :]

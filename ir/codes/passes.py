@@ -191,4 +191,14 @@ number of tokens is another one afterwards.
     right    parameter_attention(x, keys, values, tau)                        pass grow(times=2)
 """,
     ),
+    "E0725": Code(
+        "a model whose tokenizer cannot be swapped",
+        """`swap_tokenizer` makes new rows of one embedding, which ids that are an input choose from, and of what scores tokens. It
+finds the embedding by its size, that of the old tokenizer. Ids that the model also compares or computes with mean something
+else to it than places in a table, and would mean another thing afterwards.
+
+    wrong    model m(ids: i64[B, T]) -> … { mask = ids != 0 … }
+    right    model m(ids: i64[B, T], mask: bool[B, T]) -> …
+""",
+    ),
 }

@@ -99,4 +99,12 @@ CODES = {
         "texts, on texts of what their vocabularies have, and on bytes that are no UTF-8. The message has the\n"
         "first text that differs; nothing is written. Please report it.",
     ),
+    "E1014": Code(
+        "tokens of one tokenizer have no counterpart among those of another one",
+        "`swap_tokenizer` makes the row of each new token of rows that there are. A special token stands for no\n"
+        "text: it takes the row of one of the same text, or of the same use, and for others `special` says which.\n"
+        "`transplant` compares tokens by vectors, one for each token of both tokenizers.\n\n"
+        "  wrong:  pass swap_tokenizer(to=\"gpt2.json\", old=\"bert.json\")\n"
+        "  right:  pass swap_tokenizer(to=\"gpt2.json\", old=\"bert.json\", special=[\"<|endoftext|>=[SEP]\"])",
+    ),
 }  # fmt: skip

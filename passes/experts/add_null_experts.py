@@ -12,8 +12,8 @@ from ...ir.library import composite
 from ...ir.recipe import Fill, Recipe, apply
 from ..options import option
 from ..report import Report
-from ..weights.remake import resized
-from .mixtures import TOKEN_CHOICE, ExpertsPass, Mixture, emitted, follow, routes_at
+from ..weights.remake import follow, resized
+from .mixtures import TOKEN_CHOICE, ExpertsPass, Mixture, emitted, routes_at
 
 NULLS = "std.moe.route.without_null"
 

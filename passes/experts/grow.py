@@ -11,8 +11,7 @@ from ...ir.recipe import Fill, apply
 from ..engine import Pass
 from ..options import option
 from ..report import Report
-from ..weights.remake import resized
-from .mixtures import follow
+from ..weights.remake import follow, resized
 
 ATTENTION = "std.nn.parameter_attention"
 # The forms in which a key of zeros adds nothing, whatever its value.

@@ -11,8 +11,8 @@ from ...ir.library import composite
 from ...ir.recipe import Recipe, apply
 from ..options import option
 from ..report import Report
-from ..weights.remake import resized
-from .mixtures import ExpertsPass, Mixture, follow, routes_at
+from ..weights.remake import follow, resized
+from .mixtures import ExpertsPass, Mixture, routes_at
 from .scores import best, read_scores, scores_of, similarity_of
 
 RENUMBERED = "std.moe.route.renumbered"

@@ -6,11 +6,11 @@ them, and an op that takes the routes and weights of which the first axis is the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir.builder import Builder, reinfer
+from ...ir.builder import Builder
 from ...ir.diagnostics import Diagnostic, Note
 from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Module, Node, Parameter, Value
@@ -154,16 +154,6 @@ def _chain(node: Node) -> tuple[Node, ...]:
         chain.insert(0, made)
         node = made
     return tuple(chain)
-
-
-def follow(values: Iterable[Value]) -> None:
-    """Infer anew what reads values whose types changed, as far as that reaches. Raises Diagnostic where they no longer fit."""
-    waiting = {user: None for value in values for user in value.users}
-    while waiting:
-        node = next(iter(waiting))
-        del waiting[node]
-        if node.op is not None and reinfer(node):
-            waiting.update({user: None for value in node.outputs for user in value.users})
 
 
 def emitted(builder: Builder, node: Node, op: Any, inputs: Sequence[Value | None], attrs: dict[str, Any]) -> Node:

@@ -9,8 +9,8 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Module
 from ..options import option
 from ..report import Report
-from ..weights.remake import resized, rows_of
-from .mixtures import TOKEN_CHOICE, ExpertsPass, Mixture, follow
+from ..weights.remake import follow, resized, rows_of
+from .mixtures import TOKEN_CHOICE, ExpertsPass, Mixture
 from .scores import best, read_scores, scores_of
 
 

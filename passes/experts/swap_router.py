@@ -17,7 +17,8 @@ from ..options import Option, check_further, option
 from ..report import Report
 from ..tidy.dce import remove_dead
 from ..tokens.method import further_options, statics_of
-from .mixtures import AFFINE, ExpertsPass, Mixture, emitted, follow, is_routes
+from ..weights.remake import follow
+from .mixtures import AFFINE, ExpertsPass, Mixture, emitted, is_routes
 
 STD = "std.moe"
 # What an operand of a router is, by its name: the logits, the tokens that they were made of, the rows of the gate.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ...ir.builder import reinfer
 from ...ir.dims.dim import as_dim
-from ...ir.graph import Module, Parameter
+from ...ir.graph import Module, Parameter, Value
 from ...ir.recipe import Recipe, apply
 from ...ir.types import TensorType
 
@@ -35,3 +36,13 @@ def rows_of(recipe: Recipe, rows: Sequence[int]) -> Recipe:
             parts.append(apply("slice", recipe, axis=0, start=rows[start], stop=rows[i - 1] + 1))
             start = i
     return parts[0] if len(parts) == 1 else apply("concat", *parts, axis=0)
+
+
+def follow(values: Iterable[Value]) -> None:
+    """Infer anew what reads values whose types changed, as far as that reaches. Raises Diagnostic where they no longer fit."""
+    waiting = {user: None for value in values for user in value.users}
+    while waiting:
+        node = next(iter(waiting))
+        del waiting[node]
+        if node.op is not None and reinfer(node):
+            waiting.update({user: None for value in node.outputs for user in value.users})

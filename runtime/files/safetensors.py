@@ -1,4 +1,4 @@
-"""Reading one safetensors file: the header is checked before anything is believed, the data stays in the page cache.
+"""One safetensors file, read and written: its header is checked before anything is believed, its data stays in the page cache.
 
 The format (https://github.com/huggingface/safetensors): 8 bytes, the header's length; the header, a JSON object
 ``name -> {dtype, shape, data_offsets}``; then the tensors, one behind the other without holes.
@@ -180,6 +180,22 @@ def _check_layout(entries: Mapping[str, Entry], available: int, lie: Any) -> Non
         position, before = entry.end, entry.name
     if position != available:
         raise lie(f"the header accounts for {position} bytes of data, but the file holds {available}")
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file of these arrays, one behind the other in their order."""
+    rows: dict[str, Any] = {}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        dtype = DType.from_numpy(array.dtype).name.upper()
+        rows[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [begin, end]}
+    header = json.dumps(rows).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        for array in arrays.values():
+            stream.write(array.tobytes())
 
 
 def refuse_pickle(path: Path, span: Span | None) -> None:

@@ -14,7 +14,7 @@ from .files import Tables, write_json
 SUFFIX = ".tiktoken"
 # The characters that stand for bytes in a vocabulary of a tokenizer.json: itself where it can be seen, else one from 256 on.
 _SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_CHARACTERS = {byte: chr(byte) for byte in _SEEN} | {
+CHARACTERS = {byte: chr(byte) for byte in _SEEN} | {
     byte: chr(0x100 + place) for place, byte in enumerate(b for b in range(256) if b not in _SEEN)
 }
 
@@ -71,13 +71,13 @@ def _ranks(data: bytes, tokenizer: Tokenizer) -> dict[str, int]:
             token = b""
         if not token or not rank.isdigit() or len(rank) > 9:
             raise misread(f"line {number} is no token in base64 with a number")
-        shown = "".join(_CHARACTERS[byte] for byte in token)
+        shown = "".join(CHARACTERS[byte] for byte in token)
         if shown in ids:
             raise misread(f"line {number} has a token again")
         ids[shown] = int(rank)
     if len(set(ids.values())) != len(ids):
         raise misread("one rank is there twice")
-    missing = next((byte for byte, char in _CHARACTERS.items() if char not in ids), None)
+    missing = next((byte for byte, char in CHARACTERS.items() if char not in ids), None)
     if missing is not None:
         raise misread(f"it has no token for the byte 0x{missing:02x}")
     return ids

@@ -31,12 +31,17 @@ class Initialiser(NamedTuple):
     Args:
         make: ``make(generator, shape, *numbers)``.
         numbers: the names of the numbers that it takes in source, all of them.
-        texts: the names of the texts that it takes instead; the first one is a file.
+        texts: the names of the texts that it takes instead; the first one is a file, and so is what is called `…_file`.
     """
 
     make: Callable[..., np.ndarray]
     numbers: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+
+    def files(self, given: Sequence[str]) -> list[str]:
+        """Those of the texts that name files."""
+        named = enumerate(zip(self.texts, given, strict=True))
+        return [text for place, (name, text) in named if text and (place == 0 or name.endswith("_file"))]
 
     def wrong(self, given: Sequence[Any]) -> str | None:
         """What is wrong with these arguments; None when nothing is."""
@@ -92,9 +97,9 @@ def fill(
 
 
 def given(init: Initializer) -> tuple[str, ...]:
-    """The texts of an initialiser, the first of them as the path of the file that it names."""
-    path, *rest = init.args
-    return (str(Path(init.folder) / path), *rest)
+    """The texts of an initialiser, files as their paths; an empty one is none."""
+    files = INITIALISERS[init.name].files(init.args)
+    return tuple(str(Path(init.folder) / text) if text in files else text for text in init.args)
 
 
 def _constant(rng: Any, shape: Shape, value: Any) -> np.ndarray:
@@ -147,6 +152,12 @@ def _table(rng: Any, shape: Shape, file: str, sha256: str, part: str) -> np.ndar
     return table(file, sha256, part, tuple(shape))
 
 
+def _exchanged(rng: Any, shape: Shape, *texts: str) -> np.ndarray:
+    from ..tokenizers.exchange import exchanged
+
+    return exchanged(tuple(shape), *texts)
+
+
 def _f32(value: float) -> Any:
     import numpy as np
 
@@ -163,4 +174,9 @@ INITIALISERS: dict[str, Initialiser] = {
     "xavier_uniform": Initialiser(_xavier_uniform),  # Glorot and Bengio 2010
     "kaiming_uniform": Initialiser(_kaiming_uniform),  # He et al. 2015; slope sqrt(5) is PyTorch's default for linear layers
     "table": Initialiser(_table, texts=("file", "sha256", "part")),  # of a tokenizer
+    # What stands for each token of one tokenizer among those of another one: `rows` or `weights` of a `combine`.
+    "exchanged": Initialiser(
+        _exchanged,
+        texts=("file", "sha256", "old_file", "old_sha256", "phi_file", "phi_sha256", "options", "part"),
+    ),
 }

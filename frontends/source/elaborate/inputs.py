@@ -20,6 +20,8 @@ from .values import POISON, Bundle, describe, same_structure, tensors_of
 if TYPE_CHECKING:
     from .frame import Frame
 
+# Where a file that a table is made of is looked for; raises E0005 where that leaves the project.
+FolderOf = Callable[[str, "Span | None"], str]
 ZEROS = Initializer("zeros")
 
 
@@ -248,25 +250,30 @@ def initializer(frame: Frame, expr: ast.Expr, what: str) -> Initializer:
             "E0405", f"`{shown}` does not say how to fill a {what}", expr.span,
             help=did_you_mean(shown, INITIALISERS) or f"one of: {', '.join(INITIALISERS)}",
         )  # fmt: skip
-    known = INITIALISERS[name.id]
+    return initializer_of(name.id, expr, frame.eval, frame.elaborator.folder_of)
+
+
+def initializer_of(name: str, expr: ast.Expr, static: Callable[[ast.Expr], Any], folder_of: FolderOf) -> Initializer:
+    """The initialiser of that name, with what ``expr`` gives it without names.
+
+    Raises:
+        Diagnostic: E0405 for what does not fit it, E0005 for a file outside of the project.
+    """
+    known = INITIALISERS[name]
     if not known.texts:
-        return Initializer(name.id, numbers_of(known, name.id, expr, frame.eval))
-    texts = tuple(frame.eval(a.value) for a in expr.args) if isinstance(expr, ast.Call) else ()
-    wrong = known.wrong(texts)
-    if wrong:
-        raise Diagnostic("E0405", f"`{name.id}` {wrong}", expr.span)
-    return Initializer(name.id, texts, frame.elaborator.folder_of(texts[0], expr.span))
+        return Initializer(name, _fitting(known, name, _numbers(name, expr, static), expr))
+    given = tuple(static(a.value) for a in expr.args if a.name is None) if isinstance(expr, ast.Call) else ()
+    texts = _fitting(known, name, given, expr)
+    folders = [folder_of(file, expr.span) for file in known.files(texts)]
+    return Initializer(name, texts, folders[0])
 
 
-def numbers_of(
-    known: Initialiser, name: str, expr: ast.Expr, static: Callable[[ast.Expr], Any]
-) -> tuple[float, ...]:
-    """The numbers of an initialiser, those of ``expr`` that have no name. Raises E0405 for what are none, or do not fit."""
-    numbers = _numbers(name, expr, static)
-    wrong = known.wrong(numbers)
+def _fitting(known: Initialiser, name: str, values: tuple[Any, ...], expr: ast.Expr) -> tuple[Any, ...]:
+    """The values. Raises E0405 where they do not fit an initialiser."""
+    wrong = known.wrong(values)
     if wrong:
         raise Diagnostic("E0405", f"`{name}` {wrong}", expr.span)
-    return numbers
+    return values
 
 
 def _numbers(name: str, expr: ast.Expr, static: Callable[[ast.Expr], Any]) -> tuple[float, ...]:

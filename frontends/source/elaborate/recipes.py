@@ -20,7 +20,7 @@ from ....runtime.weights.initialise import INITIALISERS
 from ..syntax import ast
 from ..syntax.parser import parse_expr
 from .elaborate import Elaborator
-from .inputs import numbers_of
+from .inputs import FolderOf, initializer_of
 from .library import Unit
 
 Static = Callable[[ast.Expr], Any]  # the value of a static expression
@@ -30,13 +30,15 @@ _LONGEST = 100_000  # tensors that one range may stand for
 
 
 def recipes_of(
-    rows: Sequence[ast.Recipe], params: Mapping[str, Parameter], static: Static, named: Mapping[str, Recipe] | None = None
-) -> dict[str, Recipe]:
+    rows: Sequence[ast.Recipe], params: Mapping[str, Parameter], static: Static, folder_of: FolderOf,
+    named: Mapping[str, Recipe] | None = None,
+) -> dict[str, Recipe]:  # fmt: skip
     """What each parameter is made of, in the order of the parameters.
 
     Args:
         rows: a ``*`` of a name stands for the same one or more characters in every string of its recipe.
         static: evaluates what is no tensor: sizes, numbers, axes.
+        folder_of: where a file that a recipe names is looked for.
         named: what is a tensor by a name without quotes.
 
     Raises:
@@ -58,7 +60,7 @@ def recipes_of(
                     notes=[Note("the first one is here", found[name][0].span)],
                     help="leave one of them, or write patterns that do not overlap",
                 )  # fmt: skip
-            found[name] = row, _Reader(match.groups(), static, params[name], named or {}).recipe(row.value)
+            found[name] = row, _Reader(match.groups(), static, folder_of, params[name], named or {}).recipe(row.value)
     return {name: found[name][1] for name in params if name in found}
 
 
@@ -69,15 +71,19 @@ def recipes_of_program(
     node = unit.programs.get(program.name) or unit.models[program.name]
     head = ast.Function("model", node.name, [], node.statics, [], [], name_span=node.name_span, span=node.span)
     env = elaborator.given_statics(unit, head, elaborator.signatures.function(unit, head), params, {}).statics
-    return recipes_of(rows, program.parameters(), lambda expr: elaborator.static(unit, expr, dict(env)))
+    return recipes_of(rows, program.parameters(), lambda expr: elaborator.static(unit, expr, dict(env)), elaborator.folder_of)
 
 
 class _Reader:
-    """Reads one recipe for one parameter; ``stars`` is what each `*` stands for, ``named`` what is a tensor without quotes."""
+    """Reads one recipe for one parameter; ``stars`` is what each `*` stands for, ``named`` what is a tensor without quotes,
+    ``folder_of`` where a file is looked for."""
 
-    def __init__(self, stars: Sequence[str], static: Static, param: Parameter, named: Mapping[str, Recipe]) -> None:
+    def __init__(
+        self, stars: Sequence[str], static: Static, folder_of: FolderOf, param: Parameter, named: Mapping[str, Recipe]
+    ) -> None:
         self.stars = stars
         self.static = static
+        self.folder_of = folder_of
         self.param = param
         self.named = named
 
@@ -214,7 +220,7 @@ class _Reader:
         if not isinstance(call.function, ast.Name) or call.function.id not in INITIALISERS:
             return None, {}
         name = call.function.id
-        init = Initializer(name, numbers_of(INITIALISERS[name], name, expr, self.static))
+        init = initializer_of(name, expr, self.static, self.folder_of)
         return init, {arg.name: self.static(arg.value) for arg in call.args if arg.name is not None}
 
     def _fill(self, expr: ast.Call) -> Recipe:

@@ -77,7 +77,7 @@ def recipes_of_match(
     named: dict[str, Recipe] = {name: Take(param.full_name) for name, param in known.items()}
     here = {name.removeprefix(f"{scope}.") if scope else name: param for name, param in brought.items()}
     static = {name: value for name, value in env.items() if name not in match.tensors}
-    made = recipes_of(node.weights, here, lambda expr: elaborator.static(unit, expr, static), named)
+    made = recipes_of(node.weights, here, lambda expr: elaborator.static(unit, expr, static), elaborator.folder_of, named)
     types = {param.full_name: Typed(param.type.dtype, param_shape(param)) for param in known.values()}
     found: dict[str, Recipe] = {}
     for name, param in here.items():

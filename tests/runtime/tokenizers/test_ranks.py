@@ -11,7 +11,7 @@ import pytest
 from tessera.frontends.source import loads_tokenizer, print_tokenizer
 from tessera.ir.diagnostics import Diagnostic
 from tessera.runtime.tokenizers.engine import open_engine
-from tessera.runtime.tokenizers.ranks import _CHARACTERS
+from tessera.runtime.tokenizers.ranks import CHARACTERS
 
 from .published import FAMILIES, GPT4, texts
 
@@ -32,7 +32,7 @@ TEXT = SPEC.replace("REGEX", json.dumps(GPT4))
 def ranks() -> dict[bytes, int]:
     """Those of a vocabulary that was trained on bytes, without its special tokens."""
     vocab = json.loads(FAMILIES["llama3"]().to_str())["model"]["vocab"]
-    byte = {char: number for number, char in _CHARACTERS.items()}
+    byte = {char: number for number, char in CHARACTERS.items()}
     kept = [text for text in sorted(vocab, key=vocab.__getitem__) if not text.startswith("<|")]
     return {bytes(byte[char] for char in text): number for number, text in enumerate(kept)}
 
