@@ -82,7 +82,7 @@ def test_what_tokens_are_made_of(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "name", "params"), MODELS, ids=["tied", "untied", "llama_tied", "encoder"])
-@pytest.mark.parametrize("target", ["onnx", "torch"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("torch", marks=pytest.mark.extended)])
 def test_models_compute_with_the_rows(folder: Path, file: str, name: str, params: dict[str, Any], target: str) -> None:
     before = ts.load(f"zoo/{file}", name, {**params, "vocab": len(OLD)})
     values = {n: t.numpy() for n, t in initialise(before.graph, 3).items()}
