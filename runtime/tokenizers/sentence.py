@@ -164,11 +164,14 @@ def _spans(engine: Pieces, text: str) -> tuple[np.ndarray, np.ndarray]:
     message = package().sentencepiece_pb2.SentencePieceText
     rows = message.FromString(engine.own.encode(text, out_type="serialized_proto")).pieces
     spans = np.array([(row.begin, row.end) for row in rows], np.int64).reshape(-1, 2)
+    # A character map may make what is no UTF-8, which comes as bytes.
+    pieces = [row.piece if isinstance(row.piece, bytes) else row.piece.encode() for row in rows]
+    mark = engine.mark.encode()
     if engine.ends:
-        parted = [False, *(row.piece.endswith(engine.mark) for row in rows)][: len(rows)]
+        parted = [False, *(piece.endswith(mark) for piece in pieces)][: len(rows)]
     else:
         # The first one is of the first word, whether a space stands before it or not.
-        parted = [place > 0 and row.piece.startswith(engine.mark) for place, row in enumerate(rows)]
+        parted = [place > 0 and piece.startswith(mark) for place, piece in enumerate(pieces)]
     if not text.isascii():
         begins = (np.frombuffer(text.encode(), np.uint8) & 0xC0) != 0x80
         spans = np.concatenate([[0], np.cumsum(begins)])[spans]

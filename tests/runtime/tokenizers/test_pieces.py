@@ -27,6 +27,8 @@ from tessera.runtime.tokenizers.rows import FILLING, laid_out
 from .published import HARD, ROOT, texts
 
 sentencepiece = pytest.importorskip("sentencepiece")
+messages = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+found_messages = pytest.importorskip("sentencepiece.sentencepiece_pb2")
 
 # As the families train theirs: what the package is told, and what stands beside the file.
 FORMS: dict[str, tuple[dict[str, Any], str]] = {
@@ -93,7 +95,7 @@ def same(name: str, folder: Path, count: int) -> None:
         for row, text in enumerate(batch):
             numbers, kept = own.encode(text), found.mask[row]
             assert found.ids[row][kept].tolist() == [known[own.id_to_piece(number)] for number in numbers], text
-            spans = sentencepiece.sentencepiece_pb2.SentencePieceText.FromString(own.encode(text, out_type="serialized_proto"))
+            spans = found_messages.SentencePieceText.FromString(own.encode(text, out_type="serialized_proto"))
             data = text.encode()
             where = [(len(data[: p.begin].decode()), len(data[: p.end].decode())) for p in spans.pieces]
             assert [tuple(o) for o in found.offsets[row][kept].tolist()] == where, text
@@ -283,7 +285,7 @@ def test_what_cannot_be_trained(change: tuple[str, str], said: str, folder: Path
 
 
 def changed(name: str, change: Any) -> bytes:
-    made = sentencepiece.sentencepiece_model_pb2.ModelProto.FromString(trained(name))
+    made = messages.ModelProto.FromString(trained(name))
     change(made)
     result: bytes = made.SerializeToString()
     return result
@@ -316,6 +318,21 @@ def test_what_is_no_model(data: Any, said: str) -> None:
     assert said in caught.value.message
 
 
+def test_a_character_map_may_make_what_is_no_unicode() -> None:
+    """The replacements of the map are text between zeros: other bytes in their place are read, and are no text."""
+
+    def spoilt(made: Any) -> None:
+        data = bytearray(made.normalizer_spec.precompiled_charsmap)
+        start = 4 + int.from_bytes(data[:4], "little")
+        data[start:] = bytes(0xFF if byte else 0 for byte in data[start:])
+        made.normalizer_spec.precompiled_charsmap = bytes(data)
+
+    engine = opened(changed("t5", spoilt))
+    found = engine.encode(["\ufb01 \u00bd \u2460"])
+    assert found.words.shape == found.ids.shape
+    assert engine.decode(found.ids.tolist())
+
+
 @pytest.mark.extended
 def test_files_with_anything_in_them_are_read_or_refused() -> None:
     """Bytes, character maps, types, scores and texts of pieces drawn at random."""
@@ -324,7 +341,7 @@ def test_files_with_anything_in_them_are_read_or_refused() -> None:
     for _ in range(1500):
         data = bytearray(trained(rng.choice(["llama2", "t5", "albert"])))
         if rng.random() < 0.5:
-            made = sentencepiece.sentencepiece_model_pb2.ModelProto.FromString(bytes(data))
+            made = messages.ModelProto.FromString(bytes(data))
             charsmap = bytearray(made.normalizer_spec.precompiled_charsmap)
             for _ in range(rng.randrange(1, 20) if charsmap else 0):
                 charsmap[rng.randrange(len(charsmap)) if rng.random() < 0.7 else rng.randrange(8)] = rng.randrange(256)
