@@ -332,9 +332,10 @@ class Reducer:
         return self.moved[value]
 
     def _in_front(self, stream: Stream, x: Value) -> tuple[Node, ...]:
-        """The attentions of a stream in front of a place."""
+        """The attentions of a stream in front of a place, at whatever stage."""
         end = self.order.get(x.node, -1)  # type: ignore[arg-type]
-        blocks = (b.attention for b in self.found if b.tokens == stream.tokens)
+        views = ((b.attention, self.follower.view(b.tokens)) for b in self.found)
+        blocks = (attention for attention, view in views if view is not None and view[0] is stream)
         return tuple(attention for attention in blocks if self.order[attention] < end)
 
     def _need(self, present: Dim, limits: Limits, block: AttentionBlock) -> None:
