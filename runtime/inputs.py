@@ -220,7 +220,8 @@ def _read_one(spec: InputSpec, file: str, options: Options) -> np.ndarray:
 
         return read_image(spec, file, options)
     if suffix == ".npy":
-        return _read_npy(file)[: options.first.get(spec.name)]
+        array = _read_npy(file)
+        return array[: options.first.get(spec.name)] if array.ndim else array
     if suffix == ".npz":
         arrays = _read_npz(file, options.first)
         if spec.name in arrays:
@@ -295,7 +296,10 @@ def _read_member(stream: Any, size: int, first: int | None) -> np.ndarray:
     # Where entries lie behind one another, what is behind the last that is wanted stays in the file.
     if first is not None and shape and not by_column:
         shape = (min(first, shape[0]), *shape[1:])
-    data = stream.read(math.prod(shape) * dtype.itemsize)
+    wanted = math.prod(shape) * dtype.itemsize
+    data = stream.read(wanted)
+    if len(data) < wanted:
+        raise ValueError(f"the file ends {wanted - len(data)} bytes early")
     array: np.ndarray = np.ndarray(shape, dtype, data, order="F" if by_column else "C")
     return array[:first] if shape else array
 

@@ -37,6 +37,8 @@ _AIMS, _NEAR = 5, 0.93
 _KEPT = 0.05
 # A cost this much above what was asked, as a share of it, is not told from it.
 _SLACK = 0.01
+# Shares are written with four digits: the least of them lies so far above what a block must leave.
+_WRITTEN = 1e-3
 _LARGE = 10**9
 
 
@@ -219,7 +221,7 @@ def _within(way: _Search, aim: float, known: Mapping[str, PassSpec]) -> tuple[Tr
     for _ in range(_AIMS):
         schedule, even = way.propose(goal), way.even(goal)
         if schedule is None:
-            schedule = constant(way.count, lowest(way.count, way.least))
+            schedule = constant(way.count, min(lowest(way.count, way.least) + _WRITTEN, 1.0))
         searched = _climbed(way, schedule, goal)
         rival = way.trials(way.method, even, "constant") if even is not None else None
         contenders = [searched] if rival is None or rival.spec == searched.spec else [searched, rival]

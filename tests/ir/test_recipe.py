@@ -20,9 +20,10 @@ ARRAYS: dict[str, Any] = {
     "c": RNG.standard_normal((4, 6)).astype(np.float32),
     "v": RNG.standard_normal(4).astype(np.float32),
     "d": RNG.standard_normal((2, 4)),
+    "w": RNG.standard_normal((1, 4)).astype(np.float32),
     "n": np.arange(24, dtype=np.int32).reshape(6, 4),
 }
-A, B, C, V, D, N = (ARRAYS[k] for k in "abcvdn")
+A, B, C, V, D, N, W = (ARRAYS[k] for k in "abcvdnw")
 HERE = Span("m.tess", 3, 5, 3, 9)
 
 
@@ -61,6 +62,7 @@ CASES: list[tuple[Apply, Any]] = [
     (apply("add", "a", apply("scale", apply("matmul", "a", apply("matmul", "c", "b")), by=2.0)), A + 2 * (A @ (C @ B))),
     (apply("add", "a", "v"), A + V),
     (apply("mul", "d", "v"), D * V),
+    (apply("combine", "c", apply("slice", "n", stop=1), "w"), np.einsum("nk,nkd->nd", W, C[N[:1]])),
 ]
 
 

@@ -12,9 +12,9 @@ HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "onnx_ir", "networkx", "safete
 SLOW = ("lark", "importlib.metadata", "email", "tempfile", "mmap", "fractions", "decimal")
 # What each command may import of ours, as prefixes; all else is for other commands.
 OURS = {
-    "--help": ("ir.diagnostics", "ir.library", "driver.cli"),
-    "--version": ("ir.diagnostics", "ir.library", "driver.cli"),
-    "help E0001": ("ir.diagnostics", "ir.library", "ir.codes", "driver.cli"),
+    "--help": ("ir.diagnostics", "ir.library", "ir.vocabulary", "driver.cli"),
+    "--version": ("ir.diagnostics", "ir.library", "ir.vocabulary", "driver.cli"),
+    "help E0001": ("ir.diagnostics", "ir.library", "ir.vocabulary", "ir.codes", "driver.cli"),
     "check zoo/vit": (
         "ir.", "specs.catalog", "frontends.source", "runtime.distributions", "runtime.files.pickles",
         "runtime.weights.initialise", "driver.cli",
@@ -77,5 +77,6 @@ def test_importing_the_package_is_light() -> None:
     code = "import sys, tessera; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = result.stdout.split()
-    assert [n for n in found if n.startswith("tessera.")] == ["tessera.ir", "tessera.ir.diagnostics", "tessera.ir.library"]
+    ours = ["tessera.ir", "tessera.ir.diagnostics", "tessera.ir.library", "tessera.ir.vocabulary"]
+    assert [n for n in found if n.startswith("tessera.")] == ours
     assert not {"click", *HEAVY} & {*found}
