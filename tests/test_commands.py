@@ -295,8 +295,18 @@ def _texts() -> None:
     pairs = Tokenizer(models.BPE(unk_token="[UNK]"))
     pairs.pre_tokenizer = pre_tokenizers.Whitespace()
     pairs.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=100, special_tokens=["[UNK]"]))
-    Path("llama3").mkdir()
-    pairs.save("llama3/tokenizer.json")
+    for name in ("llama3", "new"):
+        Path(name).mkdir()
+        pairs.save(f"{name}/tokenizer.json")
+    pipelines = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", pipelines, re.DOTALL)[0], {})
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix="spiece", vocab_size=40, hard_vocab_limit=False, minloglevel=2
+    )
+    measured = ["--pass", "upcycle(experts=4)", "--input", "input_ids=ids.npy", "--scores", "experts.json"]
+    assert main(["explain", "llama.tess", *measured]) == 0
     Path("texts.txt").write_text("\n".join(texts), encoding="utf-8")
     Path("words.tess").write_text(WORDS, encoding="utf-8")
     ts.train_tokenizer("words.tess")
@@ -459,6 +469,8 @@ def _readers_own(name: str) -> dict[str, Any]:
         if name == "tessera.runtime.program":
             return known | {"ids": np.load("ids.npy"), "sample": None, "greedy": lambda x: x.argmax(-1)[:, None]}
         return known | {"torch": torch, "module": ts.load("vit_s16", params={"depth": 1})}
+    if name == "tessera.driver.tokenizers":
+        return {"model": SimpleNamespace(encode=lambda texts: np.ones((len(texts), 8), np.float32)), "ts": ts}
     if name.startswith("tessera.runtime.weights."):
         graph = ts.load("minilm", params={"depth": 1}).graph
         save_file({n: np.array(v) for n, v in initialise(graph, 0).items()}, "model.safetensors")

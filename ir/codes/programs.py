@@ -65,7 +65,7 @@ CODES = {
         "a file of a compiled program is another one",
         "The manifest of a compiled program has the hash of each of its files. One that is missing, was changed, or comes from\n"
         "another program is refused before anything is read from it.\n\n"
-        "  wrong:  cp other/encoder.onnx mine/\n"
-        "  right:  tessera compile mine.tess -o mine.zip",
+        "  wrong:  cp other/encoder.onnx embed/\n"
+        "  right:  tessera compile embed.tess --target onnx -o embed.zip",
     ),
 }  # fmt: skip
