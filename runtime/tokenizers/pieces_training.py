@@ -12,6 +12,7 @@ from ...ir.tokenizer import Added, Tokenizer
 from ...ir.tokenizer_parts import shown
 from .pieces import CONTROL, NAME, SUFFIX, UNKNOWN, check_stages, package, parsed, read_pieces
 from .standard import first_line
+from .trainers import options_of
 
 # What the package calls the models that it trains, and which options of `train` it takes.
 _TYPES = {"unigram": "unigram", "bpe": "bpe", "wordlevel": "word"}
@@ -30,15 +31,8 @@ def train_pieces(tokenizer: Tokenizer, texts: Iterable[str], wanted: int) -> byt
     """
     training = tokenizer.training
     assert training is not None
-    given = {option: value for option, value in training.options if value not in (None, ()) and option != "key"}
-    unknown_option = next((option for option in given if option not in _OPTIONS), None)
-    if unknown_option is not None:
-        raise Diagnostic(
-            "E1002", f"the training of a model of SentencePiece has no option `{unknown_option}`", training.span,
-            help=f"its options are key, {', '.join(_OPTIONS)}",
-        )  # fmt: skip
-    check_stages(tokenizer)
-    normalizer = _check(tokenizer)
+    options = check_pieces(tokenizer)
+    normalizer = tokenizer.normalize[0]
     unknown = tokenizer.model["unknown"]
     special = [token for token in tokenizer.added if token.special and token.text != unknown]
     inside = [token for token in special if token.id is None or token.id < wanted]
@@ -54,7 +48,7 @@ def train_pieces(tokenizer: Tokenizer, texts: Iterable[str], wanted: int) -> byt
             treat_whitespace_as_suffix=normalizer["suffix"],
             byte_fallback=dict(tokenizer.model.options).get("byte_fallback", False),
             user_defined_symbols=[token.text for token in tokenizer.added if not token.special],
-            max_sentencepiece_length=given.get("longest", 16), required_chars="".join(given.get("alphabet", ())),
+            max_sentencepiece_length=options.get("longest", 16), required_chars="".join(options.get("alphabet", ())),
         )  # fmt: skip
     except (RuntimeError, OSError) as error:
         raise Diagnostic("E1010", f"the training failed: {first_line(error)}", training.span) from None
@@ -64,8 +58,14 @@ def train_pieces(tokenizer: Tokenizer, texts: Iterable[str], wanted: int) -> byt
     return data
 
 
-def _check(tokenizer: Tokenizer) -> Any:
-    """The normaliser. Raises E1004 for stages that no model of SentencePiece has."""
+def check_pieces(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The options of training.
+
+    Raises:
+        Diagnostic: E1002 for one that there is not, E1004 for stages that no model of SentencePiece has, E1005 for a family.
+    """
+    options = options_of(tokenizer, _OPTIONS, "a model of SentencePiece")
+    check_stages(tokenizer)
     assert tokenizer.source is not None
     path = tokenizer.source.path
     if [one.name for one in tokenizer.normalize] != [NAME]:
@@ -100,7 +100,7 @@ def _check(tokenizer: Tokenizer) -> Any:
             )  # fmt: skip
     if [one.name for one in tokenizer.decode] not in ([], [NAME]):
         raise Diagnostic("E1004", f"`{path}` makes texts of ids by itself", tokenizer.decode[0].span, help=f"write `decode {NAME}`")
-    return normalizer
+    return options
 
 
 def _unknown_surface(tokenizer: Tokenizer) -> str:

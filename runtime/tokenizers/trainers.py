@@ -34,6 +34,8 @@ OPTIONS = {
 # Characters that no text has a meaning for: planes 15 and 16 of Unicode.
 _PRIVATE = range(0xF0000, 0x10FFFE)
 _LONGEST_WORD = 4096
+# Options that are a share.
+_SHARES = ("memorize", "forget", "step")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,54 @@ class Trained:
     bytes: frozenset[str] = frozenset()
 
 
+def options_of(tokenizer: Tokenizer, known: Iterable[str], owner: str) -> dict[str, Any]:
+    """The options of training that are given, without the key. Raises E1002 for one that is not known."""
+    training = tokenizer.training
+    assert training is not None
+    found = {option: value for option, value in training.options if value not in (None, ()) and option != "key"}
+    unknown = next((option for option in found if option not in known), None)
+    if unknown is not None:
+        raise Diagnostic(
+            "E1002", f"the training of {owner} has no option `{unknown}`", training.span,
+            help=f"its options are key, {', '.join(known)}",
+        )  # fmt: skip
+    return found
+
+
+def check_options(tokenizer: Tokenizer, size: int | None) -> None:
+    """What can be told of the options of training without a corpus, for so many trained tokens.
+
+    Raises:
+        Diagnostic: E1002 for an option that such a model does not have, or that does not go with others; E1005 where the first of
+            two stages leaves nothing to the second.
+    """
+    model, training = tokenizer.model, tokenizer.training
+    assert training is not None
+    found = options_of(tokenizer, OPTIONS[model.name], f"`model {model.name}`")
+    wrong = next((name for name in _SHARES if found.get(name, 0.0) > 1.0), None)
+    if wrong is not None:
+        raise Diagnostic("E1002", f"`{wrong}` is a share, from 0 to 1, but is {found[wrong]:g}", training.span)
+    within, words = found.get("within"), found.get("words")
+    if within is None and words is None:
+        return
+    odd = next((f"`{name}`" for name in ("longest", "limit_alphabet") if name in found), None)
+    odd = odd or next((f"a `{name}`" for name in ("prefix", "suffix") if model[name]), None)
+    if within is None or words is None or odd is not None:
+        missing = "within" if within is None else "words"
+        raise Diagnostic(
+            "E1002", f"{odd} does not go with two stages" if odd else f"two stages of training need `{missing}` too", training.span,
+            help='write how many tokens are merged within words, and what words are: `within=4096, words=" ?[^ ]+| +"`',
+        )  # fmt: skip
+    if within > len(_PRIVATE):
+        raise Diagnostic("E1002", f"`within` is {len(_PRIVATE):,} at most, but is {within}", training.span)
+    if size is not None and within >= size:
+        raise Diagnostic(
+            "E1005", f"`within={within}` leaves nothing of {size} trained tokens to be merged over words", training.span,
+            [Note("the vocabulary is declared here", model.span)],
+            f"write `within={size // 2}`, or a larger `vocab`" if size > 1 else "declare a larger `vocab`",
+        )  # fmt: skip
+
+
 def learn(
     tokenizer: Tokenizer, texts: Iterable[str], size: int | None, progress: Callable[[str, int, int], None] | None = None
 ) -> Trained:
@@ -57,26 +107,20 @@ def learn(
     """
     training, model = tokenizer.training, tokenizer.model
     assert training is not None
-    given = {option: value for option, value in training.options if value not in (None, ()) and option != "key"}
-    unknown = next((option for option in given if option not in OPTIONS[model.name]), None)
-    if unknown is not None:
-        raise Diagnostic(
-            "E1002", f"the training of `model {model.name}` has no option `{unknown}`", training.span,
-            help=f"its options are key, {', '.join(OPTIONS[model.name])}",
-        )  # fmt: skip
+    options = options_of(tokenizer, OPTIONS[model.name], f"`model {model.name}`")
     try:
         if model.name == "longest":
-            return _units(tokenizer, training, texts, size, given, progress)
+            return _units(tokenizer, training, texts, size, options, progress)
         assert size is not None
         if model.name == "unigram":
-            return _unigram(words_of(tokenizer, texts), size, given)
-        if "within" in given or "words" in given:
-            return superwords(tokenizer, training, texts, size, given)
+            return _unigram(words_of(tokenizer, texts), size, options)
+        if "within" in options:
+            return superwords(tokenizer, training, texts, size, options)
         if dict(model.options).get("prefix"):
             return _continued(
-                words_of(tokenizer, texts), size, given, model["prefix"], dict(model.options).get("suffix")
+                words_of(tokenizer, texts), size, options, model["prefix"], dict(model.options).get("suffix")
             )
-        return _plain(tokenizer, texts, size, given)
+        return _plain(tokenizer, texts, size, options)
     except Diagnostic:
         raise
     except Exception as error:  # both packages raise bare Exceptions
@@ -106,28 +150,14 @@ def superwords(
     The second training is the package's own: its letters are the ids of the first, a character each.
 
     Raises:
-        Diagnostic: E1002 for options that do not go with two stages, E1010 where the corpus gives fewer tokens.
+        Diagnostic: E1010 where the corpus gives fewer tokens within words.
     """
-    within, words = given.get("within"), given.get("words")
-    model = tokenizer.model
-    odd = next((f"`{name}`" for name in ("longest", "limit_alphabet") if name in given), None)
-    odd = odd or next((f"a `{name}`" for name in ("prefix", "suffix") if model[name]), None)
-    if within is None or words is None or odd is not None:
-        missing = "within" if within is None else "words"
-        raise Diagnostic(
-            "E1002", f"{odd} does not go with two stages" if odd else f"two stages of training need `{missing}` too", training.span,
-            help='write how many tokens are merged within words, and what words are: `within=4096, words=" ?[^ ]+| +"`',
-        )  # fmt: skip
-    if within >= size:
-        raise Diagnostic(
-            "E1005", f"`within={within}` leaves nothing of {size} trained tokens to be merged over words", training.span,
-            [Note("the vocabulary is declared here", model.span)], f"write `within={size // 2}`, or a larger `vocab`",
-        )  # fmt: skip
+    within, words = given["within"], given["words"]
     lines = list(texts)
     own = {name: value for name, value in given.items() if name not in ("within", "words")}
     inner = part("split", "pattern", {"regex": words, "behavior": "isolated"})
     first = _plain(replace(tokenizer, split=(inner, *tokenizer.split)), lines, within, own)
-    if len(first.tokens) < within or within > len(_PRIVATE):
+    if len(first.tokens) < within:
         raise Diagnostic(
             "E1010", f"the corpus gives {len(first.tokens)} tokens within words, and `within` says {within}", training.span
         )
@@ -207,10 +237,7 @@ def _units(
     pieces = list(_pieces(tokenizer, texts))
     lines = [line for piece in pieces if (line := piece.rstrip("\r\n"))]
     if not lines:
-        raise Diagnostic("E1010", "the corpus is empty")
-    wrong = next((name for name in ("memorize", "forget", "step") if given.get(name, 0.0) > 1.0), None)
-    if wrong is not None:
-        raise Diagnostic("E1002", f"`{wrong}` is a share, from 0 to 1, but is {given[wrong]:g}", training.span)
+        raise Diagnostic("E1010", "the corpus is empty", training.span)
     units = learn_units(lines, training["key"], given, progress)
     units += sorted({letter for piece in pieces for letter in piece}.difference(units))
     if size is None or len(units) <= size:

@@ -14,8 +14,8 @@ from ...ir.tokenizer import Added, Part, Tokenizer
 from .engine import folder_of
 from .files import Tables, write_json
 from .pieces import is_pieces
-from .pieces_training import train_pieces
-from .trainers import Trained, learn
+from .pieces_training import check_pieces, train_pieces
+from .trainers import Trained, check_options, learn
 
 Progress = Callable[[str, int | None, int | None], None]
 
@@ -58,6 +58,31 @@ def texts_of(files: Iterable[Path], progress: Progress | None = None) -> Iterato
                     ) from None  # fmt: skip
 
 
+def check_training(tokenizer: Tokenizer) -> None:
+    """What can be told of a training without its corpus.
+
+    Raises:
+        Diagnostic: E1010 where nothing says how many tokens there are to be; E1002, E1005 for options; E1004 for stages that no
+            model of SentencePiece has.
+    """
+    model = tokenizer.model
+    wanted = model["vocab"]
+    if wanted is None and (model.name != "longest" or is_pieces(tokenizer)):
+        raise Diagnostic(
+            "E1010", f"`model {model.name}` says nothing of how many tokens are to be trained", model.span,
+            help=f"write `model {model.name}(vocab=8192)`",
+        )  # fmt: skip
+    if is_pieces(tokenizer):
+        check_pieces(tokenizer)
+    else:
+        check_options(tokenizer, None if wanted is None else wanted - len(_inside(tokenizer, wanted)))
+
+
+def _inside(tokenizer: Tokenizer, wanted: int) -> list[Added]:
+    """The special tokens that are among so many."""
+    return [token for token in tokenizer.added if token.special and (token.id is None or token.id < wanted)]
+
+
 def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
     """The file that a declaration names, trained on its corpus. The same declaration and corpus give the same bytes.
 
@@ -70,21 +95,17 @@ def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
             "E1010", f"the tokenizer `{tokenizer.name}` says nothing of what it is trained on", tokenizer.span,
             help='name the files: `train "corpus/*.txt"`',
         )  # fmt: skip
+    check_training(tokenizer)
     wanted = tokenizer.model["vocab"]
-    if wanted is None and tokenizer.model.name != "longest":
-        raise Diagnostic(
-            "E1010", f"`model {tokenizer.model.name}` says nothing of how many tokens are to be trained", tokenizer.model.span,
-            help=f"write `model {tokenizer.model.name}(vocab=8192)`",
-        )  # fmt: skip
     texts = texts_of(corpus_files(tokenizer, training.corpus, training.span), progress)
     if is_pieces(tokenizer):
         return train_pieces(tokenizer, texts, wanted)
-    special = [token for token in tokenizer.added if token.special]
     if wanted is None:
+        special = [token for token in tokenizer.added if token.special]
         trained = learn(tokenizer, texts, None, progress)
         wanted = len({*trained.tokens, *(token.text for token in special)})
         return _laid_out(tokenizer, trained, wanted, special)
-    inside = [token for token in special if token.id is None or token.id < wanted]
+    inside = _inside(tokenizer, wanted)
     trained = learn(tokenizer, texts, wanted - len(inside), progress)
     return _laid_out(tokenizer, trained, wanted, inside)
 

@@ -17,6 +17,7 @@ from ....runtime.tokenizers.files import open_tables, read_json
 from ....runtime.tokenizers.pieces import SUFFIX as PIECES
 from ....runtime.tokenizers.pieces import is_pieces, read_pieces
 from ....runtime.tokenizers.ranks import SUFFIX, ranked
+from ....runtime.tokenizers.training import check_training
 from ..syntax import ast
 from .library import LOCAL, Declared
 from .options import options, places
@@ -36,7 +37,7 @@ def elaborate_tokenizer(elaborator: Elaborator, declared: Declared, *, tables: b
 
     Raises:
         Diagnostic: E1001, E1002 for a stage, E1005 for tokens, E0204 for what stands there twice, E0005 for a file outside of the
-            project, E0001, E1003, E1004 for the file, E1006 without a model.
+            project, E0001, E1003, E1004 for the file, E1006 without a model, E1010 for a training that has no size.
     """
     node = declared.node
     assert isinstance(node, ast.Tokenizer)
@@ -82,6 +83,7 @@ class _Declaration:
                 "E1010", "nothing says which texts this is required of", self.gates[0].span,
                 help='name the files: `measure "held/*.txt"`',
             )  # fmt: skip
+        declared = written
         if written.source is not None and (tables or model is None):
             written = self._filled(written)
         elif model is None:
@@ -90,6 +92,9 @@ class _Declaration:
                 help='take all from a file, `from "tokenizer.json"`, or write `model bpe(vocab=8192)` and `train "corpus/*.txt"`',
             )  # fmt: skip
         self._check_family(written)
+        if written.training is not None:
+            # Training goes by what stands here; the file says what only it can.
+            check_training(declared if model is not None else written)
         return written
 
     def _clause(self, clause: ast.StagePart | ast.StageToken | ast.StageFiles | ast.StageList | ast.RequireStmt) -> None:

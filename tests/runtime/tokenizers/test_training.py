@@ -79,9 +79,8 @@ def test_runs_fill_the_vocabulary_up(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_why_it_cannot_be_trained(stages: str, more: str, code: str, said: str, folder: Path) -> None:
-    declared = loads_tokenizer(spec(stages, more), str(folder / "t.tess"))
     with pytest.raises(Diagnostic, match=code) as caught:
-        train(declared)
+        train(loads_tokenizer(spec(stages, more), str(folder / "t.tess")))
     assert said in caught.value.message
 
 
