@@ -32,8 +32,9 @@ class _Entries:
     def pipeline(self, node: ast.Pipeline) -> None:
         """Take over a pipeline, and those that it calls. One that calls itself is told of by what checks flows."""
         outer = self.here
-        self.here = {host.name: host for host in node.members if isinstance(host, ast.Host)}
-        for host in self.here.values():
+        hosts = [member for member in node.members if isinstance(member, ast.Host)]
+        self.here = {host.name: host for host in hosts}
+        for host in hosts:
             if host not in self.hosts:
                 self.hosts.append(host)
             self.taken.add(host.name)

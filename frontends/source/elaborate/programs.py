@@ -288,8 +288,13 @@ class _Wiring:
         return stage.name
 
     def _field(self, expr: ast.Attribute) -> str:
-        """The value that a field is. Raises E0203 where there is none of that name."""
-        (name,) = self._values(expr.value, [])
+        """The value that a field is. Raises E0203 where there is none of that name, E0404 for several results."""
+        found = self._values(expr.value, [])
+        if len(found) != 1:
+            raise Diagnostic(
+                "E0404", f"{len(found)} results have no field `{expr.name}`", expr.span, help="name them first: `a, b = …`"
+            )
+        (name,) = found
         fields = self.fielded.get(name, ())
         if expr.name not in fields:
             raise Diagnostic(
