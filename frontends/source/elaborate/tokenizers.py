@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 _LONGEST_SERIES = 100_000
+# Models of which fewer tokens are not the first of more.
+_NOT_NESTED = {"unigram": "fewer pieces have other scores", "longest": "of fewer entries too, every letter is one"}
 
 
 def elaborate_tokenizer(elaborator: Elaborator, declared: Declared, *, tables: bool = True) -> Tokenizer:
@@ -202,9 +204,10 @@ class _Declaration:
         if not self.family:
             return
         least, largest, span = self.family[0], self.family[-1], self.seen["family"]
-        if written.model.name == "unigram":
+        why = _NOT_NESTED.get(written.model.name)
+        if why is not None:
             raise Diagnostic(
-                "E1005", "a family of `model unigram` cannot be nested: fewer pieces have other scores",
+                "E1005", f"a family of `model {written.model.name}` cannot be nested: {why}",
                 written.model.span or span, [Note("the family is here", span)], "declare `model bpe`",
             )  # fmt: skip
         if written.round is not None:
