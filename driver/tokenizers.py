@@ -141,7 +141,8 @@ def embed_tokens(
         batch: how many texts it is given at once.
 
     Raises:
-        Diagnostic: E0001, E1003 for the files, E1014 where vectors are none, E0010 where the file cannot be written.
+        Diagnostic: E0001, E1003 for the files, E0011 for a batch of none, E1014 where vectors are none, E0010 where the file cannot
+            be written.
     """
     import numpy as np
 
@@ -149,16 +150,22 @@ def embed_tokens(
     from ..runtime.files.safetensors import write_safetensors
     from ..runtime.tokenizers.exchange import token_texts
 
+    if batch < 1:
+        raise Diagnostic("E0011", f"`batch` is how many texts are given at once, at least 1, and not {batch}")
     target = Path(output)
     check_writable(target)
     made = {}
     for part, path in (("new", to), ("old", old)):
         size, texts = token_texts(Path(path))
         rows = sorted(texts.items())
-        found = [np.asarray(encode([text for _, text in rows[i : i + batch]]), np.float32) for i in range(0, len(rows), batch)]
-        if not found or any(array.ndim != 2 for array in found) or sum(map(len, found)) != len(rows):
-            raise Diagnostic("E1014", "`encode` gives no vector for each text", help="it returns [N, D] of N texts")
-        vectors = np.concatenate(found)
+        given = [encode([text for _, text in rows[i : i + batch]]) for i in range(0, len(rows), batch)]
+        try:
+            vectors = np.concatenate([np.asarray(array, np.float32) for array in given])
+        except (TypeError, ValueError):
+            # Of several lengths, no numbers, or none at all.
+            vectors = np.zeros((0, 0), np.float32)
+        if vectors.ndim != 2 or not len(rows) == len(vectors) > 0:
+            raise Diagnostic("E1014", "`encode` gives no vector for each text", help="it returns [N, D] of N texts, of one D")
         made[part] = np.zeros((size, vectors.shape[1]), np.float32)
         made[part][[number for number, _ in rows]] = vectors
     with written_aside(target) as aside:

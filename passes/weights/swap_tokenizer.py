@@ -91,6 +91,12 @@ class SwapTokenizer(Pass):
         wrong = next((pair for pair in self.special if not all(pair.partition("=")[::2])), None)
         if wrong is not None:
             raise Diagnostic("E0704", f"`{wrong}` says of no token what stands for it", help='write `special=["<s>=[CLS]"]`')
+        told = [pair.partition("=")[0] for pair in self.special]
+        twice = next((text for place, text in enumerate(told) if text in told[:place]), None)
+        if twice is not None:
+            raise Diagnostic("E0704", f"two tokens are to stand for `{twice}`", help="leave one of them")
+        if self.phi is not None and self.method != "transplant":
+            raise Diagnostic("E0704", f"`method={self.method}` reads no vectors of `phi`", help="write `method=transplant`")
         options: dict[str, Any] = {"method": self.method, "special": [pair.split("=", 1) for pair in self.special]}
         if self.method == "transplant":
             options.update(phi=self.phi, tau=self.tau, k=self.k, g=self.g, threshold=self.threshold)

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,9 +162,10 @@ def _side(path: str, sha256: str) -> _Side:
     if path.endswith(SUFFIX):
         declared = read_pieces(data, Tokenizer(name, Part(""), source=TableFile(path)))
     else:
-        declared, _ = read_json(data, name)
+        declared = replace(read_json(data, name)[0], name=name)
     engine = engine_of(data, declared)
-    ids = engine.vocabulary()
+    # In an order that is the same each time, which the package's is not.
+    ids = dict(sorted(engine.vocabulary().items(), key=itemgetter(1)))
     return _Side(declared, engine, ids, surfaces(declared, ids))
 
 

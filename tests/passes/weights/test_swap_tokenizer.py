@@ -230,9 +230,11 @@ SWAP = {"to": "new.json", "old": "old.json"}
         ({**SWAP, "method": "transplant"}, "E1014.*needs what a model of texts makes"),
         ({**SWAP, "method": "transplant", "phi": "phi", "k": 40}, "E1014.*40 neighbours"),
         ({**SWAP, "method": "transplant", "phi": "other"}, "E1014.*no vector for each of the 11 new tokens"),
-        ({**SWAP, "special": ["[X]=[CLS]"]}, "E1014.*`.X.` is no special token"),
+        ({**SWAP, "special": ["[X]=[CLS]"]}, "E1014.*`.X.` is no special token of `new.json`"),
         ({**SWAP, "special": ["[CLS]=[X]"]}, "E1014.*no token `.X.` in the old"),
         ({**SWAP, "special": ["[CLS]"]}, "E0704.*says of no token"),
+        ({**SWAP, "special": ["[CLS]=[SEP]", "[CLS]=[UNK]"]}, "E0704.*two tokens are to stand for `.CLS.`"),
+        ({**SWAP, "phi": "phi"}, "E0704.*`method=mean` reads no vectors"),
         ({"to": "old.json", "old": "new.json"}, "E0725.*no embedding of 11 tokens"),
     ],
 )  # fmt: skip
@@ -245,6 +247,23 @@ def test_what_does_not_fit(options: dict[str, Any], said: str, folder: Path) -> 
         save_file({"new": np.zeros((3, 4), np.float32), "old": np.zeros((12, 4), np.float32)}, "other")
     with pytest.raises(Diagnostic, match=said):
         apply(small(len(OLD)), "swap_tokenizer", **options)
+
+
+@pytest.mark.parametrize(
+    ("encode", "batch", "said"),
+    [
+        (lambda texts: None, 4, "E1014.*no vector for each text"),
+        (lambda texts: [1.0] * len(texts), 4, "E1014.*no vector for each text"),
+        (lambda texts: [[1.0] * len(text) for text in texts], 4, "E1014.*no vector for each text"),
+        (lambda texts: np.ones((len(texts), len(texts))), 4, "E1014.*no vector for each text"),
+        (lambda texts: np.ones((1, 2)), 4, "E1014.*no vector for each text"),
+        (lambda texts: np.ones((len(texts), 2)), 0, "E0011.*`batch` is how many"),
+    ],
+)  # fmt: skip
+def test_vectors_that_are_none(encode: Any, batch: int, said: str, folder: Path) -> None:
+    with pytest.raises(Diagnostic, match=said):
+        ts.embed_tokens("new.json", "old.json", encode, folder / "phi.safetensors", batch=batch)
+    assert not (folder / "phi.safetensors").exists()
 
 
 def test_a_special_token_without_a_counterpart_is_named(folder: Path) -> None:
