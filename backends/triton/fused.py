@@ -57,7 +57,9 @@ def read(
 ) -> Tensor:  # fmt: skip
     """What :mod:`.reads` found: the axes of ``until`` lie at ``rows`` of the scores' axes, -1 for one of size 1."""
     if until is not None:
-        until = until.reshape([until.shape[rows.index(axis)] if axis in rows else 1 for axis in (0, 2)])
+        sizes = [until.shape[rows.index(axis)] if axis in rows else 1 for axis in (0, 2)]
+        # Queries may stand before rows: views between it and the mask are left out.
+        until = until.permute(sorted(range(until.dim()), key=rows.__getitem__)).reshape(sizes)
         until = until if inclusive else until - 1
     if keys.dim() == 3:
         # Rows of a pool are pages of one slot.

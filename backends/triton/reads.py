@@ -143,6 +143,8 @@ def _taken(value: Value, axis: int) -> tuple[Value, Value] | None:
     source, index = node.inputs
     assert source is not None
     assert index is not None
+    if axis and (source.type.rank, index.type.rank) != (4, node.attrs["batch"] + 1):
+        return None
     if index.node is not None and core(index.node) == "expand":
         each = index.node.inputs[0]
         if each is not None and each.node is not None and core(each.node) == "unsqueeze" and each.node.attrs["axis"] == (1,):

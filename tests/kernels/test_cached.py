@@ -66,6 +66,11 @@ PROGRAMS = {
     return attention(q, k, v, visible(KVCache(k=k, v=v, length=length), queries=T))
 }""", {"until"},
     ),
+    "a last slot of each query, turned about": (
+        """model m(q: f32[B, 4, T, 9], k: f32[B, 2, C, 9], v: f32[B, 2, C, V], last: i64[T, B]) -> (y: f32[B, 4, T, V]) {
+    return attention(q, k, v, unsqueeze(unsqueeze(iota(C), 0) <= unsqueeze(transpose(last, perm=[1, 0]), 2), 1))
+}""", {"until"},
+    ),
     "a tree": (
         """model m(q: f32[B, 4, T, 9], k: f32[B, 2, C, 9], v: f32[B, 2, C, V], start: i64[B], ancestors: bool[B, T, T])
     -> (y: f32[B, 4, T, V]) {
@@ -83,6 +88,7 @@ PROGRAMS = {
 }""", {"index", "mask"},
     ),
 }  # fmt: skip
+QUICK = ("pages", "a tree", "slots of each head", "a last slot of each query, turned about")
 LLAMA = {"vocab": 61, "dim": 32, "depth": 1, "heads": 4, "kv_heads": 2, "hidden": 48}
 SELECT = {"depth": 1, "sinks": 2, "k": 4, "recent": 4}
 # Models that read a cache: a file, its model, parameters, passes, and the entry point.
@@ -111,7 +117,7 @@ def drawn(name: str, shape: list[int], dtype: str, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name in ("pages", "a tree", "slots of each head") else pytest.mark.extended) for name in PROGRAMS
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.extended) for name in PROGRAMS
 ])  # fmt: skip
 def test_programs_that_read_a_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attend_cache, "PROGRAMS", 8)
