@@ -24,9 +24,13 @@ from ..tokens.stream import is_visibility
 from .evict import Eviction, evicts
 from .evict import shipped as evicting
 from .memo import reader
+from .past import PAST
 from .slots import appends, cached, is_choice, keep_bounds, kept_choice, page_of, read_chosen, shipped
+from .tree import COMMIT, VERIFY
 
 STD = "std.token.kv"
+# The entry points of add_cache in which nothing is appended to a cache, by what asks for them.
+_FURTHER = {VERIFY: "tree", COMMIT: "tree", PAST: "past"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class SelectKV(Pass):
                 help=f"without `reuse`, or with one of {', '.join(shipped())}, behind `add_cache`",
             )  # fmt: skip
         if is_choice(op) or evicts(op):
-            return self._from_cache(module.graph, op, settings)
+            return self._from_cache(module, op, settings)
         chosen = self._chosen(module.graph)
         if not is_visibility(op):
             alike = PruneTokens(self.method, k=self.k, keep=self.keep, place="keys", blocks=self.blocks, further=self.further)
@@ -100,10 +104,17 @@ class SelectKV(Pass):
         report.facts["blocks"] = done
         return report
 
-    def _from_cache(self, graph: Graph, op: Composite, settings: dict[str, Any]) -> Report:
+    def _from_cache(self, module: Module, op: Composite, settings: dict[str, Any]) -> Report:
         """Let new tokens read the slots of a cache that a method chooses. Raises E0705, E0707, E0704."""
+        graph = module.graph
         found, written = cached(graph), appends(graph)
         if not written:
+            entry = next(iter(module.functions))
+            if entry in _FURTHER:
+                raise Diagnostic(
+                    "E0707", f"`{op.name}` chooses slots of a cache that tokens are appended to, and `{entry}` appends none",
+                    help=f"`add_cache` without `{_FURTHER[entry]}=`, which adds that entry point",
+                )  # fmt: skip
             raise Diagnostic(
                 "E0707", f"`{op.name}` chooses slots of a cache, and this model has none",
                 help="give it one: `add_cache` in front; without a cache, the methods are those of std.token.kv",

@@ -121,6 +121,8 @@ def test_a_small_budget_says_the_same_on_both_targets_and_is_source(tmp_path: Pa
     ("passes", "code", "said"),
     [
         (["select_kv(method=token_vote, k=8)"], "E0707", "chooses slots of a cache, and this model has none"),
+        (["add_cache(past=shared)", "select_kv(method=latest_slots, k=8)"], "E0707", "and `past` appends none"),
+        (["add_cache(tree=true)", "select_kv(method=snap_kv, k=40)"], "E0707", "and `commit` appends none"),
         (["add_cache", "select_kv(method=token_vote, keep=0.5)"], "E0705", "a share of a cache is no number"),
         (["add_cache", "select_kv(method=token_vote, k=8, recent=4, sinks=4)"], "E0501", "at least one slot is voted for"),
         (["add_cache", "select_kv(method=page_bounds, k=8)"], "E0501", "at least one page is read"),
