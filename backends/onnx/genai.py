@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.binding import decode_dim
 from ...ir.diagnostics import Diagnostic
-from ...runtime.generate.tokenizer import Vocabulary
+from ...runtime.generate.tokenizer import Vocabulary, read_object
 
 if TYPE_CHECKING:
     import onnx_ir as ox
@@ -54,7 +54,14 @@ def write_genai(entries: Mapping[str, ox.Model], folder: Path, context: int, tok
     inputs = {str(v.name): _shape(v) for v in model.graph.inputs}
     outputs = {str(v.name): _shape(v) for v in model.graph.outputs}
     layers = sum(_PAST["past_key_names"] % i in inputs for i in range(len(inputs)))
-    heads, slots, size = inputs[_PAST["past_key_names"] % 0][1:]
+    given = [inputs[name % i] for name in _PAST.values() for i in range(layers)]
+    if any(shape != given[0] for shape in given):
+        found = sorted({f"{heads} heads of {size}" for _, heads, _, size in given})
+        raise Diagnostic(
+            "E0812", f"onnxruntime-genai runs models whose keys and values are alike in every layer, and here are {', '.join(found)}",
+            help="without `form=genai` the entry point `past` is as good for any other caller",
+        )  # fmt: skip
+    _, heads, slots, size = given[0]
     vocab = outputs["logits"][-1]
     whole: dict[str, Any] = {
         "type": "decoder",
@@ -90,11 +97,9 @@ def _shape(value: ox.Value) -> list[Any]:
 def _bound(model: ox.Model, slots: str, context: int) -> int:
     """How many tokens a text may have: as many as the model has positions for, where it says so."""
     told = json.loads(model.metadata_props["tessera.requires"])
-    most = [
-        right
-        for left, op, right, _ in told
-        if op == "<=" and isinstance(right, int) and slots in decode_dim(left).symbols
-    ]
+    needs = [(decode_dim(left), right) for left, op, right, _ in told if op == "<=" and isinstance(right, int)]
+    # A table may have rows in front that are no token's.
+    most = [right - left.evaluate(dict.fromkeys(left.symbols, 0)) for left, right in needs if slots in left.symbols]
     return min([context, *most])
 
 
@@ -113,7 +118,7 @@ def _tokens(given: Path, vocab: int, folder: Path) -> dict[str, Any]:
     for further in _FURTHER:
         if os.path.isfile(home / further):
             shutil.copyfile(home / further, folder / further)
-    said = json.loads(home.joinpath(_SAID).read_text(encoding="utf-8")) if os.path.isfile(home / _SAID) else {}
+    said = read_object(home / _SAID)
     if said.get("tokenizer_class") in _UNKNOWN:
         said["tokenizer_class"] = _CLASS
     folder.joinpath(_SAID).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")

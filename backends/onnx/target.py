@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...ir.diagnostics import Diagnostic
 from ...ir.options import option
 from ..target import Checked, Compare, Readers, Target
 from . import DEFAULT_OPSET
@@ -47,6 +48,11 @@ class Onnx(Target):
     def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> ox.Model:
         from . import build
 
+        if self.tokenizer is not None and self.form != "genai":
+            raise Diagnostic(
+                "E0011", "`tokenizer` is put beside a model for onnxruntime-genai, which nothing asks for",
+                help="`--form genai` does; texts for a run are given their tokenizer there",
+            )  # fmt: skip
         return build(module, weights, opset=self.opset, contrib=self.moe != "standard", bits=_BITS.get(self.moe), metadata=metadata)
 
     def held(self, module: Module, weights: Bound) -> Bound:

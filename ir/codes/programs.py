@@ -64,7 +64,7 @@ CODES = {
     "E0528": Code(
         "a file of a compiled program is another one",
         "The manifest of a compiled program has the hash of each of its files. One that is missing, was changed, or comes from\n"
-        "another program is refused before anything is read from it.\n\n"
+        "another program is refused before anything is read from it; `genai_config.json` alone may be edited.\n\n"
         "  wrong:  cp other/encoder.onnx embed/\n"
         "  right:  tessera compile embed.tess --target onnx -o embed.zip",
     ),

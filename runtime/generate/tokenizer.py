@@ -56,7 +56,7 @@ class Vocabulary:
                     help=did_you_mean(name, known) or "a token of its vocabulary, as its file spells it",
                 )  # fmt: skip
         self.ends = frozenset(known[name] for name in named)
-        said = _read(_folder(Path(path)) / "tokenizer_config.json")
+        said = read_object(_folder(Path(path)) / "tokenizer_config.json")
         self.begin, self.end = (_token(said.get(name)) or "" for name in ("bos_token", "eos_token"))
 
     def encode(self, text: str, *, around: bool = True) -> list[int]:
@@ -84,7 +84,7 @@ def _ends(path: Path, known: dict[str, int]) -> list[str]:
     folder = _folder(path)
     by_id = {index: name for name, index in known.items()}
     for file in ("generation_config.json", "config.json", "tokenizer_config.json"):
-        said = _read(folder / file)
+        said = read_object(folder / file)
         ids = said.get("eos_token_id")
         named = [by_id[i] for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int) and i in by_id]
         named += [name for name in [_token(said.get("eos_token"))] if name in known]
@@ -103,7 +103,7 @@ def _token(said: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; nothing where the file is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

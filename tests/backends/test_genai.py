@@ -18,6 +18,19 @@ SMALL = {"vocab": 300, "dim": 32, "depth": 2, "heads": 4}
 LLAMA, GPT2 = ("llama_lm", {"kv_heads": 2, "hidden": 48}), ("gpt2_lm", {"positions": 64})
 FURTHER = ((LLAMA, "grown"), (GPT2, "shared"), (GPT2, "grown"))
 CASES = [(LLAMA, "shared"), *(pytest.param(*case, marks=pytest.mark.extended) for case in FURTHER)]
+# The first two rows of the table are no place's.
+BEHIND = """
+use std.attention (attention)
+use std.nn (linear)
+
+model m(ids: i64[B, T], *, size: int = 4) -> (logits: f32[B, T, 9]) {
+    param words: f32[9, 4] = normal(1.0)
+    param places: f32[12, 4] = normal(1.0)
+    x = take(words, ids) + places[2:T + 2]
+    y = attention(unsqueeze(x, 1), unsqueeze(x, 1), unsqueeze(linear(x, out=size) as v, 1), causal=true)
+    return linear(squeeze(y, 1), out=9) as head
+}
+"""
 TEXTS = ["one or two words of a text", "keys"]
 
 
@@ -40,6 +53,13 @@ def compiled(case: Any, kind: str, folder: Path, **options: Any) -> Path:
     module = ts.load(name, params={**SMALL, **params})
     ts.compile(module, passes=[f"add_cache(past={kind})"], form="genai", verify=False, output=folder, **options)
     return folder
+
+
+def small(params: dict[str, int], kind: str, folder: Path) -> Any:
+    """What the configuration of BEHIND says of the model."""
+    module = ts.loads(BEHIND, params=params)
+    ts.compile(module, passes=[f"add_cache(past={kind})"], form="genai", verify=False, output=folder)
+    return json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
 
 
 def greedy(genai: Any, model: Any, prompts: list[list[int]], steps: int) -> list[list[int]]:
@@ -91,7 +111,9 @@ def test_genai_says_what_generate_of_transformers_says(name: str, kind: str, tmp
 
 
 def test_the_configuration_says_what_the_model_is(tmp_path: Path) -> None:
-    folder = compiled(GPT2, "shared", tmp_path / "talk", tokenizer=str(tokenizer(tmp_path / "words")))
+    words = tokenizer(tmp_path / "words")
+    words.joinpath("tokenizer_config.json").write_text("{")
+    folder = compiled(GPT2, "shared", tmp_path / "talk", tokenizer=str(words))
     said = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
     model, search = said["model"], said["search"]
     assert (model["vocab_size"], model["context_length"], model["eos_token_id"]) == (300, 64, [1])
@@ -99,11 +121,23 @@ def test_the_configuration_says_what_the_model_is(tmp_path: Path) -> None:
     assert (search["past_present_share_buffer"], search["max_length"]) == (True, 64)
     assert json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
     assert (folder / "tokenizer.json").read_bytes() == (tmp_path / "words" / "tokenizer.json").read_bytes()
+    # It is edited to configure a run; nothing else of the folder is.
+    search["max_length"] = 32
+    folder.joinpath("genai_config.json").write_text(json.dumps({"model": model, "search": search}))
+    assert ts.open(folder).entries == ["prefill", "decode", "past"]
+    folder.joinpath("tokenizer.json").write_text("{}")
+    with pytest.raises(Diagnostic, match=r"E0528.*`tokenizer.json`"):
+        ts.open(folder)
     said = json.loads(
         (compiled(LLAMA, "grown", tmp_path / "ids", context=100) / "genai_config.json").read_text("utf-8")
     )
     assert (said["model"]["context_length"], said["model"].get("eos_token_id")) == (100, None)
     assert not said["search"]["past_present_share_buffer"]
+
+
+@pytest.mark.parametrize("kind", ["shared", "grown"])
+def test_a_text_has_as_many_tokens_as_a_table_has_places_behind_its_first_rows(kind: str, tmp_path: Path) -> None:
+    assert small({}, kind, tmp_path / "talk")["context_length"] == 10
 
 
 def test_what_genai_does_not_run_is_refused(tmp_path: Path) -> None:
@@ -114,6 +148,12 @@ def test_what_genai_does_not_run_is_refused(tmp_path: Path) -> None:
                 tmp_path / ("talk" if passes else "a.onnx")
             )
         assert caught.value.code == "E0812"
+    with pytest.raises(Diagnostic, match="1 heads of 4, 1 heads of 6") as caught:
+        small({"size": 6}, "shared", tmp_path / "talk")
+    assert caught.value.code == "E0812"
+    with pytest.raises(Diagnostic, match="which nothing asks for") as caught:
+        ts.compile(module, tokenizer="tokenizer.json", verify=False)
+    assert caught.value.code == "E0011"
     with pytest.raises(Diagnostic, match="of the kind WordPiece") as caught:
         compiled(LLAMA, "shared", tmp_path / "talk", tokenizer=str(tokenizer(tmp_path / "pieces", "WordPiece")))
     assert (caught.value.code, (tmp_path / "talk").exists()) == ("E0812", False)
