@@ -4,7 +4,7 @@
 
 Needs torch, triton and a GPU, and takes under ten minutes. Ratios are medians over rounds in which candidates take turns.
 `--check` only compares, at tiny sizes, in Triton's interpreter too; `--predict` says what the costs of ops promise, and needs
-neither.
+no GPU.
 """
 
 from __future__ import annotations
