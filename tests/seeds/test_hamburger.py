@@ -75,7 +75,7 @@ def test_several_tokens_come_with_a_step(target: str) -> None:
     assert a_step(burger(target), 0.7) > 1.6
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.timeout(3600)
 def test_training_gives_such_weights() -> None:
     weights = trained(based(0), 0)
