@@ -65,7 +65,7 @@ def _runner(made: Automaton, file: str, digest: str, folder: str, target: Target
     statics = ", ".join(f"{name}={show_value(value)}" for name, value in named.items())
     length = f"N * {made.each} + {made.around}"
     text = (
-        "use std.text (encoded)\n"
+        f"use {made.module} (encoded)\n"
         f"model ids(text: u8[B, N], count: i64[B]) -> (ids: i64[B, {length}], tokens: i64[B]) {{\n"
         f"    return encoded(text, count, length={length}, {statics}) as words\n"
         "}\n"

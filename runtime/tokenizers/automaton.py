@@ -19,7 +19,8 @@ from ...ir.tokenizer_parts import shown
 from .files import Tables, read_json
 from .forms import template_tokens
 from .lexicon import entries
-from .spelling import CODES, PLANES, REMOVED, Classes, classes_of, each_normalized
+from .pairs import Unplaced, pairs_of, refused_pairs
+from .spelling import CODES, REMOVED, Classes, classes_of, each_normalized, paged
 from .trie import Trie
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Automaton:
     Args:
         tables: arrays of integers, by the names of the layer's buffers.
         statics: values of the layer's static parameters.
+        module: whose layer `encoded` they are of.
         each: symbols that a byte may become, of which each is one token at most.
         around: tokens that stand around every text.
         limit: the longest row that the tokenizer itself makes; None for any.
@@ -47,18 +49,14 @@ class Automaton:
 
     tables: Mapping[str, np.ndarray]
     statics: Mapping[str, Any]
+    module: str
     each: int
     around: int
     limit: int | None
 
     def named(self, file: str, sha256: str) -> dict[str, Any]:
-        """All static parameters of the layer `std.text.encoded` but the length of rows."""
-        sizes = {
-            "codes": self.tables["cells"].size,
-            "ways": len(self.tables["spellings"]),
-            "states": self.tables["base"].size,
-        }
-        return {"file": file, "hash": sha256, "each": self.each, **sizes, **self.statics}
+        """All static parameters of the layer but the length of rows."""
+        return {"file": file, "hash": sha256, **self.statics}
 
 
 class Refused(Exception):
@@ -91,6 +89,15 @@ def _automaton(data: bytes) -> Automaton:
 
     tokenizer, tables = read_json(data, "tokenizer.json")
     own = Standard(data, tokenizer).own
+    if tokenizer.model.name == "bpe":
+        try:
+            made = pairs_of(tokenizer, tables)
+        except Unplaced as error:
+            raise Refused(*error.args) from None
+        # A byte that is no UTF-8 is U+FFFD, which has three.
+        return Automaton(
+            made.tables, {**made.statics, **_rows(tokenizer, tables)}, "std.text.pairs", 3, *_limits(tokenizer)
+        )
     if tokenizer.model.name == "longest":
         # The last split is the model.
         own.pre_tokenizer = skeleton(tokenizer).pre_tokenizer
@@ -99,18 +106,7 @@ def _automaton(data: bytes) -> Automaton:
 
 def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
     """What is no automaton, as :class:`Refused`."""
-    for part in tokenizer.normalize:
-        single = part.name == "replace" and len(part["text"] or "") == 1
-        if part.name not in _NORMALIZE and not single:
-            yield "normalize", shown("normalize", part), "it does more than change single characters"
-    for part in tokenizer.split:
-        if part.name not in _SPLIT:
-            yield "split", shown("split", part), "it looks at more than two neighbouring characters"
-    model = tokenizer.model
-    if model.name not in _MODELS:
-        yield "model", model.name, f"only {', '.join(_MODELS)} can"
-    elif model["unknown"] not in tables.model["vocab"]:
-        yield "model", model.name, f"its vocabulary lacks `{model['unknown']}`, so that there are texts without ids"
+    yield from refused_pairs(tokenizer, tables) if tokenizer.model.name == "bpe" else _refused_words(tokenizer, tables)
     cut = tokenizer.truncate
     if cut is not None and cut.name == "only_second":
         yield "truncate", cut.name, "there is no second text"
@@ -123,9 +119,27 @@ def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, s
         word = f"{'special' if token.special else 'inject'}"
         if flags:
             yield word, f'"{token.text}"', f"`{flags[0]}` looks at what stands around it"
+        if "\ufffd" in token.text:
+            yield word, f'"{token.text}"', "U+FFFD also stands for bytes that are no UTF-8"
         other = next((other.text for other in tokenizer.added if _overlap(token.text, other.text)), None)
         if other is not None:
             yield word, f'"{token.text}"', f"it may overlap with `{other}`"
+
+
+def _refused_words(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
+    """Of stages and models that look at characters and words."""
+    for part in tokenizer.normalize:
+        single = part.name == "replace" and len(part["text"] or "") == 1
+        if part.name not in _NORMALIZE and not single:
+            yield "normalize", shown("normalize", part), "it does more than change single characters"
+    for part in tokenizer.split:
+        if part.name not in _SPLIT:
+            yield "split", shown("split", part), "it looks at more than two neighbouring characters"
+    model = tokenizer.model
+    if model.name not in _MODELS:
+        yield "model", model.name, f"only {', '.join(_MODELS)}, bpe can"
+    elif model["unknown"] not in tables.model["vocab"]:
+        yield "model", model.name, f"its vocabulary lacks `{model['unknown']}`, so that there are texts without ids"
 
 
 def _overlap(a: str, b: str) -> bool:
@@ -133,8 +147,8 @@ def _overlap(a: str, b: str) -> bool:
     return any(a[i:].startswith(b) or b.startswith(a[i:]) for i in range(1, len(a)))
 
 
-def _around(process: Sequence[Part]) -> tuple[list[str], list[str]] | None:
-    """The tokens in front of a text, and those behind it; None where it does not stand there once."""
+def _around(process: Sequence[Part]) -> tuple[list[str], list[str]]:
+    """The tokens in front of a text, and those behind it. Raises Refused where it does not stand there once."""
     front: list[str] = []
     behind: list[str] = []
     for part in process:
@@ -143,7 +157,7 @@ def _around(process: Sequence[Part]) -> tuple[list[str], list[str]] | None:
         pieces = part["single"] if part.name == "template" else (part["cls"], "$A", part["sep"])
         texts = [i for i, piece in enumerate(pieces) if _is_text(piece)]
         if len(texts) != 1:
-            return None
+            raise Refused("process", shown("process", part), "the text does not stand there once")
         front = template_tokens(pieces[: texts[0]]) + front
         behind += template_tokens(pieces[texts[0] + 1 :])
     return front, behind
@@ -151,6 +165,23 @@ def _around(process: Sequence[Part]) -> tuple[list[str], list[str]] | None:
 
 def _is_text(piece: str) -> bool:
     return template_tokens((piece,)) == []
+
+
+def _rows(tokenizer: Tokenizer, tables: Tables) -> dict[str, Any]:
+    """What is around texts, and what fills rows up, as static parameters."""
+    front, behind = _around(tokenizer.process)
+    pad = tokenizer.pad
+    padding = 0 if pad is None else tables.tokens.get(pad["token"], 0) if pad["id"] is None else pad["id"]
+    return {
+        "front": tuple(tables.tokens[token] for token in front), "behind": tuple(tables.tokens[token] for token in behind),
+        "padding": int(padding), "left": pad is not None and pad["side"] == "left",
+    }  # fmt: skip
+
+
+def _limits(tokenizer: Tokenizer) -> tuple[int, int | None]:
+    """How many tokens stand around a text, and the longest row."""
+    front, behind = _around(tokenizer.process)
+    return len(front) + len(behind), None if tokenizer.truncate is None else tokenizer.truncate["length"]
 
 
 class _Making:
@@ -165,9 +196,6 @@ class _Making:
 
     def made(self) -> Automaton:
         tokenizer, model = self.tokenizer, self.tokenizer.model
-        around = _around(tokenizer.process)
-        if around is None:
-            raise Refused("process", shown("process", tokenizer.process[0]), "the text does not stand there once")
         asked = "".join(map(chr, sorted({*CODES, *map(ord, self.numbers)})))
         changed = each_normalized(self.own.normalizer, asked)
         made = {character for new in changed.values() for character in new}
@@ -186,30 +214,21 @@ class _Making:
             added[tuple(byte + 1 for byte in token.text.encode())] = _CLASSES * number + alone
         trie = Trie([first, inner, added], max(len(self.numbers) + len(added), 256))
         longest = model["longest"] if model.name == "wordpiece" else 0
-        padding = tokenizer.pad
         return Automaton(
             {
                 "pages": pages, "cells": cells, "spellings": spellings, "bounds": _bounds(classes),
                 "base": trie.base, "check": trie.check, "value": trie.value,
             },
             {
+                "each": spellings.shape[1] // 4, "codes": cells.size, "ways": len(spellings), "states": trie.base.size,
                 "first": trie.roots[0], "inner": trie.roots[1], "added": trie.roots[2],
                 "steps": max(map(len, (*first, *inner)), default=1), "bytes": max(map(len, added), default=0),
                 "most": longest, "unknown": self.vocab[model["unknown"]], "whole": model.name == "wordlevel",
                 **({"single": True} if model.name == "longest" else {}),
-                "front": tuple(self.tables.tokens[token] for token in around[0]),
-                "behind": tuple(self.tables.tokens[token] for token in around[1]),
-                "padding": 0 if padding is None else self._padding(padding),
-                "left": padding is not None and padding["side"] == "left",
+                **_rows(tokenizer, self.tables),
             },
-            spellings.shape[1] // 4,
-            len(around[0]) + len(around[1]),
-            None if tokenizer.truncate is None else tokenizer.truncate["length"],
+            "std.text", spellings.shape[1] // 4, *_limits(tokenizer),
         )  # fmt: skip
-
-    def _padding(self, pad: Part) -> int:
-        found = self.tables.tokens.get(pad["token"], 0) if pad["id"] is None else pad["id"]
-        return int(found)
 
     def _symbols(self, text: str, classes: Classes) -> tuple[int, ...]:
         """A text as symbols: a number and a class each; of what goes, the class alone."""
@@ -238,7 +257,7 @@ class _Making:
 
         # Spelling 0 is nothing.
         spellings: dict[tuple[int, ...], int] = {(): 0}
-        numbers = np.zeros(0x110000, np.int32)
+        numbers: dict[int, int] = {}
         each = 1
         cache: dict[str, int] = {}
         for character in asked:
@@ -251,14 +270,12 @@ class _Making:
             if len(text) > 1:
                 size = 1 if character == "\ufffd" else len(character.encode())
                 each = max(each, -(-len(text) // size))
-            code = ord(character)
-            first, last = next(((a, b) for a, b in PLANES if code == a), (code, code + 1))
-            numbers[first:last] = number
-        kinds, pages = np.unique(numbers.reshape(-1, 256), axis=0, return_inverse=True)
+            numbers[ord(character)] = number
+        pages, cells = paged(numbers.items())
         table = np.zeros((len(spellings), 4 * each), np.int32)
         for symbols, number in spellings.items():
             table[number, : len(symbols)] = symbols
-        return pages.reshape(-1).astype(np.int32), kinds.reshape(-1), table
+        return pages, cells, table
 
     def _entries(self, classes: Classes) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
         """The tokens that may begin a word, and those that may go on with one, by the numbers of their letters."""

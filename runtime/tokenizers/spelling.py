@@ -6,10 +6,13 @@ known what becomes of each code point, and between which two of them a word ends
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Code points that are asked about. Surrogates are in no text; planes without characters, and those for private use, are each as
 # their first one but for the last two, which are no characters.
@@ -24,6 +27,19 @@ _KINDS = ("1", ".", "$", "_", " ", "\u4e2d")
 _JOINED = (False, False, False, False)
 # The class of what parts words and is no part of them; classes of others follow.
 REMOVED = 1
+
+
+def paged(rows: Iterable[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """A number for each code point, from those of :data:`CODES`: pages [4352] and cells, of which the one of c is
+    ``cells[256 * pages[c // 256] + c % 256]``."""
+    import numpy as np
+
+    numbers = np.zeros(0x110000, np.int32)
+    for code, number in rows:
+        first, last = next(((a, b) for a, b in PLANES if code == a), (code, code + 1))
+        numbers[first:last] = number
+    kinds, pages = np.unique(numbers.reshape(-1, 256), axis=0, return_inverse=True)
+    return pages.reshape(-1).astype(np.int32), kinds.reshape(-1)
 
 
 def each_normalized(normalizer: Any, characters: str) -> dict[str, str]:

@@ -314,6 +314,14 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(attrs={"first": 1, "inner": 2, "steps": 3, "most": 2, "unknown": 7, **mode}, below={"symbols": 48, **_TEXT})
         for mode in ({}, {"whole": True}, {"single": True})
     ),
+    "std.text.reached": (Row(below={"jump": "M"}),),
+    "std.text.pairs.next_marked": (Row(),),
+    "std.text.pairs.pair_ranks": (
+        Row(attrs={"origin": 1, "missing": 7}, below={"ids": 3, "next": "M", **_TEXT}, shapes={"K": const(9)}),
+    ),
+    "std.text.pairs.merged_pairs": (
+        Row(attrs={"origin": 1}, below={"ids": 3, "merges": 6, **_TEXT}, shapes={"K": const(9), "R": const(6)}),
+    ),
     "std.text.token_rows": (
         Row(attrs={"length": 4}, below={"ids": 50}),
         Row(attrs={"length": 5, "front": (1, 2), "behind": (3,), "padding": 9, "left": True}, below={"ids": 50}),
