@@ -366,7 +366,9 @@ class Document:
                 self._alone(unit.names[node.name])
             return
         weights = [c for c in block.clauses if isinstance(c, ast.WeightsClause)] if block is not None else []
-        elaborator.whole = any(isinstance(row, ast.Recipe) for clause in weights for row in clause.rows)
+        # Which rows ids choose from stands in the layers of the models that they go into.
+        wired = isinstance(node, ast.Program) and any(isinstance(item, ast.Tokenizer) for item in self.file.items)
+        elaborator.whole = wired or any(isinstance(row, ast.Recipe) for clause in weights for row in clause.rows)
         module = elaborator.model(unit, node.name, statics, spans(block))
         if block is None or spec is None:
             return
