@@ -57,7 +57,7 @@ def held(storage: str, rows: np.ndarray, name: str) -> State:
 
 
 def empty(storage: str) -> State:
-    fields = {}
+    fields: State = {}
     for name, width in (("k", 3), ("v", 2)):
         ones = np.ones((ROWS, HEADS, SLOTS, width), np.float32)
         fields |= {field: np.zeros_like(value) for field, value in held(storage, ones, name).items()}
