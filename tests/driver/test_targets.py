@@ -72,6 +72,7 @@ def test_a_target_refuses_before_it_builds(toy: None, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_compile_blocks_and_the_command_line_offer_it(toy: None, spec: Path, tmp_path: Path) -> None:
     spec.write_text(f"{SCALED}\ncompile scaled {{\n    target dump(width=4)\n}}\n")
     assert [m.name for m in check(spec)] == ["scaled"]
@@ -155,6 +156,7 @@ def test_a_targets_name_is_written_in_its_own_folder_only() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_a_targets_suffix_is_written_in_its_own_folder_only() -> None:
     # Weights are safetensors files wherever they come from, `ai.onnx` is a domain; what holds a space is shown to people.
     suffixes = tuple({cls.suffix for cls in registry().values()} - {".safetensors"})

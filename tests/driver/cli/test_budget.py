@@ -48,6 +48,7 @@ def seen(tmp_path: Path) -> Path:
     return tmp_path / "seen.onnx"
 
 
+@pytest.mark.slow
 def test_the_file_and_the_program_keep_to_the_budget(
     cli: Cli, seen: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def test_the_passes_of_the_compile_block_run(words: Path, texts: Path, tmp_path:
     assert run(words, tmp_path / "fast.onnx", calib=texts, sizes={"T": 40})["sizes"] == {"B": 1, "T": 40}
 
 
+@pytest.mark.slow
 def test_the_random_baseline_is_really_run(
     words: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +448,7 @@ def test_no_file_is_kept_in_dev_null(cli: Cli, vit_onnx: Path, tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["vit.onnx"]
 
 
+@pytest.mark.slow
 def test_quantized_files_stay_quantized(cli: Cli, vit_onnx: Path, tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 

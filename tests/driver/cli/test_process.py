@@ -109,6 +109,7 @@ def test_an_artifact_does_not_take_the_place_of_a_closed_stream(tiny: Path, tmp_
     assert run("explain", out).stdout.startswith(f"{out}: onnx of tiny\n")
 
 
+@pytest.mark.slow
 def test_paths_with_spaces_and_other_letters(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ein Ordner für π"
     folder.mkdir()

@@ -174,6 +174,7 @@ def _line(document: Document, error: object) -> int | None:
     return None if found is None else found.start[0] + 1
 
 
+@pytest.mark.slow
 def test_no_shipped_file_is_wrong() -> None:
     for path in SPECS:
         assert Document(path.read_text(encoding="utf-8"), str(path)).diagnostics() == [], path

@@ -80,6 +80,7 @@ def same_tokens(
     np.testing.assert_allclose(first[1], first[0], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_bert_by_onnx_merges_as_the_spec(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 

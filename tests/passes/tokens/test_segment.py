@@ -72,6 +72,7 @@ def test_an_image_leaves_and_words_stay(reduction: str) -> None:
             np.testing.assert_array_equal(given[0], scores(llava(), protected, feeds))
 
 
+@pytest.mark.slow
 def test_shares_and_numbers_count_the_segment() -> None:
     for words, left in (("keep=0.25", 4), ("k=6", 6), ("keep=[0.5, 0.25]", 4), ("r=0.5", 4), ("r=[3, 2]", 11)):
         module, (report,) = apply_passes(llava(), [f"prune_tokens({words}, segment=image, {DECODER})"], verify_each=True)
