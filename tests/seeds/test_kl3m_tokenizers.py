@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ TARGETS = ("torch", "onnx")
 SEED = (Path(ts.__file__).parent / "specs/seeds/kl3m_tokenizers.tess").read_text(encoding="utf-8")
 # The same of a quarter of the size, which as much less text gives.
 SMALL = SEED.replace("SIZE = 8192", "SIZE = 2048")
+# They go when the tests end.
+FOLDERS: list[TemporaryDirectory[str]] = []
 # Letters that a reader of scans takes for one another.
 LIKE = dict(zip("l1O0ecnumhbijrtS5B8gqvyofa", "1l0Ocomnnbhaitf5S8Bqgyvcti", strict=True))
 PIPELINE = """
@@ -36,7 +38,8 @@ def text_of(kind: str, held_back: bool = False, most: int = 1 << 20) -> str:
 @cache
 def trained(source: str, name: str, kind: str, most: int) -> Path:
     """The seed in a folder of its own, where ``name`` was trained."""
-    folder = Path(mkdtemp(prefix="kl3m-"))
+    FOLDERS.append(TemporaryDirectory(prefix="kl3m-"))
+    folder = Path(FOLDERS[-1].name)
     (folder / "domain").mkdir()
     (folder / "domain/all.txt").write_text(text_of(kind, most=most), encoding="utf-8")
     path = folder / "kl3m.tess"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import tessera as ts
 from .lib_tokenizer_training import SEED, UNITS, lines, write
 
 TARGETS = ("torch", "onnx")
+# It goes when the tests end.
+FOLDERS: list[TemporaryDirectory[str]] = []
 MODEL = """
 ## Units of texts in bytes, as rows of an embedding.
 model read(text: u8[B, N], count: i64[B]) -> (x: float[B, N, 64], ids: i64[B, N], units: i64[B]) {
@@ -27,7 +29,8 @@ model read(text: u8[B, N], count: i64[B]) -> (x: float[B, N, 64], ids: i64[B, N]
 @cache
 def folder() -> Path:
     """The seed beside its trained lexicon."""
-    path = Path(mkdtemp(prefix="lib-"))
+    FOLDERS.append(TemporaryDirectory(prefix="lib-"))
+    path = Path(FOLDERS[-1].name)
     (path / "lib_units.json").write_bytes(UNITS.read_bytes())
     (path / "lib.tess").write_text(SEED + MODEL, encoding="utf-8")
     return path / "lib.tess"
