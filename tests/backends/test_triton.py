@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -25,6 +24,8 @@ from tessera.ir.graph import Module
 from tessera.kernels import flash, grouped, match
 from tessera.kernels.launch import INTERPRETED
 from tessera.runtime.weights.bind import initialise
+
+from ..kernels.mutation import mutate
 
 VIT = {"size": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 2, "hidden": 48, "classes": 5}
 BERT = {"vocab": 99, "positions": 64, "dim": 32, "depth": 2, "heads": 2, "hidden": 48}
@@ -176,13 +177,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mistake_in_a_kernel_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, right, wrong, plan = MUTATIONS[name]
-    source = inspect.getsource(kernel.fn)
-    assert source.count(right) == 1
-    file = tmp_path / "mutated.py"
-    file.write_text(source.replace(right, wrong), "utf-8")
-    names = dict(vars(sys.modules[kernel.fn.__module__]))
-    exec(compile(file.read_text("utf-8"), str(file), "exec"), names)
-    monkeypatch.setitem(type(kernel).rewritten_fn, kernel.fn, names[kernel.fn.__name__].rewrite())
+    mutate(kernel, right, wrong, tmp_path, monkeypatch)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         test_models_agree_with_their_definitions(plan)
 

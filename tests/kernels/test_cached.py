@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from tessera.driver.compile import apply_passes
 from tessera.frontends.source import loads
 from tessera.kernels import attend_cache, cached, cached_attention
 from tessera.kernels.launch import INTERPRETED
+
+from .mutation import mutate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HEAD = """use std.attention (attention, rope)
@@ -225,13 +225,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
 def test_a_mistake_is_found(
     kernel: Any, right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = inspect.getsource(kernel.fn)
-    assert source.count(right) == 1
-    file = tmp_path / "mutated.py"
-    file.write_text(source.replace(right, wrong), "utf-8")
-    names = dict(vars(sys.modules[kernel.fn.__module__]))
-    exec(compile(file.read_text("utf-8"), str(file), "exec"), names)
-    monkeypatch.setitem(type(kernel).rewritten_fn, kernel.fn, names[kernel.fn.__name__].rewrite())
+    mutate(kernel, right, wrong, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         compare_often()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,8 @@ from tessera.frontends.source import loads
 from tessera.kernels import spread, spread_out
 from tessera.kernels.launch import INTERPRETED
 from tessera.kernels.spread import OBJECTIVES
+
+from .mutation import mutate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SPREAD = """use std.token.prune (spread_out)
@@ -72,13 +72,7 @@ def test_what_is_no_number_is_chosen_next() -> None:
 def test_a_mistake_is_found(
     kernel: object, right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = inspect.getsource(kernel.fn)
-    assert source.count(right) == 1
-    file = tmp_path / "mutated.py"
-    file.write_text(source.replace(right, wrong), "utf-8")
-    names = dict(vars(sys.modules[kernel.fn.__module__]))
-    exec(compile(file.read_text("utf-8"), str(file), "exec"), names)
-    monkeypatch.setitem(type(kernel).rewritten_fn, kernel.fn, names[kernel.fn.__name__].rewrite())
+    mutate(kernel, right, wrong, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         compare_often()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,8 @@ from tessera.backends.triton.claims import claims
 from tessera.frontends.source import loads
 from tessera.kernels import varlen, varlen_attention
 from tessera.kernels.launch import INTERPRETED
+
+from .mutation import mutate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PACKED = """use std.ragged (Ragged, varlen_attention)
@@ -101,14 +101,7 @@ def test_padding_is_not_read() -> None:
     (".to(tl.int32) + M + s - t", ".to(tl.int32) + s - t"),
 ])  # fmt: skip
 def test_a_mistake_is_found(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = varlen.packed
-    source = inspect.getsource(kernel.fn)
-    assert source.count(right) == 1
-    file = tmp_path / "mutated.py"
-    file.write_text(source.replace(right, wrong), "utf-8")
-    names = dict(vars(sys.modules[kernel.fn.__module__]))
-    exec(compile(file.read_text("utf-8"), str(file), "exec"), names)
-    monkeypatch.setitem(type(kernel).rewritten_fn, kernel.fn, names[kernel.fn.__name__].rewrite())
+    mutate(varlen.packed, right, wrong, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         compare_both()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,8 @@ from tessera.backends.triton.claims import claims
 from tessera.frontends.source import loads
 from tessera.kernels import token_vote, vote
 from tessera.kernels.launch import INTERPRETED
+
+from .mutation import mutate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VOTE = """use std.token.slots (token_vote)
@@ -70,13 +70,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
 def test_a_mistake_is_found(
     kernel: object, right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = inspect.getsource(kernel.fn)
-    assert source.count(right) >= 1
-    file = tmp_path / "mutated.py"
-    file.write_text(source.replace(right, wrong), "utf-8")
-    names = dict(vars(sys.modules[kernel.fn.__module__]))
-    exec(compile(file.read_text("utf-8"), str(file), "exec"), names)
-    monkeypatch.setitem(type(kernel).rewritten_fn, kernel.fn, names[kernel.fn.__name__].rewrite())
+    mutate(kernel, right, wrong, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         compare_often()
 

@@ -12,6 +12,7 @@ import pytest
 
 import tessera as ts
 
+from ..runtime.tokenizers.test_less import greedy
 from .lib_tokenizer_training import SEED, UNITS, lines, write
 
 TARGETS = ("torch", "onnx")
@@ -83,15 +84,6 @@ def test_the_automaton_is_greedy_on_two_thousand_lines(target: str) -> None:
         for ids, count, x, plain in zip(found["ids"], found["units"], found["x"], texts[start:], strict=False):
             assert ids[:count].tolist() == greedy(plain, vocab)
             np.testing.assert_array_equal(x[:count], weights[ids[:count]])
-
-
-def greedy(text: str, vocab: dict[str, int]) -> list[int]:
-    found, start = [], 0
-    while start < len(text):
-        end = next((e for e in range(min(len(text), start + 12), start, -1) if text[start:e] in vocab), start + 1)
-        found.append(vocab.get(text[start:end], 0))
-        start = end
-    return found
 
 
 @pytest.mark.extended
