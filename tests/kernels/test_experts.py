@@ -151,7 +151,8 @@ def test_half_precision(dtype: torch.dtype) -> None:
     (route.placed, "i[None, :] >= i[:, None]", "i[None, :] > i[:, None]"),
     (route.counted, "(i < N)[:, None]", "(i + 1 < N)[:, None]"),
     (experts.gated_product, "first, second = columns, columns + F", "first, second = columns + F, columns"),
-    (experts.combined, "expert < E", "expert <= E"),
+    # What a token without an expert would add is memory that nobody wrote, which may be 0: that is not found each time.
+    (experts.combined, "expert < E", "expert < E - 1"),
 ])  # fmt: skip
 def test_a_mistake_is_found(
     kernel: Any, right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
