@@ -63,6 +63,18 @@ def write_torch_file(path: str | os.PathLike[str], metadata: Mapping[str, str], 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The strings in a safetensors file's header. Raises E0014 when it has no Tessera source, or is no such file."""
+    metadata = header_strings(path)
+    if SOURCE not in metadata:
+        raise Diagnostic(
+            "E0014",
+            f"`{Path(path).name}` holds weights, but no program",
+            help="`tessera compile SPEC --target torch --weights WEIGHTS -o OUT.safetensors` makes a file with both",
+        )
+    return metadata
+
+
+def header_strings(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The strings in a safetensors file's header, whatever they are. Raises E0001, E0014."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -74,10 +86,4 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     except (OSError, ValueError, RecursionError) as error:
         raise Diagnostic("E0014", f"`{os.fspath(path)}` is not a safetensors file: {str(error)[:200]}") from None
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get(SOURCE), str):
-        raise Diagnostic(
-            "E0014",
-            f"`{Path(path).name}` holds weights, but no program",
-            help="`tessera compile SPEC --target torch --weights WEIGHTS -o OUT.safetensors` makes a file with both",
-        )
-    return {str(k): str(v) for k, v in metadata.items()}
+    return {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...ir.analysis.cost import ATTENTION
 from ...ir.diagnostics import Diagnostic
+from ...ir.options import option
 from ..target import Readers, Target
 from ..torch.target import WEIGHTS
+from .binaries import BINARIES, GPUS, parse_gpus, parse_sizes, wrong_gpus, wrong_sizes
 
 if TYPE_CHECKING:
     from ...ir.graph import Module, Node
     from ...runtime.weights.bind import Bound
+    from ..torch.file import Tensor
     from ..torch.runner import TorchRunner
 
 Network = TypeVar("Network")
+# A program, what is said of it, and its weights.
+Built = tuple["Module", Mapping[str, str], "Bound"]
 PLAN = "tessera.plan"
 
 
@@ -32,15 +37,33 @@ class Triton(Target):
     needs = "triton"
     programs = True
 
-    def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> tuple[Mapping[str, str], Bound]:
+    binaries: str = option(
+        "", f"GPUs that kernels are compiled for ahead of time, among {', '.join(GPUS)}, or `all`", check=wrong_gpus
+    )
+    at: str = option("", "binaries: the sizes that they are compiled for, as in B=1,T=128", check=wrong_sizes)
+
+    def build(self, module: Module, weights: Bound, metadata: Mapping[str, str]) -> Built:
         from .plan import plan_of
 
-        return {**metadata, PLAN: plan_of(module.graph)}, weights
+        return module, {**metadata, PLAN: plan_of(module.graph)}, weights
 
-    def write(self, built: tuple[Mapping[str, str], Bound], path: Path) -> None:
+    def write(self, built: Built, path: Path) -> None:
         from ..torch.file import write_torch_file
 
-        write_torch_file(path, *built)
+        module, metadata, weights = built
+        write_torch_file(path, *self._with_binaries([module], metadata, weights))
+
+    def _with_binaries(
+        self, modules: Sequence[Module], metadata: Mapping[str, str], weights: Bound
+    ) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
+        """What is said of an artifact and the tensors in it, with binaries where they are asked for."""
+        from .binaries import compiled_ahead
+
+        gpus = parse_gpus(self.binaries)
+        if not gpus:
+            return metadata, weights
+        said, tensors = compiled_ahead(modules, weights, gpus, parse_sizes(self.at))
+        return {**metadata, **said}, {**weights, **tensors}
 
     def open(self, path: Path, readers: Readers, *, threads: int | None = None, measured: bool = False) -> TorchRunner:
         from ..torch.file import SOURCE, read_metadata
@@ -52,17 +75,21 @@ class Triton(Target):
         from ...runtime.weights.open import open_weights
         from ..torch.runner import TorchRunner
         from . import build
+        from .binaries import offered
 
-        network = _placed(build(module, bind(module.graph, open_weights(path))))
+        tensors = open_weights(path)
+        offered(metadata.get(BINARIES), tensors, path.name)
+        network = _placed(build(module, bind(module.graph, tensors)))
         return TorchRunner(module, network, metadata, threads)
 
-    def write_program(self, built: Mapping[str, tuple[Mapping[str, str], Bound]], folder: Path) -> None:
+    def write_program(self, built: Mapping[str, Built], folder: Path) -> None:
         from ..torch.file import write_torch_file
 
-        plans = {f"{PLAN}.{entry}": metadata[PLAN] for entry, (metadata, _) in built.items()}
+        plans = {f"{PLAN}.{entry}": metadata[PLAN] for entry, (_, metadata, _) in built.items()}
         # What binds one entry point's weights binds those of all.
-        weights = next(iter(built.values()))[1]
-        write_torch_file(folder / WEIGHTS, plans, weights)
+        weights = next(iter(built.values()))[2]
+        modules = [module for module, _, _ in built.values()]
+        write_torch_file(folder / WEIGHTS, *self._with_binaries(modules, plans, weights))
 
     def open_program(
         self, program: Module, folder: Path, readers: Readers, *, threads: int | None = None
@@ -70,10 +97,14 @@ class Triton(Target):
         self._must_run(program, folder)
         from ...runtime.weights.bind import bind
         from ...runtime.weights.open import open_weights
+        from ..torch.file import header_strings
         from ..torch.runner import TorchRunner
         from . import build_program
+        from .binaries import offered
 
-        networks = _placed(build_program(program, bind(program.everything(), open_weights(folder / WEIGHTS))))
+        tensors = open_weights(folder / WEIGHTS)
+        offered(header_strings(folder / WEIGHTS).get(BINARIES), tensors, folder.name)
+        networks = _placed(build_program(program, bind(program.everything(), tensors)))
         return {e: TorchRunner(program.only(e), networks[e], {}, threads) for e in program.functions}
 
     def _must_run(self, program: Module, path: Path) -> None:
@@ -102,8 +133,12 @@ class Triton(Target):
 
     def facts(self, path: Path) -> dict[str, Any]:
         from ..torch.file import read_metadata
+        from .binaries import summary
 
-        return {"kind": self.name, "metadata": read_metadata(path), "size": path.stat().st_size}
+        metadata = read_metadata(path)
+        if BINARIES in metadata:
+            metadata[BINARIES] = summary(metadata[BINARIES], path.name)
+        return {"kind": self.name, "metadata": metadata, "size": path.stat().st_size}
 
 
 def _placed(network: Network) -> Network:
