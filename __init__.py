@@ -27,6 +27,8 @@ from .ir import vocabulary as _vocabulary
 from .ir.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .driver.artifact import Artifact, CompileReport
     from .driver.check import check, diagnose
     from .driver.compile import compile, load
@@ -179,7 +181,13 @@ def _exchange(to: str, old: str, options: Mapping[str, Any], folder: str | None)
     return exchange(to, old, options, folder)
 
 
-_vocabulary.set_exchanger(_exchange)
+def _declared(path: Path, name: str | None) -> Tokenizer:
+    from .driver.tokenizers import load_tokenizer
+
+    return load_tokenizer(path, name)
+
+
+_vocabulary.set_exchanger(_exchange, _declared)
 _library.set_names(_may_be_named)
 _library.set_resolver(_resolve)
 _library.set_op_resolvers(_resolve_local, _resolve_ops)

@@ -136,7 +136,7 @@ def embed_tokens(
         ts.embed_tokens("new/tokenizer.json", "tokenizer.json", lambda texts: model.encode(texts), "phi.safetensors")
 
     Args:
-        to, old: files of tokenizers, as the pass takes them.
+        to, old: tokenizers, as the pass takes them.
         encode: texts as vectors, [N, D], all of one length.
         batch: how many texts it is given at once.
 
@@ -156,7 +156,7 @@ def embed_tokens(
     check_writable(target)
     made = {}
     for part, path in (("new", to), ("old", old)):
-        size, texts = token_texts(Path(path))
+        size, texts = token_texts(os.fspath(path))
         rows = sorted(texts.items())
         given = [encode([text for _, text in rows[i : i + batch]]) for i in range(0, len(rows), batch)]
         try:

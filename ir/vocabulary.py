@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .graph import Initializer
+    from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,23 @@ class Exchange:
 
 
 Exchanger = Callable[[str, str, Mapping[str, Any], "str | None"], Exchange]
+Declarer = Callable[["Path", "str | None"], "Tokenizer"]
 _exchanger: Exchanger | None = None
+_declarer: Declarer | None = None
 
 
-def set_exchanger(exchanger: Exchanger) -> None:
-    """Called once by the package: ``exchanger(to, old, options, folder)`` reads the files of two tokenizers."""
-    global _exchanger
-    _exchanger = exchanger
+def set_exchanger(exchanger: Exchanger, declarer: Declarer) -> None:
+    """Called once by the package: ``exchanger(to, old, options, folder)`` reads the files of two tokenizers, ``declarer(path,
+    name)`` one that a ``.tess`` file declares."""
+    global _exchanger, _declarer
+    _exchanger, _declarer = exchanger, declarer
+
+
+def declared(path: Path, name: str | None) -> Tokenizer:
+    """The tokenizer of that name in a ``.tess`` file. Raises Diagnostic for whatever is wrong with it."""
+    if _declarer is None:
+        raise RuntimeError("the package is not loaded: import tessera first")
+    return _declarer(path, name)
 
 
 def exchange(to: str, old: str, options: Mapping[str, Any], folder: str | None) -> Exchange:

@@ -21,6 +21,9 @@ from ..options import option
 from ..report import Report
 from .remake import follow, remade
 
+# Of `transplant`, as the paper has them.
+_DEFAULTS: dict[str, Any] = {"tau": 0.3, "k": 3, "g": 0.3, "threshold": 0.0}
+
 
 @dataclass(frozen=True)
 class SwapTokenizer(Pass):
@@ -38,16 +41,16 @@ class SwapTokenizer(Pass):
     contract = "approximate"
     rewords = True
 
-    to: str | None = option(None, "the file of the new tokenizer: a `tokenizer.json`, or a model of SentencePiece")
-    old: str | None = option(None, "the file of the tokenizer that the model was trained with")
+    to: str | None = option(None, "the new tokenizer: a `tokenizer.json`, a model of SentencePiece, or one of `words.tess:name`")
+    old: str | None = option(None, "the tokenizer that the model was trained with, in the same forms")
     method: Literal["mean", "transplant"] = option("mean", "what tokens that only the new one has are made of")
     special: tuple[str, ...] = option((), "what stands for special tokens that have no counterpart: `<s>=[CLS]`")
     multiple: int = option(1, "rows of the tables are filled up to a multiple of this; nothing chooses them", least=1)
     phi: str | None = option(None, "transplant: the file of `ts.embed_tokens`, vectors of all tokens by a model of texts")
-    tau: float = option(0.3, "transplant: the temperature of the weights")
-    k: int = option(3, "transplant: how many neighbours", least=1)
-    g: float = option(0.3, "transplant: the share of the neighbours, 0 to 1", least=0)
-    threshold: float = option(0.0, "transplant: how similar a neighbour must be")
+    tau: float | None = option(None, "transplant: the temperature of the weights, 0.3")
+    k: int | None = option(None, "transplant: how many neighbours, 3", least=1)
+    g: float | None = option(None, "transplant: the share of the neighbours, 0 to 1; 0.3", least=0, most=1)
+    threshold: float | None = option(None, "transplant: how similar a neighbour must be, more than 0")
 
     def run(self, module: Module) -> Report:
         made = self._exchange(module)
@@ -85,9 +88,8 @@ class SwapTokenizer(Pass):
                 "E0705", f"swap_tokenizer is not told `{missing}`",
                 help='write `swap_tokenizer(to="new/tokenizer.json", old="tokenizer.json")`',
             )  # fmt: skip
-        for name, fits, range_ in (("tau", self.tau > 0, "above 0"), ("g", self.g <= 1, "from 0 to 1")):
-            if not fits:
-                raise Diagnostic("E0704", f"`{name}` of the pass `{self.name}` must be {range_}, but is {getattr(self, name)}")
+        if self.tau is not None and self.tau <= 0:
+            raise Diagnostic("E0704", f"`tau` of the pass `{self.name}` must be above 0, but is {self.tau}")
         wrong = next((pair for pair in self.special if not all(pair.partition("=")[::2])), None)
         if wrong is not None:
             raise Diagnostic("E0704", f"`{wrong}` says of no token what stands for it", help='write `special=["<s>=[CLS]"]`')
@@ -95,11 +97,13 @@ class SwapTokenizer(Pass):
         twice = next((text for place, text in enumerate(told) if text in told[:place]), None)
         if twice is not None:
             raise Diagnostic("E0704", f"two tokens are to stand for `{twice}`", help="leave one of them")
-        if self.phi is not None and self.method != "transplant":
-            raise Diagnostic("E0704", f"`method={self.method}` reads no vectors of `phi`", help="write `method=transplant`")
+        own = {name: getattr(self, name) for name in ("phi", *_DEFAULTS)}
+        unread = next((name for name, value in own.items() if value is not None and self.method != "transplant"), None)
+        if unread is not None:
+            raise Diagnostic("E0705", f"`method={self.method}` does not read `{unread}`", help="write `method=transplant`")
         options: dict[str, Any] = {"method": self.method, "special": [pair.split("=", 1) for pair in self.special]}
         if self.method == "transplant":
-            options.update(phi=self.phi, tau=self.tau, k=self.k, g=self.g, threshold=self.threshold)
+            options.update({name: _DEFAULTS.get(name) if value is None else value for name, value in own.items()})
         return exchange(self.to, self.old, options, str(Path(module.path).parent) if module.path is not None else None)
 
 

@@ -11,21 +11,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Initializer
-from ...ir.tokenizer import Part, TableFile, Tokenizer
 from ...ir.vocabulary import Exchange
-from .engine import Engine, engine_of
-from .files import open_tables, read_json
 from .metrics import unknown_id
-from .pieces import SUFFIX, read_pieces
-from .surfaces import Surface, surfaces
+from .sides import Side, check_hash, digest_of, locate, open_side
+from .surfaces import Surface
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,28 +30,9 @@ if TYPE_CHECKING:
 _MANY = 4096
 
 
-@dataclass(frozen=True)
-class _Side:
-    """A tokenizer with its engine, and what its tokens stand for."""
-
-    declared: Tokenizer
-    engine: Engine
-    ids: Mapping[str, int]
-    surfaces: Mapping[int, Surface]
-
-    @property
-    def size(self) -> int:
-        return self.engine.size
-
-    @property
-    def special(self) -> dict[str, int]:
-        """Tokens that are no text, by their texts."""
-        return {text: number for text, number in self.ids.items() if number not in self.surfaces}
-
-
 def exchange(to: str, old: str, options: Mapping[str, Any], folder: str | None) -> Exchange:
     """See :func:`tessera.ir.vocabulary.exchange`; ``options`` are those of the pass."""
-    files = [_found(name, folder) for name in (to, old)]
+    files = [locate(name, folder) for name in (to, old)]
     phi = options.get("phi")
     if options["method"] == "transplant":
         if phi is None:
@@ -63,9 +40,10 @@ def exchange(to: str, old: str, options: Mapping[str, Any], folder: str | None) 
                 "E1014", "`transplant` needs what a model of texts makes of the tokens",
                 help='name the file that `ts.embed_tokens` writes: `phi="phi.safetensors"`; or take `method=mean`',
             )  # fmt: skip
-        files.append(_found(str(phi), folder))
+        files.append(locate(str(phi), folder))
     base = files[0].parent
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    hashes = [digest_of(str(path)) for path in files[:2]]
+    hashes += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files[2:]]
     shown = [Path(os.path.relpath(path, base)).as_posix() for path in files]
     pairs = [text for pair in zip(shown, hashes, strict=True) for text in pair] + ([""] * 2 if len(files) == 2 else [])
     text = json.dumps({key: options[key] for key in sorted(options) if key != "phi"}, separators=(",", ":"))
@@ -93,11 +71,12 @@ def exchanged(
     return np.concatenate([found, np.zeros((shape[0] - len(found), shape[1]), found.dtype)])
 
 
-def token_texts(path: Path) -> tuple[int, dict[int, str]]:
+def token_texts(name: str) -> tuple[int, dict[int, str]]:
     """How many ids the tokenizer in a file has, and the texts of its tokens but special ones. Raises E0001, E1003."""
-    side = _side(str(path), open_tables(path, path.name)[1])
-    texts = {number: one.text for number, one in side.surfaces.items()}
-    return side.size, {number: text for number, text in texts.items() if text}
+    path = str(locate(name, None))
+    one = open_side(path, digest_of(path))
+    texts = {number: surface.text for number, surface in one.surfaces.items()}
+    return one.size, {number: text for number, text in texts.items() if text}
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +93,10 @@ def _made(to: str, old: str, phi: str, sha256: str, old_sha256: str, phi_sha256:
     import numpy as np
 
     given = json.loads(options)
-    new_side, old_side = _side(to, sha256), _side(old, old_sha256)
+    new_side, old_side = open_side(to, sha256), open_side(old, old_sha256)
     copied = dict(_special(new_side, old_side, dict(given["special"])))
     shared = _shared(new_side, old_side)
-    rest = [number for number in sorted(new_side.surfaces) if number not in shared]
+    rest = [number for number in sorted(new_side.surfaces) if number not in shared and number not in copied]
     pieces = dict(zip(rest, _pieces([new_side.surfaces[number] for number in rest], old_side), strict=True))
     unknown = unknown_id(old_side.engine, old_side.declared)
     lost = [number for number in rest if not pieces[number]]
@@ -145,39 +124,7 @@ def _made(to: str, old: str, phi: str, sha256: str, old_sha256: str, phi_sha256:
     return _Made(old_side.size, new_side.size, rows, weights, facts)
 
 
-def _found(name: str, folder: str | None) -> Path:
-    """A file, looked for beside the program and in the working directory. Raises E0001."""
-    places = [*([Path(folder) / name] if folder is not None else []), Path(name)]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise Diagnostic("E0001", f"there is no file `{name}`", help="it is looked for beside the program and where you are")
-    return path.resolve()
-
-
-def _side(path: str, sha256: str) -> _Side:
-    """The tokenizer in a file. Raises E1003 for what is none, E1004 where it is another one."""
-    name = Path(path).name
-    data, digest = open_tables(Path(path), name)
-    _check_hash(name, digest, sha256)
-    if path.endswith(SUFFIX):
-        declared = read_pieces(data, Tokenizer(name, Part(""), source=TableFile(path)))
-    else:
-        declared = replace(read_json(data, name)[0], name=name)
-    engine = engine_of(data, declared)
-    # In an order that is the same each time, which the package's is not.
-    ids = dict(sorted(engine.vocabulary().items(), key=itemgetter(1)))
-    return _Side(declared, engine, ids, surfaces(declared, ids))
-
-
-def _check_hash(name: str, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise Diagnostic(
-            "E1004", f"`{name}` is another file than the model was made with",
-            help="run `swap_tokenizer` again, on the model as it was before",
-        )  # fmt: skip
-
-
-def _special(new: _Side, old: _Side, said: Mapping[str, str]) -> Iterator[tuple[int, int]]:
+def _special(new: Side, old: Side, said: Mapping[str, str]) -> Iterator[tuple[int, int]]:
     """(new id, old id) of tokens that are no text: as they are told, of one text, or of one use. Raises E1014 for others."""
     for text in said:
         if text not in new.special:
@@ -189,19 +136,20 @@ def _special(new: _Side, old: _Side, said: Mapping[str, str]) -> Iterator[tuple[
             use = next((use for use, token in _uses(new).items() if token == text), None)
             other = uses.get(use) if use is not None else None
         if other is None or other not in old.ids:
+            what = f"the token `{text}`, which has no bytes" if number in new.surfaces else f"the special token `{text}`"
             raise Diagnostic(
-                "E1014", f"nothing is known to stand for the special token `{text}`" if other is None
+                "E1014", f"nothing is known to stand for {what}" if other is None
                 else f"there is no token `{other}` in the old tokenizer",
                 help=f'say what does: `special=["{text}={next(iter(old.special), "…")}"]`; {_told(old)}',
             )  # fmt: skip
         yield number, old.ids[other]
 
 
-def _told(side: _Side) -> str:
+def _told(side: Side) -> str:
     return f"its special tokens are {', '.join(list(side.special)[:12]) or 'none'}"
 
 
-def _uses(side: _Side) -> dict[str, str]:
+def _uses(side: Side) -> dict[str, str]:
     """What special tokens are for: what is unknown, padding, and the first and last one around a text."""
     found = {"unknown": dict(side.declared.model.options).get("unknown")}
     if side.declared.pad is not None:
@@ -213,18 +161,19 @@ def _uses(side: _Side) -> dict[str, str]:
     return {use: text for use, text in found.items() if text is not None}
 
 
-def _shared(new: _Side, old: _Side) -> dict[int, int]:
+def _shared(new: Side, old: Side) -> dict[int, int]:
     """(new id, old id) of tokens that stand for the same, at the begin of a word or not."""
     known = {surface: number for number, surface in sorted(old.surfaces.items(), reverse=True)}
     found = {}
     for number, surface in new.surfaces.items():
         row = known.get(surface)
-        if row is not None and surface.data:
+        # A space alone is a token of many; what no byte is left of is a special one.
+        if row is not None and (surface.data or surface.begins):
             found[number] = row
     return found
 
 
-def _pieces(wanted: Sequence[Surface], old: _Side) -> list[list[tuple[int, int]]]:
+def _pieces(wanted: Sequence[Surface], old: Side) -> list[list[tuple[int, int]]]:
     """(old id, how many bytes it has) of the pieces that the old tokenizer cuts each token into; none where it knows nothing."""
     unknown = unknown_id(old.engine, old.declared)
     inner = {surface.data: number for number, surface in old.surfaces.items() if surface.begins is False}
@@ -251,7 +200,7 @@ def _pieces(wanted: Sequence[Surface], old: _Side) -> list[list[tuple[int, int]]
 
 
 def _transplanted(
-    tokens: Sequence[int], pieces: Mapping[int, Sequence[tuple[int, int]]], new: _Side, old: _Side, phi: str, sha256: str,
+    tokens: Sequence[int], pieces: Mapping[int, Sequence[tuple[int, int]]], new: Side, old: Side, phi: str, sha256: str,
     options: Mapping[str, Any],
 ) -> Iterator[list[tuple[int, float]]]:  # fmt: skip
     """(old id, weight) of what each token is made of. Raises E1014 for vectors that are not those of the tokens."""
@@ -281,14 +230,14 @@ def _transplanted(
             ]
 
 
-def _vectors(phi: str, sha256: str, new: _Side, old: _Side) -> tuple[np.ndarray, np.ndarray]:
+def _vectors(phi: str, sha256: str, new: Side, old: Side) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of length 1 of the new tokens and of the old ones. Raises E1014 where the file has others, E1004."""
     import numpy as np
 
     from ..files.safetensors import SafetensorsFile
 
     name = Path(phi).name
-    _check_hash(name, hashlib.sha256(Path(phi).read_bytes()).hexdigest(), sha256)
+    check_hash(name, hashlib.sha256(Path(phi).read_bytes()).hexdigest(), sha256)
     file = SafetensorsFile(Path(phi))
     found = []
     for part, side in (("new", new), ("old", old)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from functools import cache
 from itertools import permutations
@@ -57,7 +58,8 @@ def rows(folder: Path, module: Any) -> np.ndarray:
     """What each new token is made of, [N, old]: the one sparse matrix, whole."""
     (recipe,) = module.recipes.values()
     _, ids, weights = recipe.operands
-    where = [str(folder / text) if text.endswith((".json", ".model", ".safetensors")) else text for text in ids.init.args]
+    kinds = (".json", ".model", ".safetensors", ".tess:ranks", ".tess:pieces")
+    where = [str(folder / text) if text.endswith(kinds) else text for text in ids.init.args]
     numbers, parts = (exchanged(made.shape, *where[:-1], made.init.args[-1]) for made in (ids, weights))
     matrix = np.zeros((len(numbers), 800), np.float32)
     for column in range(numbers.shape[1]):
@@ -234,7 +236,12 @@ SWAP = {"to": "new.json", "old": "old.json"}
         ({**SWAP, "special": ["[CLS]=[X]"]}, "E1014.*no token `.X.` in the old"),
         ({**SWAP, "special": ["[CLS]"]}, "E0704.*says of no token"),
         ({**SWAP, "special": ["[CLS]=[SEP]", "[CLS]=[UNK]"]}, "E0704.*two tokens are to stand for `.CLS.`"),
-        ({**SWAP, "phi": "phi"}, "E0704.*`method=mean` reads no vectors"),
+        ({**SWAP, "phi": "phi"}, "E0705.*`method=mean` does not read `phi`"),
+        ({**SWAP, "k": 3}, "E0705.*`method=mean` does not read `k`"),
+        ({**SWAP, "g": 0.3}, "E0705.*`method=mean` does not read `g`"),
+        ({**SWAP, "tau": 0.3}, "E0705.*`method=mean` does not read `tau`"),
+        ({**SWAP, "threshold": 0.0}, "E0705.*`method=mean` does not read `threshold`"),
+        ({**SWAP, "to": "declared.tess"}, "E0001.*no file `declared.tess`"),
         ({"to": "old.json", "old": "new.json"}, "E0725.*no embedding of 11 tokens"),
     ],
 )  # fmt: skip
@@ -284,6 +291,47 @@ model m(ids: i64[B, T]) -> f32[B, T, 2] {{
 """
     with pytest.raises(Diagnostic, match=r"E0725.*`ids` is more than places in `embed`: `ne` reads ids of the old"):
         apply(ts.loads(text), "swap_tokenizer", **SWAP)
+
+
+DECLARED = """
+tokenizer pieces {
+    from "new.json"
+}
+
+tokenizer ranks {
+    special "<end>" = 257
+    split byte_level(space=false, regex=false)
+    decode byte_level
+    from "bytes.tiktoken"
+}
+"""
+
+
+def test_tokenizers_that_are_declared(folder: Path) -> None:
+    """One of several in a file is as its tables alone; of ranks there is nothing but a declaration."""
+    (folder / "all.tess").write_text(DECLARED)
+    plain, _ = apply(small(len(OLD)), "swap_tokenizer", **SWAP)
+    named, report = apply(small(len(OLD)), "swap_tokenizer", **{**SWAP, "to": "all.tess:pieces"})
+    np.testing.assert_array_equal(rows(folder, named), rows(folder, plain))
+    assert report.facts["tokens"] == len(NEW)
+    table = {bytes([byte]): byte for byte in range(256)} | {b"the": 256}
+    lines = [base64.b64encode(token) + b" " + str(rank).encode() for token, rank in table.items()]
+    (folder / "bytes.tiktoken").write_bytes(b"\n".join(lines))
+    ranked, report = apply(
+        small(len(OLD)), "swap_tokenizer", **{**SWAP, "to": "all.tess:ranks", "special": ["<end>=[SEP]"]}
+    )
+    found = rows(folder, ranked)
+    assert len(found) == 258
+    assert [np.flatnonzero(found[number]).tolist() for number in (256, 257, ord("a"), 0xFF)] == [
+        [OLD.index("the")], [OLD.index("[SEP]")], [OLD.index("a")], [OLD.index("[UNK]")]
+    ]  # fmt: skip
+    (folder / "after.tess").write_text(ts.source(ranked))
+    assert ts.load(folder / "after.tess").difference(ranked) is None
+    # What is declared is part of what the model was made with.
+    (folder / "all.tess").write_text((folder / "all.tess").read_text() + "\n")
+    exchange._made.cache_clear()
+    with pytest.raises(Diagnostic, match=r"E1004.*`all.tess:ranks` is another file"):
+        rows(folder, ranked)
 
 
 def test_a_file_that_changed_is_refused(folder: Path) -> None:
