@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 import tessera as ts
-from tessera.driver.report.quantize import quantize
+from tessera.driver.report.calibration import Examples
+from tessera.driver.report.quantize import quantize_best
 
 from . import peers
 from .common import RESULTS, machine
@@ -119,8 +120,8 @@ class Files:
 
     def __call__(self, name: str) -> Path:
         suffix = ".xml" if name.startswith("OpenVINO") else ".onnx"
-        # What stands by itself is made once for all sizes.
-        sizes = "" if name in OURS else f"_{self.case.batch}_{self.case.tokens or 224}"
+        # What stands by itself is made once for all sizes; of int8 what is best at this one.
+        sizes = "" if name in OURS and "int8" not in name else f"_{self.case.batch}_{self.case.tokens or 224}"
         merging = "_".join(map(str, self.case.merging)) if "merged" in name else ""
         place = self.folder / f"{self.case.model}{sizes}" / (name.replace(" ", "_") + merging)
         if not place.exists():
@@ -148,7 +149,8 @@ class Files:
         elif name == "OpenVINO, int8":
             peers.openvino_int8(self(EXPORT), [list(e.values()) for e in case.examples], path)
         elif name.endswith("int8"):
-            quantize(self(name.removesuffix(", int8")), path)
+            # As `tessera optimize --int8` has them; OpenVINO's is calibrated on the same.
+            quantize_best(self(name.removesuffix(", int8")), path, None, Examples(case.examples, "examples"), threads=1)
         else:
             self._ours(merged="merged" in name, path=path)
 

@@ -308,8 +308,7 @@ def _quantized(given: Candidate, made: Candidate, examples: Examples | None, opt
     if examples is None:
         quantize(given.file, made.file)
         return []
-    note = quantize_best(given.file, made.file, given.module, examples, options.threads)
-    return [] if note is None else [note]
+    return quantize_best(given.file, made.file, given.module, examples, options.threads)
 
 
 def _report(

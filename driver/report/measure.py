@@ -53,8 +53,12 @@ Run = Callable[[], Any]
 
 
 def interleaved(
-    candidates: Mapping[str, Run], rounds: int | None = None, warmup: int = WARMUP, tell: Callable[[int, int], None] | None = None
-) -> dict[str, list[float]]:  # fmt: skip
+    candidates: Mapping[str, Run],
+    rounds: int | None = None,
+    warmup: int = WARMUP,
+    tell: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each candidate in each round; every candidate has its turn once a round, in the given order and backwards by
     turns: on a machine with other work, who comes first has more of it.
 
@@ -66,6 +70,7 @@ def interleaved(
         rounds: how many; None: what fits into about 12 seconds, 7 to 60.
         warmup: runs of each candidate that do not count, at least 1.
         tell: told which round of how many goes on.
+        clock: seconds; `time.process_time` for runs of one thread, on a machine with other work.
     """
     turns: dict[str, int] = {}
     shortest: dict[str, float] = {}
@@ -85,7 +90,7 @@ def interleaved(
                 tell(turn, count)
             for name, run in list(candidates.items())[:: -1 if turn % 2 else 1]:
                 _settle(run, shortest[name])
-                times[name].append(statistics.median(_seconds(run) for _ in range(turns[name])))
+                times[name].append(statistics.median(_seconds(run, clock) for _ in range(turns[name])))
     finally:
         if collecting:
             gc.enable()
@@ -101,10 +106,10 @@ def _settle(run: Run, took: float) -> None:
         run()
 
 
-def _seconds(run: Run) -> float:
-    start = time.perf_counter()
+def _seconds(run: Run, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,7 @@ EXAMPLES = Examples([{"image": RNG.standard_normal((1, 3, 16, 16)).astype(np.flo
 def test_convolutions_are_calibrated_where_it_pays(pictures: Path, pays: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "pays", lambda *_: pays)
     output = pictures.with_name("int8.onnx")
-    told = quantize_best(pictures, output, None, EXAMPLES, threads=1)
-    assert told is not None
+    [told] = quantize_best(pictures, output, None, EXAMPLES, threads=1)
     assert told.startswith(f"3 convolutions of `pictures` {'are in int8 with' if pays else 'stay in floats'}")
     # The product with the classifier is one of integers either way.
     assert integer_products(output) == 1 + CONVOLUTIONS * bool(pays)
@@ -76,11 +75,11 @@ def test_what_loses_too_much_is_not_taken(pictures: Path, monkeypatch: pytest.Mo
     assert integer_products(output) == 1
 
 
-def test_without_convolutions_nothing_is_told(tmp_path: Path) -> None:
+def test_without_convolutions_or_attention_nothing_is_told(tmp_path: Path) -> None:
     weight = numpy_helper.from_array(RNG.standard_normal((8, 8)).astype(np.float32), "w")
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", 8]) for n in "xy")
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "one.onnx")
     examples = Examples([{"x": np.ones((1, 8), np.float32)}], "1 example")
-    assert quantize_best(tmp_path / "one.onnx", tmp_path / "int8.onnx", None, examples, threads=1) is None
+    assert quantize_best(tmp_path / "one.onnx", tmp_path / "int8.onnx", None, examples, threads=1) == []
     assert integer_products(tmp_path / "int8.onnx") == 1
