@@ -73,6 +73,21 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Measuring:
+    """What ``require`` is measured on: files by a pattern from the folder of the declaration.
+
+    Args:
+        analyser: who says which tokens are words of a language, and which have one meaning: a package, or a file of words.
+        language: which language, by its code; None where the analyser has one only.
+    """
+
+    corpus: str
+    analyser: str | None = None
+    language: str | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """``require tokens_per_character < 0.3, "…"``: a metric, compared with a number on a corpus."""
 
@@ -119,7 +134,7 @@ class Tokenizer:
     family: tuple[int, ...] = ()
     source: TableFile | None = None
     training: Training | None = None
-    measured: str | None = None
+    measured: Measuring | None = None
     gates: tuple[Gate, ...] = ()
     size: int | None = None
     doc: str = ""

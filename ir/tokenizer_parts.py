@@ -231,7 +231,9 @@ ADDED = Row("", "a token that is found before the model sees the text", (
     _flag("single_word", False), _flag("lstrip", False), _flag("rstrip", False), _flag("normalized", None),
 ))  # fmt: skip
 FROM = Row("", "the file that has the tables", (Opt("sha256", "text", None), Opt("first", "texts", ())))
-MEASURE = Row("", "files that `require` is measured on, if others than those of the training")
+MEASURE = Row("", "files that `require` is measured on, if others than those of the training", (
+    Opt("analyser", "text", None), Opt("language", "text", None),
+))  # fmt: skip
 TRAIN = Row("", "files that the tables are trained on", (
     Opt("key", "int", 0, least=0), Opt("min_frequency", "int", None, least=0), Opt("longest", "int", None, least=1),
     Opt("alphabet", "texts", ()), Opt("limit_alphabet", "int", None, least=0), Opt("within", "int", None, least=1),
@@ -248,7 +250,11 @@ METRICS = {
     "unknown_share": "of the tokens, those that are the unknown one",
     "round_trip": "of the texts, those that come back from their ids",
     "size": "one more than the largest id",
+    "word_share": "of the different tokens, those that are a word of the language",
+    "pure_share": "of the different tokens, those that mostly are a root or an affix of the word they stand in, whole and alone",
 }
+# Those that an analyser answers.
+OF_WORDS = ("word_share", "pure_share")
 
 
 def find(stage: str, name: str, span: Span | None = None) -> Row:

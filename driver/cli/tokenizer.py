@@ -196,21 +196,27 @@ def report(file: str, name: str | None, as_json: bool) -> None:
     """
     from ...runtime.tokenizers.engine import tables_of
     from ...runtime.tokenizers.metrics import measured
+    from ..report.measure import machine
     from ..tokenizers import load_tokenizer
 
     loaded = load_tokenizer(file, name)
     with waiting("measuring") as progress:
-        found, errors = measured(tables_of(loaded), loaded, progress)
+        found = measured(tables_of(loaded), loaded, progress)
+    where = machine(1)
     if as_json:
         gates = [
-            {"metric": g.metric, "op": g.op, "bound": g.bound, "message": g.message, "holds": g.holds(found[g.metric])}
+            {"metric": g.metric, "op": g.op, "bound": g.bound, "message": g.message, "holds": g.holds(found.metrics[g.metric])}
             for g in loaded.gates
         ]  # fmt: skip
-        print_json({"metrics": found, "requires": gates})
-        raise click.exceptions.Exit(1 if errors else 0)
-    click.echo(columns([[metric, f"{value:.6g}"] for metric, value in found.items()], right=(1,)))
-    if errors:
-        raise several(errors)
+        print_json(
+            {"metrics": found.metrics, "counts": found.counts, "seconds": found.seconds, "machine": where, "requires": gates}
+        )
+        raise click.exceptions.Exit(1 if found.broken else 0)
+    rows = {**found.metrics, **found.counts, "seconds": found.seconds}
+    click.echo(columns([[metric, f"{value:.6g}"] for metric, value in rows.items()], right=(1,)))
+    click.echo(f"measured on {where['cpu']}")
+    if found.broken:
+        raise several(found.broken)
 
 
 def _coloured(pieces: list[str]) -> str:

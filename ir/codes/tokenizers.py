@@ -107,4 +107,15 @@ CODES = {
         "  wrong:  pass swap_tokenizer(to=\"gpt2.json\", old=\"bert.json\")\n"
         "  right:  pass swap_tokenizer(to=\"gpt2.json\", old=\"bert.json\", special=[\"<|endoftext|>=[SEP]\"])",
     ),
+    "E1015": Code(
+        "an analyser cannot answer",
+        "`word_share` and `pure_share` say which tokens are words of a language, or its roots and affixes, and\n"
+        "an analyser knows these: `zeyrek` Turkish ones, `simplemma` words and their lemmas of some fifty\n"
+        "languages, and a file those that it lists, with their roots and affixes. It is asked about the texts\n"
+        "of tokens, so that a tokenizer must say how ids become text.\n\n"
+        "  wrong:  measure \"held/*.txt\"\n"
+        "          require word_share >= 0.5, \"tokens are words\"\n"
+        "  right:  measure \"held/*.txt\" (analyser=\"simplemma\", language=\"tr\")\n"
+        "          require word_share >= 0.5, \"tokens are words\"",
+    ),
 }  # fmt: skip

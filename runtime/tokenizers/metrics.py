@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import Diagnostic, Note, several
 from ...ir.tokenizer import Tokenizer
-from .engine import engine_of
+from .analysers import Analyser, open_analyser
+from .engine import engine_of, folder_of
 from .files import read_json, write_json
 from .pieces import is_pieces, read_pieces
 from .standard import Standard
 from .training import Progress, corpus_files, texts_of
+from .words import Seen, counted, texts_of_tokens
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -60,34 +63,77 @@ def unknown_id(engine: Engine, tokenizer: Tokenizer) -> int | None:
     return None if token is None else engine.vocabulary().get(token)
 
 
-def measured(
-    data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
-) -> tuple[dict[str, float], list[Diagnostic]]:
-    """The metrics of a declaration on the files that it names, line by line, and an E1009 for each that is not as required.
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a tokenizer.
+
+    Args:
+        metrics: by their names.
+        counts: what they are made of.
+        seconds: how long encoding took.
+        broken: an E1009 for each requirement that does not hold.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    seconds: float
+    broken: list[Diagnostic]
+
+
+def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None) -> Measured:
+    """The metrics of a declaration on the files that it names, line by line.
 
     Args:
         data: the file of its tables.
 
     Raises:
-        Diagnostic: E1010 where it names no files, or they are none; E1007 for one that is not UTF-8.
+        Diagnostic: E1010 where it names no files, or they are none or empty; E1007 for one that is not UTF-8; E1015, E0015 for
+            an analyser.
     """
-    pattern, span = tokenizer.measured, tokenizer.span
-    if pattern is None and tokenizer.training is not None:
-        pattern, span = tokenizer.training.corpus, tokenizer.training.span
-    if pattern is None:
+    corpus = tokenizer.measured or tokenizer.training
+    if corpus is None:
         raise Diagnostic(
-            "E1010", f"the tokenizer `{tokenizer.name}` says nothing of what it is measured on", span,
+            "E1010", f"the tokenizer `{tokenizer.name}` says nothing of what it is measured on", tokenizer.span,
             help='name the files: `measure "held/*.txt"`',
         )  # fmt: skip
-    engine, counts = whole(data, tokenizer), Counts()
+    engine, counts, seconds = whole(data, tokenizer), Counts(), 0.0
     unknown = unknown_id(engine, tokenizer)
-    for rows in batches(lines_of(corpus_files(tokenizer, pattern, span), progress)):
+    told = _Told.of(tokenizer, engine)
+    for rows in batches(lines_of(corpus_files(tokenizer, corpus.corpus, corpus.span), progress)):
+        begin = time.perf_counter()
         found = engine.encode(rows, around=False)
         ids = [row[:n].tolist() for row, n in zip(found.ids, found.count, strict=True)]
+        seconds += time.perf_counter() - begin
         for text, numbers, back in zip(rows, ids, engine.decode(ids, special=True), strict=True):
             counts.add(text, numbers, back, unknown)
+        if told is not None:
+            for text, numbers, ends in zip(rows, ids, found.offsets, strict=True):
+                told.seen.add(text, numbers, ends[: len(numbers)].tolist())
+    if not counts.texts:
+        raise Diagnostic("E1010", f'the files of `"{corpus.corpus}"` are empty', corpus.span, help="name files that have lines")
     metrics = {**counts.metrics(), "size": float(engine.size)}
-    return metrics, list(_broken(tokenizer, metrics, counts.lost))
+    facts = {"texts": counts.texts, "tokens": counts.tokens}
+    if told is not None:
+        words = counted(told.seen, told.texts, told.analyser, progress)
+        metrics |= words.metrics()
+        facts |= words.counts()
+    return Measured(metrics, facts, seconds, list(_broken(tokenizer, metrics, counts.lost)))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Who says what tokens are in their language, and of what."""
+
+    analyser: Analyser
+    texts: dict[int, str | None]
+    seen: Seen
+
+    @staticmethod
+    def of(tokenizer: Tokenizer, engine: Engine) -> _Told | None:
+        if tokenizer.measured is None or tokenizer.measured.analyser is None:
+            return None
+        analyser, language = open_analyser(tokenizer.measured, folder_of(tokenizer))
+        return _Told(analyser, texts_of_tokens(tokenizer, engine.vocabulary()), Seen(language))
 
 
 def lines_of(files: Iterable[Path], progress: Progress | None = None) -> Iterator[str]:
@@ -105,10 +151,10 @@ def whole(data: bytes, tokenizer: Tokenizer) -> Engine:
 
 def check_gates(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None) -> dict[str, float]:
     """The metrics, where all that the declaration requires holds. Raises E1009, E1007, E1010."""
-    found, errors = measured(data, tokenizer, progress)
-    if errors:
-        raise several(errors)
-    return found
+    found = measured(data, tokenizer, progress)
+    if found.broken:
+        raise several(found.broken)
+    return found.metrics
 
 
 def _broken(tokenizer: Tokenizer, found: dict[str, float], lost: tuple[str, str] | None) -> Iterator[Diagnostic]:

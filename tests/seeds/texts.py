@@ -15,7 +15,7 @@ import pytest
 
 # Every eighth piece is held back.
 PIECE, EVERY = 4096, 8
-_MARKUP = re.compile(rb"^[.'].*$|\\f(?:\[[^\]]*\]|\(..|.)|\\[&/,^|]", re.M)
+MARKUP = re.compile(rb"^[.'].*$|\\f(?:\[[^\]]*\]|\(..|.)|\\[&/,^|]", re.M)
 
 
 @cache
@@ -47,7 +47,7 @@ def _files(folder: str | Path, pattern: str) -> Iterator[bytes]:
 
 def _pages(language: str) -> Iterator[bytes]:
     for packed in _files(f"/usr/share/man/{language}", "man*/*.gz"):
-        yield re.sub(rb"\n\s*\n+", b"\n", _MARKUP.sub(b"", gzip.decompress(packed)))
+        yield re.sub(rb"\n\s*\n+", b"\n", MARKUP.sub(b"", gzip.decompress(packed)))
 
 
 def _numbers() -> Iterator[bytes]:

@@ -10,8 +10,22 @@ from typing import TYPE_CHECKING, Any
 from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean, several
 from ....ir.dims.dim import Dim
 from ....ir.notation import show_value
-from ....ir.tokenizer import Added, Gate, Part, TableFile, Tokenizer, Training
-from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, METRICS, REPEATED, SERIES, STAGES, TRAIN, part, shown, values
+from ....ir.tokenizer import Added, Gate, Measuring, Part, TableFile, Tokenizer, Training
+from ....ir.tokenizer_parts import (
+    ADDED,
+    FROM,
+    MEASURE,
+    METRICS,
+    OF_WORDS,
+    REPEATED,
+    SERIES,
+    STAGES,
+    TRAIN,
+    part,
+    shown,
+    values,
+)
+from ....runtime.tokenizers.analysers import TABLE, check_analyser
 from ....runtime.tokenizers.engine import check_hash, folder_of
 from ....runtime.tokenizers.files import open_tables, read_json
 from ....runtime.tokenizers.pieces import SUFFIX as PIECES
@@ -59,7 +73,7 @@ class _Declaration:
         self.family: tuple[int, ...] = ()
         self.source: TableFile | None = None
         self.training: Training | None = None
-        self.measured: str | None = None
+        self.measured: Measuring | None = None
         self.gates: list[Gate] = []
 
     def tokenizer(self, tables: bool) -> Tokenizer:
@@ -80,6 +94,12 @@ class _Declaration:
             single["pad"], single["round"], self.family, self.source, self.training, self.measured, tuple(self.gates),
             doc=node.doc or "", path=self.unit.path, span=node.name_span,
         )  # fmt: skip
+        unasked = next((gate for gate in self.gates if gate.metric in OF_WORDS), None)
+        if unasked is not None and (self.measured is None or self.measured.analyser is None):
+            raise Diagnostic(
+                "E1015", f"nothing says who knows the words that `{unasked.metric}` is a share of", unasked.span,
+                help='name an analyser: `measure "held/*.txt" (analyser="simplemma", language="tr")`',
+            )  # fmt: skip
         if self.gates and self.measured is None and self.training is None:
             raise Diagnostic(
                 "E1010", "nothing says which texts this is required of", self.gates[0].span,
@@ -279,7 +299,21 @@ class _Declaration:
         elif clause.word == "train":
             self.training = Training(path, found, clause.span)
         else:
-            self.measured = path
+            self.measured = self._measuring(clause, path, dict(found))
+
+    def _measuring(self, clause: ast.StageFiles, path: str, found: dict[str, Any]) -> Measuring:
+        name, places_ = found["analyser"], places(clause.args)
+        if name is None:
+            return Measuring(path, **found, span=clause.span)
+        where = places_["analyser"]
+        try:
+            check_analyser(name, found["language"])
+        except Diagnostic as error:
+            error.span = where
+            raise
+        if name.endswith(TABLE):
+            self._path(replace(clause, path=name, span=where))
+        return Measuring(path, **found, span=where)
 
     def _filled(self, written: Tokenizer) -> Tokenizer:
         """What a declaration says together with its file. Raises E1004 where they differ."""

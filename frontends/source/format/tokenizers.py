@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ....ir.tokenizer import Tokenizer
-from ....ir.tokenizer_parts import ADDED, FROM, REPEATED, STAGES, TRAIN, Opt, is_default
+from ....ir.tokenizer_parts import ADDED, FROM, MEASURE, REPEATED, STAGES, TRAIN, Opt, is_default
 from ..syntax import ast
 from .fmt import format_file
 from .static import literal
@@ -38,7 +38,8 @@ def tokenizer_declaration(tokenizer: Tokenizer) -> ast.Tokenizer:
         options = [("sha256", tokenizer.source.sha256), ("first", tokenizer.source.first)]
         stages.append(ast.StageFiles("from", tokenizer.source.path, _args(FROM.options, options)))
     if tokenizer.measured is not None:
-        stages.append(ast.StageFiles("measure", tokenizer.measured, []))
+        options = [("analyser", tokenizer.measured.analyser), ("language", tokenizer.measured.language)]
+        stages.append(ast.StageFiles("measure", tokenizer.measured.corpus, _args(MEASURE.options, options)))
     for gate in tokenizer.gates:
         stages.append(ast.RequireStmt(ast.Binary(gate.op, ast.Name(gate.metric), literal(gate.bound)), gate.message))
     return ast.Tokenizer(tokenizer.name, stages, tokenizer.doc or None)
