@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.files.aside import Scratch, written_aside
 from ..runtime.runner import by_name
-from .targets import READERS
+from .targets import READERS, check_called
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,8 +149,10 @@ class Artifact:
         """Write the file (and, past 2 GB of weights, its data file beside it) aside, then rename it.
 
         Raises:
-            Diagnostic: E0010 when it cannot be written; an earlier file is then as it was.
+            Diagnostic: E0010 when it cannot be written; an earlier file is then as it was. E0012 for the name of another kind
+                of file.
         """
+        check_called(self._target, path)
         with written_aside(path) as aside:
             self._write(aside)
         return Path(path)

@@ -188,7 +188,7 @@ def compile(
     """
     from .artifact import Artifact, CompileReport
     from .bundles import placed
-    from .targets import chosen
+    from .targets import check_called, chosen
 
     tell = progress or (lambda stage, done, total: None)
     report = CompileReport()
@@ -204,6 +204,8 @@ def compile(
         report.passes = [*(begun.reports if begun is not None else ()), *made]
         reference = module
         module, _ = apply_passes(module, CLEANUP, verify_each=verify_each)
+        if output is not None:
+            check_called(goal, output, module.several)
         module, tables = placed(module)
     with clock("reading the weights"):
         bound, origin, notes = _weights(reference, read, weights, renames, seed)

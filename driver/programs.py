@@ -15,7 +15,7 @@ from ..runtime.files.aside import Scratch, folder_aside, written_aside
 from ..runtime.program import Entry, Host, Opened, ProgramRunner
 from .artifact import Artifact, CompileReport
 from .bundles import SUFFIX, check_files, is_bundle, pack, read_manifest, unpacked, write_manifest
-from .targets import MANIFEST, READERS, open_artifact
+from .targets import MANIFEST, READERS, check_called, open_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,7 @@ def open_part(
         _refuse_batches(path, batch)
         return open_artifact(path)
     program = open_program(path)
-    if flow is None and entry is None and program.program.pipeline is not None:
+    if flow is None and entry is None and program.program.whole is not None:
         flow = program.program.name
     if flow is not None:
         return program.flow(flow, allow_host, batch)
@@ -189,6 +189,8 @@ class ProgramArtifact(Artifact):
             folder = Path(self._folder.name)
             self._write(folder)
             self._opened = open_program(folder)
+            # Tokenizers are read from there when they are first called, however long this artifact lives.
+            self._opened.held = self._folder
         return self._opened
 
     @property
@@ -234,14 +236,16 @@ class ProgramArtifact(Artifact):
         write_manifest(path, self.metadata, self.module, found)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the folder, or the archive that a `.zip` is, aside, then rename it. Raises E0010 when something else is there."""
+        """Write the folder, or the archive that a `.zip` is, aside, then rename it. Raises E0010 when something else is there,
+        E0012 for the name of a model's file."""
+        check_called(self._target, path, several=True)
         with folder_of(path) as aside:
             self._write(aside)
         return Path(path)
 
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, np.ndarray]:
         """Run a pipeline, as :class:`tessera.runtime.program.ProgramRunner` does; or the one entry point of another program."""
-        if self.module.pipeline is not None:
+        if self.module.whole is not None:
             return self.program(*args, **inputs)
         return super().__call__(*args, **inputs)
 

@@ -88,6 +88,22 @@ def check_output(target: Target, output: str | os.PathLike[str], several: bool =
         )
 
 
+def check_called(target: Target, output: str | os.PathLike[str], several: bool = False) -> None:
+    """Refuse a name that says of a file what it will not be, so that nobody could open it. Raises E0012."""
+    path = Path(output)
+    ending = path.suffix.lower()
+    if several:
+        if ending == target.suffix:
+            check_output(target, output, several)
+    elif ending == ".zip":
+        raise Diagnostic(
+            "E0012", f"an archive holds a pipeline or a program, and one model is a `{target.suffix}` file; the output is `{output}`",
+            help=f"call it `{path.with_suffix(target.suffix).name}`",
+        )  # fmt: skip
+    elif ending != target.suffix and ending in {cls.suffix for cls in registry().values()}:
+        check_output(target, output)
+
+
 def open_artifact(path: str | os.PathLike[str], *, threads: int | None = None, measured: bool = False) -> Runner:
     """A saved artifact of any target, ready to run.
 

@@ -195,6 +195,11 @@ class Program:
         return len(self.functions) > 1 or bool(self.flows)
 
     @property
+    def whole(self) -> Flow | None:
+        """The flow that is called where the program is: that of its name, which a pipeline has, whatever others it calls."""
+        return self.flows.get(self.name)
+
+    @property
     def pipeline(self) -> Flow | None:
         """The one flow of a program that is called as the program is, and calls its entry points in their order: it is written as a
         ``pipeline``."""
@@ -203,6 +208,18 @@ class Program:
         flow = self.flows[self.name]
         called = dict.fromkeys(step.callee for step in flow.steps if step.callee in self.functions)
         return flow if list(called) == list(self.functions) else None
+
+    def called(self, flow: str) -> list[str]:
+        """The functions and stages that a flow calls, and those that the flows do that it calls."""
+        found: dict[str, None] = {}
+        left = [flow]
+        for name in left:
+            for step in self.flows[name].steps:
+                if step.callee not in self.flows:
+                    found[step.callee] = None
+                elif step.callee not in left:
+                    left.append(step.callee)
+        return list(found)
 
     def parameters(self) -> dict[str, Parameter]:
         """The parameters of all functions by full name; a shared one is that of the first function that has it."""

@@ -6,8 +6,9 @@ A flow is a list of calls in order, so that its values cannot form a circle; flo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from .analysis.wired_ids import check_ids
+from .analysis.wired_ids import Whose, check_ids
 from .diagnostics import Diagnostic, Note, Span, did_you_mean
 from .dims.dim import sym
 from .graph import Graph
@@ -15,7 +16,7 @@ from .naming import unique
 from .notation import quote
 from .program import Flow, Program, Stage
 from .signature import Operand, Pattern, Result, Signature
-from .types import TensorType
+from .types import TEXT, TensorType
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -32,10 +33,12 @@ def check(program: Program) -> None:
     for stage in program.stages.values():
         _check_reference(stage)
     called: set[str] = set()
+    ended: set[str] = set()
+    ids: dict[str, dict[str, Whose]] = {}
     for flow in program.flows.values():
-        _check_acyclic(program, flow)
+        _check_acyclic(program, flow, ended)
         flow_types(program, flow)
-        check_ids(program, flow)
+        check_ids(program, flow, ids)
         called |= {step.callee for step in flow.steps}
     for stage in program.stages.values():
         if stage.name not in called:
@@ -80,7 +83,10 @@ def _check_reference(stage: Stage) -> None:
         )  # fmt: skip
 
 
-def _check_acyclic(program: Program, flow: Flow, path: tuple[str, ...] = ()) -> None:
+def _check_acyclic(program: Program, flow: Flow, ended: set[str], path: tuple[str, ...] = ()) -> None:
+    """Raises E0503 for a flow that comes back to itself; those that ``ended`` are not followed again."""
+    if flow.name in ended:
+        return
     if flow.name in path:
         chain = [*path[path.index(flow.name) :], flow.name]
         raise Diagnostic(
@@ -89,7 +95,8 @@ def _check_acyclic(program: Program, flow: Flow, path: tuple[str, ...] = ()) -> 
         )  # fmt: skip
     for step in flow.steps:
         if step.callee in program.flows:
-            _check_acyclic(program, program.flows[step.callee], (*path, flow.name))
+            _check_acyclic(program, program.flows[step.callee], ended, (*path, flow.name))
+    ended.add(flow.name)
 
 
 def signature_of(program: Program, name: str, span: Span | None = None) -> Signature:
@@ -136,7 +143,13 @@ def flow_types(program: Program, flow: Flow) -> dict[str, TensorType]:
     symbols = {s for port in flow.inputs for d in port.type.shape for s in d.symbols}
     for step in flow.steps:
         signature = signature_of(program, step.callee, step.span)
-        bound = signature.unify([types[name] for name in step.operands], {}, span=step.span, spans=step.spans)
+        given = {name: types[name] for name in step.operands}
+        try:
+            bound = signature.unify([types[name] for name in step.operands], {}, span=step.span, spans=step.spans)
+        except Diagnostic as error:
+            if error.code == "E0303" and TEXT not in {type.dtype for type in given.values()}:
+                error.help = _fitting(program, step, signature, types)
+            raise
         results = [r.type for r in signature.results if isinstance(r.type, Pattern)]
         if len(results) != len(step.results):
             raise Diagnostic(
@@ -150,6 +163,24 @@ def flow_types(program: Program, flow: Flow) -> dict[str, TensorType]:
         types.update((name, bound.type_of(result)) for name, result in zip(step.results, results, strict=True))
     _check_outputs(flow, types)
     return types
+
+
+def _fitting(program: Program, step: Step, signature: Signature, types: Mapping[str, TensorType]) -> str:
+    """What to do about an operand of another dtype, where nothing is computed: another field, or a change of what is called."""
+    for name, operand in zip(step.operands, signature.operands, strict=True):
+        wanted = operand.type
+        if not isinstance(wanted, Pattern) or wanted.dtype == types[name].dtype:
+            continue
+        owner, dot, _ = name.partition(".")
+        others = [key for key, type in types.items() if key.startswith(f"{owner}.") and type.shape == types[name].shape]
+        found = next((key for key in others if dot and types[key].dtype == wanted.dtype), None)
+        if found is not None:
+            return f"write `{found}`, which is {types[found]}"
+        if step.callee in program.functions:
+            return f"a flow converts nothing: let `{step.callee}` take {types[name].dtype}, and write `cast({operand.name}, " \
+                f"{wanted.dtype})` there"  # fmt: skip
+        break
+    return f"a flow converts nothing: call a model in between that does, or declare what `{step.callee}` takes"
 
 
 def _check_outputs(flow: Flow, types: dict[str, TensorType]) -> None:

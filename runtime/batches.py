@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..ir.diagnostics import Diagnostic
+from ..ir.diagnostics import Diagnostic, Note
 from ..ir.dims.dim import Dim
 from ..ir.program import Flow
 from ..ir.types import TEXT
@@ -24,18 +24,24 @@ def in_batches(flow: Flow, arrays: Mapping[str, Any], size: int, run: Run) -> di
     """
     import numpy as np
 
-    if size < 1:
-        raise Diagnostic("E0902", f"a batch has at least one row, not {size}")
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise Diagnostic("E0902", f"a batch has at least one row, not {size!r}", help="write how many texts there are in each: `batch=32`")
     texts = [port for port in flow.inputs if port.type.dtype == TEXT and port.type.rank]
     if not texts:
         raise Diagnostic("E0520", f"`{flow.name}` takes no texts, by whose length it could be run in batches")
     rows = texts[0].type.shape[0]
-    whole = next((port for port in flow.outputs if not _by_rows(port.type.shape, rows)), None)
-    if whole is not None:
+    if rows.symbol is None:
         raise Diagnostic(
-            "E0520", f"the output `{whole.name}: {whole.type}` of `{flow.name}` is not one row for each text", whole.span,
+            "E0520", f"`{texts[0].name}` of `{flow.name}` are {rows} texts, neither more nor fewer", texts[0].span,
             help="run it without batches",
         )  # fmt: skip
+    whole = next((port for port in flow.outputs if not _by_rows(port.type.shape, rows)), None)
+    odd = whole or next((port for port in (*flow.inputs, *flow.outputs) if _beside(port.type.shape, rows)), None)
+    if odd is not None:
+        what = "is not one row for each text" if odd is whole else f"has the size {rows} of all texts within its rows"
+        raise Diagnostic(
+            "E0520", f"`{odd.name}: {odd.type}` of `{flow.name}` {what}", odd.span, help="run it without batches"
+        )
     cut = [port.name for port in flow.inputs if _by_rows(port.type.shape, rows)]
     lengths = np.zeros(len(arrays[texts[0].name]), np.int64)
     for port in texts:
@@ -45,13 +51,22 @@ def in_batches(flow: Flow, arrays: Mapping[str, Any], size: int, run: Run) -> di
     found = []
     for start in range(0, max(1, len(order)), size):
         chosen = order[start : start + size]
-        found.append(run({name: array[chosen] if name in cut else array for name, array in arrays.items()}))
+        try:
+            found.append(run({name: array[chosen] if name in cut else array for name, array in arrays.items()}))
+        except Diagnostic as error:
+            error.notes.append(Note(f"in the batch of the rows {', '.join(map(str, chosen))}"))
+            raise
     back = np.argsort(order, kind="stable")
     return {port.name: _joined(port.name, [part[port.name] for part in found])[back] for port in flow.outputs}
 
 
 def _by_rows(shape: tuple[Dim, ...], rows: Dim) -> bool:
     return bool(shape) and shape[0] == rows
+
+
+def _beside(shape: tuple[Dim, ...], rows: Dim) -> bool:
+    """Whether how many rows there are shows elsewhere than as the first axis."""
+    return any(rows.symbol in dim.symbols for dim in (shape[1:] if _by_rows(shape, rows) else shape))
 
 
 def _joined(name: str, parts: list[Any]) -> Any:

@@ -22,7 +22,7 @@ from .flows import FlowRunner, fitted, ports_of
 from .inputs import InputSpec
 from .runner import Runner, by_name
 from .sessions import ProgramSession
-from .stages import fit_texts, run_stage
+from .stages import Filled, fit_texts, run_stage
 from .states import named
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ProgramRunner:
         self, program: Program, runners: Mapping[str, Runner], metadata: Mapping[str, str], held: object = None
     ) -> None:
         self.program = program
-        self._held = held
+        self.held = held
         self._engines: dict[str, Engine] = {}
         self.runners = dict(runners)
         self.metadata = metadata
@@ -138,7 +138,7 @@ class ProgramRunner:
     ) -> dict[str, Any]:  # fmt: skip
         """The outputs of a pipeline by name: see :meth:`run`; by ``batch`` texts of about one length in each run, if that is given.
         Raises E0520 for a program that is none."""
-        flow = self.program.pipeline
+        flow = self.program.whole
         if flow is None:
             raise Diagnostic(
                 "E0520", f"the program `{self.program.name}` is no pipeline, which is called as a whole",
@@ -194,7 +194,7 @@ class ProgramRunner:
 
     def _check_given(self, flow: str, host: Mapping[str, Host], sizes: Mapping[str, int]) -> None:
         """Raises E0913 for a function of no stage that the flow calls, E0902 for a size of no entry point that it calls."""
-        called = _called(self.program, flow)
+        called = self.program.called(flow)
         stages = [name for name in called if name in self.program.stages and self.program.stages[name].kind == "python"]
         for name, function in host.items():
             if name not in stages:
@@ -214,25 +214,14 @@ class ProgramRunner:
 
     def _functions(self, flow: str, given: Mapping[str, Host], allow: bool) -> dict[str, Host]:
         """The function of every stage that a flow comes to, found before anything runs."""
-        found: dict[str, Host] = {}
-        for step in self.program.flows[flow].steps:
-            if step.callee in self.program.flows:
-                found.update(self._functions(step.callee, given, allow))
-            elif step.callee in self.program.stages:
-                stage = self.program.stages[step.callee]
-                if stage.kind != "python":
-                    continue
-                found[stage.name] = given[stage.name] if stage.name in given else _imported(stage, allow)
-        return found
+        stages = [self.program.stages[name] for name in self.program.called(flow) if name in self.program.stages]
+        return {
+            stage.name: given[stage.name] if stage.name in given else _imported(stage, allow)
+            for stage in stages if stage.kind == "python"
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<program {self.program.name}: {', '.join(self.entries)}>"
-
-
-def _called(program: Program, flow: str) -> list[str]:
-    """What a flow calls, and what the flows do that it calls."""
-    steps = [step.callee for step in program.flows[flow].steps]
-    return [name for callee in steps for name in (_called(program, callee) if callee in program.flows else [callee])]
 
 
 def _imported(stage: Stage, allowed: bool) -> Host:
@@ -268,6 +257,8 @@ class _Run:
         self.states: dict[str, Any] = {}
         self.calls = 0
         self.made: list[tuple[Stage, Any]] = []
+        # Ids that a tokenizer gave, by whose filling is none of the text.
+        self.filled = Filled()
 
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
         given = fitted(ports_of(flow), arrays)
@@ -286,7 +277,9 @@ class _Run:
             return self._stage(stage, operands)
         if stage is not None:
             engine = self.runner.engine(stage.reference) if stage.reference else None
-            return run_stage(stage, engine, operands, {name.rpartition(".")[2] for name in step.results if name in read})
+            pad = program.tokenizers[stage.reference].pad if stage.reference else None
+            fields = {name.rpartition(".")[2] for name in step.results if name in read}
+            return run_stage(stage, engine, pad, operands, fields, self.filled)
         signature = signature_of(program, step.callee)
         arrays = dict(zip((o.name for o in signature.operands), operands, strict=True))
         if step.callee in program.flows:

@@ -12,12 +12,37 @@ from ..ir.stages import UTF8, fields_of
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..ir.tokenizer import Part
     from .inputs import InputSpec
     from .tokenizers.engine import Encoded, Engine
 
 
-def run_stage(stage: Stage, engine: Engine | None, operands: Sequence[Any], wanted: Collection[str]) -> list[Any]:
+class Filled:
+    """Ids that tokenizers gave, and which of them are tokens: where they are decoded again, what rows were filled up with is no
+    text, whatever its id means."""
+
+    def __init__(self) -> None:
+        self._given: list[tuple[Any, Any]] = []
+
+    def give(self, ids: Any, mask: Any) -> None:
+        """Remember ids."""
+        self._given.append((ids, mask))
+
+    def rows(self, ids: Any) -> list[list[int]]:
+        """Rows of ids without what they were filled up with; of other ids, all."""
+        mask = next((mask for own, mask in self._given if own is ids), None)
+        return ids.tolist() if mask is None else [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+
+
+def run_stage(
+    stage: Stage, engine: Engine | None, pad: Part | None, operands: Sequence[Any], wanted: Collection[str], filled: Filled
+) -> list[Any]:
     """The results of a stage that is no function of Python, in order; None for fields that are not ``wanted``.
+
+    Args:
+        engine: the tokenizer that it is of, if it is one's.
+        pad: how that fills rows up.
+        filled: ids that were given before, and, after this, those that are given now.
 
     Raises:
         Diagnostic: E1007 for a text without ids, E1008 for what is no id.
@@ -32,17 +57,27 @@ def run_stage(stage: Stage, engine: Engine | None, operands: Sequence[Any], want
         return [filled, np.array([len(row) for row in rows], np.int64)]
     assert engine is not None
     if stage.kind == "decode":
-        return [texts(row.decode(errors="replace") for row in engine.decode(operands[0].tolist()))]
+        return [texts(row.decode(errors="replace") for row in engine.decode(filled.rows(operands[0])))]
     other = list(operands[1]) if len(operands) > 1 else None
     found = engine.encode(list(operands[0]), pairs=other)
-    return [_field(found, field) if field in wanted else None for field in fields_of(stage)]
+    made = {field: _field(found, field, engine, pad) for field in fields_of(stage) if field in wanted}
+    if "ids" in made:
+        filled.give(made["ids"], _field(found, "mask", engine, pad))
+    return [made.get(field) for field in fields_of(stage)]
 
 
-def _field(found: Encoded, name: str) -> np.ndarray:
+def _field(found: Encoded, name: str, engine: Engine, pad: Part | None) -> np.ndarray:
+    """A field of encoded texts. Models take rows of one place at least: those of empty texts alone are filled up to it."""
     import numpy as np
 
     value: np.ndarray = found.mask.astype(np.int64) if name == "attention_mask" else getattr(found, name)
-    return value
+    if value.ndim == 1 or value.shape[1]:
+        return value
+    from .tokenizers.rows import filling
+
+    given = {"ids": filling(pad, engine.vocabulary()), "segments": 0 if pad is None else pad["segment"], "words": -1}
+    width = 1 if pad is None else pad["multiple"] or 1
+    return np.full((len(value), width, *value.shape[2:]), given.get(name, 0), value.dtype)
 
 
 def texts(rows: Any) -> np.ndarray:

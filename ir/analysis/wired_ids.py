@@ -9,16 +9,21 @@ from ..vocabulary import Vocabulary
 from .bounds import index_limits
 
 # A vocabulary, and where its ids come from.
-_Ids = tuple[Vocabulary, Span | None]
+Whose = tuple[Vocabulary, Span | None]
 
 
-def check_ids(program: Program, flow: Flow) -> dict[str, _Ids]:
+def check_ids(program: Program, flow: Flow, found: dict[str, dict[str, Whose]]) -> dict[str, Whose]:
     """Whose ids the values of a flow hold, by name, as far as that is known. Its steps are taken to fit by their types.
+
+    Args:
+        found: the same of flows that were looked at, which are not looked at again.
 
     Raises:
         Diagnostic: E1011 with both places for ids of another vocabulary, E1006 for a tokenizer that was not trained.
     """
-    known: dict[str, _Ids] = {p.value: (p.vocabulary, p.span) for p in flow.inputs if p.vocabulary is not None}
+    if flow.name in found:
+        return found[flow.name]
+    known: dict[str, Whose] = {p.value: (p.vocabulary, p.span) for p in flow.inputs if p.vocabulary is not None}
     for step in flow.steps:
         stage = program.stages.get(step.callee)
         if stage is not None and stage.reference in program.tokenizers:
@@ -29,18 +34,19 @@ def check_ids(program: Program, flow: Flow) -> dict[str, _Ids]:
                 _check(step, 0, known[step.operands[0]], own, stage.span)
         elif step.callee in program.flows:
             inner = program.flows[step.callee]
-            found = check_ids(program, inner)
+            behind = check_ids(program, inner, found)
             for place, port in enumerate(inner.inputs):
                 if port.vocabulary is not None and step.operands[place] in known:
                     _check(step, place, known[step.operands[place]], port.vocabulary, port.span)
             made = zip(step.results, inner.outputs, strict=True)
-            known.update((name, (found[port.value][0], step.span)) for name, port in made if port.value in found)
+            known.update((name, (behind[port.value][0], step.span)) for name, port in made if port.value in behind)
         elif step.callee in program.functions:
             _check_entry(program, step, known)
+    found[flow.name] = known
     return known
 
 
-def _check_entry(program: Program, step: Step, known: dict[str, _Ids]) -> None:
+def _check_entry(program: Program, step: Step, known: dict[str, Whose]) -> None:
     """Raises E1011 where a model takes ids of another vocabulary, or has fewer rows than there are ids."""
     graph = program.functions[step.callee]
     limits = index_limits(graph)
@@ -61,7 +67,7 @@ def _check_entry(program: Program, step: Step, known: dict[str, _Ids]) -> None:
             )  # fmt: skip
 
 
-def _check(step: Step, place: int, given: _Ids, wanted: Vocabulary, where: Span | None) -> None:
+def _check(step: Step, place: int, given: Whose, wanted: Vocabulary, where: Span | None) -> None:
     found, source = given
     named = found.name is not None and wanted.name is not None
     if found != wanted or (named and found.name != wanted.name):

@@ -43,7 +43,7 @@ def check_named(tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
         error.span = tokenizer.process[0].span
         raise
     try:
-        _filling(tokenizer.pad, ids)
+        filling(tokenizer.pad, ids)
     except Diagnostic as error:
         error.span = tokenizer.pad.span if tokenizer.pad is not None else None
         raise
@@ -77,7 +77,7 @@ def laid_out(
         width = -(-width // (pad["multiple"] or 1)) * (pad["multiple"] or 1)
     shape = (len(one), width)
     made = Layout(
-        np.full(shape, FILLING), np.zeros(shape, np.int64), np.full(shape, _filling(pad, ids)),
+        np.full(shape, FILLING), np.zeros(shape, np.int64), np.full(shape, filling(pad, ids)),
         np.full(shape, 0 if pad is None else pad["segment"]),
     )  # fmt: skip
     which_, place, fixed, segments = (field.reshape(-1) for field in (made.which, made.place, made.fixed, made.segments))
@@ -109,7 +109,8 @@ def _template(tokenizer: Tokenizer, pair: bool, ids: Mapping[str, int]) -> list[
     return rows
 
 
-def _filling(pad: Part | None, ids: Mapping[str, int]) -> int:
+def filling(pad: Part | None, ids: Mapping[str, int]) -> int:
+    """The id that rows are filled up with."""
     if pad is None:
         return 0
     number: int | None = pad["id"]

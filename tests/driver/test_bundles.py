@@ -137,10 +137,26 @@ def test_batches_are_of_texts_of_one_length(project: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(found["vectors"], whole["vectors"], atol=1e-6)
     assert [len(lengths) for lengths in seen] == [5, 5, 5, 5, 3]
     assert [length for lengths in seen for length in lengths] == sorted(map(len, texts))
-    with pytest.raises(Diagnostic, match=r"E0902.*at least one row"):
-        opened(texts=texts, host=HOST, batch=0)
+    for size in (0, True, "2", 2.0):
+        with pytest.raises(Diagnostic, match=r"E0902.*at least one row"):
+            opened(texts=texts, host=HOST, batch=size)
     with pytest.raises(Diagnostic, match=r"E0520.*`where` are \[1, 2\] and \[2, 2\] in different batches"):
         ts.open(project / "embed.zip")(texts=["one", "one two"], host=HOST, batch=1)  # type: ignore[operator]
+
+
+def test_one_model_is_no_archive(project: Path, tmp_path: Path) -> None:
+    """A name says what is in a file, whoever chooses it."""
+    model = ts.loads("model m(x: float[B]) -> float[B] {\n    return x + 1.0\n}\n")
+    whole = ts.compile(ts.load(project / "embed.tess"), target="onnx", verify=False)
+    for name, save in (
+        ("m.zip", lambda out: ts.compile(model, target="onnx", output=out)),
+        ("m.safetensors", lambda out: ts.compile(model, target="onnx", output=out)),
+        ("m.zip", ts.compile(model, target="onnx").save), ("embed.onnx", whole.save),
+        ("embed.onnx", lambda out: ts.compile(ts.load(project / "embed.tess"), target="onnx", output=out)),
+    ):  # fmt: skip
+        with pytest.raises(Diagnostic, match="E0012"):
+            save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_plain_python_runs_it(project: Path, tmp_path: Path) -> None:

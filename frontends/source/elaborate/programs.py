@@ -55,6 +55,10 @@ def elaborate_program(
             graph = elaborator.graph(declared, values, places, entry.name, entry.scope or "")
         except Diagnostic as error:
             error.notes.append(Note(f"in the entry point `{entry.name}` of `{node.name}`", entry.span))
+            if error.code == "E0401" and error.span == _name_span(declared):
+                # The options of the command line go to the program.
+                call = f"{entry.model}(…, " if called else f"entry {entry.name} = {entry.model}("
+                error.help = f"give it a default, or say it there: `{call}{_missing(declared, entry)}=…)`"
             raise
         program.functions[entry.name] = graph
         if isinstance(declared.node, ast.Function) and declared.node.doc:
@@ -68,7 +72,7 @@ def elaborate_program(
     for flow in flows:
         program.flows[flow.name] = _interface(elaborator, unit, flow, bound)
     for flow in flows:
-        program.flows[flow.name] = _Wiring(elaborator, unit, program, flow).flow()
+        program.flows[flow.name] = _Wiring(elaborator, unit, program, flow, called).flow()
     check(program)
     if not entries:
         raise Diagnostic(
@@ -79,6 +83,17 @@ def elaborate_program(
     if program.plain:
         program.doc = program.doc or program.docs.pop(node.name, "")
     return program
+
+
+def _name_span(declared: Declared) -> Span | None:
+    return declared.node.name_span if isinstance(declared.node, ast.Function) else None
+
+
+def _missing(declared: Declared, entry: ast.Entry) -> str:
+    """The first static parameter that an entry point leaves out, and that has no default."""
+    assert isinstance(declared.node, ast.Function)
+    given = {arg.name for arg in entry.args}
+    return next(p.name for p in declared.node.statics if p.default is None and p.name not in given)
 
 
 def _check_names(node: ast.Program) -> None:
@@ -183,8 +198,10 @@ def _type(elaborator: Elaborator, pattern: Pattern, span: Span | None, bound: Bi
 class _Wiring:
     """The body of a flow as steps."""
 
-    def __init__(self, elaborator: Elaborator, unit: Unit, program: Program, node: ast.Function) -> None:
+    def __init__(self, elaborator: Elaborator, unit: Unit, program: Program, node: ast.Function, called: bool) -> None:
         self.elaborator = elaborator
+        # Whether calls say what the entry points are.
+        self.called = called
         self.unit = unit
         self.program = program
         self.node = node
@@ -281,11 +298,25 @@ class _Wiring:
                 help="call it in a model, and the model here" if declared.node.kind != "model" else "make it an entry point",
             )  # fmt: skip
         elif not method:
-            return owner.id
+            raise self._unknown(owner)
         else:
             raise _not_a_call(function.span)
         self.program.stages.setdefault(stage.name, replace(stage, span=function.span))
         return stage.name
+
+    def _unknown(self, name: ast.Name) -> Diagnostic:
+        """What there is to call, where a name is nothing of that."""
+        kinds = (ast.Tokenizer, ast.Pipeline) if self.called else (ast.Tokenizer,)
+        others = [n for n, d in self.unit.names.items() if isinstance(d.node, kinds)]
+        models = [n for n, d in self.unit.names.items() if isinstance(d.node, ast.Function) and d.node.kind == "model"]
+        own = [*self.program.functions, *(n for n, s in self.program.stages.items() if s.kind == "python"), *self.program.flows]
+        known = [n for n in dict.fromkeys([*own, *(models if self.called else ()), *others]) if n != self.node.name]
+        what = "model, tokenizer, host stage or pipeline" if self.called else f"entry point, stage or flow of the program `{self.program.name}`"
+        return Diagnostic(
+            "E0201", f"`{name.id}` is no {what}", name.span,
+            help=did_you_mean(name.id, [*known, UTF8]) or f"there {'are' if len(known) > 1 else 'is'} {', '.join(known)}"
+            if known else None,
+        )  # fmt: skip
 
     def _field(self, expr: ast.Attribute) -> str:
         """The value that a field is. Raises E0203 where there is none of that name, E0404 for several results."""

@@ -116,6 +116,15 @@ def test_the_word_is_a_name_elsewhere() -> None:
     source.loads("model m(pipeline: float[B]) -> float[B] {\n    text = pipeline + 1.0\n    return text\n}\n")
 
 
+def test_pipelines_that_call_each_other_twice(folder: Path) -> None:
+    """Each is looked at once: there are 2 ** 40 ways from the first to the last."""
+    text = "pipeline p0(texts: text[B]) -> float[B, 8] {\n    found = words(texts)\n    return encoder(found.ids)\n}\n"
+    for number in range(1, 41):
+        text += f"pipeline p{number}(texts: text[B]) -> float[B, 8] {{\n    a = p{number - 1}(texts)\n    return p{number - 1}(texts)\n}}\n"
+    program = made(folder, HEAD + text, "p40")
+    assert program.called("p40") == ["words", "encoder"]
+
+
 def test_files_are_read_below_a_folder_only(folder: Path) -> None:
     with pytest.raises(Exception, match=r"E0005.*only files of a project"):
         source.loads(HEAD + PIPELINES["one"][0], str(folder / "main.tess"), "main")
