@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic
+from ..ir.program import Loop
 from ..ir.tokenizer import TableFile
 from ..runtime.files.aside import Scratch
 from .targets import MANIFEST
@@ -87,7 +88,15 @@ def _plain(program: Program, flow: Flow, files: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _step(program: Program, step: Step, files: Mapping[str, str]) -> dict[str, Any]:
+def _step(program: Program, step: Step | Loop, files: Mapping[str, str]) -> dict[str, Any]:
+    if isinstance(step, Loop):
+        return {
+            "kind": "fold" if step.going is None else "while", "count": step.count, "variable": step.variable,
+            "carried": [{"first": c.first, "inside": c.inside, "after": c.after, "result": c.result} for c in step.carried],
+            "stacked": [{"value": value, "result": result} for value, result in step.stacked],
+            "test": [_step(program, inner, files) for inner in step.test], "going": step.going,
+            "body": [_step(program, inner, files) for inner in step.body],
+        }  # fmt: skip
     stage = program.stages.get(step.callee)
     if stage is not None:
         owner = program.tokenizers.get(stage.reference)

@@ -97,7 +97,7 @@ def check_called(target: Target, output: str | os.PathLike[str], several: bool =
             check_output(target, output, several)
     elif ending == ".zip":
         raise Diagnostic(
-            "E0012", f"an archive holds a pipeline or a program, and one model is a `{target.suffix}` file; the output is `{output}`",
+            "E0012", f"one model is a `{target.suffix}` file, and `{output}` an archive, which holds a pipeline or a program",
             help=f"call it `{path.with_suffix(target.suffix).name}`",
         )  # fmt: skip
     elif ending != target.suffix and ending in {cls.suffix for cls in registry().values()}:

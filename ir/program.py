@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,69 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Carry:
+    """A value that a loop carries: what it is before the first step, within each, at the end of each, and behind the last."""
+
+    first: str
+    inside: str
+    after: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """``fold i in 8 from (x) stack (y) { … }``, or ``while more from (x, more) limit 64 { … }``: steps that are run over and over.
+
+    Args:
+        count: how many times; of a ``while``, at most so many.
+        carried: what goes from one time to the next, of one type.
+        stacked: (value at the end of each time, all of them side by side behind the loop).
+        body: what is run; it sees the values in front of the loop.
+        variable: the value that is the number of the time, i64[]; none of a ``while``.
+        test: what says whether it is run once more, before each time; it sees what is carried.
+        going: the value, bool[], that says so; none of a ``fold``.
+    """
+
+    count: int
+    carried: tuple[Carry, ...]
+    stacked: tuple[tuple[str, str], ...]
+    body: tuple[Step | Loop, ...]
+    variable: str | None = None
+    test: tuple[Step, ...] = ()
+    going: str | None = None
+    span: Span | None = field(default=None, compare=False)
+
+    def calls(self) -> Iterator[Step]:
+        """All calls within."""
+        yield from self.test
+        yield from calls(self.body)
+
+    def reads(self) -> Iterator[str]:
+        """The values that it names, beside operands of calls."""
+        yield from (name for carry in self.carried for name in (carry.first, carry.after))
+        yield from (value for value, _ in self.stacked)
+        if self.going is not None:
+            yield self.going
+        yield from reads(self.body)
+
+
+def calls(steps: Iterable[Step | Loop]) -> Iterator[Step]:
+    """The calls among steps, those within loops too."""
+    for step in steps:
+        if isinstance(step, Loop):
+            yield from step.calls()
+        else:
+            yield step
+
+
+def reads(steps: Iterable[Step | Loop]) -> Iterator[str]:
+    """The values that loops name, beside operands of calls."""
+    for step in steps:
+        if isinstance(step, Loop):
+            yield from step.reads()
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A value that goes into or comes out of a flow: its public name, its type, and the value's name within the flow; of ids
     that go in, whose they are."""
@@ -78,9 +141,18 @@ class Flow:
 
     name: str
     inputs: tuple[Port, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[Step | Loop, ...]
     outputs: tuple[Port, ...]
     span: Span | None = field(default=None, compare=False)
+
+    def calls(self) -> Iterator[Step]:
+        """All of its calls, those within loops too."""
+        return calls(self.steps)
+
+    def reads(self) -> set[str]:
+        """The values that something takes."""
+        taken = {name for step in self.calls() for name in step.operands} | set(reads(self.steps))
+        return taken | {port.value for port in self.outputs}
 
 
 def _cut(type: object) -> str:
@@ -206,7 +278,7 @@ class Program:
         if list(self.flows) != [self.name]:
             return None
         flow = self.flows[self.name]
-        called = dict.fromkeys(step.callee for step in flow.steps if step.callee in self.functions)
+        called = dict.fromkeys(step.callee for step in flow.calls() if step.callee in self.functions)
         return flow if list(called) == list(self.functions) else None
 
     def called(self, flow: str) -> list[str]:
@@ -214,7 +286,7 @@ class Program:
         found: dict[str, None] = {}
         left = [flow]
         for name in left:
-            for step in self.flows[name].steps:
+            for step in self.flows[name].calls():
                 if step.callee not in self.flows:
                     found[step.callee] = None
                 elif step.callee not in left:

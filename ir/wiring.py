@@ -6,15 +6,15 @@ A flow is a list of calls in order, so that its values cannot form a circle; flo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .analysis.wired_ids import Whose, check_ids
 from .diagnostics import Diagnostic, Note, Span, did_you_mean
-from .dims.dim import sym
+from .dims.dim import const, sym
 from .graph import Graph
 from .naming import unique
 from .notation import quote
-from .program import Flow, Program, Stage
+from .program import Flow, Loop, Program, Stage, Step
 from .signature import Operand, Pattern, Result, Signature
 from .types import TEXT, TensorType
 
@@ -39,7 +39,7 @@ def check(program: Program) -> None:
         _check_acyclic(program, flow, ended)
         flow_types(program, flow)
         check_ids(program, flow, ids)
-        called |= {step.callee for step in flow.steps}
+        called |= {step.callee for step in flow.calls()}
     for stage in program.stages.values():
         if stage.name not in called:
             raise Diagnostic(
@@ -91,9 +91,9 @@ def _check_acyclic(program: Program, flow: Flow, ended: set[str], path: tuple[st
         chain = [*path[path.index(flow.name) :], flow.name]
         raise Diagnostic(
             "E0503", f"the flow `{flow.name}` calls itself: {' -> '.join(chain)}", program.flows[path[-1]].span,
-            help="a flow ends: what repeats is a loop of the program that calls it",
+            help="a flow ends: what repeats is a loop, `fold i in 8 from (x) { … }`",
         )  # fmt: skip
-    for step in flow.steps:
+    for step in flow.calls():
         if step.callee in program.flows:
             _check_acyclic(program, program.flows[step.callee], ended, (*path, flow.name))
     ended.add(flow.name)
@@ -137,11 +137,24 @@ def flow_types(program: Program, flow: Flow) -> dict[str, TensorType]:
     """The type of every value of a flow by name.
 
     Raises:
-        Diagnostic: E0201, E0301 to E0304 for a call that does not fit, E0404 for a number of results, E0309 for an output.
+        Diagnostic: E0201, E0301 to E0304 for a call that does not fit, E0404 for a number of results, E0308 for what a loop
+            carries, E0506 for what ends one, E0309 for an output.
     """
     types = {port.value: port.type for port in flow.inputs}
     symbols = {s for port in flow.inputs for d in port.type.shape for s in d.symbols}
-    for step in flow.steps:
+    _step_types(program, flow.steps, types, symbols)
+    _check_outputs(flow, types)
+    return types
+
+
+def _step_types(
+    program: Program, steps: Iterable[Step | Loop], types: dict[str, TensorType], symbols: set[str]
+) -> None:
+    """Add the types of what steps give."""
+    for step in steps:
+        if isinstance(step, Loop):
+            _loop_types(program, step, types, symbols)
+            continue
         signature = signature_of(program, step.callee, step.span)
         given = {name: types[name] for name in step.operands}
         try:
@@ -161,8 +174,28 @@ def flow_types(program: Program, flow: Flow) -> dict[str, TensorType]:
         ):
             bound.dims[symbol] = sym(unique(symbol, symbols))
         types.update((name, bound.type_of(result)) for name, result in zip(step.results, results, strict=True))
-    _check_outputs(flow, types)
-    return types
+
+
+def _loop_types(program: Program, loop: Loop, types: dict[str, TensorType], symbols: set[str]) -> None:
+    if loop.variable is not None:
+        types[loop.variable] = TensorType.of("i64")
+    types.update((carry.inside, types[carry.first]) for carry in loop.carried)
+    _step_types(program, loop.test, types, symbols)
+    if loop.going is not None and types[loop.going] != TensorType.of("bool"):
+        raise Diagnostic(
+            "E0506", f"a `while` asks one bool[], and this is {types[loop.going]}", loop.span,
+            help="let a model make one of all rows: `any(more)`",
+        )  # fmt: skip
+    _step_types(program, loop.body, types, symbols)
+    for carry in loop.carried:
+        if types[carry.after] != types[carry.inside]:
+            raise Diagnostic(
+                "E0308", f"`{carry.inside}` is {types[carry.inside]} at the begin of a step, and {types[carry.after]} at its end",
+                loop.span, help="what a loop carries keeps its type: what grows is stacked, `fold i in n from (x) stack (y) { … }`",
+            )  # fmt: skip
+        types[carry.result] = types[carry.after]
+    for value, result in loop.stacked:
+        types[result] = TensorType(types[value].dtype, (const(loop.count), *types[value].shape))
 
 
 def _fitting(program: Program, step: Step, signature: Signature, types: Mapping[str, TensorType]) -> str:

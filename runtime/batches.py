@@ -25,7 +25,8 @@ def in_batches(flow: Flow, arrays: Mapping[str, Any], size: int, run: Run) -> di
     import numpy as np
 
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise Diagnostic("E0902", f"a batch has at least one row, not {size!r}", help="write how many texts there are in each: `batch=32`")
+        help = "write how many texts there are in each: `batch=32`"
+        raise Diagnostic("E0902", f"a batch has at least one row, not {size!r}", help=help)
     texts = [port for port in flow.inputs if port.type.dtype == TEXT and port.type.rank]
     if not texts:
         raise Diagnostic("E0520", f"`{flow.name}` takes no texts, by whose length it could be run in batches")

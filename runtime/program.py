@@ -5,14 +5,14 @@ A host stage is code that a file only names. It runs when the caller hands the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..ir.analysis.bounds import index_bounds
 from ..ir.diagnostics import Diagnostic, did_you_mean
 from ..ir.dims.dim import as_dim
-from ..ir.program import Flow, Program, Stage, Step
+from ..ir.program import Flow, Loop, Program, Stage, Step
 from ..ir.signature import Operand, Pattern, Result, Signature
 from ..ir.types import TEXT, DType, TensorType
 from ..ir.wiring import signature_of
@@ -263,11 +263,35 @@ class _Run:
     def flow(self, flow: Flow, arrays: Mapping[str, Any]) -> dict[str, Any]:
         given = fitted(ports_of(flow), arrays)
         values = {port.value: given[port.name] for port in flow.inputs}
-        read = {name for step in flow.steps for name in step.operands} | {port.value for port in flow.outputs}
-        for step in flow.steps:
-            results = self._step(step, [values[name] for name in step.operands], read)
-            values.update(zip(step.results, results, strict=True))
+        self._steps(flow.steps, values, flow.reads())
         return {port.name: values[port.value] for port in flow.outputs}
+
+    def _steps(self, steps: Iterable[Step | Loop], values: dict[str, Any], read: Collection[str]) -> None:
+        """Add what steps give to the values by name."""
+        for step in steps:
+            if isinstance(step, Loop):
+                self._loop(step, values, read)
+            else:
+                results = self._step(step, [values[name] for name in step.operands], read)
+                values.update(zip(step.results, results, strict=True))
+
+    def _loop(self, loop: Loop, values: dict[str, Any], read: Collection[str]) -> None:
+        import numpy as np
+
+        values.update((carry.inside, values[carry.first]) for carry in loop.carried)
+        stacks: list[list[Any]] = [[] for _ in loop.stacked]
+        for number in range(loop.count):
+            self._steps(loop.test, values, read)
+            if loop.going is not None and not values[loop.going]:
+                break
+            if loop.variable is not None:
+                values[loop.variable] = np.array(number)
+            self._steps(loop.body, values, read)
+            for stack, (value, _) in zip(stacks, loop.stacked, strict=True):
+                stack.append(values[value])
+            values.update([(carry.inside, values[carry.after]) for carry in loop.carried])
+        values.update((carry.result, values[carry.inside]) for carry in loop.carried)
+        values.update((result, np.stack(stack)) for stack, (_, result) in zip(stacks, loop.stacked, strict=True))
 
     def _step(self, step: Step, operands: list[Any], read: Collection[str]) -> list[Any]:
         """The results of a step; of what has fields, those that are read."""

@@ -50,7 +50,7 @@ def explain_program(program: Module, sizes: Mapping[str, int] | None = None) -> 
         "parameters": _parameters(program.everything()),
         "stages": [{"name": s.name, "type": f"{s.kind} {s.reference}"} for s in program.stages.values()],
         "flows": [
-            {"name": f.name, "type": " -> ".join(step.callee for step in f.steps)} for f in program.flows.values()
+            {"name": f.name, "type": " -> ".join(step.callee for step in f.calls())} for f in program.flows.values()
         ],
         "compile": entries[next(iter(entries))]["compile"] if spec is not None else None,
     }

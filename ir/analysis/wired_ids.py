@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..diagnostics import Diagnostic, Note, Span
-from ..program import Flow, Program, Step
+from ..program import Flow, Loop, Program, Step
 from ..stages import fields_of
 from ..vocabulary import Vocabulary
 from .bounds import index_limits
@@ -24,7 +26,19 @@ def check_ids(program: Program, flow: Flow, found: dict[str, dict[str, Whose]]) 
     if flow.name in found:
         return found[flow.name]
     known: dict[str, Whose] = {p.value: (p.vocabulary, p.span) for p in flow.inputs if p.vocabulary is not None}
-    for step in flow.steps:
+    _follow(program, flow.steps, known, found)
+    found[flow.name] = known
+    return known
+
+
+def _follow(
+    program: Program, steps: Iterable[Step | Loop], known: dict[str, Whose], found: dict[str, dict[str, Whose]]
+) -> None:
+    """Add what is known of the ids that steps give."""
+    for step in steps:
+        if isinstance(step, Loop):
+            _follow_loop(program, step, known, found)
+            continue
         stage = program.stages.get(step.callee)
         if stage is not None and stage.reference in program.tokenizers:
             own = _vocabulary(program, stage.reference, step.span)
@@ -42,8 +56,27 @@ def check_ids(program: Program, flow: Flow, found: dict[str, dict[str, Whose]]) 
             known.update((name, (behind[port.value][0], step.span)) for name, port in made if port.value in behind)
         elif step.callee in program.functions:
             _check_entry(program, step, known)
-    found[flow.name] = known
-    return known
+
+
+def _follow_loop(program: Program, loop: Loop, known: dict[str, Whose], found: dict[str, dict[str, Whose]]) -> None:
+    """What a loop carries is what it was before the first step, and then what the last one left."""
+    for carry in loop.carried:
+        if carry.first in known:
+            known[carry.inside] = known[carry.first]
+    # Once more for what only the second step meets.
+    for _ in range(2):
+        _follow(program, loop.test, known, found)
+        _follow(program, loop.body, known, found)
+        for carry in loop.carried:
+            if carry.after in known and _differ(known.setdefault(carry.inside, known[carry.after])[0], known[carry.after][0]):
+                raise Diagnostic(
+                    "E1011", f"a loop begins with ids {known[carry.inside][0]}, and goes on with ids {known[carry.after][0]}",
+                    loop.span,
+                    [Note("it begins with these", known[carry.inside][1]), Note("it goes on with these", known[carry.after][1])],
+                    "ids of another tokenizer mean other texts: decode and encode them again",
+                )  # fmt: skip
+    known.update((carry.result, known[carry.after]) for carry in loop.carried if carry.after in known)
+    known.update((result, known[value]) for value, result in loop.stacked if value in known)
 
 
 def _check_entry(program: Program, step: Step, known: dict[str, Whose]) -> None:
@@ -69,13 +102,18 @@ def _check_entry(program: Program, step: Step, known: dict[str, Whose]) -> None:
 
 def _check(step: Step, place: int, given: Whose, wanted: Vocabulary, where: Span | None) -> None:
     found, source = given
-    named = found.name is not None and wanted.name is not None
-    if found != wanted or (named and found.name != wanted.name):
+    if _differ(found, wanted):
         raise Diagnostic(
             "E1011", f"ids {found} go into `{step.callee}`, which takes ids {wanted}", _place(step, place),
             [Note("the ids come from here", source), Note("they are taken here", where)],
             "ids of another tokenizer mean other texts: decode and encode them again",
         )  # fmt: skip
+
+
+def _differ(found: Vocabulary, wanted: Vocabulary) -> bool:
+    """Whether ids of one surely are none of the other."""
+    named = found.name is not None and wanted.name is not None
+    return found != wanted or (named and found.name != wanted.name)
 
 
 def _place(step: Step, place: int) -> Span | None:

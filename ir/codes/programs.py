@@ -37,7 +37,8 @@ CODES = {
     "E0524": Code(
         "a flow holds something other than calls",
         "A flow says in which order entry points, host stages and other flows are called, and who gets whose results. Arithmetic,\n"
-        "slices, `repeat` and parameters belong into a model, where backends and passes see them.\n\n"
+        "slices, `repeat` and parameters belong into a model, where backends and passes see them. What is called over and over\n"
+        "stands in `fold` or `while`.\n\n"
         "  wrong:  flow f(ids: i64[B, T]) -> … { return sample(prefill(ids) * 0.5) }\n"
         "  right:  flow f(ids: i64[B, T]) -> … { return sample(prefill(ids)) }     # and `* 0.5` in the model",
     ),

@@ -144,6 +144,62 @@ def test_batches_are_of_texts_of_one_length(project: Path, tmp_path: Path) -> No
         ts.open(project / "embed.zip")(texts=["one", "one two"], host=HOST, batch=1)  # type: ignore[operator]
 
 
+LOOPS = """
+tokenizer words {
+    from "words.json"
+}
+
+model step(x: i64[B], by: i64[]) -> i64[B] {
+    return x * 2 + by
+}
+
+model more(x: i64[B]) -> bool[] {
+    return any(x < 100)
+}
+
+model y_of(x: i64[B]) -> i64[] {
+    return min(x)
+}
+
+pipeline main(texts: text[B], *, n: int = 3) -> (last: i64[B], all: i64[n, B], first: i64[B]) {
+    x = words(texts).count
+    y = x
+    fold i in n from (x) stack (z) {
+        x = step(x, i)
+        z = x
+        fold j in 2 from (z) {
+            z = step(z, i)
+        }
+    }
+    while more(step(x, y_of(y))) from (x) limit 9 {
+        x = step(x, y_of(y))
+    }
+    return x, z, y
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_loops_of_compiled_steps(tmp_path: Path, target: str) -> None:
+    shutil.copy(WORDS, tmp_path / "words.json")
+    (tmp_path / "main.tess").write_text(LOOPS)
+    ts.compile(ts.load(tmp_path / "main.tess", "main"), target=target, output=tmp_path / "main.zip", verify=False)
+    opened: Any = ts.open(tmp_path / "main.zip")
+    found = opened(texts=["one two", "one two three"])
+    x = first = np.array([2, 3])
+    stacked = []
+    for i in range(3):
+        x = x * 2 + i
+        stacked.append((x * 2 + i) * 2 + i)
+    while (x * 2 + 2 < 100).any():
+        x = x * 2 + 2
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "last": x.tolist(), "all": np.stack(stacked).tolist(), "first": first.tolist(),
+    }  # fmt: skip
+    (main,) = json.loads(zipfile.ZipFile(tmp_path / "main.zip").read("program.json"))["tessera.flows"].values()
+    assert [step["kind"] for step in main["steps"]] == ["encode", "fold", "while"]
+
+
 def test_one_model_is_no_archive(project: Path, tmp_path: Path) -> None:
     """A name says what is in a file, whoever chooses it."""
     model = ts.loads("model m(x: float[B]) -> float[B] {\n    return x + 1.0\n}\n")

@@ -50,6 +50,11 @@ class _Entries:
             return replace(statement, value=self._expr(statement.value))
         if isinstance(statement, ast.ReturnStmt):
             return replace(statement, values=[self._expr(value) for value in statement.values])
+        if isinstance(statement, ast.FoldStmt):
+            return replace(statement, body=[self._statement(inner) for inner in statement.body])
+        if isinstance(statement, ast.WhileStmt):
+            test = self._expr(statement.condition)
+            return replace(statement, condition=test, body=[self._statement(inner) for inner in statement.body])
         return statement
 
     def _expr(self, expr: ast.Expr, scope: str | None = None) -> ast.Expr:

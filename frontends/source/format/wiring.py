@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ....ir.program import Flow, Port, Program, Stage, Step
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ....ir.program import Flow, Loop, Port, Program, Stage, Step
 from ....ir.signature import Pattern
 from ....ir.stages import METHODS, fields_of
 from ..syntax import ast
@@ -24,7 +27,7 @@ def _pattern(pattern: Pattern) -> ast.TypeExpr:
 def flow_member(program: Program, flow: Flow) -> ast.Function:
     """A flow as a member of a ``program``: one statement a step."""
     params = [ast.Param(p.name, _input_type(p)) for p in flow.inputs]
-    body: list[ast.Stmt] = [_statement(program, step) for step in flow.steps]
+    body = _statements(program, flow.steps)
     body.append(ast.ReturnStmt([_value(port.value) for port in flow.outputs]))
     results = [ast.Result(type_expr(port.type), port.name) for port in flow.outputs]
     if len(results) == 1 and results[0].name == "output":
@@ -38,6 +41,44 @@ def pipeline(program: Program, flow: Flow) -> ast.Pipeline:
     return ast.Pipeline(program.name, [], [*hosts, flow_member(program, flow)], program.doc or None)
 
 
+def _statements(program: Program, steps: Iterable[Step | Loop]) -> list[ast.Stmt]:
+    return [made for step in steps for made in (
+        _loop(program, step) if isinstance(step, Loop) else [_statement(program, step)]
+    )]  # fmt: skip
+
+
+def _loop(program: Program, loop: Loop) -> list[ast.Stmt]:
+    """A loop, with other names for what it carries in front of it, at the end of its body and behind it."""
+    names = [carry.inside for carry in loop.carried]
+    stacked = [result for _, result in loop.stacked]
+    ends = [(c.inside, c.after) for c in loop.carried if c.inside != c.after] + [(r, v) for v, r in loop.stacked]
+    body = [*_statements(program, loop.body), *_alike(ends)]
+    made: ast.Stmt
+    if loop.going is None:
+        made = ast.FoldStmt(loop.variable or "i", literal(loop.count), names, body, stacked)
+    else:
+        made = ast.WhileStmt(_asked(program, loop), names, literal(loop.count), body)
+    firsts = [(carry.inside, carry.first) for carry in loop.carried]
+    return [*_alike(firsts), made, *_alike([(carry.result, carry.inside) for carry in loop.carried])]
+
+
+def _alike(pairs: Iterable[tuple[str, str]]) -> list[ast.Stmt]:
+    return [ast.Assign([name], _value(value)) for name, value in pairs]
+
+
+def _asked(program: Program, loop: Loop) -> ast.Expr:
+    """The condition of a loop, with its calls one within the other."""
+    made: dict[str, ast.Expr] = {}
+    for step in loop.test:
+        statement = _statement(program, step)
+        assert isinstance(statement, ast.Assign)
+        assert isinstance(statement.value, ast.Call)
+        args = [ast.Arg(None, _value(name, made)) for name in step.operands]
+        made[statement.targets[0]] = replace(statement.value, args=args)
+    assert loop.going is not None
+    return _value(loop.going, made)
+
+
 def _statement(program: Program, step: Step) -> ast.Stmt:
     stage = program.stages.get(step.callee)
     targets = [step.results[0].partition(".")[0]] if fields_of(stage) else list(step.results)
@@ -46,10 +87,11 @@ def _statement(program: Program, step: Step) -> ast.Stmt:
     return ast.Assign(targets, ast.Call(callee, [ast.Arg(None, _value(name)) for name in step.operands]))
 
 
-def _value(name: str) -> ast.Expr:
-    """A value of a flow; a field is told from what it is of by a dot."""
+def _value(name: str, made: Mapping[str, ast.Expr] | None = None) -> ast.Expr:
+    """A value of a flow, as the call that makes it if it is one of ``made``; a field is told from what it is of by a dot."""
     owner, _, field = name.partition(".")
-    return ast.Attribute(ast.Name(owner), field) if field else ast.Name(owner)
+    value = (made or {}).get(owner, ast.Name(owner))
+    return ast.Attribute(value, field) if field else value
 
 
 def _input_type(port: Port) -> ast.TypeExpr:

@@ -29,6 +29,23 @@ model scores(a: float[B, D], b: float[B, D]) -> float[B] {
 }
 
 """
+STEP = """model step(x: i64[B], by: i64[]) -> i64[B] {
+    return x * 2 + by
+}
+
+model one(x: i64[B]) -> i64[] {
+    return min(x) * 0 + 1
+}
+
+model more(x: i64[B]) -> bool[] {
+    return any(x < 100)
+}
+
+model same(x: i64[B]) -> i64[B, 1] {
+    return unsqueeze(x % 4, 1)
+}
+
+"""
 # By what they show: (source, entry points, stages, flows).
 PIPELINES = {
     "one": (
@@ -63,6 +80,21 @@ PIPELINES = {
         "pipeline main(ids: token[4, B, T], texts: text[B]) -> (a: float[B, 8], b: i64[B]) {\n"
         "    raw = utf8(texts)\n    b = codes(raw.bytes, raw.count)\n    return encoder(ids), b\n}\n",
         ["codes", "encoder"], ["utf8"], ["main"],
+    ),
+    "a fold": (
+        STEP + "pipeline main(texts: text[B], *, n: int = 3) -> (last: i64[B], all: i64[n, B], n: i64[B]) {\n"
+        "    x = words(texts).count\n    y = x\n    fold i in n from (x, y) stack (z) {\n        x = step(x, i)\n        z = x\n"
+        "        fold j in 2 from (z) {\n            z = step(z, i)\n            z = step(z, j)\n        }\n    }\n"
+        "    fold i in 2 from (x) {\n        x = step(x, i)\n    }\n    return x, z, y\n}\n",
+        ["step"], ["words"], ["main"],
+    ),
+    "whiles": (
+        STEP + "pipeline main(texts: text[B]) -> i64[B] {\n    x = words(texts).count\n"
+        "    while more(step(x, one(x))) from (x) limit 8 {\n        x = step(x, one(x))\n    }\n"
+        "    go = more(x)\n    while go from (x, go) limit 8 {\n        x = step(x, one(x))\n        go = more(x)\n    }\n"
+        "    while more(words(words.decode(same(x))).count) from (x) limit 2 {\n        x = step(x, one(x))\n    }\n"
+        "    return x\n}\n",
+        ["one", "step", "more", "same"], ["words", "words.decode"], ["main"],
     ),
 }  # fmt: skip
 
@@ -120,7 +152,8 @@ def test_pipelines_that_call_each_other_twice(folder: Path) -> None:
     """Each is looked at once: there are 2 ** 40 ways from the first to the last."""
     text = "pipeline p0(texts: text[B]) -> float[B, 8] {\n    found = words(texts)\n    return encoder(found.ids)\n}\n"
     for number in range(1, 41):
-        text += f"pipeline p{number}(texts: text[B]) -> float[B, 8] {{\n    a = p{number - 1}(texts)\n    return p{number - 1}(texts)\n}}\n"
+        last = f"p{number - 1}(texts)"
+        text += f"pipeline p{number}(texts: text[B]) -> float[B, 8] {{\n    a = {last}\n    return {last}\n}}\n"
     program = made(folder, HEAD + text, "p40")
     assert program.called("p40") == ["words", "encoder"]
 
