@@ -42,14 +42,14 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
 def placed(program: Program) -> tuple[Program, dict[str, bytes]]:
     """A program whose tokenizers have their tables within its folder, and these tables by their places there.
 
-    What they were trained on stays behind.
+    What they were trained and measured on stays behind.
     """
     from ..runtime.tokenizers.engine import tables_of
     from ..runtime.tokenizers.pieces import SUFFIX as PIECES
     from ..runtime.tokenizers.pieces import is_pieces
 
     if not program.tokenizers:
-        return program, {}
+        return (program if program.measures is None else replace(program, measures=None)), {}
     made, tables = {}, {}
     for name, tokenizer in program.tokenizers.items():
         own = tokenizer.source.first if tokenizer.source is not None else ()
@@ -57,7 +57,7 @@ def placed(program: Program) -> tuple[Program, dict[str, bytes]]:
         tables[place] = tables_of(tokenizer)
         source = TableFile(place, hashlib.sha256(tables[place]).hexdigest(), own)
         made[name] = replace(tokenizer, source=source, training=None, measured=None, gates=())
-    return replace(program, tokenizers=made), tables
+    return replace(program, tokenizers=made, measures=None), tables
 
 
 # The manifest ---------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def write_manifest(folder: Path, metadata: Mapping[str, str], program: Program, 
         whole[_FLOWS] = {name: _plain(program, flow, files) for name, flow in program.flows.items()}
     whole[_FILES] = {
         path.relative_to(folder).as_posix(): {"sha256": _hash(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*")) if path.is_file()
+        for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST
     }  # fmt: skip
     folder.joinpath(MANIFEST).write_text(json.dumps(whole, indent=1, ensure_ascii=False), encoding="utf-8")
 

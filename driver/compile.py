@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from ..ir.compiling import PassSpec
     from ..passes.engine import After, Pass
     from ..passes.report import Report
-    from ..runtime.program import ProgramRunner
+    from ..runtime.program import Host, ProgramRunner
     from ..runtime.runner import Runner
     from ..runtime.weights.bind import Bound
     from .artifact import Artifact, CompileReport
-    from .programs import ProgramArtifact
 
 # Exact passes that every artifact goes through after the user's own.
 CLEANUP = ("fold_constants", "cse", "dce")
@@ -162,6 +161,8 @@ def compile(
     into: Path | None = None,
     progress: Progress | None = None,
     begun: Begun | None = None,
+    host: Mapping[str, Host] | None = None,
+    allow_host: bool = False,
     **options: Any,
 ) -> Artifact:
     """Compile a module or a model built in Python. What is not given comes from its ``compile`` block, else from the defaults.
@@ -180,6 +181,8 @@ def compile(
         into: write it exactly there, instead of ``output``: the caller puts it into place.
         progress: told what goes on.
         begun: what the module was before the passes that it has been through already, and their reports.
+        host, allow_host: functions of host stages by name, and whether others are imported, where outputs of a pipeline are
+            measured.
         options: of the target, such as ``opset=20``. None counts as not given.
 
     Raises:
@@ -217,7 +220,8 @@ def compile(
         report.notes += check_tokenizers(reference, goal)
     with clock(f"building for {goal.name}"):
         if module.several:
-            from .programs import ProgramArtifact, refuse
+            from .measured import check_measures
+            from .programs import ProgramArtifact, refuse, save_program
 
             refuse(module, goal)
             built = {}
@@ -231,7 +235,10 @@ def compile(
             def continues(opened: ProgramRunner) -> list[str]:
                 return [] if read.several else _continues(read, opened, report.passes, weights, renames, seed, sizes)
 
-            _save_program(whole, reference, bound, seed if verify else None, sizes, output, clock, continues)
+            def gates(opened: ProgramRunner) -> dict[str, float]:
+                return check_measures(reference, opened, host or {}, allow_host)
+
+            save_program(whole, reference, bound, seed if verify else None, sizes, output, clock, continues, gates)
             return whole
         problem = goal.refuses(module)
         if problem is not None:
@@ -275,26 +282,6 @@ def _write_and_verify(
             with clock("comparing with the reference"):
                 _compare(artifact, aside, reference, bound, seed, sizes, ahead)
     artifact._wrote(aside if output is None else Path(output))
-
-
-def _save_program(
-    artifact: ProgramArtifact, reference: Module, bound: Bound, seed: int | None, sizes: Mapping[str, int] | None,
-    output: str | os.PathLike[str] | None, clock: _Clock, continues: Callable[[ProgramRunner], list[str]],
-) -> None:  # fmt: skip
-    """As :func:`_write_and_verify`, of the folder of a program."""
-    from ..runtime.files.aside import Scratch
-    from .programs import folder_of
-
-    if output is None and seed is None:
-        return
-    with ExitStack() as stack:
-        folder = stack.enter_context(folder_of(output)) if output is not None else Path(stack.enter_context(Scratch()))
-        with clock("writing"):
-            artifact._write(folder)
-        artifact.report.size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        if seed is not None:
-            with clock("comparing with the reference"):
-                artifact.report.notes += continues(artifact.verify(folder, reference, bound, seed, sizes))
 
 
 def _continues(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,32 @@ def folder_of(path: str | os.PathLike[str]) -> Iterator[Path]:
         pack(Path(folder), archive)
 
 
+def save_program(
+    artifact: ProgramArtifact, reference: Program, bound: Bound, seed: int | None, sizes: Mapping[str, int] | None,
+    output: str | os.PathLike[str] | None, clock: Callable[[str], AbstractContextManager[None]],
+    continues: Callable[[ProgramRunner], list[str]], gates: Callable[[ProgramRunner], dict[str, float]],
+) -> None:  # fmt: skip
+    """Write the folder of a program aside, compare it (``seed`` None: do not), measure it, and only then put it into place."""
+    if output is None and seed is None and reference.measures is None:
+        return
+    with ExitStack() as stack:
+        folder = stack.enter_context(folder_of(output)) if output is not None else Path(stack.enter_context(Scratch()))
+        with clock("writing"):
+            artifact._write(folder)
+        artifact.report.size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        opened = None
+        if seed is not None:
+            with clock("comparing with the reference"):
+                opened = artifact.verify(folder, reference, bound, seed, sizes)
+                artifact.report.notes += continues(opened)
+        if reference.measures is not None:
+            with clock("measuring"):
+                found = gates(opened or open_program(folder))
+            artifact.report.notes += [f"`{name}` is {value:.6g}" for name, value in found.items()]
+            artifact.metadata["tessera.metrics"] = json.dumps(found)
+            artifact._tell(folder)
+
+
 class ProgramArtifact(Artifact):
     """A compiled program: its entry points, over one set of weights.
 
@@ -231,6 +258,10 @@ class ProgramArtifact(Artifact):
         for place, data in self._tables.items():
             path.joinpath(place).parent.mkdir(exist_ok=True)
             path.joinpath(place).write_bytes(data)
+        self._tell(path)
+
+    def _tell(self, path: Path) -> None:
+        """Write the manifest of a folder that has all else."""
         files = {entry: f"{entry}{self._target.suffix}" for entry in self.entries}
         found = {entry: file for entry, file in files.items() if path.joinpath(file).is_file()}
         write_manifest(path, self.metadata, self.module, found)

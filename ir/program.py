@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .pattern import Rule
     from .recipe import Recipe
     from .signature import Signature
-    from .tokenizer import Tokenizer
+    from .tokenizer import Gate, Tokenizer
 
 # So much of a type is shown where a program is told in one line.
 _WIDEST = 60
@@ -155,6 +155,27 @@ class Flow:
         return taken | {port.value for port in self.outputs}
 
 
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a pipeline is measured by on a corpus, line by line: ``words.round_trip`` is a metric of a tokenizer that it calls,
+    ``agree`` the mean of one of its outputs.
+
+    Args:
+        corpus: files by a pattern from the folder of the declaration.
+        metrics: what is measured, in order.
+        gates: what must hold, or nothing is written.
+    """
+
+    corpus: str
+    metrics: tuple[str, ...]
+    gates: tuple[Gate, ...]
+    span: Span | None = field(default=None, compare=False)
+
+    def names(self) -> list[str]:
+        """All that is measured."""
+        return list(dict.fromkeys([*self.metrics, *(gate.metric for gate in self.gates)]))
+
+
 def _cut(type: object) -> str:
     """A type as a line of text has room for it."""
     text = str(type)
@@ -181,6 +202,7 @@ class Program:
         flows: how functions and stages are wired, by name.
         recipes: what a parameter is made of, by its full name; one without is the checkpoint's tensor of that name.
         tokenizers: those that stages are of, by name.
+        measures: what a pipeline is measured by when it is compiled.
     """
 
     name: str
@@ -196,6 +218,7 @@ class Program:
     flows: dict[str, Flow]
     recipes: dict[str, Recipe]
     tokenizers: dict[str, Tokenizer]
+    measures: Measures | None
 
     def __init__(
         self,
@@ -212,6 +235,7 @@ class Program:
         flows: Mapping[str, Flow] | None = None,
         recipes: Mapping[str, Recipe] | None = None,
         tokenizers: Mapping[str, Tokenizer] | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self.name = name
         self.functions = dict(functions) if isinstance(functions, Mapping) else {name: functions}
@@ -226,6 +250,7 @@ class Program:
         self.flows = dict(flows or {})
         self.recipes = dict(recipes or {})
         self.tokenizers = dict(tokenizers or {})
+        self.measures = measures
 
     def __repr__(self) -> str:
         """What it is called, what goes in and what comes out; of several entry points, their names."""
@@ -331,7 +356,8 @@ class Program:
         graph = self.functions[entry]
         recipes = {name: recipe for name, recipe in self.recipes.items() if name in graph.params}
         return replace(
-            self, name=entry, functions={entry: graph}, doc=doc, docs={}, stages={}, flows={}, recipes=recipes, tokenizers={}
+            self, name=entry, functions={entry: graph}, doc=doc, docs={}, stages={}, flows={}, recipes=recipes, tokenizers={},
+            measures=None,
         )
 
     def take_back(self, alone: Program) -> None:
@@ -376,6 +402,8 @@ class Program:
             ours, theirs = getattr(self, what), getattr(other, what)
             if _rows(ours) != _rows(theirs):
                 return f"{what} differ: {_rows(ours)} and {_rows(theirs)}"
+        if self.pipeline is not None and self.measures != other.measures:
+            return f"what is measured differs: {self.measures} and {other.measures}"
         for name in self.recipes.keys() | other.recipes.keys():
             if self.recipes.get(name) != other.recipes.get(name):
                 return f"the recipes of `{name}` differ: {self.recipes.get(name)} and {other.recipes.get(name)}"

@@ -79,6 +79,9 @@ class Targeted(click.Command):
 )  # fmt: skip
 @dtype_option
 @fix_option
+@click.option(
+    "--allow-host", is_flag=True, help="Import and run the Python functions of a pipeline whose outputs are measured."
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the artifact with the torch reference.")
 @click.option("--size", "sizes", metavar="B=8,T=128", help="Sizes of the free dimensions that the comparison keeps to.")
 @verify_each_option
@@ -96,7 +99,7 @@ class Targeted(click.Command):
 def compile(
     file: str, model: str | None, params: tuple[str, ...], target: str | None, passes: tuple[str, ...], no_passes: bool,
     weights: tuple[str, ...], dtype: str, fix: str | None, no_verify: bool, sizes: str | None, verify_each: bool,
-    token_map: bool, meta: tuple[str, ...], seed: int, output: str | None, as_json: bool, **options: Any,
+    allow_host: bool, token_map: bool, meta: tuple[str, ...], seed: int, output: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compile a model to a file.
 
@@ -125,7 +128,8 @@ def compile(
     with waiting("compiling") as progress:
         artifact = drive(
             module, target=goal.name, weights=source.weights, passes=steps, seed=seed, verify=not no_verify,
-            sizes=given, verify_each=verify_each, metadata=dict(map(_pair, meta)), output=out, progress=progress, **options,
+            sizes=given, verify_each=verify_each, allow_host=allow_host,
+            metadata=dict(map(_pair, meta)), output=out, progress=progress, **options,
         )  # fmt: skip
     artifact.report.notes[:0] = source.notes
     if as_json:

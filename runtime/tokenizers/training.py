@@ -22,7 +22,12 @@ Progress = Callable[[str, int | None, int | None], None]
 
 def corpus_files(tokenizer: Tokenizer, pattern: str, span: Span | None = None) -> list[Path]:
     """The files that a pattern names, in order. Raises E0005 for one outside of the project, E1010 for none."""
-    folder = folder_of(tokenizer).resolve()
+    return files_below(folder_of(tokenizer), pattern, span)
+
+
+def files_below(place: Path, pattern: str, span: Span | None = None) -> list[Path]:
+    """As :func:`corpus_files`, from a folder."""
+    folder = place.resolve()
     parts = Path(pattern).parts
     if Path(pattern).is_absolute() or ".." in parts:
         raise Diagnostic(
@@ -34,7 +39,7 @@ def corpus_files(tokenizer: Tokenizer, pattern: str, span: Span | None = None) -
     if outside is not None:
         raise Diagnostic("E0005", f"`{outside.name}` is a link to a file outside of the project", span)
     if not files:
-        raise Diagnostic("E1010", f'there is no file `"{pattern}"` in `{folder_of(tokenizer)}`', span)
+        raise Diagnostic("E1010", f'there is no file `"{pattern}"` in `{place}`', span)
     return files
 
 

@@ -184,7 +184,7 @@ def check(case: Case, rows: list[tuple[str, str]], size: int, folder: Path) -> N
     host = {name: f for name, f in functions.items() if name in program.stages}
     whole = opened(**given, **beside, host=host)
     if "alike" in case.parts:
-        with pytest.raises(Diagnostic, match="E0520.*within its rows"):
+        with pytest.raises(Diagnostic, match=r"E0520.*within its rows"):
             opened(**given, **beside, host=host, batch=size)
         return
     try:

@@ -14,6 +14,7 @@ from ....ir.wiring import check, check_shared
 from ..syntax import ast
 from .gather import gather
 from .library import Declared, Unit
+from .measures import measures_of
 from .pipelines import program_of
 from .signatures import environment
 from .vocabularies import vocabulary
@@ -31,9 +32,10 @@ def elaborate_program(
     Raises:
         Diagnostic: whatever is wrong with it.
     """
-    called = isinstance(node, ast.Pipeline)
-    if isinstance(node, ast.Pipeline):
-        node = program_of(unit, node)
+    pipeline = node if isinstance(node, ast.Pipeline) else None
+    called = pipeline is not None
+    if pipeline is not None:
+        node = program_of(unit, pipeline)
     _check_names(node)
     head = ast.Function("program", node.name, [], node.statics, [], [], name_span=node.name_span, span=node.span)
     signature = elaborator.signatures.function(unit, head)
@@ -77,6 +79,8 @@ def elaborate_program(
             "E0521", f"the pipeline `{node.name}` calls no model", node.name_span,
             help="a tokenizer alone runs by itself: `ts.open_tokenizer`",
         )  # fmt: skip
+    if pipeline is not None:
+        program.measures = measures_of(elaborator, unit, program, pipeline, environment(bound))
     program.locals, program.uses = gather(elaborator, list(program.functions.values()), unit, node.name)
     if program.plain:
         program.doc = program.doc or program.docs.pop(node.name, "")

@@ -61,9 +61,8 @@ class Wiring:
         elif isinstance(statement, (ast.FoldStmt, ast.WhileStmt)):
             self._loop(statement)
         elif isinstance(statement, ast.RepeatStmt):
-            raise Diagnostic(
-                "E0524", "a flow unrolls nothing", statement.span, help="what is called again is a loop: `fold i in 8 from (x) { … }`"
-            )
+            help = "what is called again is a loop: `fold i in 8 from (x) { … }`"
+            raise Diagnostic("E0524", "a flow unrolls nothing", statement.span, help=help)
         else:
             raise _not_a_call(statement.span)
 

@@ -149,12 +149,14 @@ class _Formatter(StatementFormatter):
         *hosts, flow = node.members
         assert isinstance(flow, ast.Function)
         # As they were written: comments stand between them.
-        steps: list[Any] = sorted([*hosts, *flow.body], key=lambda step: start_of(step.span) or (0, 0))
+        steps: list[Any] = sorted([*hosts, *node.clauses, *flow.body], key=lambda step: start_of(step.span) or (0, 0))
         self._function(ast.Function("pipeline", node.name, flow.params, node.statics, flow.results, steps, span=node.span))
 
-    def _step(self, node: ast.Stmt | ast.Host) -> None:
+    def _step(self, node: ast.Stmt | ast.Host | ast.StageFiles | ast.StageList) -> None:
         if isinstance(node, ast.Host):
             self._member(node)
+        elif isinstance(node, (ast.StageFiles, ast.StageList)):
+            self._stage(node)
         else:
             self.statement(node)
 

@@ -38,7 +38,16 @@ def flow_member(program: Program, flow: Flow) -> ast.Function:
 def pipeline(program: Program, flow: Flow) -> ast.Pipeline:
     """The program of a pipeline as the declaration that it is."""
     hosts = [host_member(stage) for stage in program.stages.values() if stage.kind == "python"]
-    return ast.Pipeline(program.name, [], [*hosts, flow_member(program, flow)], program.doc or None)
+    clauses: list[ast.StageFiles | ast.StageList | ast.RequireStmt] = []
+    if program.measures is not None:
+        measures = program.measures
+        clauses.append(ast.StageFiles("measure", measures.corpus, []))
+        if measures.metrics:
+            clauses.append(ast.StageList("metrics", [_value(name) for name in measures.metrics]))
+        clauses += [
+            ast.RequireStmt(ast.Binary(gate.op, _value(gate.metric), literal(gate.bound)), gate.message) for gate in measures.gates
+        ]
+    return ast.Pipeline(program.name, [], [*hosts, flow_member(program, flow)], program.doc or None, clauses=clauses)
 
 
 def _statements(program: Program, steps: Iterable[Step | Loop]) -> list[ast.Stmt]:

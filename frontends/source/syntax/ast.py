@@ -274,7 +274,9 @@ class Program(Node):
 @dataclass(slots=True)
 class Pipeline(Program):
     """``pipeline embed(text: text[B]) -> float[B, 64] { … }``: host stages and one flow, of the pipeline's own name, whose calls
-    say what the entry points are."""
+    say what the entry points are. ``clauses`` say what is measured, and what must hold of it."""
+
+    clauses: list[StageFiles | StageList | RequireStmt] = field(default_factory=list)
 
 
 @dataclass(slots=True)

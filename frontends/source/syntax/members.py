@@ -107,10 +107,34 @@ class ProgramBuilder(ExpressionBuilder):
         self.refuse_outside(chain(tensors, statics, results))
         place = self.span(i + 1, i + 1)
         hosts = [step for step in steps if isinstance(step, ast.Host)]
-        body = [step for step in steps if not isinstance(step, ast.Host)]
+        kinds = (ast.StageFiles, ast.StageList, ast.RequireStmt)
+        clauses = [step for step in steps if isinstance(step, kinds)]
+        body = [step for step in steps if not isinstance(step, (ast.Host, *kinds))]
         flow = ast.Function("flow", name, tensors, [], results, body, name_span=place, span=self.span(i, j))
-        node = ast.Pipeline(name, statics, [*hosts, flow], self._doc(i), name_span=place, span=self.span(i, j))
+        node = ast.Pipeline(
+            name, statics, [*hosts, flow], self._doc(i), clauses=clauses, name_span=place, span=self.span(i, j)
+        )
         return self.checked(i, j, node)
+
+    def measure(self, i: int, j: int, word: str, path: str) -> ast.StageFiles:
+        self._clause(i, word, "measure")
+        return ast.StageFiles(word, unescape(path), [], span=self.span(i, j))
+
+    def metrics(self, i: int, j: int, word: str, _open: str, items: list[ast.Expr], *_close: str) -> ast.StageList:
+        self._clause(i, word, "metrics")
+        return self.checked(i, j, ast.StageList(word, items, span=self.span(i, j)))
+
+    def _clause(self, i: int, word: str, form: str) -> None:
+        """Raise E0130 where ``word`` does not introduce the clause of a pipeline that the grammar has recognised."""
+        forms = {
+            "measure": 'name the files that are measured as `measure "held/*.txt"`',
+            "metrics": "name what is measured as `metrics [words.tokens_per_character, agree]`",
+        }
+        if word == form:
+            return
+        found = f"`{word}` is no clause of a pipeline" if word not in forms else f"this `{word}` is malformed"
+        help_ = forms.get(word) or did_you_mean(word, forms) or "; ".join(forms.values())
+        raise Diagnostic("E0130", found, self.span(i, i), help=help_)
 
     def _tensors(self, name: str, params: list[Any]) -> list[ast.Param]:
         """The parameters of a flow or host stage. Raises E0130 for static ones."""
