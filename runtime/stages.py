@@ -51,10 +51,10 @@ def run_stage(
 
     if stage.kind == UTF8:
         rows = [text.encode() for text in operands[0]]
-        filled = np.zeros((len(rows), max(1, *map(len, rows), 1)), np.uint8)
+        octets = np.zeros((len(rows), max(1, *map(len, rows), 1)), np.uint8)
         for place, row in enumerate(rows):
-            filled[place, : len(row)] = np.frombuffer(row, np.uint8)
-        return [filled, np.array([len(row) for row in rows], np.int64)]
+            octets[place, : len(row)] = np.frombuffer(row, np.uint8)
+        return [octets, np.array([len(row) for row in rows], np.int64)]
     assert engine is not None
     if stage.kind == "decode":
         return [texts(row.decode(errors="replace") for row in engine.decode(filled.rows(operands[0])))]

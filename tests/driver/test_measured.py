@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tessera as ts
@@ -45,6 +46,10 @@ MANY = """model many(mask: bool[B, T]) -> bool[B] {
 """
 PLAIN = SPEC.replace("    HOST\n", "").replace("LONG", "many(found.mask)").replace("pipeline look", f"{MANY}pipeline look")
 HOSTED = SPEC.replace("HOST", 'host long_of = "nowhere:long_of"(texts: text[B]) -> bool[B]').replace("LONG", "long_of(texts)")
+
+
+def long_of(texts: Any) -> Any:
+    return np.array([len(text) > 3 for text in texts])
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_functions_of_python_are_run_where_they_are_allowed(folder: Path) -> Non
     program = ts.load(folder / "look.tess")
     with pytest.raises(Diagnostic, match="E0913"):
         ts.compile(program, target="torch", verify=False)
-    ts.compile(program, target="torch", verify=False, host={"long_of": lambda texts: [len(text) > 3 for text in texts]})
+    ts.compile(program, target="torch", verify=False, host={"long_of": long_of})
 
 
 def test_it_reads_back(folder: Path) -> None:
