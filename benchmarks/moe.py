@@ -4,6 +4,7 @@ One layer is a router and gated experts, `y = sum of w_e (silu(x g_e) * (x u_e))
 written by hand, fed with the logits as it wants them. The decoder is of Mixtral's form, 8 layers, from transformers with random
 weights: what Tessera makes of its folder against what `torch.onnx.export` makes of the one form that it takes, and against torch
 itself with grouped products. All forms take their turns in one run; times are relative to the sparse form's: above 1 is slower.
+`products` is a bound and no form: ONNX Runtime's products of each expert's rows, which lie ready, and nothing else.
 
     python -m benchmarks.moe
     python -m benchmarks.moe --threads 1     # also what each takes of the CPU, on a machine that does other things
@@ -95,6 +96,29 @@ def contrib(w: Arrays, k: int, threads: int) -> InferenceSession:
     return session(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), threads)
 
 
+def products(w: Arrays, k: int, x: np.ndarray, threads: int) -> Run:
+    """Both products of each expert that some token goes to, of as many rows as go there; through a binding, which moves nothing."""
+    chosen = np.argsort(-(x @ w["gate.weight"].T), axis=1, kind="stable")[:, :k]
+    rng, nodes, held, given = np.random.default_rng(2), [], [], Arrays()
+    for e, rows in enumerate(np.bincount(chosen.ravel(), minlength=len(w["gate.weight"]))):
+        for name in ("gate_up", "down") if rows else ():
+            own, matrix = f"{name}.{e}", w[f"experts.{name}"][e]
+            nodes.append(helper.make_node("MatMul", [f"x.{own}", own], [f"y.{own}"]))
+            held.append(from_array(matrix, own))
+            given[f"x.{own}"] = rng.standard_normal((rows, len(matrix))).astype(np.float32)
+    ins = [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in given.items()]
+    outs = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in nodes]
+    graph = helper.make_graph(nodes, "products", ins, outs, held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=10)
+    made = session(model.SerializeToString(), threads)
+    bound = made.io_binding()
+    for name, array in given.items():
+        bound.bind_cpu_input(name, array)
+    for out in outs:
+        bound.bind_output(out.name)
+    return partial(made.run_with_iobinding, bound)
+
+
 def session(model: bytes | str, threads: int) -> InferenceSession:
     options = SessionOptions()
     options.intra_op_num_threads = threads
@@ -139,7 +163,7 @@ def layer(tokens: int, d: int, ff: int, experts: int, k: int, threads: int) -> d
         y = np.asarray(made[0] if isinstance(made, list) else made)
         off = np.abs(y.reshape(truth.shape) - truth).max() / np.abs(truth).max()
         assert off < ROUNDED.get(name, 1e-3), f"{name} is off by {off:.2g} of the largest"
-    return runs
+    return {**runs, "products": products(w, k, x, threads)}
 
 
 def decoder(tokens: int, threads: int) -> dict[str, Run]:
