@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from onnx.numpy_helper import from_array
+from onnx.numpy_helper import from_array, to_array
 
 import tessera as ts
 from tessera.backends.onnx import build, serialize
@@ -129,6 +129,132 @@ def test_what_it_is_not_known_to_compute_is_refused(
 ) -> None:
     with pytest.raises(Diagnostic, match=told):
         written(tmp_path / "m.onnx", fused(inputs, attributes))
+
+
+# Matrices of few bits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("router", "experts", "bits"),
+    [
+        ("softmax", "swiglu", 4),
+        *(pytest.param("sigmoid", kind, bits, marks=pytest.mark.slow) for kind in ("clipped", "gelu") for bits in (8, 4)),
+    ],
+)
+def test_our_own_rounded_files_come_back(router: str, experts: str, bits: int, tmp_path: Path) -> None:
+    """As ONNX Runtime computes them; passes find the mixture, and written again the numbers are the same."""
+    import onnxruntime
+
+    module = program(ROUTERS[router], EXPERTS[experts])
+    weights = {name: t.numpy() for name, t in initialise(module.graph, 1).items()}
+    model = serialize(build(module, weights, contrib=True, bits=bits))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    source = written(tmp_path / "m.onnx", model)
+    raised, _ = apply(source.module, "raise_composites")
+    (mixture,) = find_mixtures(raised.graph)
+    assert all(mixture.node.inputs[i] is param for i, param in mixture.stacked.items())
+    for passes in ([], ["raise_composites"]):
+        agree(source, lambda x: {"y": session.run(None, {"x": x})[0]}, passes)
+    held, again = (
+        {t.name: to_array(t) for t in onnx.load_from_string(m).graph.initializer if f".u{bits}" in t.name}
+        for m in (model, serialize(build(raised, source.weights, contrib=True, bits=bits)))
+    )
+    assert len(held) == 2
+    for name, numbers in held.items():
+        np.testing.assert_array_equal(again[name], numbers)
+
+
+def few_bits(bits: int, block: int, zero: bool, more: dict[str, Any], **other: Any) -> bytes:
+    """A file as others write it: 5 experts of 32 x 64, scales for blocks of inputs, zero points, weights of their own."""
+    rng, made = np.random.default_rng(bits + block), dict[str, np.ndarray]()
+    inputs = ["x", "logits"] + [""] * 13
+    for place, (name, outer, inner) in enumerate((("up", 128, 32), ("down", 32, 64))):
+        blocks = inner // block if block else 0
+        made[name] = rng.integers(0, 256, (5, outer, inner * bits // 8)).astype(np.uint8)
+        scale = rng.uniform(0.5, 1, (5, outer, blocks) if block else (5, outer)) / (1 << bits) / inner**0.5
+        made[f"{name}.scale"] = scale.astype(np.float32)
+        inputs[2 + 3 * place : 4 + 3 * place] = [name, f"{name}.scale"]
+        if zero:
+            shape = (5, outer, -(-blocks * bits // 8)) if block else (5, outer * bits // 8)
+            made[f"{name}.zero"] = rng.integers(0, 256, shape).astype(np.uint8)
+            inputs[11 + place] = f"{name}.zero"
+    made |= {"gate": rng.standard_normal((32, 5)).astype(np.float32)} | other.get("held", {})
+    nodes = [helper.make_node("MatMul", ["x", "gate"], ["logits"])]
+    if other.get("mixed"):
+        nodes.append(helper.make_node("Sigmoid", ["logits"], ["mixed"]))
+        inputs[14] = "mixed"
+    attributes = {
+        "activation_type": "swiglu", "swiglu_fusion": 1, "k": 2, "normalize_routing_weights": 1, "expert_weight_bits": bits,
+        **({"block_size": block} if block else {}), **more,
+    }  # fmt: skip
+    nodes.append(helper.make_node("QMoE", inputs, ["y"], domain="com.microsoft", **attributes))
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 32]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "moe", ports[:1], ports[1:], [from_array(a, n) for n, a in made.items()])
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("bits", "block", "zero", "more", "mixed"),
+    [
+        (4, 0, False, {}, False),
+        (4, 16, True, {}, False),
+        (8, 0, True, {}, False),
+        (2, 16, True, {}, False),
+        (4, 0, True, {}, True),
+        (4, 32, False, {"normalize_routing_weights": 0}, True),
+    ],
+)
+def test_few_bits_are_read_as_the_numbers_they_stand_for(
+    bits: int, block: int, zero: bool, more: dict[str, int], mixed: bool, tmp_path: Path
+) -> None:
+    """As ONNX Runtime computes the op of others' files."""
+    import onnxruntime
+
+    model = few_bits(bits, block, zero, more, mixed=mixed)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    source = written(tmp_path / "m.onnx", model)
+    assert composites(source.module) == {"token_choice": 1, "gated": 1}
+    own = ts.compile(source.module, target="onnx", weights=source.weights, verify=False)
+    for tokens in (1, 2, 33):
+        x = np.random.default_rng(tokens).standard_normal((tokens, 32)).astype(np.float32)
+        want = session.run(None, {"x": x})[0]
+        np.testing.assert_allclose(own(x)["y"], want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("more", "told", "advice"),
+    [
+        ({"quant_type": "fp8"}, 'quant_type="fp8"', "round afterwards"),
+        ({"weights_prepacked": 1}, "in an order of one kind of machine", "round afterwards"),
+        ({"expert_weight_bits": 3}, "matrices of 3 bits", "round afterwards"),
+        ({"use_sparse_mixer": 1}, "a sparse mixer", "round afterwards"),
+        ({"normalize_routing_weights": 0}, "no shares of what was chosen", "normalize_routing_weights=1"),
+    ],
+)
+def test_few_bits_that_may_mean_something_else_are_refused(
+    more: dict[str, Any], told: str, advice: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Diagnostic, match=told) as caught:
+        written(tmp_path / "m.onnx", few_bits(4, 0, False, more))
+    assert caught.value.code == "E0758"
+    assert advice in (caught.value.help or "")
+
+
+@pytest.mark.parametrize(
+    ("more", "held"),
+    [
+        ({"block_size": 24}, {}),
+        ({"block_size": 128}, {}),
+        ({}, {"up.scale": np.ones((5, 32), np.float32)}),
+        ({}, {"up": np.ones((5, 128, 16), np.int8)}),
+        ({}, {"up.zero": np.ones((5, 128), np.uint8)}),
+    ],
+)
+def test_few_bits_that_do_not_fit_are_refused(more: dict[str, Any], held: dict[str, np.ndarray], tmp_path: Path) -> None:
+    with pytest.raises(Diagnostic) as caught:
+        written(tmp_path / "m.onnx", few_bits(4, 0, True, more, held=held))
+    assert caught.value.code == "E0759"
 
 
 # What only looks like it -----------------------------------------------------------------------------------------------------
