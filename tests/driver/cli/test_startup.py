@@ -19,7 +19,7 @@ OURS = {
         "ir.", "specs.catalog", "frontends.source", "runtime.distributions", "runtime.files.pickles",
         "runtime.weights.initialise", "driver.cli",
         "driver.check", "driver.targets", "backends.target", "backends.onnx.target", "backends.torch.target",
-        "backends.mlir.target", "backends.triton.target",
+        "backends.mlir.target", "backends.triton.target", "backends.triton.binaries",
     ),
 }  # fmt: skip
 # … and not even these, though their rooms are: what weights, rewrites, programs and passes take.
