@@ -137,9 +137,11 @@ module.exports = grammar({
         "->",
         field("results", $.results),
         "{",
-        repeat(choice($.host, $._statement)),
+        repeat(choice($.host, $.measure, $.metrics, $._statement)),
         "}",
       ),
+    measure: ($) => seq("measure", field("path", $.string)),
+    metrics: ($) => seq("metrics", field("metrics", $.list)),
 
     tokenizer: ($) =>
       seq(

@@ -7,7 +7,7 @@
 (none) @constant.builtin
 
 ["use" "const" "record" "rewrite" "program" "pipeline" "compile" "entry" "host" "flow" "weights" "pass" "target"] @keyword
-["tokenizer" "normalize" "split" "process" "decode" "truncate" "pad" "round" "special" "inject" "train" "measure" "family"] @keyword
+["tokenizer" "normalize" "split" "process" "decode" "truncate" "pad" "round" "special" "inject" "train" "measure" "metrics" "family"] @keyword
 ["fn" "op" "layer" "model"] @keyword.function
 ["param" "buffer" "state" "random" "tap" "require" "let" "static" "exact" "approximate" "where" "in" "from" "as" "limit"] @keyword
 ["repeat" "fold" "while"] @keyword.repeat
