@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,8 @@ def _peers() -> Iterator[list[str]]:
         best = [max((rows[n] for n in names if n in rows), key=lambda row: row["cpu"]) for names in (FLOATS, INTEGERS)]
         ours = [rows[n] for n in OURS if n != "tessera merged"]
         cells = [f"{row['cpu']:.2f} x" for row in (best[0], ours[0])]
-        cells += [f"{row['cpu']:.2f} x ({row['cosine']:.3f})" for row in (best[1], *ours[1:])]
+        # 0.9996 is not 1.
+        cells += [f"{row['cpu']:.2f} x ({math.floor(row['cosine'] * 1000) / 1000:.3f})" for row in (best[1], *ours[1:])]
         yield [_SPEED[name.removesuffix(" keep 0.7")], *cells]
 
 
