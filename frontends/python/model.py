@@ -366,6 +366,7 @@ class Model:
         check_outside(graph, None)
         check_vocabularies(graph)
         self._elaborator.bodies.check(graph)
+        self._elaborator.check_turned({self.name: graph})
         locals_, uses = gather(self._elaborator, [graph], self._unit, self.name)
         self._module = Module(self.name, graph, self.doc, locals_, uses)
 

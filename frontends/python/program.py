@@ -8,6 +8,7 @@ from typing import Any
 from ...ir.diagnostics import Diagnostic
 from ...ir.program import Program
 from ...ir.wiring import check
+from ..source.elaborate.turned import check_turned
 from .callsite import call_site
 from .model import Model
 
@@ -47,4 +48,5 @@ def program(name: str, entries: Mapping[str, Program | Model], *, doc: str = "")
                         help="give one of them another name",
                     )  # fmt: skip
     check(whole)
+    check_turned(whole.functions, {})
     return whole

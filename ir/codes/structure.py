@@ -40,4 +40,12 @@ CODES = {
         "a tensor is needed, or may not be made here",
         "Operands before `*` are tensors. Parameters and states belong to layers and models, not to `fn` and `op`.",
     ),
+    "E0508": Code(
+        "keys are turned twice",
+        "A rotary embedding turns a key by its position. Keys that carry their rotation, such as those of a cache into which turned keys\n"
+        "were put or whose record says `rotated=true`, would stand at other positions if `rope` turned them again.\n"
+        "    cache = append(cache, rope(k, cosine, sine), v)\n"
+        "    y = attention(q, rope(cache.k, c, s), cache.v, seen)             # wrong\n"
+        "    y = attention(q, cache.k, cache.v, seen)                         # right",
+    ),
 }

@@ -32,6 +32,7 @@ from .inputs import check_outside, declared_outputs, finish_states, outside_name
 from .library import Declared, Library, Unit
 from .results import check_results
 from .signatures import Signatures
+from .turned import check_turned
 from .values import BuiltinValue, Bundle, DeclValue, OpValue, Partial
 from .vocabularies import vocabulary
 
@@ -48,6 +49,8 @@ class Elaborator:
         self.calls = Calls(self)
         self.bodies = Bodies()
         self.called: set[int] = set()
+        # Keys that were put into records that say that they are turned, and where.
+        self.turned: dict[Value, Span | None] = {}
         self._composites: dict[int, Composite] = {}
         self._by_node: dict[int, Declared] = {}
         self._declared: dict[str, Declared] = {}
@@ -245,8 +248,14 @@ class Elaborator:
             return elaborate_program(self, unit, unit.programs[name], params, spans or {})
         node = unit.models[name]
         graph = self.graph(Declared(unit, node), params, spans or {}, name)
+        self.check_turned({name: graph})
         locals_, uses = gather(self, [graph], unit, name)
         return Module(name, graph, node.doc or "", locals_, uses, path=unit.path)
+
+    def check_turned(self, graphs: Mapping[str, Graph]) -> None:
+        """Raises E0508 for keys that are turned twice in functions that share states."""
+        if self.registered("std.attention", "rope") is not None:
+            check_turned(graphs, self.turned)
 
     def graph(
         self, declared: Declared, params: dict[str, Any], spans: Mapping[str, Span | None], name: str, scope: str = ""

@@ -64,6 +64,7 @@ def elaborate_program(
         if isinstance(declared.node, ast.Function) and declared.node.doc:
             program.docs[entry.name] = declared.node.doc
     check_shared(program)
+    elaborator.check_turned(program.functions)
     for host in node.members:
         if isinstance(host, ast.Host):
             program.stages[host.name] = _stage(elaborator, unit, host)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ....ir.diagnostics import Diagnostic, Span, did_you_mean
 from ....ir.signature import Operand, Signature
 from .library import Declared
+from .turned import KEYS, ROTATED
 from .values import Bundle, describe, is_tensor
 
 if TYPE_CHECKING:
@@ -46,4 +47,6 @@ def construct(calls: Calls, frame: Frame, declared: Declared, arguments: list[Ar
         fields[name] = frame.local(value)
     check.unify([v.type for v in fields.values()], {}, span=span, spans=[given[n][1] for n in fields])
     statics = {n: calls.static_value(k, False, given[n][0], record.name, n, given[n][1]) for n, k in record.statics}
+    if statics.get(ROTATED) is True:
+        calls.elaborator.turned.update({fields[name]: given[name][1] for name in KEYS if name in fields})
     return Bundle(record, fields, statics)
