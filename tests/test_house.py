@@ -115,6 +115,7 @@ ALLOWED = {
     "frontends.source.elaborate.builtin.STATIC_FUNCTIONS": "functions of static values, a table",
     "frontends.source.elaborate.remedies._FORMS": "calls that are written otherwise elsewhere, a table of remedies",
     "frontends.source.elaborate.signatures.DIM_FUNCTIONS": "functions of dimensions",
+    "frontends.source.elaborate.turned._MULTIPLES": "which ops turn no vector by another angle, a table of four",
     "frontends.source.format.printer._Printer._expression": "which operands of a call may be bare numbers, a table by position",
     "frontends.source.format.recipes._INFIX": "operators of recipes, a table",
     "frontends.source.syntax.lexer.RESERVED": "words of the language",

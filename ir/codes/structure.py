@@ -42,8 +42,8 @@ CODES = {
     ),
     "E0508": Code(
         "keys are turned twice",
-        "A rotary embedding turns a key by its position. Keys that carry their rotation, such as those of a cache into which turned keys\n"
-        "were put or whose record says `rotated=true`, would stand at other positions if `rope` turned them again.\n"
+        "A rotary embedding turns a key by its position. Keys that carry their rotation, such as those of a cache into\n"
+        "which turned keys were put or whose record says `rotated=true`, would stand at other positions turned again.\n"
         "    cache = append(cache, rope(k, cosine, sine), v)\n"
         "    y = attention(q, rope(cache.k, c, s), cache.v, seen)             # wrong\n"
         "    y = attention(q, cache.k, cache.v, seen)                         # right",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from ...ir.analysis.cost import ATTENTION
@@ -14,6 +15,7 @@ from ...ir.dims.dim import Dim
 from ...ir.graph import Graph, Module, Node, Value
 from ...ir.library import ops_of, written
 from ...ir.op import Composite, Trait, has
+from ...ir.types import boolean
 from ..engine import Pass
 from ..options import Option, check_further, option
 from ..report import Report
@@ -58,7 +60,7 @@ class SelectKV(Pass):
     blocks: tuple[int, ...] | None = option(None, "the causal attentions to choose in, counted from 0; all when none")
     reuse: float | None = option(
         None, "of a cache: read again what was chosen last, where the cosine between new queries and those of then is at least "
-        "this, and score nothing"
+        "this, and score nothing", least=-1, most=1
     )  # fmt: skip
     further: tuple[tuple[str, Any], ...] = option((), "", hidden=True)
 
@@ -223,16 +225,18 @@ def _options(op: Composite) -> dict[str, Option]:
 
 
 def _there(mask: Value | None, keys: Value, builder: Builder) -> Value | None:
-    """Which keys [B, S] are no padding, as far as an attention's mask says it of each key by itself."""
+    """Which keys [B, S] are no padding, as far as an attention's mask says it of each key by itself; all that it says of them."""
     if mask is None:
         return None
     batch, _, count, _ = keys.type.shape
     if mask.type.rank == 4 and mask.type.shape[1:] == (1, 1, count):
         row = builder.op("squeeze", mask, axis=(1, 2))
+        row = row if row.type.dtype.kind == "bool" else builder.op("cast", row, dtype=boolean)
         return row if row.type.shape[0] == batch else builder.op("expand", row, shape=(batch, count))
     joins = mask.node is not None and has(mask.node, Trait.MEETS)
-    parts = (_there(v, keys, builder) for v in mask.node.inputs) if joins and mask.node is not None else ()
-    return next((part for part in parts if part is not None), None)
+    parts = [_there(v, keys, builder) for v in mask.node.inputs] if joins and mask.node is not None else []
+    told = [part for part in parts if part is not None]
+    return reduce(lambda a, b: builder.op("logical_and", a, b), told) if told else None
 
 
 def _is_own(op: Composite) -> bool:

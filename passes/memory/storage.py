@@ -11,7 +11,7 @@ from ...ir.graph import Graph, Initializer, Input, Node, Part, Value
 from ...ir.library import composite
 from ...ir.op import Composite
 from ...ir.signature import RecordPattern
-from ...ir.types import DType, TensorType, f16
+from ...ir.types import DType, TensorType
 
 Kind = Literal["f16", "i8"]
 
@@ -19,7 +19,8 @@ _NARROW = "std.cache.narrow"
 # The ops of each storage are called as those of std.cache, behind this.
 _FAMILY: dict[Kind | None, str] = {None: "std.cache.", "f16": f"{_NARROW}.half_", "i8": f"{_NARROW}.narrow_"}
 APPENDS = tuple(f"{family}append" for family in _FAMILY.values())
-_NARROWED, _WIDENED, _ROPE = f"{_NARROW}.narrowed", f"{_NARROW}.widened", "std.attention.rope"
+_HALVES, _NARROWED, _WIDENED = f"{_NARROW}.halves", f"{_NARROW}.narrowed", f"{_NARROW}.widened"
+_ROPE = "std.attention.rope"
 
 
 class Storage:
@@ -67,7 +68,7 @@ class Storage:
         if self.kind == "i8":
             pairs = [builder.multi(composite(_NARROWED), value) for value in given]
             return [value for parts in zip(*pairs, strict=True) for value in parts]
-        return given if self.kind is None else [builder.op("cast", value, dtype=f16) for value in given]
+        return given if self.kind is None else [builder.op(composite(_HALVES), value) for value in given]
 
     def read(self, node: Node, kept: list[Value]) -> None:
         """Let an attention read what a cache holds."""

@@ -127,3 +127,17 @@ def test_what_is_filled_is_a_list_of_tokens(storage: str, seed: int) -> None:
             for h, head in enumerate(row):
                 for field, value in told.items():
                     np.testing.assert_array_equal(cache[field][b, h, : len(head)], value[h][head])
+
+
+@pytest.mark.parametrize("storage", ["half_", "narrow_"])
+def test_what_is_too_large_is_the_largest_that_there_is(storage: str) -> None:
+    """An attention over it has a result: infinity would leave none, of any token."""
+    rows = np.array([[1.0, -7e4, np.inf], [2.0, 65504.0, -65519.0], [3.0, 4.0, -np.inf]], np.float32)
+    k, v = (np.broadcast_to(rows[:, :width], (ROWS, HEADS, 3, width)).copy() for width in (3, 2))
+    made = run(storage, "append", empty(storage), k=k, v=v, count=[3, 3])
+    for name, rows in (("k", k), ("v", v)):
+        wide = made[name][:, :, :3].astype(np.float32) * (made[f"{name}_step"][:, :, :3] if storage == "narrow_" else 1.0)
+        most = 3.4e38 if storage == "narrow_" else 65504.0
+        wanted = np.clip(rows, -most, most)
+        np.testing.assert_allclose(wide, wanted, atol=np.abs(wanted).max(-1).max() / 127 if storage == "narrow_" else 0.0)
+        assert np.isfinite(wide).all()

@@ -73,8 +73,18 @@ PASSED = {
     "function": "x = same({keys})",
     "op": "x = twice_same({keys})",
     "list": "both = [k, {keys}]\n    x = both[1]",
-    "branch": "x = {keys}\n    cond any(start > 3, axis=0) from (x) {{\n        x = x + 0.0\n    }} else {{\n        x = x[:, :, :8]\n    }}",
-    "loop": "x = k + zeros_of({keys})\n    before = {keys}\n    fold i in 3 from (x, before) {{\n        x = before\n        before = x\n    }}",
+    "branch": """x = {keys}
+    cond any(start > 3, axis=0) from (x) {{
+        x = x + 0.0
+    }} else {{
+        x = x[:, :, :8]
+    }}""",
+    "loop": """x = k + zeros_of({keys})
+    before = {keys}
+    fold i in 3 from (x, before) {{
+        x = before
+        before = x
+    }}""",
 }  # fmt: skip
 READ = {
     "rope": "rope(x, c, s)",

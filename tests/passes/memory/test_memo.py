@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import tessera as ts
 from tessera.driver.compile import apply_passes
 from tessera.ir.diagnostics import Diagnostic
+from tessera.passes.memory.select_kv import SelectKV
 
 from .test_add_cache import ATTENDING, PROMPTS, compiled, greedy
 
@@ -44,7 +46,7 @@ def test_both_targets_and_numpy_remember_the_same(rows: int, seed: int) -> None:
     memo: dict[str, Any] = {
         "query": rng.standard_normal((rows, WIDTH)).astype(np.float32),
         "place": np.sort(np.stack([rng.permutation(12)[:CHOSEN] for _ in range(rows)])),
-        "made": rng.integers(0, 2, rows), "hits": rng.integers(0, 9, rows),
+        "made": rng.integers(0, 2, rows) * rng.integers(CHOSEN, 16, rows), "hits": rng.integers(0, 9, rows),
     }  # fmt: skip
     query = (memo["query"] + rng.standard_normal((rows, WIDTH)) * rng.choice([0.1, 2.0])).astype(np.float32)
     length, count = rng.integers(2, 16, rows), rng.integers(0, 3, rows)
@@ -55,16 +57,20 @@ def test_both_targets_and_numpy_remember_the_same(rows: int, seed: int) -> None:
         np.testing.assert_array_equal(value, second[name])
     for b in range(rows):
         old, place = memo["place"][b], memo["place"][b].copy()
+        ended = old[-1] >= memo["made"][b] - 1
         run = CHOSEN - 1
         while run and old[run] - old[run - 1] == 1:
             run -= 1
-        place[run:] += max(0, length[b] - 1 - old[-1])
+        if ended:
+            place[run:] += max(0, length[b] - 1 - old[-1])
         cosine = query[b] @ memo["query"][b] / np.linalg.norm(query[b]) / np.linalg.norm(memo["query"][b])
-        near = bool(count[b] == 0 or (memo["made"][b] and cosine >= 0.5 and place[run] <= length[b] - 2))
+        inside = not ended or place[run] <= length[b] - 2
+        near = bool(count[b] == 0 or (memo["made"][b] and cosine >= 0.5 and inside))
         assert (first["near"][b], first["place"][b].tolist()) == (near, place.tolist())
         used = place if near else chosen[b]
         assert first["after_place"][b].tolist() == (used if count[b] else old).tolist()
-        assert first["after_made"][b] == (memo["made"][b] if near else length[b] > CHOSEN)
+        made = length[b] if near or length[b] > CHOSEN else 0
+        assert first["after_made"][b] == (made if count[b] else memo["made"][b])
         assert first["after_hits"][b] == memo["hits"][b] + (near and count[b] > 0)
         np.testing.assert_array_equal(first["after_query"][b], (memo["query"] if near else query)[b])
     assert first["anew"] == (not first["near"].all())
@@ -91,7 +97,8 @@ def read_in_parts(artifact: Any, text: np.ndarray, parts: tuple[int, ...]) -> tu
 def test_a_threshold_that_nothing_reaches_changes_nothing() -> None:
     passes = ("add_cache", VOTE.replace(", reuse={reuse}", ""))
     wanted = greedy(compiled(ts.loads(ATTENDING, params={"kind": "rope"}), "torch", passes=passes)[1], PROMPTS, 12)
-    for artifact in selecting(2.0):
+    above = SelectKV("token_vote", k=6, reuse=2.0, further=(("recent", 3), ("sinks", 1)))
+    for artifact in compiled(ts.loads(ATTENDING, params={"kind": "rope"}), "torch", "onnx", passes=("add_cache", above))[1:]:
         assert greedy(artifact, PROMPTS, 12) == wanted
         assert ts.loads(ts.source(artifact.module)) == artifact.module
         scored = [n.op.name for n in artifact.module.functions["decode"].nodes()]
@@ -118,6 +125,42 @@ def test_new_tokens_are_read_whatever_is_remembered(case: str) -> None:
     run = made[1].session(states=first[-1], sizes={"C": 32})
     run.prefill(ids=text[:, :3], lengths=np.full(2, 3))
     assert not any(run.states()[f"memo_0.{field}"].any() for field in ("made", "hits", "place"))
+
+
+OWN = """
+## The first k slots, every second one, or those that end one before the latest.
+op mine(q: float[B, H, T, K], keys: float[B, G, C, K], length: i64[B], *, k: int, which: str) -> i64[B, min(k, C)] {
+    first = unsqueeze(iota(min(k, C)), 0)
+    if which == "first" {
+        return first + 0 * unsqueeze(length, 1)
+    }
+    if which == "second" {
+        return 2 * first + 0 * unsqueeze(length, 1)
+    }
+    return first + unsqueeze(maximum(length - 1 - min(k, C), 0), 1)
+}
+"""
+
+
+@pytest.mark.parametrize("which", ["first", pytest.param("second", marks=pytest.mark.extended), "before"])
+def test_a_choice_that_ends_before_the_latest_token_is_read_as_it_is(which: str, tmp_path: Path) -> None:
+    """What a method of one's own chose when it was asked, whatever came since."""
+    tmp_path.joinpath("mine.tess").write_text(OWN)
+    method = f'select_kv(method="{tmp_path}/mine.tess:mine", k=3, which={which}, reuse={{reuse}})'
+    text, parts = np.random.default_rng(0).integers(0, 40, (2, 16)), (1, 1, 2, 1, 3)
+    chosen = {"first": [0, 1, 2], "second": [0, 2, 4], "before": [5, 6, 7]}[which]
+    (a, first), (b, second) = (read_in_parts(made, text, parts) for made in selecting(-1.0, method=method))
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
+    for states in (*first, *second):
+        assert states["memo_0.place"].tolist() == [chosen, chosen]
+    assert first[-1]["memo_0.hits"].tolist() == [len(parts) - 1] * 2
+
+
+@pytest.mark.parametrize("reuse", ["1.01", "-2", "inf"])
+def test_no_cosine_is_beyond_one(reuse: str) -> None:
+    with pytest.raises(Diagnostic, match="from -1 to 1") as caught:
+        apply_passes(ts.loads(ATTENDING, params={"kind": "rope"}), ["add_cache", VOTE.format(reuse=reuse)])
+    assert caught.value.code == "E0704"
 
 
 @pytest.mark.extended
