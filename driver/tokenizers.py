@@ -115,11 +115,14 @@ def train_tokenizer(
         )  # fmt: skip
     target = folder_of(tokenizer) / tokenizer.source.path
     check_writable(target)
-    data = train(tokenizer, progress)
+    # What a killed training had learned lies beside the file until there is one.
+    checkpoint = target.with_name(f"{target.name}.part")
+    data = train(tokenizer, progress, checkpoint)
     check_hash(tokenizer, hashlib.sha256(data).hexdigest())
     found = check_gates(data, tokenizer, progress) if tokenizer.gates else {}
     with written_aside(target) as aside:
         aside.write_bytes(data)
+    checkpoint.unlink(missing_ok=True)
     return target, found
 
 

@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "real": ("real", (int, float)),
     "text": ("str", str),
     "texts": ("list of str", tuple),
+    "reals": ("list of real", tuple),
 }
 
 
@@ -63,7 +64,7 @@ class Opt:
         if isinstance(value, bool) or not isinstance(value, _KINDS[self.kind][1]):
             return self.kind == "bool" and isinstance(value, bool)
         if isinstance(value, tuple):
-            return all(type(item) is str for item in value)
+            return all(type(item) is str if self.kind == "texts" else type(item) in (int, float) for item in value)
         return not isinstance(value, (int, float)) or self.least is None or value >= self.least
 
 
@@ -127,6 +128,7 @@ STAGES: dict[str, dict[str, Row]] = {
         "replace": _REPLACE,
         "prepend": Row("Prepend", "a text in front", (Opt("text", "text", key="prepend"),)),
         "byte_level": Row("ByteLevel", "a printable character for each byte"),
+        "bytes": Row("", "a text is the bytes of a file, whatever they mean: each is a letter"),
         "sentencepiece": Row("", "as a model of SentencePiece does it: its rule, white space, a visible character for each space", (
             Opt("rule", "text", "nmt_nfkc"), Opt("sha256", "text", None, form="table"), _flag("prefix", True),
             _flag("collapse", True), _flag("escape", True), _flag("suffix", False),
@@ -240,6 +242,7 @@ TRAIN = Row("", "files that the tables are trained on", (
     Opt("words", "text", None), Opt("epochs", "int", None, least=1),
     Opt("lines", "int", None, least=1), Opt("memorize", "real", None, least=0.0), Opt("forget", "real", None, least=0.0),
     Opt("life", "int", None, least=1), Opt("step", "real", None, least=0.0),
+    Opt("chunk", "int", None, least=1), Opt("entropy", "reals", ()),
 ))  # fmt: skip
 
 # What `require` may compare, and what it says of a corpus.

@@ -19,6 +19,7 @@ from ...ir.tokenizer_parts import shown
 from .files import Tables, read_json
 from .forms import template_tokens
 from .lexicon import entries
+from .octets import is_octets
 from .pairs import Unplaced, pairs_of, refused_pairs
 from .spelling import CODES, REMOVED, Classes, classes_of, each_normalized, paged
 from .trie import Trie
@@ -95,8 +96,9 @@ def _automaton(data: bytes) -> Automaton:
         except Unplaced as error:
             raise Refused(*error.args) from None
         # A byte that is no UTF-8 is U+FFFD, which has three.
+        each = 1 if is_octets(tokenizer) else 3
         return Automaton(
-            made.tables, {**made.statics, **_rows(tokenizer, tables)}, "std.text.pairs", 3, *_limits(tokenizer)
+            made.tables, {**made.statics, **_rows(tokenizer, tables)}, "std.text.pairs", each, *_limits(tokenizer)
         )
     if tokenizer.model.name == "longest":
         # The last split is the model.
@@ -112,7 +114,7 @@ def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, s
         yield "truncate", cut.name, "there is no second text"
     elif cut is not None and cut["side"] == "left":
         yield "truncate", shown("truncate", cut), "rows lose their last tokens"
-    for token in tokenizer.added:
+    for token in tokenizer.added if not is_octets(tokenizer) else ():
         flags = [flag for flag in ("single_word", "lstrip", "rstrip") if getattr(token, flag)]
         if token.normalized and tokenizer.normalize:
             flags.append("normalized")

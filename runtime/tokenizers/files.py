@@ -15,6 +15,7 @@ from ...ir.tokenizer import Added, Part, Tokenizer
 from ...ir.tokenizer_parts import STAGES, Row, part, shown
 from .forms import Misread, read_option, write_option
 from .lexicon import recognised, spelled_out
+from .octets import plain, recognised_octets
 
 MAX_BYTES = 512 * 2**20
 # Where a stage lies in the file, and what a sequence of several calls them.
@@ -110,7 +111,8 @@ class _Reader:
             tuple(self._stage("decode")), self._truncation(), self._padding(), size=_rows(self.tokens),
         )  # fmt: skip
         tables = Tables(self.tokens, {key: model[key] for key in _TABLES if key in model}, self.maps)
-        return recognised(tokenizer, tables.model.get("vocab", {})), tables
+        vocab = tables.model.get("vocab", {})
+        return recognised_octets(recognised(tokenizer, vocab), vocab), tables
 
     def _added(self, row: Any) -> Added:
         said = _object(row, "a row of `added_tokens`")
@@ -265,7 +267,7 @@ def _untagged(model: Mapping[str, Any]) -> str:
 
 def write_json(tokenizer: Tokenizer, tables: Tables) -> bytes:
     """A ``tokenizer.json`` that means the same, with these tables. Raises E1004 for a stage or token that it cannot have."""
-    tokenizer = spelled_out(tokenizer, tables.model["vocab"]) if tokenizer.model.name == "longest" else tokenizer
+    tokenizer = spelled_out(tokenizer, tables.model["vocab"]) if tokenizer.model.name == "longest" else plain(tokenizer)
     whole: dict[str, Any] = {"version": "1.0"}
     whole["truncation"] = _written("truncate", tokenizer.truncate, tables, "strategy")
     whole["padding"] = _written("pad", tokenizer.pad, tables, "strategy")

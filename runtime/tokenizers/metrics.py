@@ -6,20 +6,23 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ...ir.diagnostics import Diagnostic, Note, several
 from ...ir.tokenizer import Tokenizer
 from .analysers import Analyser, open_analyser
 from .engine import engine_of, folder_of
 from .files import read_json, write_json
+from .octets import chunks_of, is_octets
 from .pieces import is_pieces, read_pieces
 from .standard import Standard
 from .training import Progress, corpus_files, texts_of
 from .words import Seen, counted, texts_of_tokens
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine import Engine, Row
+
+Text = TypeVar("Text", str, bytes)
 
 
 @dataclass
@@ -35,9 +38,9 @@ class Counts:
     same: int = 0
     lost: tuple[str, str] | None = None
 
-    def add(self, text: str, ids: Sequence[int], back: bytes, unknown: int | None) -> None:
+    def add(self, text: Row, ids: Sequence[int], back: bytes, unknown: int | None) -> None:
         """Take a text in, with its ids, what these decode to, and the id of what is unknown."""
-        data = text.encode()
+        data = text.encode() if isinstance(text, str) else text
         self.texts += 1
         self.tokens += len(ids)
         self.characters += len(text)
@@ -46,7 +49,7 @@ class Counts:
         self.unknown += 0 if unknown is None else sum(number == unknown for number in ids)
         self.same += back == data
         if back != data and self.lost is None:
-            self.lost = text, back.decode(errors="replace")
+            self.lost = data.decode(errors="replace"), back.decode(errors="replace")
 
     def metrics(self) -> dict[str, float]:
         """The metrics of :data:`~tessera.ir.tokenizer_parts.METRICS` but ``size``; of no texts, zeros."""
@@ -99,7 +102,10 @@ def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
     engine, counts, seconds = whole(data, tokenizer), Counts(), 0.0
     unknown = unknown_id(engine, tokenizer)
     told = _Told.of(tokenizer, engine)
-    for rows in batches(lines_of(corpus_files(tokenizer, corpus.corpus, corpus.span), progress)):
+    files = corpus_files(tokenizer, corpus.corpus, corpus.span)
+    given: Iterable[Sequence[Row]]
+    given = batches(chunks_of(files)) if is_octets(tokenizer) else batches(lines_of(files, progress))
+    for rows in given:
         begin = time.perf_counter()
         found = engine.encode(rows, around=False)
         ids = [row[:n].tolist() for row, n in zip(found.ids, found.count, strict=True)]
@@ -108,7 +114,8 @@ def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
             counts.add(text, numbers, back, unknown)
         if told is not None:
             for text, numbers, ends in zip(rows, ids, found.offsets, strict=True):
-                told.seen.add(text, numbers, ends[: len(numbers)].tolist())
+                shown = text if isinstance(text, str) else text.decode("latin-1")
+                told.seen.add(shown, numbers, ends[: len(numbers)].tolist())
     if not counts.texts:
         raise Diagnostic("E1010", f'the files of `"{corpus.corpus}"` are empty', corpus.span, help="name files that have lines")
     metrics = {**counts.metrics(), "size": float(engine.size)}
@@ -171,9 +178,9 @@ def _broken(tokenizer: Tokenizer, found: dict[str, float], lost: tuple[str, str]
             )  # fmt: skip
 
 
-def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
     """Rows of about a megabyte, so that memory does not grow with the corpus."""
-    rows: list[str] = []
+    rows: list[Text] = []
     length = 0
     for text in texts:
         rows.append(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.tokenizer import Part, Tokenizer
 from ...ir.tokenizer_parts import shown
 from .files import Tables
+from .octets import LETTERS, is_octets
 from .patterns import Rule, Sets, Unfit, rules_of
 from .ranks import CHARACTERS
 from .spelling import CODES, paged
@@ -34,9 +35,10 @@ class Pairs:
 def refused_pairs(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
     """What of a tokenizer with the model `bpe` is no automaton: (stage, part, why)."""
     model, split = tokenizer.model, tokenizer.split
-    for part in tokenizer.normalize:
+    octets = is_octets(tokenizer)
+    for part in tokenizer.normalize if not octets else ():
         yield "normalize", shown("normalize", part), "pairs are merged of the bytes that a text has"
-    if not split or split[-1].name != "byte_level":
+    if not octets and (not split or split[-1].name != "byte_level"):
         yield "model", "bpe", "only pairs of bytes are merged, those of `split byte_level`"
     for part in split:
         if part.name == "byte_level" and part["space"]:
@@ -50,7 +52,8 @@ def refused_pairs(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, s
     for option in ("dropout", "prefix", "suffix"):
         if model[option]:
             yield "model", "bpe", f"it has a {option}"
-    missing = next((b for b, c in CHARACTERS.items() if b not in _NEVER and c not in tables.model["vocab"]), None)
+    letters = {} if octets else CHARACTERS
+    missing = next((b for b, c in letters.items() if b not in _NEVER and c not in tables.model["vocab"]), None)
     if missing is not None:
         yield "model", "bpe", f"its vocabulary has no token for the byte 0x{missing:02x}"
 
@@ -60,11 +63,14 @@ def pairs_of(tokenizer: Tokenizer, tables: Tables) -> Pairs:
     import numpy as np
 
     vocab: Mapping[str, int] = tables.model["vocab"]
-    sets = Sets("".join(map(chr, CODES)))
+    octets = is_octets(tokenizer)
+    characters = dict(enumerate(LETTERS)) if octets else CHARACTERS
+    codes = range(256) if octets else CODES
+    sets = Sets("".join(map(chr, codes)))
     splits = [_rules(part, sets) for part in tokenizer.split if part.name == "pattern" or part["regex"]]
-    members = np.array(sets.members or [np.zeros(len(CODES), bool)])
+    members = np.array(sets.members or [np.zeros(len(codes), bool)])
     kinds, classes = np.unique(members, axis=1, return_inverse=True)
-    pages, cells = paged(zip(CODES, (classes.reshape(-1) + 1).tolist(), strict=True))
+    pages, cells = paged(zip(codes, (classes.reshape(-1) + 1).tolist(), strict=True))
     ranks = {_pair(row): rank for rank, row in enumerate(tables.model["merges"])}
     made = {rank: vocab[left + right] for (left, right), rank in ranks.items()}
     lowest = np.full(tables.size, len(tables.model["merges"]))
@@ -76,23 +82,25 @@ def pairs_of(tokenizer: Tokenizer, tables: Tables) -> Pairs:
         merges[rank] = 2 * number + int(lowest[number] < rank)
     pairs: dict[tuple[int, ...], int] = {(number + 1,): 0 for number in range(tables.size)}
     pairs.update(((vocab[left] + 1, vocab[right] + 1), rank) for (left, right), rank in ranks.items())
-    numbers = {character: vocab.get(character, 0) for character in CHARACTERS.values()}
+    numbers = {character: vocab.get(character, 0) for character in characters.values()}
     words: dict[tuple[int, ...], int] = {}
     if tokenizer.model["ignore_merges"]:
         words = {tuple(numbers[c] + 1 for c in t): n for t, n in vocab.items() if t and all(c in numbers for c in t)}
-    added = {tuple(byte + 1 for byte in t.text.encode()): tables.tokens[t.text] for t in tokenizer.added}
+    # What a file has is never a special token.
+    found = () if octets else tokenizer.added
+    added = {tuple(byte + 1 for byte in t.text.encode()): tables.tokens[t.text] for t in found}
     trie = Trie([pairs, words, added], max(tables.size, 256))
     return Pairs(
         {
             "pages": pages, "cells": cells, "sets": np.pad(kinds, ((0, 0), (1, 0))),
-            "letters": np.array([numbers[CHARACTERS[byte]] for byte in range(256)], np.int32),
+            "letters": np.array([numbers[characters[byte]] for byte in range(256)], np.int32),
             "base": trie.base, "check": trie.check, "value": trie.value, "merges": merges,
         },
         {
             "codes": cells.size, "kinds": len(kinds), "classes": kinds.shape[1] + 1, "states": trie.base.size,
             "ranks": merges.size, "splits": tuple(splits), "origin": int(trie.base[trie.roots[0]]),
             "words": trie.roots[1], "steps": max(map(len, words), default=0),
-            "added": trie.roots[2], "bytes": max(map(len, added), default=0),
+            "added": trie.roots[2], "bytes": max(map(len, added), default=0), **({"raw": True} if octets else {}),
         },
     )  # fmt: skip
 

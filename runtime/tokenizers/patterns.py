@@ -24,7 +24,7 @@ Rule = tuple[Step, ...]
 
 # One character: a class by name, a bracket without others in it, a character that means itself.
 _SET = re.compile(
-    r"\\[pP]\{\^?\w+\}|\\[sSdDwWrnt]|\[\^?(?:\\[pP]\{\^?\w+\}|\\.|[^\\\[\]&])+\]|\\[^\w\s]|[^\\\[\](){}|?*+.^$]"
+    r"\\[pP]\{\^?\w+\}|\\[sSdDwWrnt]|\\x[0-9A-Fa-f]{2}|\[\^?(?:\\[pP]\{\^?\w+\}|\\.|[^\\\[\]&])+\]|\\[^\w\s]|[^\\\[\](){}|?*+.^$]"
 )
 # Possessive ones, `++`, take what greedy ones take where nothing is given back.
 _TIMES = re.compile(r"([?+*])\+?(?![?+*{])|\{1,([1-9]\d?)\}(?![?+*{])")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.diagnostics import Diagnostic
 from ...ir.tokenizer import Tokenizer
 from .engine import Row
+from .octets import bytes_of, is_octets, letters_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,10 @@ class Standard:
                     "E1003", f"`{name}` gives `{token.text}` the id {token.id}, but the package `tokenizers` numbers it {found}",
                     help="ids behind the model's own follow one another; a file with gaps needs these filled in its `vocab`",
                 )  # fmt: skip
+        self.octets = is_octets(tokenizer)
+        if self.octets:
+            # What a file has is never a special token.
+            self.own.encode_special_tokens = True
         if tokenizer.pad is None:
             self.own.enable_padding(pad_id=0, pad_token="")
 
@@ -63,11 +68,11 @@ class Standard:
     def encode(
         self, rows: Sequence[Row], *, pairs: Sequence[Row] | None = None, around: bool = True
     ) -> StandardEncoded:
-        texts: Sequence[Any] = [text_of(row, place) for place, row in enumerate(rows)]
+        texts: Sequence[Any] = self._texts(rows)
         if pairs is not None:
             if len(pairs) != len(rows):
                 raise Diagnostic("E1007", f"{len(rows)} texts cannot be paired with {len(pairs)}")
-            texts = list(zip(texts, [text_of(row, place) for place, row in enumerate(pairs)], strict=True))
+            texts = list(zip(texts, self._texts(pairs), strict=True))
         try:
             return StandardEncoded(self.own.encode_batch(texts, add_special_tokens=around))
         except UnicodeEncodeError as error:
@@ -81,7 +86,13 @@ class Standard:
     def decode(self, rows: Sequence[Sequence[int]], *, special: bool = False) -> list[bytes]:
         check_ids(rows, self.size, self.declared.name)
         ids = [[int(number) for number in row] for row in rows]
-        return [text.encode() for text in self.own.decode_batch(ids, skip_special_tokens=not special)]
+        texts = self.own.decode_batch(ids, skip_special_tokens=not special)
+        return [bytes_of(text) if self.octets else text.encode() for text in texts]
+
+    def _texts(self, rows: Sequence[Row]) -> list[str]:
+        if self.octets:
+            return [letters_of(row, place, self.declared.name) for place, row in enumerate(rows)]
+        return [text_of(row, place) for place, row in enumerate(rows)]
 
 
 class StandardEncoded:

@@ -40,13 +40,14 @@ _SHARES = ("memorize", "forget", "step")
 
 @dataclass(frozen=True)
 class Trained:
-    """Tokens from the first id on; ``merges`` by rank, ``scores`` in the order of the tokens; ``bytes`` are those that stand for
-    one byte, where the stages make bytes of a text."""
+    """Tokens from the first id on; ``merges`` by rank, ``scores`` in the order of the tokens; ``letters`` are those without which
+    a text of the corpus would lose something, one letter each; ``bytes`` says that they are bytes."""
 
     tokens: list[str]
     merges: list[tuple[str, str]] | None = None
     scores: list[float] | None = None
-    bytes: frozenset[str] = frozenset()
+    letters: frozenset[str] = frozenset()
+    bytes: bool = False
 
 
 def options_of(tokenizer: Tokenizer, known: Iterable[str], owner: str) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def superwords(
         tokens = list(dict.fromkeys([*first.tokens, *(text_of(t) for t in found.tokens if len(t) > 1)]))
         if len(tokens) >= size or len(found.tokens) < letters + wanted:
             pairs = [(text_of(a), text_of(b)) for a, b in found.merges or ()]
-            return Trained(tokens[:size], [*merges, *pairs], bytes=first.bytes)
+            return Trained(tokens[:size], [*merges, *pairs], letters=first.letters, bytes=first.bytes)
         wanted += size - len(tokens)
 
 
@@ -226,7 +227,7 @@ def _plain(tokenizer: Tokenizer, texts: Iterable[str], size: int, given: dict[st
         letters = sorted(package().pre_tokenizers.ByteLevel.alphabet()) if bytes_ else []
         trainer = _trainer("BpeTrainer", size, given, letters, **more)
     own.train_from_iterator(texts, trainer)
-    return replace(_found(own), bytes=frozenset(letters))
+    return replace(_found(own), bytes=bool(letters))
 
 
 def _units(
@@ -240,17 +241,17 @@ def _units(
         raise Diagnostic("E1010", "the corpus is empty", training.span)
     units = learn_units(lines, training["key"], given, progress)
     units += sorted({letter for piece in pieces for letter in piece}.difference(units))
-    if size is None or len(units) <= size:
-        return Trained(units)
     letters = [unit for unit in units if len(unit) == 1]
-    kept = set([*letters, *(unit for unit in units if len(unit) > 1)][:size])
-    return Trained([unit for unit in units if unit in kept])
+    kept = set([*letters, *(unit for unit in units if len(unit) > 1)][: size or len(units)])
+    return Trained([unit for unit in units if unit in kept], letters=frozenset(letters))
 
 
 def _found(own: Any) -> Trained:
     model = json.loads(own.to_str())["model"]
-    merges = [tuple(pair) for pair in model["merges"]] if "merges" in model else None
-    return Trained(sorted(model["vocab"], key=model["vocab"].__getitem__), merges)
+    merges = [(a, b) for a, b in model["merges"]] if "merges" in model else None
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    letters = frozenset() if merges is None else frozenset(tokens).difference(a + b for a, b in merges)
+    return Trained(tokens, merges, letters=letters)
 
 
 def _continued(words: Counter[str], size: int, given: dict[str, Any], prefix: str, suffix: str | None) -> Trained:
@@ -280,7 +281,8 @@ def _continued(words: Counter[str], size: int, given: dict[str, Any], prefix: st
         # A word that begins with the prefix itself may give a token of the same text as one that continues another.
         tokens = list(dict.fromkeys(map(surface, found.tokens)))
         if len(tokens) >= size or len(found.tokens) < wanted:
-            return Trained(tokens[:size], [(surface(a), surface(b)) for a, b in found.merges or ()])
+            merges = [(surface(a), surface(b)) for a, b in found.merges or ()]
+            return Trained(tokens[:size], merges, letters=frozenset(map(surface, found.letters)))
         wanted += size - len(tokens)
 
 

@@ -13,9 +13,11 @@ from ...ir.diagnostics import Diagnostic, Span
 from ...ir.tokenizer import Added, Part, Tokenizer
 from .engine import folder_of
 from .files import Tables, write_json
+from .octets import LETTERS, is_octets
+from .octets_training import check_octets_training, learn_octets
 from .pieces import is_pieces
 from .pieces_training import check_pieces, train_pieces
-from .trainers import Trained, check_options, learn
+from .trainers import OPTIONS, Trained, check_options, learn
 
 Progress = Callable[[str, int | None, int | None], None]
 
@@ -79,8 +81,35 @@ def check_training(tokenizer: Tokenizer) -> None:
         )  # fmt: skip
     if is_pieces(tokenizer):
         check_pieces(tokenizer)
+        return
+    if is_octets(tokenizer):
+        check_octets_training(tokenizer)
     else:
         check_options(tokenizer, None if wanted is None else wanted - len(_inside(tokenizer, wanted)))
+    if wanted is None:
+        return
+    bytes_ = any(one.name in ("byte_level", "bytes") for one in (*tokenizer.normalize, *tokenizer.split))
+    if bytes_ and model.name == "bpe" and not model["prefix"]:
+        for size in (wanted, *tokenizer.family):
+            if size < len(LETTERS) + len(_inside(tokenizer, size)):
+                raise _too_few(tokenizer, size, len(LETTERS), "bytes")
+    _check_declared(tokenizer, wanted)
+
+
+def _check_declared(tokenizer: Tokenizer, wanted: int) -> None:
+    """Raises E1005 for ids, and for a size to fill the vocabulary up to, that are wrong whatever is trained."""
+    behind = sorted((token for token in tokenizer.added if (token.id or 0) >= wanted), key=lambda token: token.id or 0)
+    size = wanted if not behind else (behind[-1].id or 0) + 1
+    if tokenizer.round is not None:
+        if tokenizer.round.name == "size" and tokenizer.round["of"] < size:
+            raise _too_many(tokenizer.round, size, tokenizer.round["of"])
+        return
+    # Injected tokens without an id take the next ones.
+    free = sum(token.id is None and not token.special for token in tokenizer.added)
+    for place, token in enumerate(behind):
+        gap = (token.id or 0) - wanted - place
+        if gap > free:
+            raise _gap(token, (behind[place - 1].id or 0) + 1 if place else wanted + free)
 
 
 def _inside(tokenizer: Tokenizer, wanted: int) -> list[Added]:
@@ -88,8 +117,11 @@ def _inside(tokenizer: Tokenizer, wanted: int) -> list[Added]:
     return [token for token in tokenizer.added if token.special and (token.id is None or token.id < wanted)]
 
 
-def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
+def train(tokenizer: Tokenizer, progress: Progress | None = None, checkpoint: Path | None = None) -> bytes:
     """The file that a declaration names, trained on its corpus. The same declaration and corpus give the same bytes.
+
+    Args:
+        checkpoint: where a training of bytes, which may take hours, notes what it has learned.
 
     Raises:
         Diagnostic: E1010 where there is nothing to train on, or too little of it; E1005 where ids do not fit; E1002.
@@ -102,7 +134,8 @@ def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
         )  # fmt: skip
     check_training(tokenizer)
     wanted = tokenizer.model["vocab"]
-    texts = texts_of(corpus_files(tokenizer, training.corpus, training.span), progress)
+    files = corpus_files(tokenizer, training.corpus, training.span)
+    texts = texts_of(files, progress)
     if is_pieces(tokenizer):
         return train_pieces(tokenizer, texts, wanted)
     if wanted is None:
@@ -111,7 +144,10 @@ def train(tokenizer: Tokenizer, progress: Progress | None = None) -> bytes:
         wanted = len({*trained.tokens, *(token.text for token in special)})
         return _laid_out(tokenizer, trained, wanted, special)
     inside = _inside(tokenizer, wanted)
-    trained = learn(tokenizer, texts, wanted - len(inside), progress)
+    if is_octets(tokenizer):
+        trained = learn_octets(tokenizer, files, wanted - len(inside), progress, checkpoint)
+    else:
+        trained = learn(tokenizer, texts, wanted - len(inside), progress)
     return _laid_out(tokenizer, trained, wanted, inside)
 
 
@@ -130,12 +166,11 @@ def _laid_out(tokenizer: Tokenizer, trained: Trained, wanted: int, inside: list[
             "E1010", f"the corpus gives {len(numbers)} tokens, and {wanted} are declared", tokenizer.model.span,
             help=f"train on more text, or declare `vocab={len(numbers)}`",
         )  # fmt: skip
-    if trained.bytes and not trained.bytes <= numbers.keys():
-        raise Diagnostic(
-            "E1005", f"{wanted} tokens are fewer than the {len(trained.bytes)} bytes and {len(inside)} special tokens",
-            tokenizer.model.span,
-            help=f"every byte is a token of its own: declare a `vocab` above {len(trained.bytes) + len(inside)}",
-        )  # fmt: skip
+    if not trained.letters <= numbers.keys():
+        raise _too_few(tokenizer, wanted, len(trained.letters), "bytes" if trained.bytes else "letters")
+    smallest = min(tokenizer.family, default=wanted)
+    if any(numbers[letter] >= smallest for letter in trained.letters):
+        raise _too_few(tokenizer, smallest, len(trained.letters), "bytes" if trained.bytes else "letters")
     added = _added(tokenizer, numbers, wanted)
     known = {**numbers, **{token.text: token.id for token in added if token.id is not None}}
     if tokenizer.round is not None:
@@ -156,6 +191,16 @@ def _laid_out(tokenizer: Tokenizer, trained: Trained, wanted: int, inside: list[
     return write_json(replace(tokenizer, added=added), Tables(known, table))
 
 
+def _too_few(tokenizer: Tokenizer, wanted: int, letters: int, what: str) -> Diagnostic:
+    """Why so many tokens are not enough for one of each letter."""
+    special = len(_inside(tokenizer, wanted))
+    limit = ", or train with `limit_alphabet`" if what == "letters" and "limit_alphabet" in OPTIONS[tokenizer.model.name] else ""
+    return Diagnostic(
+        "E1005", f"{wanted} tokens are fewer than the {letters} {what} and {special} special tokens", tokenizer.model.span,
+        help=f"every {what[:-1]} is a token of its own: declare {letters + special + 1} tokens or more{limit}",
+    )  # fmt: skip
+
+
 def joined(tokenizer: Tokenizer, pair: tuple[str, str]) -> str:
     """The token that two become."""
     return pair[0] + pair[1].removeprefix(tokenizer.model["prefix"] or "")
@@ -166,10 +211,14 @@ def _check_behind(tokenizer: Tokenizer, numbers: dict[str, int], added: tuple[Ad
     behind = sorted((t for t in added if t.text not in numbers), key=lambda t: t.id or 0)
     for token, number in zip(behind, count(max(numbers.values()) + 1), strict=False):
         if token.id != number:
-            raise Diagnostic(
-                "E1005", f"`{token.text}` is declared as {token.id}, and the next id is {number}", token.span,
-                help="leave no gaps, or fill the vocabulary up: `round pow2`",
-            )  # fmt: skip
+            raise _gap(token, number)
+
+
+def _gap(token: Added, number: int) -> Diagnostic:
+    return Diagnostic(
+        "E1005", f"`{token.text}` is declared as {token.id}, and the next id is {number}", token.span,
+        help="leave no gaps, or fill the vocabulary up: `round pow2`",
+    )  # fmt: skip
 
 
 def _added(tokenizer: Tokenizer, numbers: dict[str, int], wanted: int) -> tuple[Added, ...]:
@@ -196,6 +245,13 @@ def _added(tokenizer: Tokenizer, numbers: dict[str, int], wanted: int) -> tuple[
     return tuple(rows)
 
 
+def _too_many(part: Part, size: int, goal: int) -> Diagnostic:
+    return Diagnostic(
+        "E1005", f"the vocabulary has {size} tokens, which is more than {goal}", part.span,
+        help=f"train fewer by at least {size - goal}, or write `round pow2`",
+    )  # fmt: skip
+
+
 def _filled(part: Part, added: tuple[Added, ...], known: dict[str, int]) -> tuple[Added, ...]:
     """Fill ``known`` up to a round number, by runs of the texts of ``fill``, which are found in texts, or by tokens that are never
     made; the added tokens, with such runs. Raises E1005 where there are more tokens."""
@@ -207,10 +263,7 @@ def _filled(part: Part, added: tuple[Added, ...], known: dict[str, int]) -> tupl
     else:
         goal = part["of"]
     if goal < size:
-        raise Diagnostic(
-            "E1005", f"the vocabulary has {size} tokens, which is more than {goal}", part.span,
-            help=f"train fewer by at least {size - goal}, or write `round pow2`",
-        )  # fmt: skip
+        raise _too_many(part, size, goal)
     taken = set(known.values())
     free = [number for number in range(goal) if number not in taken]
     runs = (text * length for length in count(2) for text in part["fill"])

@@ -70,6 +70,10 @@ def test_runs_fill_the_vocabulary_up(folder: Path) -> None:
     ("stages", "more", "code", "said"),
     [
         ("model wordlevel(vocab=9999999)", "", "E1010", "the corpus gives"),
+        ("split words model bpe(vocab=10)", "", "E1005", "10 tokens are fewer than the"),
+        ('split words model bpe(vocab=10, prefix="@@")', "", "E1005", "10 tokens are fewer than the"),
+        ("split words model wordpiece(vocab=10)", "", "E1005", "10 tokens are fewer than the"),
+        ("model longest(vocab=10)", "", "E1005", "letters and 2 special tokens"),
         ("model bpe", "", "E1010", "nothing of how many tokens"),
         ("model wordlevel(vocab=300)", ", longest=3", "E1002", "has no option `longest`"),
         ('model bpe(vocab=300) inject "q" = 250', "", "E1005", "is declared as 250"),
@@ -82,6 +86,33 @@ def test_why_it_cannot_be_trained(stages: str, more: str, code: str, said: str, 
     with pytest.raises(Diagnostic, match=code) as caught:
         train(loads_tokenizer(spec(stages, more), str(folder / "t.tess")))
     assert said in caught.value.message
+
+
+def test_fewer_letters_may_be_asked_for(folder: Path) -> None:
+    declared = loads_tokenizer(spec("split words model bpe(vocab=60)", ", limit_alphabet=20"), str(folder / "t.tess"))
+    (folder / "t.json").write_bytes(train(declared))
+    letters = [token for token in open_engine(declared).vocabulary() if len(token) == 1]
+    assert len(letters) == 20
+
+
+@pytest.mark.parametrize(
+    ("stages", "said", "wrong", "right"),
+    [
+        ("split byte_level model bpe(vocab=257)", "257 tokens are fewer than the 256 bytes and 2 special tokens", "257", "258"),
+        ("split byte_level model bpe(vocab=400) family [100, 400]", "100 tokens are fewer than the 256 bytes", "100", "258"),
+        ("model bpe(vocab=400) round size(of=300)", "the vocabulary has 400 tokens, which is more than 300", "300", "400"),
+        ('model bpe(vocab=400) round size(of=450) inject "x" = 450', "451 tokens, which is more than 450", "of=450", "of=451"),
+        ('model bpe(vocab=400) inject "x" = 401', "the next id is 400", "401", "400"),
+        ('model bpe(vocab=400) inject "x" = 400 inject "y" = 403 inject "z"', "the next id is 401", "403", "402"),
+    ],
+)  # fmt: skip
+def test_what_no_corpus_could_mend_is_told_without_one(
+    stages: str, said: str, wrong: str, right: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Diagnostic, match="E1005") as caught:
+        loads_tokenizer(spec(stages), str(tmp_path / "t.tess"))
+    assert said in caught.value.message
+    loads_tokenizer(spec(stages.replace(wrong, right)), str(tmp_path / "t.tess"))
 
 
 def test_a_corpus_that_is_none(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -124,7 +155,11 @@ def test_members_of_a_family_have_the_first_ids_of_the_largest(folder: Path) -> 
 
 def test_a_smallest_member_without_the_letters(folder: Path) -> None:
     text = spec('split words model bpe(vocab=400, unknown="[UNK]") family [20, 400]')
-    (folder / "t.json").write_bytes(train(loads_tokenizer(text, str(folder / "t.tess"))))
+    with pytest.raises(Diagnostic, match=r"E1005.*20 tokens are fewer than the \d+ letters and 2 special tokens"):
+        train(loads_tokenizer(text, str(folder / "t.tess")))
+    # A file that was trained without the family.
+    alone = text.replace("family [20, 400]", "")
+    (folder / "t.json").write_bytes(train(loads_tokenizer(alone, str(folder / "t.tess"))))
     with pytest.raises(Diagnostic, match=r"E1005.*leave out the letter"):
         open_engine(loads_tokenizer(text, str(folder / "t.tess")), 20)
 
