@@ -103,9 +103,7 @@ def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
     unknown = unknown_id(engine, tokenizer)
     told = _Told.of(tokenizer, engine)
     files = corpus_files(tokenizer, corpus.corpus, corpus.span)
-    given: Iterable[Sequence[Row]]
-    given = batches(chunks_of(files)) if is_octets(tokenizer) else batches(lines_of(files, progress))
-    for rows in given:
+    for rows in _rows(tokenizer, files, progress):
         begin = time.perf_counter()
         found = engine.encode(rows, around=False)
         ids = [row[:n].tolist() for row, n in zip(found.ids, found.count, strict=True)]
@@ -125,6 +123,14 @@ def measured(data: bytes, tokenizer: Tokenizer, progress: Progress | None = None
         metrics |= words.metrics()
         facts |= words.counts()
     return Measured(metrics, facts, seconds, list(_broken(tokenizer, metrics, counts.lost)))
+
+
+def _rows(tokenizer: Tokenizer, files: list[Path], progress: Progress | None) -> Iterator[Sequence[Row]]:
+    """What is measured, some at a time: lines, or of a tokenizer of bytes chunks."""
+    if is_octets(tokenizer):
+        yield from batches(chunks_of(files))
+    else:
+        yield from batches(lines_of(files, progress))
 
 
 @dataclass(frozen=True)
