@@ -171,7 +171,10 @@ class Elaborator:
             def instantiate(types: Sequence[TensorType | None], attrs: Attrs) -> Graph:
                 return self.body(declared, types, attrs)
 
-            facts = self._record_statics.__getitem__
+            def facts(body: Graph) -> list[Attrs]:
+                # Looked up when it is asked: an editor leaves out what was edited, and keeps composites.
+                return self._record_statics[body]
+
             found = Composite(signature, declared.unit.module, node.doc or "", node, instantiate, record_statics=facts)
             self._composites[id(node)] = found
             self._by_node[id(node)] = declared

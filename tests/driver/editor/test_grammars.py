@@ -24,7 +24,8 @@ CODE = ROOT / "editors" / "vscode"
 # Words that are keywords only where they stand, which the builder tells from names.
 CONTEXTUAL = {
     "entry", "host", "flow", "weights", "pass", "target", "where", "limit", "stack",
-    "normalize", "split", "process", "decode", "truncate", "pad", "round", "special", "inject", "train", "measure", "metrics", "family",
+    "normalize", "split", "process", "decode", "truncate", "pad", "round", "special", "inject", "train", "measure", "family",
+    "metrics",
 }  # fmt: skip
 WORDS = {word for word in tables().literals if word.isidentifier()}
 
