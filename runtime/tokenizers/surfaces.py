@@ -61,7 +61,8 @@ def surface(tokenizer: Tokenizer, token: str) -> Surface:
     token = token.removesuffix(suffix or "")
     if "byte_level" in names and all(char in _BYTES for char in token):
         data = bytes(_BYTES[char] for char in token)
-        return Surface(data.removeprefix(b" "), None if suffix else data.startswith(b" "), ends)
+        # Where ends of words are marked, a space is one of the bytes and marks nothing.
+        return Surface(data, None, ends) if suffix else Surface(data.removeprefix(b" "), data.startswith(b" "), ends)
     if prefix:
         begins, token = not token.startswith(prefix), token.removeprefix(prefix)
     elif mark:
