@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .driver.compile import compile, load
     from .driver.generating import generate
     from .driver.programs import open_any as open
-    from .driver.tokenizers import embed_tokens, load_tokenizer, open_tokenizer, train_tokenizer
+    from .driver.tokenizers import embed_tokens, load_tokenizer, open_tokenizer, spell_tokens, train_tokenizer
     from .frontends.python.model import Model, Namespace, Record, Tensor, model, use
     from .frontends.python.program import program
     from .ir.op import Composite
@@ -54,7 +54,7 @@ __all__ = [
     "Artifact", "CompileReport", "Diagnostic", "Model", "Module", "Program", "Record", "Tensor", "Tokenizer", "apply", "check",
     "compile", "diagnose", "embed_tokens",
     "generate", "load", "load_tokenizer", "loads", "model", "models", "open", "open_tokenizer", "ops",
-    "print", "program", "source", "std", "train_tokenizer", "use", "zoo",
+    "print", "program", "source", "spell_tokens", "std", "train_tokenizer", "use", "zoo",
 ]  # fmt: skip
 
 
@@ -193,6 +193,7 @@ _library.set_resolver(_resolve)
 _library.set_op_resolvers(_resolve_local, _resolve_ops)
 _library.set_rule_resolver(_resolve_rule, _resolve_rules)
 
+_TOKENIZERS = ("embed_tokens", "load_tokenizer", "open_tokenizer", "spell_tokens", "train_tokenizer")
 # Name -> the module that has it, and its name there: nobody waits for what he does not use. `Module` is what a program of one model
 # was called; the name stays.
 _LAZY = {
@@ -203,7 +204,7 @@ _LAZY = {
     "Program": ("ir.program", "Program"), "Module": ("ir.program", "Program"),
     **{name: ("frontends.python.model", name) for name in ("model", "use", "Model", "Record", "Tensor")},
     "program": ("frontends.python.program", "program"), "Tokenizer": ("ir.tokenizer", "Tokenizer"),
-    **{name: ("driver.tokenizers", name) for name in ("embed_tokens", "load_tokenizer", "open_tokenizer", "train_tokenizer")},
+    **{name: ("driver.tokenizers", name) for name in _TOKENIZERS},
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from ..ir.diagnostics import Diagnostic
 from ..ir.tokenizer import Part, TableFile, Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..runtime.tokenizers.engine import Engine
     from ..runtime.tokenizers.training import Progress
 
@@ -174,6 +176,35 @@ def embed_tokens(
     with written_aside(target) as aside:
         write_safetensors(aside, made)
     return target
+
+
+def spell_tokens(
+    to: str | os.PathLike[str],
+    old: str | os.PathLike[str],
+    *,
+    pieces: int = 7,
+    special: Mapping[str, str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How the tokenizer ``old`` spells each token of ``to``: ids i64[N, K] of at most ``pieces`` tokens, and how much each is of
+    their mean, f32[N, K]; behind the last it is 0. What a network that predicts embeddings reads (`seeds/zett`).
+
+        rows, weights = ts.spell_tokens("new/tokenizer.json", "tokenizer.json")
+
+    A token that both have, and a special one that has a counterpart, is spelled by that alone.
+
+    Args:
+        to, old: tokenizers, as `swap_tokenizer` takes them.
+        pieces: what is longer is cut.
+        special: what stands for special tokens that have no counterpart.
+
+    Raises:
+        Diagnostic: E0001, E1003 for the files, E0011 for no pieces, E1014 for tokens without a counterpart.
+    """
+    from ..runtime.tokenizers.exchange import spelled
+
+    if pieces < 1:
+        raise Diagnostic("E0011", f"`pieces` is how many tokens spell one at most, at least 1, and not {pieces}")
+    return spelled(os.fspath(to), os.fspath(old), pieces, special or {})
 
 
 def _imported(path: Path) -> Tokenizer:

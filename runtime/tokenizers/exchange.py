@@ -20,7 +20,7 @@ from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Initializer
 from ...ir.vocabulary import Exchange
 from .metrics import unknown_id
-from .sides import Side, check_hash, digest_of, locate, open_side
+from .sides import Side, check_hash, digest_of, locate, open_side, placed
 from .surfaces import Surface
 
 if TYPE_CHECKING:
@@ -79,6 +79,18 @@ def token_texts(name: str) -> tuple[int, dict[int, str]]:
     return one.size, {number: text for number, text in texts.items() if text}
 
 
+def spelled(to: str, old: str, pieces: int, special: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """See :func:`tessera.spell_tokens`."""
+    import numpy as np
+
+    files = [str(locate(name, None)) for name in (to, old)]
+    text = json.dumps({"method": "mean", "special": list(special.items())}, separators=(",", ":"))
+    made = _made(files[0], files[1], "", digest_of(files[0]), digest_of(files[1]), "", text)
+    rows, weights = made.rows[:, :pieces].astype(np.int64), made.weights[:, :pieces]
+    rows[weights == 0] = 0
+    return rows, weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
+
+
 @dataclass(frozen=True, eq=False)
 class _Made:
     old: int
@@ -93,7 +105,8 @@ def _made(to: str, old: str, phi: str, sha256: str, old_sha256: str, phi_sha256:
     import numpy as np
 
     given = json.loads(options)
-    new_side, old_side = open_side(to, sha256), open_side(old, old_sha256)
+    old_side = open_side(old, old_sha256)
+    new_side = placed(open_side(to, sha256), old_side)
     copied = dict(_special(new_side, old_side, dict(given["special"])))
     shared = _shared(new_side, old_side)
     rest = [number for number in sorted(new_side.surfaces) if number not in shared and number not in copied]

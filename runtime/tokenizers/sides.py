@@ -83,6 +83,25 @@ def open_side(path: str, sha256: str) -> Side:
     return Side(declared, engine, ids, surfaces(declared, ids))
 
 
+def placed(new: Side, old: Side) -> Side:
+    """The new side with what is no letter at the begin of a word, where the old tokenizer has it there and the new one nowhere.
+
+    BERT cuts around each mark, so that its `.` begins a word and `##.` is never read; of pairs of bytes `.` stands behind a word.
+    """
+    if not _cuts_marks(old.declared) or _cuts_marks(new.declared):
+        return new
+    return replace(new, surfaces={number: _begun(one) for number, one in new.surfaces.items()})
+
+
+def _cuts_marks(tokenizer: Tokenizer) -> bool:
+    return bool({part.name for part in tokenizer.split} & {"bert", "punctuation", "words"})
+
+
+def _begun(one: Surface) -> Surface:
+    marks = one.begins is False and one.text and not any(char.isalnum() or char.isspace() for char in one.text)
+    return replace(one, begins=True) if marks else one
+
+
 def check_hash(name: str, found: str, wanted: str) -> None:
     """Raises E1004 where a file is another one than the model was made with."""
     if found != wanted:

@@ -66,9 +66,9 @@ def weights() -> dict[str, np.ndarray]:
     return dict(load_file(minilm_folder() / "model.safetensors"))
 
 
-def sentences(count: int, kind: str = "english") -> list[str]:
-    """Sentences of pages that were held back, in their order."""
-    text = re.sub(r"\s+", " ", corpus(kind, held_back=True, most=1 << 21).tobytes().decode("utf-8", "replace"))
+def sentences(count: int, kind: str = "english", held_back: bool = True) -> list[str]:
+    """Sentences of pages, in their order."""
+    text = re.sub(r"\s+", " ", corpus(kind, held_back=held_back, most=1 << 21).tobytes().decode("utf-8", "replace"))
     found = [part.strip() for part in re.split(r"(?<=[.!?]) (?=[A-Z])", text)]
     return [part for part in found if 40 <= len(part) <= 300][:count]
 

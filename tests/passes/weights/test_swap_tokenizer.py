@@ -334,6 +334,24 @@ def test_tokenizers_that_are_declared(folder: Path) -> None:
         rows(folder, ranked)
 
 
+def test_marks_and_spaces_of_pairs_of_bytes(folder: Path) -> None:
+    """Where words are cut around marks, a mark begins one; a space is a byte, though nothing may be left of it."""
+    old = [*OLD, ".", "##."]
+    (folder / "old.json").write_bytes(word_piece(old))
+    characters = {chr(0x100 + 32): 0, ".": 1, "s": 2}
+    own = Tokenizer(models.BPE(characters, []))
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    (folder / "new.json").write_text(own.to_str())
+    found = rows(folder, apply(small(len(old)), "swap_tokenizer", **SWAP)[0])
+    assert [np.flatnonzero(row).tolist() for row in found] == [[OLD.index("[UNK]")], [old.index(".")], [OLD.index("##s")]]
+    ended = {"\u0120</w>": 0, "s</w>": 1}
+    own = Tokenizer(models.BPE(ended, [], end_of_word_suffix="</w>"))
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    (folder / "new.json").write_text(own.to_str())
+    found = rows(folder, apply(small(len(old)), "swap_tokenizer", **SWAP)[0])
+    assert [np.flatnonzero(row).tolist() for row in found] == [[OLD.index("[UNK]")], [OLD.index("##s")]]
+
+
 def test_a_file_that_changed_is_refused(folder: Path) -> None:
     before = lookup(folder)
     after, _ = apply(before, "swap_tokenizer", **SWAP)
