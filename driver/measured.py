@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import Diagnostic, several
+from ..ir.tokenizer import Measuring
 
 if TYPE_CHECKING:
     from ..ir.program import Measures, Program
@@ -59,8 +60,8 @@ def _of_tokenizer(program: Program, name: str, measures: Measures, folder: Path)
     from ..runtime.tokenizers.metrics import measured
 
     tokenizer = program.tokenizers[name]
-    here = replace(tokenizer, path=str(folder / "_"), measured=measures.corpus, gates=(), span=measures.span)
-    return measured(tables_of(tokenizer), here)[0]
+    here = replace(tokenizer, path=str(folder / "_"), measured=Measuring(measures.corpus), gates=(), span=measures.span)
+    return measured(tables_of(tokenizer), here).metrics
 
 
 def _of_outputs(

@@ -17,6 +17,7 @@ from tessera.backends.torch.file import header_strings
 from tessera.backends.triton.binaries import BINARIES, offered
 from tessera.ir.diagnostics import Diagnostic
 from tessera.kernels.launch import planning
+from tessera.runtime.program import ProgramRunner
 from tessera.runtime.weights.open import open_weights
 
 SOFTMAX = """model m(x: f32[B, 48]) -> (y: f32[B, 48]) {
@@ -107,7 +108,9 @@ def test_a_program_brings_those_of_all_entry_points(tmp_path: Path) -> None:
     ts.compile(ts.loads(PROGRAM), target="triton", binaries="sm_80", at="B=5,T=7", output=tmp_path / "both", verify=False)
     said = json.loads(header_strings(tmp_path / "both" / "weights.safetensors")[BINARIES])
     assert [row["kernel"].split(".")[1].split("_")[0] for row in said["binaries"]] == ["exp", "sigmoid"]
-    y = ts.open(tmp_path / "both")["then"](x=np.zeros((1, 3), "f4"))["y"]
+    opened = ts.open(tmp_path / "both")
+    assert isinstance(opened, ProgramRunner)
+    y = opened["then"](x=np.zeros((1, 3), "f4"))["y"]
     np.testing.assert_array_equal(y, np.zeros((1, 3), "f4"))
 
 
