@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _FILES = (".json", ".model")
 
 
-def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, tables: bool = True) -> Tokenizer:
+def load_tokenizer(
+    source: str | os.PathLike[str], name: str | None = None, *, params: Mapping[str, Any] | None = None, tables: bool = True
+) -> Tokenizer:
     """A tokenizer as it is declared, with what the file of its tables says.
 
         ts.load_tokenizer("words.tess")
@@ -32,6 +34,7 @@ def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, t
     Args:
         source: a ``.tess`` file, a ``tokenizer.json`` or a folder that has one, or a model of SentencePiece.
         name: which tokenizer, where a ``.tess`` file declares several.
+        params: values of its static parameters.
         tables: whether it is compared with the file of its tables; else it is what stands in the declaration.
 
     Raises:
@@ -43,11 +46,13 @@ def load_tokenizer(source: str | os.PathLike[str], name: str | None = None, *, t
     if path.suffix in _FILES:
         if name is not None:
             raise Diagnostic("E0011", f"`{path}` is one tokenizer, which has no name: there is nothing to choose")
+        if params:
+            raise Diagnostic("E0011", f"`{path}` has no static parameters: a declaration has")
         return _imported(path)
     from ..frontends.source import load_tokenizer as load
     from ..specs.catalog import find
 
-    return load(find(source)[0], name, tables)
+    return load(find(source)[0], name, params, tables)
 
 
 def is_tokenizer(file: str, name: str | None = None) -> bool:
@@ -68,8 +73,9 @@ def is_tokenizer(file: str, name: str | None = None) -> bool:
 
 
 def open_tokenizer(
-    source: str | os.PathLike[str] | Tokenizer, name: str | None = None, size: int | None = None
-) -> Engine:
+    source: str | os.PathLike[str] | Tokenizer, name: str | None = None, size: int | None = None,
+    *, params: Mapping[str, Any] | None = None,
+) -> Engine:  # fmt: skip
     """A tokenizer that runs.
 
         tokenizer = ts.open_tokenizer("words.tess")
@@ -79,21 +85,24 @@ def open_tokenizer(
 
     Args:
         size: which member of its family; the largest where it is left out.
+        params: values of its static parameters.
 
     Raises:
         Diagnostic: as :func:`load_tokenizer`; E1006 for one that was not trained yet, E0015 without the package that runs it.
     """
     from ..runtime.tokenizers.engine import open_engine
 
-    return open_engine(source if isinstance(source, Tokenizer) else load_tokenizer(source, name), size)
+    return open_engine(source if isinstance(source, Tokenizer) else load_tokenizer(source, name, params=params), size)
 
 
 def train_tokenizer(
-    source: str | os.PathLike[str] | Tokenizer, name: str | None = None, *, progress: Progress | None = None
+    source: str | os.PathLike[str] | Tokenizer, name: str | None = None, *, params: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Path, dict[str, float]]:
     """Train a tokenizer and write the file that its declaration names; where that is, and the metrics if any is required.
 
         ts.train_tokenizer("words.tess")
+        ts.train_tokenizer("words.tess", params={"vocab": 4096})
 
     Raises:
         Diagnostic: as :func:`load_tokenizer`; E1005, E1010 where it cannot be trained, E1009 where it does not do what it
@@ -104,7 +113,7 @@ def train_tokenizer(
     from ..runtime.tokenizers.metrics import check_gates
     from ..runtime.tokenizers.training import train
 
-    tokenizer = source if isinstance(source, Tokenizer) else load_tokenizer(source, name, tables=False)
+    tokenizer = source if isinstance(source, Tokenizer) else load_tokenizer(source, name, params=params, tables=False)
     if tokenizer.source is None:
         raise Diagnostic(
             "E1010", f"the tokenizer `{tokenizer.name}` names no file that its tables could be written to", tokenizer.span,

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...ir.diagnostics import Diagnostic, several
-from .common import columns, json_option, print_json, waiting
+from .common import columns, json_option, parse_params, print_json, waiting
 
 if TYPE_CHECKING:
+    from ...ir.tokenizer import Tokenizer
     from ...runtime.tokenizers.engine import Encoded, Row
 
 _ROWS = 512
 _NAME = click.option("-n", "--name", metavar="NAME", help="The tokenizer, where the file declares several.")
+_PARAMS = click.option(
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a static parameter of the tokenizer."
+)
 _SIZE = click.option("--size", type=click.IntRange(min=1), help="The member of its family with that many tokens.")
 
 
@@ -32,8 +36,9 @@ def tokenizer() -> None:
 @tokenizer.command()
 @click.argument("file")
 @_NAME
+@_PARAMS
 @json_option
-def train(file: str, name: str | None, as_json: bool) -> None:
+def train(file: str, name: str | None, params: tuple[str, ...], as_json: bool) -> None:
     """Train a tokenizer and write the file that its `from` names.
 
     The files of `train` are read; what `require` states is measured before anything is written. The same declaration and
@@ -44,8 +49,8 @@ def train(file: str, name: str | None, as_json: bool) -> None:
     from ..tokenizers import load_tokenizer, train_tokenizer
 
     with waiting("training") as progress:
-        path, metrics = train_tokenizer(file, name, progress=progress)
-    made = load_tokenizer(file, name)
+        path, metrics = train_tokenizer(file, name, params=parse_params(params), progress=progress)
+    made = load_tokenizer(file, name, params=parse_params(params))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if as_json:
         print_json({"file": str(path), "size": made.size, "sha256": digest, "metrics": metrics})
@@ -59,12 +64,14 @@ def train(file: str, name: str | None, as_json: bool) -> None:
 @click.argument("file")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @_NAME
+@_PARAMS
 @_SIZE
 @click.option("--bare", is_flag=True, help="Leave out the tokens that `process` puts around a text.")
 @click.option("--tokens", is_flag=True, help="Print tokens, not ids.")
 @json_option
 def encode(
-    file: str, texts: tuple[str, ...], name: str | None, size: int | None, bare: bool, tokens: bool, as_json: bool
+    file: str, texts: tuple[str, ...], name: str | None, params: tuple[str, ...], size: int | None, bare: bool, tokens: bool,
+    as_json: bool,
 ) -> None:
     """Print the ids of texts, a line each.
 
@@ -73,7 +80,7 @@ def encode(
     """
     from ..tokenizers import open_tokenizer
 
-    engine = open_tokenizer(file, name, size)
+    engine = open_tokenizer(file, name, size, params=parse_params(params))
     surface = {number: text for text, number in engine.vocabulary().items()}
     rows: Iterator[Row] = iter(texts) if texts else _lines()
     found: list[dict[str, Any]] = []
@@ -93,11 +100,12 @@ def encode(
 @click.argument("file")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_NAME
+@_PARAMS
 @_SIZE
 @click.option("--special", is_flag=True, help="Print special tokens too.")
 @json_option
 def decode(
-    file: str, ids: tuple[str, ...], name: str | None, size: int | None, special: bool, as_json: bool
+    file: str, ids: tuple[str, ...], name: str | None, params: tuple[str, ...], size: int | None, special: bool, as_json: bool
 ) -> None:
     """Print the text of ids.
 
@@ -106,7 +114,7 @@ def decode(
     """
     from ..tokenizers import open_tokenizer
 
-    engine = open_tokenizer(file, name, size)
+    engine = open_tokenizer(file, name, size, params=parse_params(params))
     lines = iter([" ".join(ids)]) if ids else (_shown(line) for line in _lines())
     rows = enumerate(lines, 1)
     found: list[dict[str, Any]] = []
@@ -136,13 +144,13 @@ def compare(
     """Compare tokenizers on a corpus.
 
     Tokens by characters, bytes and words, what is unknown, what comes back from its ids, megabytes encoded in a second (here,
-    now), and the lines that are cut as the first tokenizer cuts them. FILE:NAME is one of several in a file.
+    now), and the lines that are cut as the first tokenizer cuts them. FILE:NAME is one of several in a file, and
+    'FILE:NAME(vocab=4096)' one with these static parameters.
     """
     from pathlib import Path
 
-    from ..report.tokenizers import Grouping, corpus_of, premiums, script
+    from ..report.tokenizers import Grouping, corpus_of, premiums, script, variation
     from ..report.tokenizers import compare as compared
-    from ..tokenizers import load_tokenizer
 
     root = Path(corpus)
     paths = corpus_of(root)
@@ -152,21 +160,21 @@ def compare(
         below = file.relative_to(base)
         return str(below) if by == "file" or reference is not None or len(below.parts) == 1 else below.parts[0]
 
-    chosen = (text.rpartition(":") if ".tess:" in text else (text, "", "") for text in files)
-    found = [load_tokenizer(file, name or None) for file, _, name in chosen]
+    found = [_chosen(text) for text in files]
     names = [one.name for one in found]
     loaded = dict(zip(names if len(set(names)) == len(names) else files, found, strict=True))
     group: Grouping = script if by == "script" and reference is None else place
     with waiting("encoding"):
         made = compared(loaded, paths, group, show)
     priced = premiums(made, reference) if reference is not None else {}
+    varied = variation(priced)
     if as_json:
         groups = {
             name: {key: {"texts": c.texts, "tokens": c.tokens, **c.metrics()} for key, c in counts.items()}
             for name, counts in sorted(made.groups.items())
         }  # fmt: skip
         samples = [{"text": text, "pieces": pieces} for text, pieces in made.samples]
-        print_json({"tokenizers": made.rows(), "groups": groups, "premiums": priced, "samples": samples})
+        print_json({"tokenizers": made.rows(), "groups": groups, "premiums": priced, "variation": varied, "samples": samples})
         return
     heads = ("size", "tokens/char", "tokens/byte", "tokens/word", "unknown", "round trip", "same cuts", "MB/s")
     rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in made.rows()]
@@ -177,6 +185,8 @@ def compare(
         + [f"{priced[name][k] if priced else c.metrics()['tokens_per_character']:.4g}" for k, c in counts.items()]
         for name, counts in sorted(made.groups.items())
     ]
+    if varied:
+        table.append(["variation", "", *(f"{varied[name]:.4g}" for name in made.totals)])
     each = [f"{figure}, {name}" for name in made.totals]
     click.echo("\n" + columns([[what, "lines", *each], *table], right=range(1, 2 + len(made.totals))))
     for _, pieces in made.samples:
@@ -188,8 +198,9 @@ def compare(
 @tokenizer.command()
 @click.argument("file")
 @_NAME
+@_PARAMS
 @json_option
-def report(file: str, name: str | None, as_json: bool) -> None:
+def report(file: str, name: str | None, params: tuple[str, ...], as_json: bool) -> None:
     """Measure what a tokenizer requires.
 
     On the files that `measure` names, or else those of the training; the exit code is 1 where a `require` does not hold.
@@ -199,7 +210,7 @@ def report(file: str, name: str | None, as_json: bool) -> None:
     from ..report.measure import machine
     from ..tokenizers import load_tokenizer
 
-    loaded = load_tokenizer(file, name)
+    loaded = load_tokenizer(file, name, params=parse_params(params))
     with waiting("measuring") as progress:
         found = measured(tables_of(loaded), loaded, progress)
     where = machine(1)
@@ -217,6 +228,18 @@ def report(file: str, name: str | None, as_json: bool) -> None:
     click.echo(f"measured on {where['cpu']}")
     if found.broken:
         raise several(found.broken)
+
+
+def _chosen(text: str) -> Tokenizer:
+    """The tokenizer that `FILE`, `FILE:NAME` or `FILE:NAME(vocab=4096)` means."""
+    from ...frontends.source import parse_pass
+    from ..tokenizers import load_tokenizer
+
+    file, colon, call = text.partition(".tess:")
+    if not colon:
+        return load_tokenizer(text)
+    one = parse_pass(call, text)
+    return load_tokenizer(f"{file}.tess", one.name, params=dict(one.options))
 
 
 def _coloured(pieces: list[str]) -> str:

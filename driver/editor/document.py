@@ -336,7 +336,9 @@ class Document:
         elif isinstance(item, ast.Rewrite):
             rule_of(elaborator, declared)
         elif isinstance(item, ast.Tokenizer):
-            elaborator.tokenizer(declared)
+            # Without a value of each parameter nothing says which tokenizer it is to be.
+            if all(static.default is not None for static in item.statics):
+                elaborator.tokenizer(declared)
         elif isinstance(item, ast.Program) or item.kind == "model":
             self._model(item)
         else:

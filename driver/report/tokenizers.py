@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from math import log
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 from ...ir.diagnostics import Diagnostic
@@ -78,6 +81,9 @@ def compare(tokenizers: Mapping[str, Tokenizer], files: Sequence[Path], group: G
         {n: e.size for n, e in engines.items()}, {n: Counts() for n in engines}, dict.fromkeys(engines, 0.0)
     )
     for file in files:
+        if file.stat().st_size == 0:
+            # A language without a text is one that says less than the others.
+            made.groups.setdefault(group(file, ""), {name: Counts() for name in engines})
         for rows in batches(lines_of([file])):
             cuts = {name: _counted(made, engines[name], name, file, rows, group, unknown[name]) for name in engines}
             first = next(iter(cuts.values()))
@@ -127,6 +133,43 @@ def premiums(made: Comparison, reference: str) -> dict[str, dict[str, float]]:
     return {
         name: {key: c.tokens / max(base[key].tokens, 1) for key, c in counts.items()} for name, counts in made.groups.items()
     }  # fmt: skip
+
+
+def variation(priced: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """How much the tokens of the groups differ, for each tokenizer: their standard deviation by their mean."""
+    rows: dict[str, list[float]] = {}
+    for one in priced.values():
+        for name, value in one.items():
+            rows.setdefault(name, []).append(value)
+    return {name: pstdev(found) / fmean(found) if fmean(found) else 0.0 for name, found in rows.items()}
+
+
+def sizes_for(tokens: Mapping[str, Mapping[int, float]], target: float) -> dict[str, int]:
+    """The size of a vocabulary at which each language takes ``target`` tokens, between two sizes that were tried: tokens fall as
+    a power of the size.
+
+        sizes_for({"de": {1024: 7800, 2048: 6900}}, 7300)
+
+    Args:
+        tokens: by language, how many it takes at each size.
+
+    Raises:
+        Diagnostic: E0011 for a language that takes so many at none of its sizes: nothing is extrapolated.
+    """
+    found = {}
+    for language, counts in tokens.items():
+        rows = sorted(counts.items())
+        pair = next((pair for pair in pairwise(rows) if pair[0][1] >= target >= pair[1][1]), None)
+        if pair is None:
+            tried = f"between {min(counts.values()):g} and {max(counts.values()):g}" if counts else "no"
+            raise Diagnostic(
+                "E0011", f"`{language}` takes {tried} tokens at the sizes that were tried, and never {target:g}",
+                help="try smaller or larger vocabularies, or another target: nothing is guessed beyond them",
+            )  # fmt: skip
+        (low, more), (high, less) = pair
+        share = 0.0 if more == less else log(more / target) / log(more / less)
+        found[language] = round(low * (high / low) ** share)
+    return found
 
 
 def script(file: Path, text: str) -> str:

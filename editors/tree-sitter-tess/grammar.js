@@ -147,6 +147,7 @@ module.exports = grammar({
       seq(
         "tokenizer",
         field("name", $.identifier),
+        optional(field("parameters", $.parameters)),
         "{",
         repeat(choice($.stage, $.added_token, $.added_tokens, $.files, $.family, $.require)),
         "}",

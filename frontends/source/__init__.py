@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,12 +60,15 @@ def may_be_named(name: str) -> bool:
     return is_name(name) and name not in BUILTIN
 
 
-def load_tokenizer(path: str | Path, name: str | None = None, tables: bool = True) -> Tokenizer:
+def load_tokenizer(
+    path: str | Path, name: str | None = None, params: Mapping[str, Any] | None = None, tables: bool = True
+) -> Tokenizer:
     """Read and check one tokenizer of a file, with what the file of its tables says.
 
     Args:
         path: a `.tess` file.
         name: which one; may be left out when the file has one, or one of its own name.
+        params: values of its static parameters.
         tables: whether it is compared with the file of its tables; else it is what stands in the declaration.
 
     Raises:
@@ -72,7 +76,7 @@ def load_tokenizer(path: str | Path, name: str | None = None, tables: bool = Tru
     """
     from .checking import load_tokenizer as load_
 
-    return load_(lambda library: library.file(path), name, tables)
+    return load_(lambda library: library.file(path), name, params, tables)
 
 
 def loads_tokenizer(text: str, path: str = "<string>", name: str | None = None) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from ...ir.diagnostics import Diagnostic, FollowUp, several
@@ -61,7 +61,9 @@ def _load(library: Library, unit_of: UnitOf, model: str | None, outside: dict[st
 
 
 @deep_recursion()
-def load_tokenizer(unit_of: UnitOf, name: str | None, tables: bool = True) -> Tokenizer:
+def load_tokenizer(
+    unit_of: UnitOf, name: str | None, params: Mapping[str, Any] | None = None, tables: bool = True
+) -> Tokenizer:
     """One tokenizer. Raises Diagnostic for what is wrong with it, which carries what else is wrong with the file."""
     from .elaborate.tokenizers import elaborate_tokenizer
 
@@ -69,9 +71,7 @@ def load_tokenizer(unit_of: UnitOf, name: str | None, tables: bool = True) -> To
         library = Library()
         unit = unit_of(library)
         declared = unit.names[choose_tokenizer(unit, name)]
-        if not tables:
-            return elaborate_tokenizer(Elaborator(library), declared, tables=False)
-        return Elaborator(library).tokenizer(declared)
+        return elaborate_tokenizer(Elaborator(library), declared, params, tables=tables)
     except Diagnostic as error:
         raise several([error, *check_unit(unit_of).errors]) from None
 

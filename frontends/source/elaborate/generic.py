@@ -42,7 +42,9 @@ def _check_declaration(elaborator: Elaborator, declared: Declared) -> None:
     elif isinstance(node, ast.Record):
         elaborator.signatures.record(declared)
     elif isinstance(node, ast.Tokenizer):
-        elaborator.tokenizer(declared)
+        # Without a value of each parameter nothing says which tokenizer it is to be.
+        if all(static.default is not None for static in node.statics):
+            elaborator.tokenizer(declared)
     elif isinstance(node, ast.Function):
         elaborator.check_cycles(declared)
         elaborator.signatures.of(declared)

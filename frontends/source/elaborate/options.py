@@ -13,30 +13,32 @@ if TYPE_CHECKING:
     from .elaborate import Elaborator
 
 
-def options(args: list[ast.Arg], elaborator: Elaborator, unit: Unit | None) -> dict[str, Any]:
-    """Arguments as values by name. Raises Diagnostic E0405, E0406."""
+def options(
+    args: list[ast.Arg], elaborator: Elaborator, unit: Unit | None, statics: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Arguments as values by name; ``statics`` are names that stand for values. Raises Diagnostic E0405, E0406."""
     values: dict[str, Any] = {}
     for arg in args:
         if arg.name is None:
             raise Diagnostic("E0405", "options are given by name: `name=value`", arg.span)
         if arg.name in values:
             raise Diagnostic("E0406", f"`{arg.name}` is given twice", arg.span)
-        values[arg.name] = _option(arg.value, elaborator, unit)
+        values[arg.name] = _option(arg.value, elaborator, unit, statics or {})
     return values
 
 
-def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None) -> Any:
+def _option(expr: ast.Expr, elaborator: Elaborator, unit: Unit | None, statics: dict[str, Any]) -> Any:
     if isinstance(expr, ast.ListExpr):
-        return tuple(_option(item, elaborator, unit) for item in expr.items)
+        return tuple(_option(item, elaborator, unit, statics) for item in expr.items)
     if isinstance(expr, ast.Attribute) and (word := dotted(expr)):
         return word
     if isinstance(expr, ast.Name):
         declared = unit.find(expr.id) if unit is not None else None
         if expr.id in DTYPES:
             return DTYPES[expr.id]
-        if declared is None or not isinstance(declared.node, ast.Const):
+        if expr.id not in statics and (declared is None or not isinstance(declared.node, ast.Const)):
             return expr.id
-    return elaborator.static(unit or elaborator.library.text("", "<options>"), expr, {})
+    return elaborator.static(unit or elaborator.library.text("", "<options>"), expr, statics)
 
 
 def dotted(expr: ast.Expr) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from ....runtime.tokenizers.pieces import is_pieces, read_pieces
 from ....runtime.tokenizers.ranks import SUFFIX, ranked
 from ....runtime.tokenizers.training import check_training
 from ..syntax import ast
+from .differing import differences_of
 from .library import LOCAL, Declared
 from .options import options, places
 
@@ -41,14 +43,19 @@ if TYPE_CHECKING:
 
 
 _LONGEST_SERIES = 100_000
+# A static parameter within a path.
+_BRACES = re.compile(r"\{(\w+)\}")
 # Models of which fewer tokens are not the first of more.
 _NOT_NESTED = {"unigram": "fewer pieces have other scores", "longest": "of fewer entries too, every letter is one"}
 
 
-def elaborate_tokenizer(elaborator: Elaborator, declared: Declared, *, tables: bool = True) -> Tokenizer:
+def elaborate_tokenizer(
+    elaborator: Elaborator, declared: Declared, params: Mapping[str, Any] | None = None, *, tables: bool = True
+) -> Tokenizer:
     """The tokenizer that a declaration describes.
 
     Args:
+        params: values of its static parameters; others are what they are by default.
         tables: whether it is compared with the file of its tables, which says what the declaration leaves out.
 
     Raises:
@@ -57,12 +64,21 @@ def elaborate_tokenizer(elaborator: Elaborator, declared: Declared, *, tables: b
     """
     node = declared.node
     assert isinstance(node, ast.Tokenizer)
-    return _Declaration(elaborator, declared, node).tokenizer(tables)
+    return _Declaration(elaborator, declared, node, _statics(elaborator, declared, node, params or {})).tokenizer(tables)
+
+
+def _statics(elaborator: Elaborator, declared: Declared, node: ast.Tokenizer, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the static parameters. Raises E0401 to E0403."""
+    header = ast.Function("tokenizer", node.name, [], node.statics, [], [], name_span=node.name_span)
+    signature = elaborator.signatures.function(declared.unit, header)
+    bound = elaborator.given_statics(declared.unit, header, signature, params, {})
+    return {name: value.value if isinstance(value, Dim) else value for name, value in bound.statics.items()}
 
 
 class _Declaration:
-    def __init__(self, elaborator: Elaborator, declared: Declared, node: ast.Tokenizer) -> None:
+    def __init__(self, elaborator: Elaborator, declared: Declared, node: ast.Tokenizer, statics: dict[str, Any]) -> None:
         self.elaborator = elaborator
+        self.statics = statics
         self.unit = declared.unit
         self.node = node
         self.stages: dict[str, list[Part]] = {stage: [] for stage in STAGES}
@@ -149,7 +165,7 @@ class _Declaration:
         self.seen[word] = span
 
     def _options(self, args: list[ast.Arg]) -> dict[str, Any]:
-        found = options(args, self.elaborator, self.unit)
+        found = options(args, self.elaborator, self.unit, self.statics)
         return {name: value.value if isinstance(value, Dim) else value for name, value in found.items()}
 
     def _part(self, clause: ast.StagePart) -> None:
@@ -163,7 +179,7 @@ class _Declaration:
     def _listed(self, clause: ast.StageList) -> None:
         """Tokens of a list; a constant in it may be a list itself."""
         for expr in clause.items:
-            value = self.elaborator.static(self.unit, expr, {})
+            value = self.elaborator.static(self.unit, expr, self.statics)
             for text in value if isinstance(value, tuple) else (value,):
                 if not isinstance(text, str):
                     raise Diagnostic("E1005", f"a token is a text, and this is {show_value(text)}", expr.span)
@@ -207,7 +223,7 @@ class _Declaration:
             self.ids[id] = made
 
     def _family(self, clause: ast.StageList) -> tuple[int, ...]:
-        sizes = [self.elaborator.static(self.unit, size, {}) for size in clause.items]
+        sizes = [self.elaborator.static(self.unit, size, self.statics) for size in clause.items]
         wrong = next((s for s, size in zip(clause.items, sizes, strict=True) if type(size) is not int or size < 1), None)
         if wrong is not None:
             raise Diagnostic("E1005", "the members of a family are sizes of vocabularies", wrong.span)
@@ -262,7 +278,7 @@ class _Declaration:
                 "E1002", f"there is no metric `{metric}`", test.left.span,
                 help=did_you_mean(metric, METRICS) or f"the metrics are {', '.join(METRICS)}",
             )  # fmt: skip
-        bound = self.elaborator.static(self.unit, test.right, {})
+        bound = self.elaborator.static(self.unit, test.right, self.statics)
         if isinstance(bound, bool) or not isinstance(bound, (int, float)):
             raise Diagnostic("E1002", f"`{metric}` is compared with a number, which this is not", test.right.span)
         return Gate(metric, test.op, float(bound), clause.message, clause.span)
@@ -270,7 +286,8 @@ class _Declaration:
     # Files ------------------------------------------------------------------------------------------------------------
 
     def _path(self, clause: ast.StageFiles) -> str:
-        """The path of a clause. Raises E0005 where it leaves the project."""
+        """The path of a clause. Raises E0005 where it leaves the project, E0403 for a place of no parameter."""
+        clause = replace(clause, path=self._placed(clause))
         root = self.unit.root
         if root is None and self.unit.module != LOCAL:
             # What is shipped lies in a folder of its own.
@@ -284,6 +301,18 @@ class _Declaration:
                 help="a program may only read files in the folder of its main file, or below it",
             )  # fmt: skip
         return clause.path
+
+    def _placed(self, clause: ast.StageFiles) -> str:
+        """The path with the values of static parameters where it has their names in braces."""
+        if not self.node.statics:
+            return clause.path
+        unknown = next((name for name in _BRACES.findall(clause.path) if name not in self.statics), None)
+        if unknown is not None:
+            raise Diagnostic(
+                "E0403", f"the tokenizer `{self.node.name}` has no static parameter `{unknown}`", clause.span,
+                help=did_you_mean(unknown, self.statics) or f"its static parameters are {', '.join(self.statics)}",
+            )  # fmt: skip
+        return _BRACES.sub(lambda found: str(self.statics[found[1]]), clause.path)
 
     def _files(self, clause: ast.StageFiles) -> None:
         row = {"from": FROM, "train": TRAIN, "measure": MEASURE}[clause.word]
@@ -326,7 +355,7 @@ class _Declaration:
         data, digest = open_tables(place, source.path, source.span)
         check_hash(written, digest)
         found = _said(data, written)
-        differences = list(_differences(written, found))
+        differences = list(differences_of(written, found))
         if differences:
             raise several(differences)
         model = found.model
@@ -349,50 +378,3 @@ def _said(data: bytes, written: Tokenizer) -> Tokenizer:
     if source.path.endswith(SUFFIX):
         data = ranked(data, written)
     return read_json(data, source.path, source.span)[0]
-
-
-def _differences(written: Tokenizer, found: Tokenizer) -> Iterator[Diagnostic]:
-    """Where a declaration says other than its file."""
-    assert written.source is not None
-    for stage in STAGES:
-        ours, theirs = getattr(written, stage), getattr(found, stage)
-        if stage == "round" or not ours or (stage == "model" and not ours.name):
-            continue
-        rows = list(ours) if stage in REPEATED else [ours]
-        others = list(theirs) if stage in REPEATED else [theirs] if theirs is not None else []
-        loose = {"vocab"} if written.round is not None else set()
-        if len(rows) == len(others) and all(_agree(stage, a, b, loose) for a, b in zip(rows, others, strict=True)):
-            continue
-        text = ", ".join(f"`{stage} {shown(stage, one)}`" for one in others) or "none"
-        yield Diagnostic(
-            "E1004", f"`{written.source.path}` has another `{stage}` than is declared here", rows[0].span,
-            notes=[Note(f"the file has {text}", written.source.span)],
-            help="leave the clause out, so that the file says it; or train a file of this declaration",
-        )  # fmt: skip
-    known = {token.text: token for token in found.added}
-    for token in written.added:
-        other = known.get(token.text)
-        if other is not None and other == replace(token, id=other.id if token.id is None else token.id):
-            continue
-        name = written.source.path
-        yield Diagnostic(
-            "E1004",
-            f"`{name}` has no token `{token.text}`" if other is None
-            else f"`{token.text}` is another token in `{name}`: {_told(other)}", token.span,
-            help="leave the clause out, so that the file says it; or train a file of this declaration",
-        )  # fmt: skip
-
-
-def _agree(stage: str, ours: Part, theirs: Part, loose: set[str]) -> bool:
-    """Whether two parts mean the same; what lies in the file need not be written."""
-    if ours.name != theirs.name:
-        return False
-    left_out = {opt.name for opt in STAGES[stage][ours.name].options if opt.form == "table" and ours[opt.name] is None}
-    return all(value == theirs[name] for name, value in ours.options if name not in left_out | loose)
-
-
-def _told(token: Added) -> str:
-    """What an added token is, in words."""
-    flags = [name for name in ("single_word", "lstrip", "rstrip", "normalized") if getattr(token, name)]
-    word = "special" if token.special else "injected"
-    return f"{word}, with the id {token.id}{', ' if flags else ''}{', '.join(flags)}"

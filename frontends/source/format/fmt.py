@@ -194,7 +194,8 @@ class _Formatter(StatementFormatter):
         self._line([f"{word} {node.name}", args], end)
 
     def _tokenizer(self, node: ast.Tokenizer) -> None:
-        self._write(f"tokenizer {node.name} {{")
+        params = self.listed("(", ["*", *node.statics], self._param, ")", _end_of_last(node.statics)) if node.statics else ""
+        self._write([f"tokenizer {node.name}", params, " {"])
         self._body(node.stages, end_of(node.span), self._stage)
         self._close("}")
 

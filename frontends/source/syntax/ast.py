@@ -317,11 +317,12 @@ class StageList(Node):
 
 @dataclass(slots=True)
 class Tokenizer(Node):
-    """``tokenizer minilm { normalize bert … from "tokenizer.json" }``."""
+    """``tokenizer minilm(*, size: int = 8192) { normalize bert … from "tokenizer.json" }``."""
 
     name: str
     stages: list[StagePart | StageToken | StageFiles | StageList | RequireStmt]
     doc: str | None = None
+    statics: list[Param] = field(default_factory=list)
     name_span: Span | None = field(default=None, compare=False, repr=False)
 
 

@@ -25,10 +25,16 @@ _FILES = ("from", "train", "measure")
 class TokenizerBuilder(ProgramBuilder):
     """The part of :class:`.builder.AstBuilder` that makes tokenizers."""
 
-    def tokenizer(
-        self, i: int, j: int, _tokenizer: str, name: str, _open: str, stages: list[Any], _close: str
-    ) -> ast.Tokenizer:
-        node = ast.Tokenizer(name, stages, self._doc(i), name_span=self.span(i + 1, i + 1), span=self.span(i, j))
+    def tokenizer(self, i: int, j: int, _tokenizer: str, name: str, *rest: Any) -> ast.Tokenizer:
+        tensors, statics = self._split_params(rest[1]) if len(rest) == 6 else ([], [])
+        if tensors:
+            raise Diagnostic(
+                "E0131", f"`{tensors[0].name}` is no static parameter of the tokenizer `{name}`", tensors[0].span,
+                help=f"write `tokenizer {name}(*, {tensors[0].name}: int)`: a tokenizer takes texts, and what is static",
+            )  # fmt: skip
+        node = ast.Tokenizer(
+            name, rest[-2], self._doc(i), statics, name_span=self.span(i + 1, i + 1), span=self.span(i, j)
+        )
         return self.checked(i, j, node)
 
     def stage_part(self, i: int, j: int, word: str, name: str, *rest: Any) -> ast.StagePart:
