@@ -60,7 +60,10 @@ def _of_tokenizer(program: Program, name: str, measures: Measures, folder: Path)
     from ..runtime.tokenizers.metrics import measured
 
     tokenizer = program.tokenizers[name]
-    here = replace(tokenizer, path=str(folder / "_"), measured=Measuring(measures.corpus), gates=(), span=measures.span)
+    own = tokenizer.measured or Measuring(measures.corpus)
+    here = replace(
+        tokenizer, path=str(folder / "_"), measured=replace(own, corpus=measures.corpus, span=measures.span), gates=()
+    )
     return measured(tables_of(tokenizer), here).metrics
 
 

@@ -9,7 +9,7 @@ from ....ir.diagnostics import Diagnostic, Note, Span, did_you_mean
 from ....ir.dims.dim import Dim
 from ....ir.program import Flow, Measures, Program
 from ....ir.tokenizer import Gate
-from ....ir.tokenizer_parts import METRICS
+from ....ir.tokenizer_parts import METRICS, OF_WORDS
 from ....ir.types import TEXT
 from ..syntax import ast
 from .library import Unit
@@ -74,6 +74,12 @@ def _metric(program: Program, flow: Flow, expr: ast.Expr) -> str:
             raise _unknown(owner, "tokenizer that this pipeline calls", program.tokenizers, expr.value.span)
         if expr.name not in METRICS:
             raise _unknown(expr.name, "metric of a tokenizer", METRICS, expr.span)
+        asked = program.tokenizers[owner].measured
+        if expr.name in OF_WORDS and (asked is None or asked.analyser is None):
+            raise Diagnostic(
+                "E1015", f"nothing says who knows the words that `{expr.name}` is a share of", expr.span,
+                help=f'name an analyser in `{owner}`: `measure "held/*.txt" (analyser="simplemma", language="tr")`',
+            )  # fmt: skip
         return f"{owner}.{expr.name}"
     if not isinstance(expr, ast.Name):
         raise Diagnostic("E1002", "this is no metric", expr.span, help=_HELP)
