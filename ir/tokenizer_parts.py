@@ -241,7 +241,7 @@ TRAIN = Row("", "files that the tables are trained on", (
     Opt("alphabet", "texts", ()), Opt("limit_alphabet", "int", None, least=0), Opt("within", "int", None, least=1),
     Opt("words", "text", None), Opt("epochs", "int", None, least=1),
     Opt("lines", "int", None, least=1), Opt("memorize", "real", None, least=0.0), Opt("forget", "real", None, least=0.0),
-    Opt("life", "int", None, least=1), Opt("step", "real", None, least=0.0),
+    Opt("life", "int", None, least=1), Opt("step", "real", None, least=0.0), Opt("listed", "bool", None),
     Opt("chunk", "int", None, least=1), Opt("entropy", "reals", ()),
 ))  # fmt: skip
 

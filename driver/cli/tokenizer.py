@@ -137,9 +137,10 @@ def decode(
 )  # fmt: skip
 @click.option("--reference", metavar="NAME", help="The file that says the same as the others: tokens for one of its own.")
 @click.option("--show", type=click.IntRange(0, 100), default=3, show_default=True, help="Lines that are cut differently.")
+@click.option("--html", metavar="FILE", help="Also write the comparison as one self-contained page.")
 @json_option
 def compare(
-    files: tuple[str, ...], corpus: str, by: str, reference: str | None, show: int, as_json: bool
+    files: tuple[str, ...], corpus: str, by: str, reference: str | None, show: int, html: str | None, as_json: bool
 ) -> None:
     """Compare tokenizers on a corpus.
 
@@ -149,9 +150,12 @@ def compare(
     """
     from pathlib import Path
 
-    from ..report.tokenizers import Grouping, corpus_of, premiums, script, variation
+    from ...runtime.files.aside import check_writable, written_aside
+    from ..report.tokenizers import HEADS, Grouping, corpus_of, page, premiums, script, told, variation
     from ..report.tokenizers import compare as compared
 
+    if html is not None:
+        check_writable(Path(html))
     root = Path(corpus)
     paths = corpus_of(root)
     base = root if root.is_dir() else root.parent
@@ -167,28 +171,21 @@ def compare(
     with waiting("encoding"):
         made = compared(loaded, paths, group, show)
     priced = premiums(made, reference) if reference is not None else {}
-    varied = variation(priced)
+    tables = told(made, by, priced)
+    if html is not None:
+        with written_aside(Path(html)) as aside:
+            aside.write_text(page(made, tables, corpus), encoding="utf-8")
     if as_json:
         groups = {
             name: {key: {"texts": c.texts, "tokens": c.tokens, **c.metrics()} for key, c in counts.items()}
             for name, counts in sorted(made.groups.items())
         }  # fmt: skip
         samples = [{"text": text, "pieces": pieces} for text, pieces in made.samples]
-        print_json({"tokenizers": made.rows(), "groups": groups, "premiums": priced, "variation": varied, "samples": samples})
+        facts = {"premiums": priced, "variation": variation(priced), "samples": samples}
+        print_json({"tokenizers": made.rows(), "groups": groups, **facts})
         return
-    heads = ("size", "tokens/char", "tokens/byte", "tokens/word", "unknown", "round trip", "same cuts", "MB/s")
-    rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in made.rows()]
-    click.echo(columns([["", *heads], *rows], right=range(1, 9)))
-    what, figure = ("file", "tokens for one") if priced else (by, "tokens/char")
-    table = [
-        [name, str(next(iter(counts.values())).texts)]
-        + [f"{priced[name][k] if priced else c.metrics()['tokens_per_character']:.4g}" for k, c in counts.items()]
-        for name, counts in sorted(made.groups.items())
-    ]
-    if varied:
-        table.append(["variation", "", *(f"{varied[name]:.4g}" for name in made.totals)])
-    each = [f"{figure}, {name}" for name in made.totals]
-    click.echo("\n" + columns([[what, "lines", *each], *table], right=range(1, 2 + len(made.totals))))
+    click.echo(columns([["", *HEADS], *tables.rows], right=range(1, 9)))
+    click.echo("\n" + columns([tables.group_heads, *tables.groups], right=range(1, 2 + len(made.totals))))
     for _, pieces in made.samples:
         click.echo()
         for name, parts in pieces.items():

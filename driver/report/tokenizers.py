@@ -144,6 +144,50 @@ def variation(priced: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: pstdev(found) / fmean(found) if fmean(found) else 0.0 for name, found in rows.items()}
 
 
+@dataclass(frozen=True)
+class Told:
+    """A comparison as tables of text: what each tokenizer makes of all lines, and of those of each group."""
+
+    rows: list[list[str]]
+    by: str
+    group_heads: list[str]
+    groups: list[list[str]]
+
+
+HEADS = ("size", "tokens/char", "tokens/byte", "tokens/word", "unknown", "round trip", "same cuts", "MB/s")
+
+
+def told(made: Comparison, by: str, priced: Mapping[str, Mapping[str, float]]) -> Told:
+    """A comparison in words.
+
+    Args:
+        by: what the groups are.
+        priced: how many tokens each group takes for one of a reference; none where there is no reference.
+    """
+    rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in made.rows()]
+    what, figure = ("file", "tokens for one") if priced else (by, "tokens/char")
+    groups = [
+        [name, str(next(iter(counts.values())).texts)]
+        + [f"{priced[name][k] if priced else c.metrics()['tokens_per_character']:.4g}" for k, c in counts.items()]
+        for name, counts in sorted(made.groups.items())
+    ]
+    if priced:
+        varied = variation(priced)
+        groups.append(["variation", "", *(f"{varied[name]:.4g}" for name in made.totals)])
+    return Told(rows, what, [what, "lines", *(f"{figure}, {name}" for name in made.totals)], groups)
+
+
+def page(made: Comparison, tables: Told, corpus: str) -> str:
+    """A comparison as one page that needs nothing else; every string is escaped."""
+    from .html import filled
+    from .measure import machine
+
+    return filled(
+        "tokenizers.html", names=list(made.totals), corpus=corpus, machine=machine(1), heads=["", *HEADS], rows=tables.rows,
+        by=f"By {tables.by}", group_heads=tables.group_heads, groups=tables.groups, samples=made.samples,
+    )  # fmt: skip
+
+
 def sizes_for(tokens: Mapping[str, Mapping[int, float]], target: float) -> dict[str, int]:
     """The size of a vocabulary at which each language takes ``target`` tokens, between two sizes that were tried: tokens fall as
     a power of the size.

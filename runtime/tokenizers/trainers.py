@@ -29,7 +29,7 @@ OPTIONS = {
     "wordpiece": ("min_frequency", "longest", "alphabet", "limit_alphabet"),
     "unigram": ("longest", "alphabet"),
     "wordlevel": ("min_frequency",),
-    "longest": tuple(DEFAULTS),
+    "longest": (*DEFAULTS, "listed"),
 }
 # Characters that no text has a meaning for: planes 15 and 16 of Unicode.
 _PRIVATE = range(0xF0000, 0x10FFFE)
@@ -77,6 +77,11 @@ def check_options(tokenizer: Tokenizer, size: int | None) -> None:
     wrong = next((name for name in _SHARES if found.get(name, 0.0) > 1.0), None)
     if wrong is not None:
         raise Diagnostic("E1002", f"`{wrong}` is a share, from 0 to 1, but is {found[wrong]:g}", training.span)
+    if found.get("listed") and len(found) > 1:
+        raise Diagnostic(
+            "E1002", "a lexicon that is listed is not learnt: `listed` goes with no other option", training.span,
+            help="leave the others out, or `listed`",
+        )  # fmt: skip
     within, words = found.get("within"), found.get("words")
     if within is None and words is None:
         return
@@ -239,7 +244,8 @@ def _units(
     lines = [line for piece in pieces if (line := piece.rstrip("\r\n"))]
     if not lines:
         raise Diagnostic("E1010", "the corpus is empty", training.span)
-    units = learn_units(lines, training["key"], given, progress)
+    own = {name: value for name, value in given.items() if name != "listed"}
+    units = list(dict.fromkeys(lines)) if given.get("listed") else learn_units(lines, training["key"], own, progress)
     units += sorted({letter for piece in pieces for letter in piece}.difference(units))
     letters = [unit for unit in units if len(unit) == 1]
     kept = set([*letters, *(unit for unit in units if len(unit) > 1)][: size or len(units)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,14 @@ def test_compare(cli: Cli, spec: Path, corpus: Path) -> None:
     text = cli("tokenizer", "compare", spec, letters, "--corpus", corpus, "--by", "file", "--show", 1).out
     assert "tokens/char, letters" in text
     assert "words: \u03ad\u03bd\u03b1| two| \u03b4\u03cd\u03bf\nletters: \u03ad|\u03bd|\u03b1| t|w|o| \u03b4|\u03cd|\u03bf" in text
+    page = spec.with_name("page.html")
+    cli("tokenizer", "compare", spec, letters, "--corpus", corpus, "--html", page)
+    shown = page.read_text(encoding="utf-8")
+    assert "<th scope=\"row\">greek</th><td>2</td>" in shown
+    assert re.findall(r"<span class=\"(\w+)\" title=\"(\d) characters\">([^<]*)</span>", shown)[:2] == [
+        ("even", "3", "\u03ad\u03bd\u03b1"), ("odd", "4", " two")
+    ]  # fmt: skip
+    assert not re.search(r"<(script|link|img|iframe)|https?://", shown)
     (corpus / "el.txt").write_text("x\n", encoding="utf-8")
     unequal = cli("tokenizer", "compare", spec, "--corpus", corpus, "--reference", "en.txt").err
     assert "`el.txt` has 1 lines and `en.txt` 2" in unequal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,7 @@ def test_the_file_says_what_it_is(folder: Path) -> None:
         ("memorize=1.5", r"E1002.*`memorize` is a share, from 0 to 1, but is 1.5"),
         ("step=-0.1", r"E1002.*`step` of `train` must be"),
         ("min_frequency=2", r"E1002.*has no option `min_frequency`"),
+        ("listed=true, life=3", r"E1002.*a lexicon that is listed is not learnt"),
     ],
 )
 def test_options_that_do_not_fit(option: str, message: str, tmp_path: Path) -> None:
@@ -180,6 +182,20 @@ def test_options_that_do_not_fit(option: str, message: str, tmp_path: Path) -> N
     (tmp_path / "lines.txt").write_text("ab")
     with pytest.raises(Diagnostic, match=message):
         ts.train_tokenizer(tmp_path / "units.tess")
+
+
+def test_a_lexicon_may_be_listed(tmp_path: Path) -> None:
+    source = re.sub(r"\(key=.*?\)|\(epochs=.*?\)", "(listed=true)", SPEC)
+    assert "listed" in source
+    (tmp_path / "units.tess").write_text(source)
+    (tmp_path / "lines.txt").write_text("ev\nevler\nler\nev\nde\n")
+    ts.train_tokenizer(tmp_path / "units.tess")
+    engine = ts.open_tokenizer(tmp_path / "units.tess")
+    assert {"ev", "evler", "ler", "de", "e", "v", "l", "r", "d"} <= set(engine.vocabulary())
+    ids = engine.vocabulary()
+    assert engine.encode(["evlerde", "delerv"]).ids.tolist() == [
+        [ids["evler"], ids["de"], 0], [ids["de"], ids["ler"], ids["v"]]
+    ]  # fmt: skip
 
 
 def test_a_corpus_without_a_letter_is_refused(tmp_path: Path) -> None:
