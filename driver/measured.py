@@ -56,14 +56,18 @@ def check_measures(
 
 
 def _of_tokenizer(program: Program, name: str, measures: Measures, folder: Path) -> dict[str, float]:
-    from ..runtime.tokenizers.engine import tables_of
+    from ..runtime.tokenizers.analysers import TABLE
+    from ..runtime.tokenizers.engine import folder_of, tables_of
     from ..runtime.tokenizers.metrics import measured
 
     tokenizer = program.tokenizers[name]
     own = tokenizer.measured or Measuring(measures.corpus)
-    here = replace(
-        tokenizer, path=str(folder / "_"), measured=replace(own, corpus=measures.corpus, span=measures.span), gates=()
-    )
+    analyser = own.analyser
+    if analyser is not None and analyser.endswith(TABLE):
+        # A file of words lies beside the declaration of the tokenizer, the corpus beside that of the pipeline.
+        analyser = str((folder_of(tokenizer) / analyser).absolute())
+    asked = replace(own, corpus=measures.corpus, analyser=analyser, span=measures.span)
+    here = replace(tokenizer, path=str(folder / "_"), measured=asked, gates=())
     return measured(tables_of(tokenizer), here).metrics
 
 

@@ -62,6 +62,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_words_are_those_of_the_analyser_of_the_tokenizer(folder: Path) -> None:
+    (folder / "known.tsv").write_text("one\ntwo\n")
+    asked = 'from "words.json"\n    measure "held/*.txt" (analyser="known.tsv")'
+    spec = PLAIN.replace('from "words.json"', asked).replace("words.unknown_share]", "words.word_share, words.pure_share]")
+    (folder / "look.tess").write_text(spec)
+    ts.compile(ts.load(folder / "look.tess"), target="onnx", output=folder / "look.zip", verify=False)
+    said = json.loads(json.loads(zipfile.ZipFile(folder / "look.zip").read("program.json"))["tessera.metrics"])
+    # Of the tokens that were found, `one`, `two` and `three`, the last is not known; what is unknown is none of the language.
+    assert (said["words.word_share"], said["words.pure_share"]) == pytest.approx((2 / 3, 2 / 3))
+
+
 @pytest.mark.parametrize("verify", [True, False])
 def test_what_is_measured_is_in_the_manifest(folder: Path, verify: bool) -> None:
     artifact = ts.compile(ts.load(folder / "look.tess"), target="onnx", output=folder / "look.zip", verify=verify)
