@@ -118,4 +118,13 @@ CODES = {
         "  right:  measure \"held/*.txt\" (analyser=\"simplemma\", language=\"tr\")\n"
         "          require word_share >= 0.5, \"tokens are words\"",
     ),
+    "E1016": Code(
+        "a program cannot become tokens, or be written again",
+        "Programs are parsed by the grammars of tree-sitter, and their names become kinds and numbers from 0 to 1000. A language\n"
+        "without a grammar, what the grammar cannot parse, and more names of a kind than there are numbers are refused. To write\n"
+        "the program again takes its scope, which says what each name was.\n\n"
+        "  wrong:  written(leaves, \"\")\n"
+        "  right:  leaves, scope = named(source, \"c\")\n"
+        "          written(leaves, scope)",
+    ),
 }  # fmt: skip
