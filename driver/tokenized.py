@@ -43,10 +43,10 @@ def check_tokenizers(module: Module, target: Target) -> list[str]:
     tables = {p.init.args[:2]: p for p in module.everything().params.values() if p.init.name == "table"}
     for (file, digest), param in tables.items():
         from ..runtime.tokenizers.automaton import automaton
-        from ..runtime.tokenizers.files import open_tables
+        from ..runtime.tokenizers.tables import open_json
 
-        data, found = open_tables(Path(param.init.folder) / file, file, param.span)
-        if found == digest:
+        data, same = open_json(Path(param.init.folder) / file, file, digest)
+        if same:
             run = _runner(automaton(data, file), file, digest, param.init.folder, target)
             notes.append(f"`{file}`: the ids of {_compared(data, file, run)} texts are its engine's")
     return notes

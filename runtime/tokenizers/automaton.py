@@ -20,7 +20,7 @@ from .files import Tables, read_json
 from .forms import template_tokens
 from .lexicon import entries
 from .octets import is_octets
-from .pairs import Unplaced, pairs_of, refused_pairs
+from .pairs import Unplaced, of_bytes, pairs_of, refused_pairs
 from .spelling import CODES, REMOVED, Classes, classes_of, each_normalized, paged
 from .trie import Trie
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Stages of which everything is known when it is known what they do with single characters, and between two of them.
-_NORMALIZE = ("bert", "lowercase", "nfd", "nfkd", "nmt", "strip_accents")
-_SPLIT = ("bert", "spaces", "words", "punctuation", "digits", "delimiter")
+NORMALIZE = ("bert", "lowercase", "nfd", "nfkd", "nmt", "strip_accents")
+SPLIT = ("bert", "spaces", "words", "punctuation", "digits", "delimiter")
 _MODELS = ("wordpiece", "wordlevel", "longest")
 # Classes are the low bits of a symbol.
-_CLASSES = 16
+CLASSES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,10 @@ def _automaton(data: bytes) -> Automaton:
 
     tokenizer, tables = read_json(data, "tokenizer.json")
     own = Standard(data, tokenizer).own
+    if tokenizer.model.name == "unigram" or (tokenizer.model.name == "bpe" and not of_bytes(tokenizer)):
+        from .letters import Letters
+
+        return Letters(tokenizer, tables).made()
     if tokenizer.model.name == "bpe":
         try:
             made = pairs_of(tokenizer, tables)
@@ -98,17 +102,24 @@ def _automaton(data: bytes) -> Automaton:
         # A byte that is no UTF-8 is U+FFFD, which has three.
         each = 1 if is_octets(tokenizer) else 3
         return Automaton(
-            made.tables, {**made.statics, **_rows(tokenizer, tables)}, "std.text.pairs", each, *_limits(tokenizer)
+            made.tables, {**made.statics, **rows(tokenizer, tables)}, "std.text.pairs", each, *limits(tokenizer)
         )
     if tokenizer.model.name == "longest":
         # The last split is the model.
         own.pre_tokenizer = skeleton(tokenizer).pre_tokenizer
-    return _Making(tokenizer, tables, own).made()
+    return Making(tokenizer, tables, own).made()
 
 
 def _refused(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
     """What is no automaton, as :class:`Refused`."""
-    yield from refused_pairs(tokenizer, tables) if tokenizer.model.name == "bpe" else _refused_words(tokenizer, tables)
+    if tokenizer.model.name == "bpe" and of_bytes(tokenizer):
+        yield from refused_pairs(tokenizer, tables)
+    elif tokenizer.model.name in ("bpe", "unigram"):
+        from .letters import refused_letters
+
+        yield from refused_letters(tokenizer, tables)
+    else:
+        yield from _refused_words(tokenizer, tables)
     cut = tokenizer.truncate
     if cut is not None and cut.name == "only_second":
         yield "truncate", cut.name, "there is no second text"
@@ -132,14 +143,14 @@ def _refused_words(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, 
     """Of stages and models that look at characters and words."""
     for part in tokenizer.normalize:
         single = part.name == "replace" and len(part["text"] or "") == 1
-        if part.name not in _NORMALIZE and not single:
+        if part.name not in NORMALIZE and not single:
             yield "normalize", shown("normalize", part), "it does more than change single characters"
     for part in tokenizer.split:
-        if part.name not in _SPLIT:
+        if part.name not in SPLIT:
             yield "split", shown("split", part), "it looks at more than two neighbouring characters"
     model = tokenizer.model
     if model.name not in _MODELS:
-        yield "model", model.name, f"only {', '.join(_MODELS)}, bpe can"
+        yield "model", model.name, f"only {', '.join(_MODELS)}, bpe, unigram can"
     elif model["unknown"] not in tables.model["vocab"]:
         yield "model", model.name, f"its vocabulary lacks `{model['unknown']}`, so that there are texts without ids"
 
@@ -169,7 +180,7 @@ def _is_text(piece: str) -> bool:
     return template_tokens((piece,)) == []
 
 
-def _rows(tokenizer: Tokenizer, tables: Tables) -> dict[str, Any]:
+def rows(tokenizer: Tokenizer, tables: Tables) -> dict[str, Any]:
     """What is around texts, and what fills rows up, as static parameters."""
     front, behind = _around(tokenizer.process)
     pad = tokenizer.pad
@@ -180,24 +191,52 @@ def _rows(tokenizer: Tokenizer, tables: Tables) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _limits(tokenizer: Tokenizer) -> tuple[int, int | None]:
+def limits(tokenizer: Tokenizer) -> tuple[int, int | None]:
     """How many tokens stand around a text, and the longest row."""
     front, behind = _around(tokenizer.process)
     return len(front) + len(behind), None if tokenizer.truncate is None else tokenizer.truncate["length"]
 
 
-class _Making:
+@dataclass(frozen=True, eq=False)
+class Spelled:
+    """What every character becomes: tables and static parameters of :op:`std.text.spelled` but the automaton's.
+
+    Args:
+        classes: kinds of characters.
+        alone: the class of tokens that are found before everything else.
+        added: these by their bytes, each and one, as symbols.
+        owned: the id of each such symbol's number.
+    """
+
+    tables: Mapping[str, np.ndarray]
+    statics: Mapping[str, int]
+    classes: Classes
+    alone: int
+    added: Mapping[tuple[int, ...], int]
+    owned: Mapping[int, int]
+
+
+class Making:
+    """Tables of a tokenizer that looks at characters and at two neighbouring ones.
+
+    Args:
+        own: the engine, whose normaliser and split are asked what they do with each character.
+    """
+
     def __init__(self, tokenizer: Tokenizer, tables: Tables, own: Any) -> None:
         self.tokenizer = tokenizer
         self.tables = tables
         self.own = own
-        self.vocab: Mapping[str, int] = tables.model["vocab"]
+        self.vocab = tables.model_ids()
         # Numbers of what the vocabulary is spelled with; 0 is every other character.
         letters = sorted({letter for token in self.vocab for letter in token})
         self.numbers = {letter: number for number, letter in enumerate(letters, 1)}
+        # So many numbers are those of letters, and of what else there is.
+        self.taken = len(self.numbers)
 
-    def made(self) -> Automaton:
-        tokenizer, model = self.tokenizer, self.tokenizer.model
+    def spelled(self) -> Spelled:
+        """What every character becomes. Raises Refused."""
+        tokenizer = self.tokenizer
         asked = "".join(map(chr, sorted({*CODES, *map(ord, self.numbers)})))
         changed = each_normalized(self.own.normalizer, asked)
         made = {character for new in changed.values() for character in new}
@@ -205,31 +244,41 @@ class _Making:
         more = [part["text"] for part in tokenizer.split if part.name == "delimiter"]
         classes = classes_of(kept, self.own.pre_tokenizer, more)
         alone = classes.count + 1
-        if alone >= _CLASSES:
+        if alone >= CLASSES:
             raise Refused("split", tokenizer.split[0].name, "it knows too many kinds of characters")
         self._check_order(changed, kept, classes)
         pages, cells, spellings = self._spelled(asked, changed, classes)
-        first, inner = self._entries(classes)
-        added = {}
-        for number, token in enumerate(tokenizer.added, len(self.numbers) + 1):
-            first[(number,)] = self.tables.tokens[token.text]
-            added[tuple(byte + 1 for byte in token.text.encode())] = _CLASSES * number + alone
-        trie = Trie([first, inner, added], max(len(self.numbers) + len(added), 256))
+        added, owned = {}, {}
+        for number, token in enumerate(tokenizer.added, self.taken + 1):
+            owned[number] = self.tables.tokens[token.text]
+            added[tuple(byte + 1 for byte in token.text.encode())] = CLASSES * number + alone
+        return Spelled(
+            {"pages": pages, "cells": cells, "spellings": spellings, "bounds": _bounds(classes)},
+            {
+                "each": spellings.shape[1] // 4, "codes": cells.size, "ways": len(spellings),
+                "bytes": max(map(len, added), default=0),
+            },
+            classes, alone, added, owned,
+        )  # fmt: skip
+
+    def made(self) -> Automaton:
+        tokenizer, model = self.tokenizer, self.tokenizer.model
+        spelled = self.spelled()
+        first, inner = self._entries(spelled.classes)
+        first.update(((number,), token) for number, token in spelled.owned.items())
+        trie = Trie([first, inner, spelled.added], max(len(self.numbers) + len(spelled.added), 256))
         longest = model["longest"] if model.name == "wordpiece" else 0
         return Automaton(
+            {**spelled.tables, "base": trie.base, "check": trie.check, "value": trie.value},
             {
-                "pages": pages, "cells": cells, "spellings": spellings, "bounds": _bounds(classes),
-                "base": trie.base, "check": trie.check, "value": trie.value,
-            },
-            {
-                "each": spellings.shape[1] // 4, "codes": cells.size, "ways": len(spellings), "states": trie.base.size,
+                **spelled.statics, "states": trie.base.size,
                 "first": trie.roots[0], "inner": trie.roots[1], "added": trie.roots[2],
-                "steps": max(map(len, (*first, *inner)), default=1), "bytes": max(map(len, added), default=0),
+                "steps": max(map(len, (*first, *inner)), default=1),
                 "most": longest, "unknown": self.vocab[model["unknown"]], "whole": model.name == "wordlevel",
                 **({"single": True} if model.name == "longest" else {}),
-                **_rows(tokenizer, self.tables),
+                **rows(tokenizer, self.tables),
             },
-            "std.text", spellings.shape[1] // 4, *_limits(tokenizer),
+            "std.text", spelled.statics["each"], *limits(tokenizer),
         )  # fmt: skip
 
     def _symbols(self, text: str, classes: Classes) -> tuple[int, ...]:
@@ -238,8 +287,12 @@ class _Making:
         found = []
         for character in text:
             kind = classes.of.get(character, REMOVED + 1)
-            found.append(REMOVED if kind == REMOVED else _CLASSES * numbers.get(character, 0) + kind)
+            found.append(REMOVED if kind == REMOVED else CLASSES * numbers.get(character, 0) + kind)
         return tuple(found)
+
+    def _as_it_is(self, character: str, text: str, classes: Classes) -> tuple[int, ...]:
+        """A symbol for each byte of a character that is spelled by its bytes; nothing of others."""
+        return ()
 
     def _check_order(self, changed: Mapping[str, str], kept: str, classes: Classes) -> None:
         """Decomposition also puts marks in order, which no single character tells. Raises Refused where that changes anything."""
@@ -260,21 +313,31 @@ class _Making:
         # Spelling 0 is nothing.
         spellings: dict[tuple[int, ...], int] = {(): 0}
         numbers: dict[int, int] = {}
+        lengths: dict[int, int] = {}
+        strided: dict[tuple[int, ...], int] = {}
         each = 1
         cache: dict[str, int] = {}
         for character in asked:
             text = changed.get(character, character)
+            bytes_of = self._as_it_is(character, text, classes)
+            if bytes_of:
+                numbers[ord(character)] = strided.setdefault(bytes_of, -1 - len(strided))
+                continue
             number = cache.get(text)
             if number is None:
                 symbols = self._symbols(text, classes)
                 number = cache[text] = spellings.setdefault(symbols, len(spellings))
+                lengths[number] = len(symbols)
             # U+FFFD stands for single bytes, too.
-            if len(text) > 1:
-                size = 1 if character == "\ufffd" else len(character.encode())
-                each = max(each, -(-len(text) // size))
+            size = 1 if character == "\ufffd" else len(character.encode())
+            each = max(each, -(-lengths[number] // size))
             numbers[ord(character)] = number
+        # Behind the others.
+        numbers = {code: number if number >= 0 else len(spellings) - 1 - number for code, number in numbers.items()}
         pages, cells = paged(numbers.items())
-        table = np.zeros((len(spellings), 4 * each), np.int32)
+        table = np.zeros((len(spellings) + len(strided), 4 * each), np.int32)
+        for place, symbols in enumerate(strided, len(spellings)):
+            table[place, : each * len(symbols) : each] = symbols
         for symbols, number in spellings.items():
             table[number, : len(symbols)] = symbols
         return pages, cells, table
@@ -308,7 +371,7 @@ def _bounds(classes: Classes) -> np.ndarray:
     import numpy as np
 
     alone = classes.count + 1
-    found = np.zeros((_CLASSES, _CLASSES), bool)
+    found = np.zeros((CLASSES, CLASSES), bool)
     for a, b in classes.parted:
         found[a, b] = True
     found[REMOVED, :] = found[alone, :] = found[:, alone] = True

@@ -49,6 +49,11 @@ class Tables:
         """One more than the largest id."""
         return max(self.tokens.values(), default=-1) + 1
 
+    def model_ids(self) -> Mapping[str, int]:
+        """The ids of the model's own tokens."""
+        vocab = self.model["vocab"]
+        return vocab if isinstance(vocab, Mapping) else {text: number for number, (text, _) in enumerate(vocab)}
+
 
 def open_tables(path: Path, shown: str, span: Span | None = None) -> tuple[bytes, str]:
     """The bytes of a file with tables, and their hash. Raises E0001, E1003."""

@@ -32,6 +32,11 @@ class Pairs:
     statics: Mapping[str, Any]
 
 
+def of_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether what is merged are bytes, shown as characters."""
+    return is_octets(tokenizer) or any(part.name == "byte_level" for part in (*tokenizer.split, *tokenizer.normalize))
+
+
 def refused_pairs(tokenizer: Tokenizer, tables: Tables) -> Iterator[tuple[str, str, str]]:
     """What of a tokenizer with the model `bpe` is no automaton: (stage, part, why)."""
     model, split = tokenizer.model, tokenizer.split
@@ -71,17 +76,7 @@ def pairs_of(tokenizer: Tokenizer, tables: Tables) -> Pairs:
     members = np.array(sets.members or [np.zeros(len(codes), bool)])
     kinds, classes = np.unique(members, axis=1, return_inverse=True)
     pages, cells = paged(zip(codes, (classes.reshape(-1) + 1).tolist(), strict=True))
-    ranks = {_pair(row): rank for rank, row in enumerate(tables.model["merges"])}
-    made = {rank: vocab[left + right] for (left, right), rank in ranks.items()}
-    lowest = np.full(tables.size, len(tables.model["merges"]))
-    for pair, rank in ranks.items():
-        for token in pair:
-            lowest[vocab[token]] = min(lowest[vocab[token]], rank)
-    merges = np.zeros(max(1, len(tables.model["merges"])), np.int32)
-    for rank, number in made.items():
-        merges[rank] = 2 * number + int(lowest[number] < rank)
-    pairs: dict[tuple[int, ...], int] = {(number + 1,): 0 for number in range(tables.size)}
-    pairs.update(((vocab[left] + 1, vocab[right] + 1), rank) for (left, right), rank in ranks.items())
+    pairs, merges = ranked_pairs(tables)
     numbers = {character: vocab.get(character, 0) for character in characters.values()}
     words: dict[tuple[int, ...], int] = {}
     if tokenizer.model["ignore_merges"]:
@@ -116,6 +111,26 @@ def _rules(part: Part, sets: Sets) -> tuple[Rule, ...]:
         raise Unplaced("split", shown("split", part), str(error)) from None
 
 
-def _pair(row: str | list[str]) -> tuple[str, str]:
+def merges_of(row: str | list[str]) -> tuple[str, str]:
+    """The pair that a row of `merges` is."""
     left, right = row.split(" ") if isinstance(row, str) else row
     return left, right
+
+
+def ranked_pairs(tables: Tables, prefix: str = "") -> tuple[Mapping[tuple[int, ...], int], np.ndarray]:
+    """Pairs of ids, each and one, with their ranks; and by rank what `std.text.pairs.merged_pairs` takes as `merges`."""
+    import numpy as np
+
+    vocab: Mapping[str, int] = tables.model["vocab"]
+    ranks = {merges_of(row): rank for rank, row in enumerate(tables.model["merges"])}
+    made = {rank: vocab[left + right.removeprefix(prefix)] for (left, right), rank in ranks.items()}
+    lowest = np.full(tables.size, len(tables.model["merges"]))
+    for pair, rank in ranks.items():
+        for token in pair:
+            lowest[vocab[token]] = min(lowest[vocab[token]], rank)
+    merges = np.zeros(max(1, len(tables.model["merges"])), np.int32)
+    for rank, number in made.items():
+        merges[rank] = 2 * number + int(lowest[number] < rank)
+    pairs: dict[tuple[int, ...], int] = {(number + 1,): 0 for number in range(tables.size)}
+    pairs.update(((vocab[left] + 1, vocab[right] + 1), rank) for (left, right), rank in ranks.items())
+    return pairs, merges

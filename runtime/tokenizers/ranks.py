@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import replace
+from functools import lru_cache
 
 from ...ir.diagnostics import Diagnostic
-from ...ir.tokenizer import Tokenizer
+from ...ir.tokenizer import TableFile, Tokenizer
 from ...ir.tokenizer_parts import part
-from .files import Tables, write_json
+from .files import Tables, read_json, write_json
 
 SUFFIX = ".tiktoken"
 # The characters that stand for bytes in a vocabulary of a tokenizer.json: itself where it can be seen, else one from 256 on.
@@ -50,6 +51,21 @@ def ranked(data: bytes, tokenizer: Tokenizer) -> bytes:
     model = part("model", "bpe", {"vocab": max(tokens.values()) + 1, "ignore_merges": True})
     merges = [[left, right] for _, left, right in pairs]
     return write_json(replace(tokenizer, model=model), Tables(tokens, {"vocab": table, "merges": merges}))
+
+
+def stages_of(tokenizer: Tokenizer) -> str:
+    """What a declaration says beside a file of ranks, as text: a ``tokenizer.json`` without tables."""
+    bare = replace(tokenizer, model=part("model", "bpe"))
+    ids = {token.text: token.id for token in tokenizer.added if token.id is not None}
+    # A table has at least one token.
+    return write_json(bare, Tables(ids, {"vocab": {"\0": 0, **ids}, "merges": []})).decode()
+
+
+@lru_cache(maxsize=2)
+def with_stages(data: bytes, file: str, stages: str) -> bytes:
+    """The ``tokenizer.json`` of a file of ranks, with what :func:`stages_of` says. Raises E1003 to E1005."""
+    tokenizer, _ = read_json(stages.encode(), file)
+    return ranked(data, replace(tokenizer, source=TableFile(file)))
 
 
 def _ranks(data: bytes, tokenizer: Tokenizer) -> dict[str, int]:

@@ -306,7 +306,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.text.spelled": tuple(
         Row(attrs=attrs, below={"count": "N", **_TEXT}, scales=SOME,
             shapes={"C": const(256), "S": const(5), "W": const(4 * each), "K": const(300)})
-        for attrs, each in (({}, 1), ({"root": 1, "longest": 3}, 2))
+        for attrs, each in (({}, 1), ({"root": 1, "longest": 3}, 2), ({"raw": 2}, 1))
     ),
     "std.text.word_begins": (Row(below={"symbols": 256}),),
     "std.text.longest_match": (Row(attrs={"steps": 3}, below={"symbols": 3, "at": 6, "further": 3, **_TEXT}),),
@@ -322,6 +322,14 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "std.text.pairs.merged_pairs": (
         Row(attrs={"origin": 1}, below={"ids": 3, "merges": 6, **_TEXT}, shapes={"K": const(9), "R": const(6)}),
     ),
+    "std.text.letters.fronted": tuple(
+        Row(attrs={"front": 20, "alone": 4, "room": room, "always": always, "unless": unless}, below={"symbols": 48})
+        for room, always, unless in ((1, False, True), (9, True, False))
+    ),
+    "std.text.unigram.entries_by_length": (
+        Row(attrs={"steps": 3}, below={"symbols": 3, "at": 6, "further": 3, **_TEXT}, shapes={"K": const(9)}),
+    ),
+    "std.text.unigram.likeliest": (Row(shapes={"L": const(3)}),),
     "std.text.token_rows": (
         Row(attrs={"length": 4}, below={"ids": 50}),
         Row(attrs={"length": 5, "front": (1, 2), "behind": (3,), "padding": 9, "left": True}, below={"ids": 50}),

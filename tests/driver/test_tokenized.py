@@ -169,7 +169,7 @@ def test_refused_stages(stage: str, change: Callable[[Tokenizer], Any], tmp_path
 
 
 def test_refused_models(tmp_path: Path) -> None:
-    assert "model bpe" in refused(tmp_path, Tokenizer(models.BPE({"a": 0}, [])))
+    assert "model unigram" in refused(tmp_path, Tokenizer(models.Unigram([("a", 0.0)])))
     assert "lacks `<unk>`" in refused(tmp_path, Tokenizer(models.WordLevel({"a": 0})))
 
 

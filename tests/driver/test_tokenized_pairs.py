@@ -128,7 +128,6 @@ def removed(own: Tokenizer) -> None:
         ("normalize nfc", lambda own: setattr(own, "normalizer", normalizers.NFC())),
         ("split byte_level", spaced),
         ("split pattern", removed),
-        ("model bpe", lambda own: setattr(own, "pre_tokenizer", pre_tokenizers.WhitespaceSplit())),
         ("it has a dropout", lambda own: setattr(own.model, "dropout", 0.5)),
         ("it has a suffix", lambda own: setattr(own.model, "end_of_word_suffix", "</w>")),
         ("single_word", lambda own: own.add_special_tokens([AddedToken("<y>", single_word=True)])),
@@ -148,13 +147,29 @@ def test_a_byte_without_token(tmp_path: Path) -> None:
 
 
 def test_a_file_of_ranks(tmp_path: Path) -> None:
-    lines = [base64.b64encode(bytes([byte])) + f" {byte}".encode() for byte in range(256)]
+    """What is declared beside the ranks goes with the hash of the file; the printed model reads back with it."""
+    tokens = [*(bytes([byte]) for byte in range(256)), b" a", b"bc", b"abc", b"aa", b"aaaa"]
+    lines = [base64.b64encode(token) + f" {rank}".encode() for rank, token in enumerate(tokens)]
     (tmp_path / "own.tiktoken").write_bytes(b"\n".join(lines))
-    stages = 'from "own.tiktoken"\n    split byte_level(space=false, regex=false)\n    decode byte_level'
-    (tmp_path / "ids.tess").write_text(SPEC.replace('from "own.json"', stages), encoding="utf-8")
-    with pytest.raises(ts.Diagnostic, match="ranks of `own") as caught:
-        ts.load(tmp_path / "ids.tess")
-    assert caught.value.code == "E1012"
+    stages = (
+        'from "own.tiktoken"\n    special "<x>" = 300\n    split pattern(regex=" ?\\\\p{L}+|[^\\\\p{L}]", behavior=isolated)\n'
+        "    split byte_level(space=false, regex=false)\n    decode byte_level"
+    )
+    (tmp_path / "ids.tess").write_text(SPEC.replace('from "own.json"', stages).replace("T]", "3 * N]"), encoding="utf-8")
+    module = ts.load(tmp_path / "ids.tess")
+    assert loads(print_module(module), str(tmp_path / "printed.tess")) == module
+    artifact = ts.compile(module, target="onnx")
+    assert any("are its engine's" in note for note in artifact.report.notes)
+    rows = [b"aaaaa abc a<x>abcaaaaaa", "\u00e9 \u6f22".encode(), b""]
+    found = artifact(**arrays(rows))
+    engine = ts.open_tokenizer(tmp_path / "ids.tess")
+    for row, ids, count in zip(rows, found["ids"], found["tokens"], strict=True):
+        own = engine.encode([row])
+        assert ids[:count].tolist() == own.ids[0].tolist()
+    assert 300 in found["ids"]
+    (tmp_path / "own.tiktoken").write_bytes(b"\n".join(lines[:-1]))
+    with pytest.raises(ts.Diagnostic, match="E1004"):
+        ts.compile(module, target="torch")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ....runtime.tokenizers.automaton import automaton
 from ....runtime.tokenizers.engine import folder_of, tables_of
 from ....runtime.tokenizers.pieces import NAME, is_pieces
 from ....runtime.tokenizers.ranks import SUFFIX as RANKS
+from ....runtime.tokenizers.ranks import stages_of
 from .builtin import known
 from .values import DeclValue, Value, describe, is_tensor
 
@@ -54,11 +55,6 @@ def call_tokenizer(
             "E1012", f"`normalize {NAME}` of `{tokenizer.name}` cannot stand in a model: it does more than change single "
             "characters", span, help="let its engine make ids of texts, `ts.open_tokenizer`, and give the model ids",
         )  # fmt: skip
-    if tokenizer.source is not None and tokenizer.source.path.endswith(RANKS):
-        raise Diagnostic(
-            "E1012", f"the ranks of `{tokenizer.source.path}` cannot stand in a model: its tables are made of a tokenizer.json",
-            span, help="let its engine make ids of texts, `ts.open_tokenizer`, and give the model ids",
-        )  # fmt: skip
     data, source = tables_of(tokenizer), tokenizer.source
     assert source is not None
     assert source.sha256 is not None
@@ -71,7 +67,9 @@ def call_tokenizer(
     if length is None:
         most = text.type.shape[1] * made.each + made.around
         length = known(most if made.limit is None else dim_min(most, made.limit))
-    statics = {**made.named(_shown(elaborator, folder_of(tokenizer) / source.path), source.sha256), "length": length}
+    # A file of ranks has no stages: they are told with its hash.
+    named = f"{source.sha256} {stages_of(tokenizer)}" if source.path.endswith(RANKS) else source.sha256
+    statics = {**made.named(_shown(elaborator, folder_of(tokenizer) / source.path), named), "length": length}
     layer = elaborator.library.std(made.module, span).names["encoded"]
     operands = [arg for arg in arguments if arg[0] != "length"]
     return calls.apply(frame, DeclValue(layer), [*operands, *((n, v, span) for n, v in statics.items())], span, scope)
