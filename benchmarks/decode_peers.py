@@ -4,8 +4,8 @@
 
 FOLDER gets a small random checkpoint (8 layers, 512 features, 8 heads) and what is made of it, unless they lie there. `genai` is
 the export of onnxruntime-genai's own builder, run by it; `tessera in genai` our folder, run by it too; `tessera` the same folder
-run as a session of ours. `optimum` is timed where FOLDER/optimum/model.onnx lies, each step given the keys and values that the last
-one returned:
+run as a session of ours, and `tessera contrib` another one, with the op that the builder uses (`attention=contrib`). `optimum` is
+timed where FOLDER/optimum/model.onnx lies, each step given the keys and values that the last one returned:
 
     optimum-cli export onnx --model FOLDER/llama --task text-generation-with-past FOLDER/optimum
 
@@ -62,8 +62,9 @@ def make(folder: Path, threads: int | None) -> None:
     read = read_model(folder / "llama")
     passes = ["pack_linears", "add_cache(past=shared)"]
     options: dict[str, Any] = {"form": "genai", "context": 8192, "verify": False}
-    shutil.rmtree(folder / "tessera", ignore_errors=True)
-    ts.compile(read.module, weights=read.weights, passes=passes, output=folder / "tessera", **options)
+    for name, own in (("tessera", options), ("contrib", {"attention": "contrib", "verify": False})):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        ts.compile(read.module, weights=read.weights, passes=passes, output=folder / name, **own)
     for name in ("genai", "tessera"):
         # A folder of ours is refused by us where a file of it was changed.
         shutil.copytree(folder / name, folder / f"{name}_run", dirs_exist_ok=True)
@@ -142,6 +143,7 @@ def main() -> None:
     for context in options.contexts:
         runs = {
             "tessera": ours(options.folder / "tessera", context, threads),
+            "tessera contrib": ours(options.folder / "contrib", context, threads),
             "tessera in genai": in_genai(options.folder / "tessera_run", context),
             "genai": in_genai(options.folder / "genai_run", context),
         }

@@ -39,6 +39,7 @@ def build(
     claims: bool = True,
     contrib: bool = False,
     bits: int | None = None,
+    cached: bool = False,
     seed: int = 0,
 ) -> ox.Model:
     """The ONNX model of a module. No weight is read before it is saved.
@@ -50,6 +51,7 @@ def build(
         claims: whether composites may become one ONNX op (off: every body is lowered, for comparison).
         contrib: mixtures of experts as ONNX Runtime's own op, `com.microsoft.MoE`.
         bits: of their matrices, 8 or 4, rounded: `com.microsoft.QMoE`.
+        cached: attention over a cache as ONNX Runtime's own op, `com.microsoft.GroupQueryAttention`.
         seed: for the initialisers.
 
     Raises:
@@ -63,7 +65,9 @@ def build(
         bound = initialise(module.graph, seed)
     else:
         bound = weights if isinstance(weights, Bound) else bind(module.graph, weights, recipes=module.recipes)
-    return build_model(module, bound, opset=opset, claims=claims, contrib=contrib, bits=bits, metadata=metadata or {})
+    return build_model(
+        module, bound, opset=opset, claims=claims, contrib=contrib, bits=bits, cached=cached, metadata=metadata or {}
+    )
 
 
 def save(

@@ -13,6 +13,7 @@ from ...ir.analysis.room import count_limits
 from ...ir.binding import axis_symbol, encode_dim, solve_inputs
 from ...ir.diagnostics import Diagnostic
 from ...ir.graph import Graph, Input, Module, Output, Parameter, Value
+from .cached import with_cached
 from .lowering import Lowerer, known_type
 from .sizes import Sizes
 from .weights import Weight
@@ -28,7 +29,7 @@ _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
 
 def build_model(
-    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, contrib: bool, bits: int | None,
+    module: Module, weights: Mapping[str, LazyTensor], *, opset: int, claims: bool, contrib: bool, bits: int | None, cached: bool,
     metadata: Mapping[str, str],
 ) -> ox.Model:
     """See :func:`tessera.backends.onnx.build`; ``weights`` holds a tensor for every parameter."""
@@ -37,8 +38,8 @@ def build_model(
             "E0801", f"ONNX opset {opset} is not supported: Tessera writes opsets {OPSETS[0]} to {OPSETS[-1]}",
             help="write `target onnx(opset=24)`",
         )  # fmt: skip
-    graph = module.graph
-    e = Lowerer(opset, claims, contrib=contrib, bits=bits)
+    graph = with_cached(module.graph) if cached else module.graph
+    e = Lowerer(opset, claims, contrib=contrib, bits=bits, cached=cached)
     problem = e.plan.refused(graph) if contrib else None
     if problem is not None:
         raise problem
@@ -142,21 +143,31 @@ def _drop_types(graph: ox.Graph) -> None:
                 value.type = None
 
 
-# ONNX Runtime writes their result into their first operand where it may.
-_UPDATES = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
+# ONNX Runtime writes a result into an operand where it may: which operand, by the number of the result.
+_FIRST = {0: 0}
+_UPDATES = {"TensorScatter": _FIRST, "ScatterND": _FIRST, "ScatterElements": _FIRST, "GroupQueryAttention": {1: 3, 2: 4}}
+# What such an op does not write is not copied into a buffer of its own.
+_ONLY_IN_PLACE = frozenset({"GroupQueryAttention"})
 
 
 def _in_place(graph: Graph, env: Mapping[Value, ox.Value], outputs: list[ox.Value]) -> dict[str, str]:
-    """Which states one op updates and nothing else reads, or nothing changes: their input and output may be one buffer."""
+    """Which states one op updates and nothing else reads, or nothing changes: their input and output may be one buffer; and those of
+    which they have to be one."""
     made = {info.public: value for info, value in zip(graph.output_info, outputs, strict=True) if info.role == "state"}
-    names = []
+    names: dict[str, list[str]] = {"tessera.in_place": [], "tessera.only_in_place": []}
     for source in graph.inputs:
         reads = [use for use in env[source].uses() if use.node.op_type != "Shape"] if source.public in made else []
-        node = made[source.public].producer() if reads else None
-        same = node is not None and node.op_type == "Identity" and node.inputs[0] is env[source]
-        if node is not None and (same or (node.op_type in _UPDATES and reads == [(node, 0)])):
-            names.append(source.public)
-    return {"tessera.in_place": json.dumps(names)} if names else {}
+        value = made[source.public] if reads else None
+        node = None if value is None else value.producer()
+        if node is None or value is None:
+            continue
+        same = node.op_type == "Identity" and node.inputs[0] is env[source]
+        at = _UPDATES.get(node.op_type, {}).get(node.outputs.index(value))
+        if same or (at is not None and reads == [(node, at)]):
+            names["tessera.in_place"].append(source.public)
+            if node.op_type in _ONLY_IN_PLACE:
+                names["tessera.only_in_place"].append(source.public)
+    return {key: json.dumps(said) for key, said in names.items() if said}
 
 
 def _metadata(module: Module, names: list[str], e: Lowerer) -> dict[str, str]:

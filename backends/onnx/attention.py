@@ -138,4 +138,10 @@ def rope(e: Emitter, node: Node, x: ox.Value, cosine: ox.Value, sine: ox.Value) 
         shape = e.shape((type.shape[0], *angles[1:]))
         cosine = e.remember(("expand", cosine, shape), lambda: e.op("Expand", cosine, shape))
         sine = e.remember(("expand", sine, shape), lambda: e.op("Expand", sine, shape))
-    return e.op("RotaryEmbedding", x, cosine, sine, interleaved=int(node.attrs["interleaved"]))
+    joined = _joined(e, node, 0, x) if e.cached else None
+    batch, heads, tokens, size = type.shape
+    if joined is None or heads.value is None:
+        return e.op("RotaryEmbedding", x, cosine, sine, interleaved=int(node.attrs["interleaved"]))
+    # Heads side by side are what attention over a cache takes.
+    y = e.op("RotaryEmbedding", joined, cosine, sine, interleaved=int(node.attrs["interleaved"]), num_heads=heads.value)
+    return e.transpose(e.reshape(y, (batch, tokens, heads * size), (batch, tokens, heads, size)), (0, 2, 1, 3))

@@ -26,6 +26,8 @@ class Emitter:
     """
 
     sizes: Sizes
+    # Whether attention over a cache is an op that takes heads side by side.
+    cached = False
 
     def __init__(self, opset: int, parent: Emitter | None = None) -> None:
         self.opset = opset

@@ -11,12 +11,15 @@ from ...ir.graph import Graph, Node, Require, Value
 from ...ir.requirements import requirements
 from ...ir.types import TensorType
 from ..lower import Plan, Walk
+from .cached import CACHED, cached_attention
 from .contrib import LOWERINGS as contrib_lowerings
 from .contrib import refused
 from .emit import Emitter
 from .registry import claimed, claims, lowerings
 from .sizes import Sizes
 
+# Composites that become an op of ONNX Runtime's own where that was asked for.
+_ASKED_FOR: dict[str, Callable[..., ox.Value | Sequence[ox.Value]]] = {**contrib_lowerings, CACHED: cached_attention}
 # Changes a node's operands before they are lowered; a parallel scan aligns their axes.
 Prepare = Callable[[Node, list[ox.Value | None]], list[ox.Value | None]]
 
@@ -28,17 +31,20 @@ class Lowerer(Emitter, Walk[ox.Value]):
         claims: whether composites may become one ONNX op; else their bodies are lowered.
         contrib: whether mixtures of experts become ONNX Runtime's own op.
         bits: of their matrices; as they are when None.
+        cached: whether attention over a cache becomes ONNX Runtime's own op.
     """
 
     sizes: Sizes
 
     def __init__(
         self, opset: int, claims: bool = True, parent: Lowerer | None = None, contrib: bool = False, bits: int | None = None,
+        cached: bool = False,
     ) -> None:  # fmt: skip
         Emitter.__init__(self, opset, parent)
         self.bits: int | None = bits if parent is None else parent.bits
+        self.cached = cached if parent is None else parent.cached
         if parent is None:
-            own = contrib_lowerings if contrib else {}
+            own = {*(contrib_lowerings if contrib else ()), *((CACHED,) if cached else ())}
 
             def chosen(node: Node) -> bool:
                 return node.op.qualified in own or (claims and claimed(node, opset))
@@ -62,7 +68,7 @@ class Lowerer(Emitter, Walk[ox.Value]):
 
     def claim(self, node: Node, operands: list[ox.Value | None]) -> Sequence[ox.Value | None]:
         # The plan claims these only where they were asked for.
-        table = contrib_lowerings if node.op.qualified in contrib_lowerings else claims()
+        table = _ASKED_FOR if node.op.qualified in _ASKED_FOR else claims()
         self._note_body(self.plan.body(node))
         return _several(table[node.op.qualified](self, node, *operands))
 

@@ -69,6 +69,7 @@ class Session:
         mapped: bool = False,
     ) -> None:
         self._session = _open(model, threads, options or {}, profile, prepack, mapped)
+        self._sized: tuple[Any, dict[str, int]] | None = None
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         shown = "the artifact" if isinstance(model, bytes) else f"`{Path(model).name}`"
         try:
@@ -92,6 +93,7 @@ class Session:
         roles = {row["name"]: row.get("role", "output") for row in outputs}
         self.states = [i.name for i in ports if i.role == "state" and roles.get(i.name) == "state"]
         self.in_place = frozenset(entry("tessera.in_place", []))
+        self._only_in_place = frozenset(entry("tessera.only_in_place", []))
         lets = {name: decode_dim(d) for name, d in entry("tessera.lets", {}).items()}
         model = self.metadata.get("tessera.model", "the artifact")
         # Of a file that Tessera did not write nothing is known.
@@ -140,14 +142,19 @@ class Session:
             raise Diagnostic("E0901", f"`{twice}` is a state, which the session carries")
         feeds = {n: fit_array(self.ports.by_name[n].spec, array, nan=not self.selects) for n, array in arrays.items()}
         shapes = {name: array.shape for name, array in (*held.items(), *feeds.items())}
-        values = self.ports.sizes(shapes, sizes)
-        self.ports.check_requires(values)
+        # Steps of one text are alike: what was asked of the sizes of the last call is not asked again.
+        asked = (tuple(shapes.items()), tuple((sizes or {}).items()))
+        if self._sized is None or self._sized[0] != asked:
+            values = self.ports.sizes(shapes, sizes)
+            self.ports.check_requires(values)
+            self._sized = asked, values
+        values = dict(self._sized[1])
         for name, array in feeds.items():
             if self.ports.by_name[name].limits and array.size:
-                self.ports.check_places(name, int(array.min()), int(array.max()), values)
+                self.ports.check_places(name, *_extent(array), values)
         for name, array in (*held.items(), *feeds.items()) if carried else ():
             if self.ports.by_name[name].most and array.size:
-                self.ports.check_counts(name, int(array.min()), int(array.max()), values)
+                self.ports.check_counts(name, *_extent(array), values)
         return feeds | self.ports.filled(shapes, values, seed)
 
     def binding(self) -> Any:
@@ -163,11 +170,35 @@ class Session:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in order for what :meth:`feeds` gave; nothing is checked again. Raises E0912."""
+        if self._only_in_place:
+            return self._run_in_place(feeds)
         try:
             results: list[np.ndarray] = self._session.run(self._values, feeds)
         except Exception as error:  # ONNX Runtime has no common exception class
             raise failed("ONNX Runtime", _reason(error)) from error
         return results
+
+    def _run_in_place(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """As :meth:`run`, with copies of states bound in and out, of which an op writes only what is new."""
+        import numpy as np
+        import onnxruntime as ort
+
+        binding = self.binding()
+        copies = {name: np.array(feeds[name]) for name in self._only_in_place}
+        held = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in copies.items()}
+        for name, array in feeds.items():
+            if name in held:
+                binding.bind_ortvalue_input(name, held[name])
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(array) if array.ndim else array)
+        for name, inner in self.values.items():
+            if name in held:
+                binding.bind_ortvalue_output(inner, held[name])
+            else:
+                binding.bind_output(inner, "cpu")
+        self.run_bound(binding)
+        made = zip(self.values, binding.get_outputs(), strict=True)
+        return [copies[name] if name in held else value.numpy() for name, value in made]
 
     def sizes(self, shapes: Mapping[str, Sequence[int]], chosen: Mapping[str, int] | None = None) -> dict[str, int]:
         """The size of every dimension symbol, ``let`` names included, for given input shapes, and those ``chosen``. Raises E0902."""
@@ -222,6 +253,15 @@ def _open(
         if "NOT_IMPLEMENTED" in str(error):
             raise Diagnostic("E0911", f"{shown} cannot be executed here: {_reason(error)}") from error
         raise Diagnostic("E0910", f"{shown} cannot be loaded: {_reason(error)}") from error
+
+
+def _extent(array: np.ndarray) -> tuple[int, int]:
+    """The least and the greatest of some integers."""
+    if array.size > 64:
+        return int(array.min()), int(array.max())
+    # Of few numbers that is sooner told by themselves.
+    numbers = array.ravel().tolist()
+    return min(numbers), max(numbers)
 
 
 def _declared(row: Mapping[str, Any]) -> Port:

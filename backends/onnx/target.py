@@ -39,6 +39,9 @@ class Onnx(Target):
         "mixtures of experts by standard ops, or as ONNX Runtime's own op, `com.microsoft.MoE`; with 8 or 4 bits for a number of the "
         "experts' matrices, `QMoE`",
     )
+    attention: Literal["standard", "contrib"] = option(
+        "standard", "attention over a cache by standard ops, or as ONNX Runtime's own op, `com.microsoft.GroupQueryAttention`"
+    )
     form: Literal["tessera", "genai"] = option(
         "tessera", "who reads the folder of a program: with genai, onnxruntime-genai too, by the entry point `past` of add_cache"
     )
@@ -53,7 +56,10 @@ class Onnx(Target):
                 "E0011", "`tokenizer` is put beside a model for onnxruntime-genai, which nothing asks for",
                 help="`--form genai` does; texts for a run are given their tokenizer there",
             )  # fmt: skip
-        return build(module, weights, opset=self.opset, contrib=self.moe != "standard", bits=_BITS.get(self.moe), metadata=metadata)
+        return build(
+            module, weights, opset=self.opset, contrib=self.moe != "standard", bits=_BITS.get(self.moe),
+            cached=self.attention == "contrib", metadata=metadata,
+        )  # fmt: skip
 
     def held(self, module: Module, weights: Bound) -> Bound:
         from .rounded import as_rounded

@@ -315,12 +315,11 @@ class Half:
     def go_on(self) -> None:
         """New tokens behind those of the cache."""
         b = self.builder
-        length = self.caches[0][-1]
+        # Where `append` writes, which leaves room for all of a call.
+        length = b.op("minimum", self.caches[0][-1], b.dim_value(self.capacity - self.tokens))
         place = b.op(
             "add", b.op("unsqueeze", length, axis=(1,)), b.op("unsqueeze", b.op("iota", n=self.tokens), axis=(0,))
         )
-        # Padding may stand behind the last slot.
-        place = b.op("minimum", place, b.dim_value(self.capacity - 1))
         slots = b.op("unsqueeze", b.op("iota", n=self.capacity), axis=(0, 1))
         seen = b.op("unsqueeze", b.op("le", slots, b.op("unsqueeze", place, axis=(2,))), axis=(1,))
         places = Places(
