@@ -248,6 +248,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "fork": (Row(shapes={"C": T, "R": sym("N")}, below={"cache.length": "T", "row": "B"}, scales=SOME),),
         }.items()
     },
+    "std.cache.cached_attention": (Row(("count",), shapes=SLOTS, below={"cache.length": "N", "count": "k"}),),
     "std.cache.narrow.half_append": (Row(("count",), shapes=SLOTS, below={"cache.length": "N", "count": "k"}),),
     "std.cache.narrow.narrow_append": (Row(("count",), shapes=SLOTS, below={"cache.length": "N", "count": "k"}),),
     "std.cache.narrow.narrowed": (Row(shapes={"S": T}),),
