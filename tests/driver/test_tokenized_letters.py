@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def unigram(rows: list[tuple[str, float]], **options: Any) -> Tokenizer:
 
 
 LETTERS = ["<unk>", *"abc\u2581 ", "\u0301"]
+
+
+def metaspace(scheme: str) -> Tokenizer:
+    return split(
+        bpe([*LETTERS, *BYTES, "\u2581abb"], unk_token="<unk>", byte_fallback=True, ignore_merges=True),
+        pre_tokenizers.Metaspace(prepend_scheme=scheme, split=scheme != "never"),
+    )
+
+
 LLAMA = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
 FORMS: dict[str, Callable[[], Tokenizer]] = {
     "words": lambda: split(bpe(LETTERS, unk_token="<unk>"), pre_tokenizers.WhitespaceSplit()),
@@ -64,13 +74,7 @@ FORMS: dict[str, Callable[[], Tokenizer]] = {
         pre_tokenizers.Whitespace(),
     ),
     "llama": lambda: split(bpe([*LETTERS, *BYTES], unk_token="<unk>", byte_fallback=True, fuse_unk=True), None, LLAMA),
-    **{
-        f"metaspace {scheme}": lambda scheme=scheme: split(
-            bpe([*LETTERS, *BYTES, "\u2581abb"], unk_token="<unk>", byte_fallback=True, ignore_merges=True),
-            pre_tokenizers.Metaspace(prepend_scheme=scheme, split=scheme != "never"),
-        )
-        for scheme in ("always", "first", "never")
-    },
+    **{f"metaspace {scheme}": partial(metaspace, scheme) for scheme in ("always", "first", "never")},
     "unigram": lambda: split(unigram(SCORES), pre_tokenizers.Metaspace()),
     "unigram words": lambda: split(unigram(SCORES), pre_tokenizers.WhitespaceSplit(), normalizers.Lowercase()),
     "unigram whole": lambda: split(unigram(SCORES), None),
