@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.tokenizer import Part, Tokenizer
@@ -18,20 +19,83 @@ AROUND, FILLING = -1, -2
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """Places of rows, i64[B, T] each.
+class Run:
+    """One piece of the template in all rows.
 
     Args:
-        which: the text that a token is of, 0 or 1 of a pair; :data:`AROUND`, :data:`FILLING`.
-        place: the token, by its number among those of all texts, or of all second ones; of others 0.
-        fixed: the id of what is no token of a text; of others 0.
-        segments: the segment.
+        which: the text that its tokens are of, 0 or 1 of a pair; :data:`AROUND`.
+        number: the id of what stands around.
+        at: where its tokens lie in the rows, one row behind the other, in order.
+        place: which tokens they are, by their numbers among those of all texts, or of all second ones; None for all of them.
     """
 
-    which: np.ndarray
-    place: np.ndarray
-    fixed: np.ndarray
-    segments: np.ndarray
+    which: int
+    number: int
+    segment: int
+    at: np.ndarray
+    place: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where tokens lie in rows of one length; what is asked of each place is made when it is asked.
+
+    Args:
+        filling, segment: the id and the segment of what fills rows up.
+    """
+
+    shape: tuple[int, int]
+    filling: int
+    segment: int
+    runs: Sequence[Run]
+
+    def _made(self, filling: int, value: Callable[[Run], Any]) -> np.ndarray:
+        import numpy as np
+
+        made = np.full(self.shape, filling)
+        flat = made.reshape(-1)
+        for run in self.runs:
+            flat[run.at] = value(run)
+        return made
+
+    @cached_property
+    def which(self) -> np.ndarray:
+        """The text that a token is of; :data:`AROUND`, :data:`FILLING`."""
+        return self._made(FILLING, lambda run: run.which)
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """Which token it is, by its number among those of all texts, or of all second ones; of others 0."""
+        return self._made(0, lambda run: 0 if run.which < 0 else range(len(run.at)) if run.place is None else run.place)
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """The id of what is no token of a text; of others 0."""
+        return self._made(self.filling, lambda run: run.number)
+
+    @cached_property
+    def segments(self) -> np.ndarray:
+        return self._made(self.segment, lambda run: run.segment)
+
+    def put(self, values: Sequence[np.ndarray], into: np.ndarray) -> np.ndarray:
+        """Values of the tokens of all texts, [n, …], and of all second ones, where they lie in rows, [B, T, …]."""
+        flat = into.reshape(-1, *into.shape[2:])
+        for run in self.runs:
+            if run.which >= 0:
+                own = values[run.which]
+                flat[run.at] = own if run.place is None else own[run.place]
+        return into
+
+    def ids(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The ids of the rows, of those of the texts' tokens."""
+        import numpy as np
+
+        made = np.full(self.shape, self.filling)
+        flat = made.reshape(-1)
+        for run in self.runs:
+            if run.which < 0:
+                flat[run.at] = run.number
+        return self.put(values, made)
 
 
 def check_named(tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
@@ -75,24 +139,17 @@ def laid_out(
     if pad is not None:
         width = max(width, pad["length"]) if pad.name == "fixed" and len(one) else width
         width = -(-width // (pad["multiple"] or 1)) * (pad["multiple"] or 1)
-    shape = (len(one), width)
-    made = Layout(
-        np.full(shape, FILLING), np.zeros(shape, np.int64), np.full(shape, filling(pad, ids)),
-        np.full(shape, 0 if pad is None else pad["segment"]),
-    )  # fmt: skip
-    which_, place, fixed, segments = (field.reshape(-1) for field in (made.which, made.place, made.fixed, made.segments))
     begins = np.arange(len(one)) * width + (width - totals if pad is not None and pad["side"] == "left" else 0)
+    runs = []
     for (which, number, segment), length in zip(template, lengths, strict=True):
         firsts = np.cumsum(length) - length
         within = np.arange(int(length.sum()))
         at = within + np.repeat(begins - firsts, length)
-        which_[at], segments[at] = which, segment
-        if which < 0:
-            fixed[at] = number
-        else:
-            place[at] = within + np.repeat(starts[which] - firsts, length)
+        whole = which >= 0 and kept[which] is counts[which]
+        place = None if which < 0 or whole else within + np.repeat(starts[which] - firsts, length)
+        runs.append(Run(which, number, segment, at, place))
         begins = begins + length
-    return made
+    return Layout((len(one), width), filling(pad, ids), 0 if pad is None else pad["segment"], runs)
 
 
 def _template(tokenizer: Tokenizer, pair: bool, ids: Mapping[str, int]) -> list[tuple[int, int, int]]:
@@ -124,8 +181,10 @@ def _kept(
     stand around them."""
     import numpy as np
 
-    kept = [count.copy() for count in counts]
-    if cut is not None:
+    # What is whole is the same array.
+    kept = list(counts)
+    if cut is not None and int(np.sum(counts, axis=0).max(initial=0)) > max(cut["length"] - added, 0):
+        kept = [count.copy() for count in counts]
         room = max(cut["length"] - added, 0)
         for row in np.flatnonzero(np.sum(counts, axis=0) > room).tolist():
             shortened = _shortened(cut.name, tuple(int(count[row]) for count in counts), room, row)

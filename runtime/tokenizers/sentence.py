@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import Diagnostic
 from ...ir.tokenizer import Tokenizer
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _SPACE = "\u2581"
+# Characters of a text, on average.
+_LONG = 400
 
 
 class Pieces:
@@ -107,21 +109,17 @@ class PiecesEncoded:
 
         self._engine = engine
         self._texts = texts
-        found = [engine.own.encode(some, num_threads=1) for some in texts]
-        self._pieces = [np.fromiter(chain.from_iterable(rows), np.int64) for rows in found]
+        found = [_encoded(engine.own, some) for some in texts]
+        self._pieces = [
+            np.concatenate(rows) if rows and isinstance(rows[0], np.ndarray)
+            else np.fromiter(chain.from_iterable(rows), np.int64) for rows in found
+        ]  # fmt: skip
         counts = [np.array([len(row) for row in rows], np.int64) for rows in found]
         self._layout = laid_out(engine.declared, counts, around, engine.known)
 
-    def _of_texts(self, values: Sequence[np.ndarray], into: np.ndarray) -> np.ndarray:
-        """Values of the tokens of all texts, one after another, [n, …], where they lie in rows, [B, T, …]."""
-        for which, own in enumerate(values):
-            places = self._layout.which == which
-            into[places] = own[self._layout.place[places]]
-        return into
-
     @cached_property
     def ids(self) -> np.ndarray:
-        return self._of_texts([self._engine.ids[pieces] for pieces in self._pieces], self._layout.fixed.copy())
+        return self._layout.ids([self._engine.ids[pieces] for pieces in self._pieces])
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -143,18 +141,30 @@ class PiecesEncoded:
         import numpy as np
 
         found = [np.concatenate([np.zeros((0, 2), np.int64), *(spans for spans, _ in some)]) for some in self._spans]
-        return self._of_texts(found, np.zeros((*self._layout.which.shape, 2), np.int64))
+        return self._layout.put(found, np.zeros((*self._layout.shape, 2), np.int64))
 
     @cached_property
     def words(self) -> np.ndarray:
         import numpy as np
 
         found = [np.concatenate([np.zeros(0, np.int64), *(words for _, words in some)]) for some in self._spans]
-        return self._of_texts(found, np.full_like(self._layout.which, -1))
+        return self._layout.put(found, np.full(self._layout.shape, -1))
 
     @property
     def segments(self) -> np.ndarray:
         return self._layout.segments
+
+
+def _encoded(own: Any, texts: list[str]) -> Sequence[Any]:
+    """The pieces of each text. Arrays of them are made faster than lists where texts are long."""
+    if sum(map(len, texts)) > _LONG * len(texts):
+        try:
+            arrays: Sequence[Any] = own.encode(texts, num_threads=1, return_type="numpy")
+            return arrays
+        except TypeError:  # an older package
+            pass
+    rows: Sequence[Any] = own.encode(texts, num_threads=1)
+    return rows
 
 
 def _spans(engine: Pieces, text: str) -> tuple[np.ndarray, np.ndarray]:
