@@ -1,9 +1,9 @@
 """BPE of bytes, trained in bounded memory: files of any kind, cut into chunks, whole or in pieces.
 
-The package `tokenizers` keeps the places of every pair, 0.7 GB for 9 MB of programs that nothing splits. Here each merge goes once
-over the corpus, which is kept as two bytes for what is left of it (one for each byte, before the first merges), beside a table of
-the pairs that may still become tokens. Merges are the package's: the pair that comes most often, of those that come as often the
-one of the lowest ids; in a run the left one first; none that spells what is a token already.
+The package `tokenizers` keeps the places of every pair: 77 bytes for each of a program that nothing splits. Here each merge goes
+once over the corpus, which is kept as two bytes for what is left of it (one for each byte, before the first merges), beside a
+table of the pairs that may still become tokens. Merges are the package's: the pair that comes most often, of those that come as
+often the one of the lowest ids; in a run the left one first; none that spells what is a token already.
 
 Pairs whose symbols are all different are merged in one go, as long as nothing that one of them makes could come before the next:
 what merging `a b` makes of `z a` comes at most as often as `z a` did, which ranks behind all that are merged together.
