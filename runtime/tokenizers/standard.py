@@ -39,7 +39,8 @@ class Standard:
         name = tokenizer.source.path if tokenizer.source is not None else tokenizer.name
         try:
             self.own = package().Tokenizer.from_buffer(data)
-        except Exception as error:  # the package raises bare Exceptions
+        except BaseException as error:
+            _check_own(error)
             raise Diagnostic(
                 "E1003", f"the package `tokenizers` cannot read `{name}`: {first_line(error)}", tokenizer.span
             ) from None
@@ -77,7 +78,8 @@ class Standard:
             return StandardEncoded(self.own.encode_batch(texts, add_special_tokens=around))
         except UnicodeEncodeError as error:
             raise Diagnostic("E1007", f"a text is no Unicode: {error.reason} at character {error.start}") from None
-        except Exception as error:  # the package raises bare Exceptions
+        except BaseException as error:
+            _check_own(error)
             raise Diagnostic(
                 "E1007", f"`{self.declared.name}` cannot encode the texts: {first_line(error)}",
                 help="a model without an unknown token needs one for every character: `byte_fallback=true`, or `unknown=…`",
@@ -86,7 +88,11 @@ class Standard:
     def decode(self, rows: Sequence[Sequence[int]], *, special: bool = False) -> list[bytes]:
         check_ids(rows, self.size, self.declared.name)
         ids = [[int(number) for number in row] for row in rows]
-        texts = self.own.decode_batch(ids, skip_special_tokens=not special)
+        try:
+            texts = self.own.decode_batch(ids, skip_special_tokens=not special)
+        except BaseException as error:
+            _check_own(error)
+            raise Diagnostic("E1008", f"`{self.declared.name}` cannot decode the ids: {first_line(error)}") from None
         return [bytes_of(text) if self.octets else text.encode() for text in texts]
 
     def _texts(self, rows: Sequence[Row]) -> list[str]:
@@ -157,6 +163,12 @@ def check_ids(rows: Sequence[Sequence[int]], size: int, name: str) -> None:
             raise Diagnostic("E1008", f"row {place} has {wrong}, but the ids of `{name}` are 0 to {size - 1}")
 
 
-def first_line(error: Exception) -> str:
+def _check_own(error: BaseException) -> None:
+    """Raises what is no failure of the package, which raises bare Exceptions, and panics that are none."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
+def first_line(error: BaseException) -> str:
     """What an exception of the package says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
