@@ -13,7 +13,7 @@ from ...ir.recipe import Fill, Recipe, apply
 from ..options import option
 from ..report import Report
 from ..weights.remake import follow, resized
-from .mixtures import TOKEN_CHOICE, ExpertsPass, Mixture, emitted, routes_at
+from .mixtures import OTHER_ROUTER, TOKEN_CHOICE, ExpertsPass, Mixture, emitted, routes_at
 
 NULLS = "std.moe.route.without_null"
 
@@ -67,9 +67,7 @@ class AddNullExperts(ExpertsPass):
         other = mixture.router.op.qualified != TOKEN_CHOICE
         if other or len(mixture.chain) > 1:
             what = mixture.router if other else mixture.chain[-1]
-            way = "add them once, and before experts are merged"
-            if other:
-                way = "let that one choose first, `swap_router(method=token_choice)`"
+            way = OTHER_ROUTER if other else "add them once, and before experts are merged"
             raise Diagnostic(
                 "E0721", f"null experts go beside a `token_choice` that the experts read, but `{name}` has "
                 f"`{what.op.name}`", what.span,

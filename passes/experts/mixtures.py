@@ -22,6 +22,8 @@ from ..options import option
 RECORD = ("std.moe.route", "Routes")
 TOKEN_CHOICE = "std.moe.route.token_choice"
 AFFINE = "std.nn.affine"
+# What passes advise that go beside a `token_choice` only.
+OTHER_ROUTER = "run `swap_router(method=token_choice)` before, with which the same scores choose, but weigh otherwise than now"
 
 
 def is_routes(type: Any) -> bool:

@@ -10,7 +10,7 @@ from ...ir.graph import Module
 from ..options import option
 from ..report import Report
 from ..weights.remake import follow, resized, rows_of
-from .mixtures import TOKEN_CHOICE, ExpertsPass, Mixture
+from .mixtures import OTHER_ROUTER, TOKEN_CHOICE, ExpertsPass, Mixture
 from .scores import best, read_scores, scores_of
 
 
@@ -60,7 +60,7 @@ class PruneExperts(ExpertsPass):
         other = mixture.router.op.qualified != TOKEN_CHOICE
         what = mixture.router if other else next((node for node in mixture.chain if node.op.name == "renumbered"), None)
         if what is not None:
-            way = "let that one choose first, `swap_router(method=token_choice)`" if other else "prune before experts are merged"
+            way = OTHER_ROUTER if other else "prune before experts are merged"
             raise Diagnostic(
                 "E0721", f"experts leave beside a `token_choice` of their own numbers, but `{name}` has "
                 f"`{what.op.name}`", what.span,

@@ -133,19 +133,19 @@ def routers() -> dict[str, Composite]:
 def find_router(name: str, module: Module | None) -> Composite:
     """The op that ``name`` means. Raises E0001, E0201, E0716."""
     op = written(name, module)
+    known = routers()
+    listed = f'the routers are {", ".join(known)}; one of your own is `method="mine.tess:name"`'
     if op is None:
-        known = routers()
         if name not in known:
-            raise Diagnostic(
-                "E0201", f"there is no router `{name}`", help=did_you_mean(name, known)
-                or f'the routers are {", ".join(known)}; one of your own is `method="mine.tess:name"`',
-            )  # fmt: skip
+            raise Diagnostic("E0201", f"there is no router `{name}`", help=did_you_mean(name, known) or listed)
         op = known[name]
     problem = misfit(op)
     if problem is not None:
+        # Nobody changes the signature of an op of the library.
+        own = not op.module.startswith("std.")
         raise Diagnostic(
             "E0716", f"the op `{op.name}` cannot be a router: {problem}",
-            help=f"a router is `op {op.name}(logits: float[N, E], *, k: int) -> Routes[N, k]`",
+            help=f"a router is `op {op.name}(logits: float[N, E], *, k: int) -> Routes[N, k]`" if own else listed,
         )  # fmt: skip
     return op
 

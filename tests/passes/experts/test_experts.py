@@ -356,6 +356,8 @@ def test_what_does_not_go(text: str, name: str, options: dict[str, Any], code: s
     with pytest.raises(Diagnostic, match=told) as caught:
         apply(loads(text), name, **options)
     assert caught.value.code == code
+    # Of an op of the library nobody changes the signature: others are named.
+    assert code != "E0716" or "the routers are" in (caught.value.help or "")
 
 
 @pytest.mark.parametrize(
