@@ -298,8 +298,13 @@ def test_what_only_looks_like_groups_is_refused(parts: list[str], more: dict[str
 # torch.onnx.export -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "granitemoe"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        *(pytest.param(family, marks=pytest.mark.slow) for family in ("mixtral", "gpt_oss", "granitemoe")),
+        *(pytest.param(family, marks=pytest.mark.extended) for family in ("olmoe", "qwen2_moe", "phimoe")),
+    ],
+)
 def test_what_torch_writes_of_copied_matrices_comes_back(family: str, tmp_path: Path) -> None:
     """transformers' exportable form, which copies the experts' weights for each pair."""
     model, path = built(family, "batched_mm"), tmp_path / "m.onnx"
