@@ -82,14 +82,17 @@ def _attention(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     def launched() -> Statistics:
         call = _Call(q, k, v, mask, bias, causal, scale, softcap)
-        y, lse = call.forward(v)
-        y = y.to(q.dtype)
         mass, picked = call.nothing(), call.nothing()
-        if column_mass:
-            mass = (call.mass(lse, 0, call.t).sum(1) / (call.h * call.t)).to(q.dtype)
+        if column_mass and call.pays:
+            y, lse, paid = call.forward_and_paid()
+            mass = (paid.sum((1, 2)) / (call.h * call.t)).to(q.dtype)
+        else:
+            y, lse = call.forward(v)
+            if column_mass:
+                mass = (call.mass(lse, 0, call.t).sum(1) / (call.h * call.t)).to(q.dtype)
         if row >= 0:
             picked = call.mass(lse, row, row + 1).to(q.dtype)
-        return y, mass, picked, lse
+        return y.to(q.dtype), mass, picked, lse
 
     definition = partial(plain.attention, q, k, v, mask, bias, causal, scale, softcap, column_mass, row)
     return attempt("attention", kind(q, v), launched, definition)
@@ -207,6 +210,35 @@ class _Call:
                 **self.flags, BD=self.tiles["BD"], BE=tile(e),
             )  # fmt: skip
         return y, lse
+
+    @property
+    def pays(self) -> bool:
+        """Whether the launch that attends says what keys receive, too: of more keys that is more memory than they are, and of wider
+        ones registers spill."""
+        return not self.empty and self.s <= 1024 and max(self.d, self.v.shape[3]) <= 64
+
+    def forward_and_paid(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`forward`, and what each tile of queries pays each key, [B, H, tiles, S] in f32."""
+        e = self.v.shape[3]
+        m, n = tile(self.t, 64), tile(self.s, 32)
+        programs = ceildiv(self.t, m)
+        y = self.v.new_empty(self.b, self.h, self.t, e)
+        lse = torch.empty((self.b, self.h, self.t), dtype=torch.float32, device=y.device)
+        paid = torch.zeros((self.b, self.h, programs, self.s), dtype=torch.float32, device=y.device)
+        (bias, mask), strides = self.extras()
+        tiles = ceildiv(self.s, n)
+        # As many as leave everything in registers on sm_80 and sm_90 (tests/kernels/compiled.json).
+        crowded = self.bias is not None or self.mask is not None
+        first = 0 if crowded else 2 if self.v.dtype == torch.float32 else 4
+        launch_best(
+            kernels.paying, lambda tiles: (programs, self.b * self.h),
+            choices(*({"HELD": min(held, tiles)} for held in (first, 8, 0))), (self.b * self.h, self.t, self.s),
+            self.q, self.k, self.v, bias, mask, y, lse, paid,
+            *self.q.stride()[:3], *self.k.stride()[:3], *self.v.stride()[:3], *strides,
+            self.h, self.h // self.g, self.t, self.s, self.d, e, self.scale, self.cap,
+            **self.flags, BD=self.tiles["BD"], BE=tile(e), M=m, N=n,
+        )  # fmt: skip
+        return y, lse, paid
 
     def mass(self, lse: Tensor, first: int, last: int) -> Tensor:
         """What the queries from `first` up to `last` pay each key, [B, H, S] in f32."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .dot import dot
-from .flash import scores
+from .flash import absorbed, finished, scores
 
 
 @triton.jit
@@ -105,19 +104,10 @@ def partial(
             own = real[:, None] & ((node >= 0) & (node < T))[None, :]
             own = tl.load(TREE + ((b * T + t) * T)[:, None] + node[None, :], own, 0) != 0
             s = tl.where((node < 0)[None, :] | own, s, float("-inf"))
-        above = tl.maximum(highest, tl.max(tl.where(s == s, s, float("-inf")), 1))
-        # A query that has seen no key yet: 0 is subtracted, so that the difference of two -inf never arises.
-        level = tl.where(above == float("-inf"), 0.0, above)
-        p = tl.exp(s - level[:, None])
-        shrunk = tl.exp(highest - level)
-        total = total * shrunk + tl.sum(p, 1)
-        v = tl.load(V + from_v[:, None] + e[None, :], inside[:, None] & (e < E)[None, :], 0.0)
-        y = y * shrunk[:, None] + dot(p.to(v.dtype), v)
-        highest = above
-    known = tl.where(total == 0.0, 1.0, total)
+        values = V + from_v[:, None] + e[None, :]
+        _, _, highest, total, y = absorbed(s, values, inside[:, None] & (e < E)[None, :], highest, total, y)
     out = ((b * H + head) * T + t) * SPLITS + tl.program_id(0)
-    tl.store(PARTS + out[:, None] * E + e[None, :], y / known[:, None], real[:, None] & (e < E)[None, :])
-    tl.store(LSE + out, tl.where(total == 0.0, float("-inf"), highest + tl.log(known)), real)
+    finished(PARTS, LSE, out, real, e, E, highest, total, y)
 
 
 @triton.jit

@@ -45,6 +45,35 @@ def block(X, at, rows, columns, stride, R, C):
 
 
 @triton.jit
+def absorbed(s, V, inside, highest, total, y):
+    """One step of the online softmax: what is known of M queries, with the scores s [M, N] and the values at V [N, E] in it.
+
+    Returns:
+        The exponentials in the dtype of values and the level [M] that was subtracted; the highest scores [M], the sums of
+        exponentials [M], and the values weighed by these y [M, E].
+    """
+    # A score of NaN is no maximum; it makes the sums NaN.
+    above = tl.maximum(highest, tl.max(tl.where(s == s, s, float("-inf")), 1))
+    # A query that has seen no key yet: 0 is subtracted, so that the difference of two -inf never arises.
+    level = tl.where(above == float("-inf"), 0.0, above)
+    p = tl.exp(s - level[:, None])
+    shrunk = tl.exp(highest - level)
+    total = total * shrunk + tl.sum(p, 1)
+    # Values are loaded when the scores have left their registers.
+    v = tl.load(V, inside, 0.0)
+    p = p.to(v.dtype)
+    return p, level, above, total, y * shrunk[:, None] + dot(p, v)
+
+
+@triton.jit
+def finished(Y, LSE, at, real, e, E, highest, total, y):
+    """Stores the weighed values over their sums, and the logs of these."""
+    known = tl.where(total == 0.0, 1.0, total)
+    tl.store(Y + at[:, None] * E + e[None, :], (y / known[:, None]).to(Y.dtype.element_ty), real[:, None] & (e < E)[None, :])
+    tl.store(LSE + at, tl.where(total == 0.0, float("-inf"), highest + tl.log(known)), real)
+
+
+@triton.jit
 def forward(
     Q, K, V, BIAS, MASK, Y, LSE,
     q_b, q_h, q_t, k_b, k_h, k_s, v_b, v_h, v_s, bias_b, bias_h, bias_t, bias_s, mask_b, mask_h, mask_t, mask_s,
@@ -71,19 +100,80 @@ def forward(
             q, k, BIAS, MASK, b * bias_b + h * bias_h, b * mask_b + h * mask_h, rows, columns, bias_t, bias_s, mask_t, mask_s,
             T, S, scale, cap, CAUSAL, HAS_BIAS, HAS_MASK, CAPPED,
         )  # fmt: skip
-        above = tl.maximum(highest, tl.max(s, 1))
-        # A query that has seen no key yet: 0 is subtracted, so that the difference of two -inf never arises.
-        level = tl.where(above == float("-inf"), 0.0, above)
-        p = tl.exp(s - level[:, None])
-        shrunk = tl.exp(highest - level)
-        total = total * shrunk + tl.sum(p, 1)
-        v = block(V, b * v_b + h // GROUP * v_h, columns, e, v_s, S, E)
-        y = y * shrunk[:, None] + dot(p.to(v.dtype), v)
-        highest = above
-    y = y / tl.where(total == 0.0, 1.0, total)[:, None]
-    at = head * T + rows
-    tl.store(Y + at[:, None] * E + e[None, :], y.to(Y.dtype.element_ty), (rows[:, None] < T) & (e[None, :] < E))
-    tl.store(LSE + at, tl.where(total == 0.0, float("-inf"), highest + tl.log(tl.where(total == 0.0, 1.0, total))), rows < T)
+        at = V + b * v_b + h // GROUP * v_h + columns[:, None] * v_s + e[None, :]
+        _, _, highest, total, y = absorbed(s, at, (columns < S)[:, None] & (e < E)[None, :], highest, total, y)
+    finished(Y, LSE, head * T + rows, rows < T, e, E, highest, total, y)
+
+
+@triton.jit
+def paying(
+    Q, K, V, BIAS, MASK, Y, LSE, PAID,
+    q_b, q_h, q_t, k_b, k_h, k_s, v_b, v_h, v_s, bias_b, bias_h, bias_t, bias_s, mask_b, mask_h, mask_t, mask_s,
+    H, GROUP, T, S, D, E, scale, cap,
+    CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, CAPPED: tl.constexpr,
+    BD: tl.constexpr, BE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, HELD: tl.constexpr,
+):  # fmt: skip
+    """What :func:`forward` gives, and PAID f32[B, H, ceildiv(T, M), S], what M queries pay each key.
+
+    The exponentials of the first HELD * N keys stay in registers until the sums are known that they are divided by; the scores of
+    the others are computed again.
+    """
+    head = tl.program_id(1).to(tl.int64)
+    b, h = head // H, head % H
+    rows = tl.program_id(0) * M + tl.arange(0, M)
+    d, e = tl.arange(0, BD), tl.arange(0, BE)
+    k_at, v_at = b * k_b + h // GROUP * k_h, V + b * v_b + h // GROUP * v_h
+    bias_at, mask_at = b * bias_b + h * bias_h, b * mask_b + h * mask_h
+    q = block(Q, b * q_b + h * q_h, rows, d, q_t, T, D)
+    highest = tl.full([M], float("-inf"), tl.float32)
+    total = tl.zeros([M], tl.float32)
+    y = tl.zeros([M, BE], tl.float32)
+    kept = ()
+    levels = ()
+    end = S
+    if CAUSAL:
+        end = tl.minimum(S, (tl.program_id(0) + 1) * M + S - T)
+    for i in tl.static_range(HELD):
+        p = tl.zeros([M, N], V.dtype.element_ty)
+        level = tl.zeros([M], tl.float32)
+        # At most one round: what a compiler must not draw into the next tile's, which takes registers.
+        for start in range(i * N, tl.minimum(end, i * N + N), N):
+            columns = start + tl.arange(0, N)
+            k = block(K, k_at, columns, d, k_s, S, D)
+            s, _ = scores(
+                q, k, BIAS, MASK, bias_at, mask_at, rows, columns, bias_t, bias_s, mask_t, mask_s, T, S, scale, cap,
+                CAUSAL, HAS_BIAS, HAS_MASK, CAPPED,
+            )  # fmt: skip
+            values = v_at + columns[:, None] * v_s + e[None, :]
+            p, level, highest, total, y = absorbed(s, values, (columns < S)[:, None] & (e < E)[None, :], highest, total, y)
+        kept += (p,)  # type: ignore[assignment]
+        levels += (level,)  # type: ignore[assignment]
+    for start in range(HELD * N, end, N):
+        columns = start + tl.arange(0, N)
+        k = block(K, k_at, columns, d, k_s, S, D)
+        s, _ = scores(
+            q, k, BIAS, MASK, bias_at, mask_at, rows, columns, bias_t, bias_s, mask_t, mask_s, T, S, scale, cap,
+            CAUSAL, HAS_BIAS, HAS_MASK, CAPPED,
+        )  # fmt: skip
+        values = v_at + columns[:, None] * v_s + e[None, :]
+        p, level, highest, total, y = absorbed(s, values, (columns < S)[:, None] & (e < E)[None, :], highest, total, y)
+    finished(Y, LSE, head * T + rows, rows < T, e, E, highest, total, y)
+    last = tl.where(highest == float("-inf"), 0.0, highest)
+    share = 1.0 / tl.where(total == 0.0, 1.0, total)
+    at = (head * tl.num_programs(0) + tl.program_id(0)) * S
+    for i in tl.static_range(HELD):
+        columns = i * N + tl.arange(0, N)
+        # A level only grows, but for the 0 of a query that had seen no key.
+        weight = tl.exp(tl.minimum(levels[i] - last, 0.0)) * share
+        tl.store(PAID + at + columns, tl.sum(kept[i].to(tl.float32) * weight[:, None], 0), columns < S)
+    for start in range(HELD * N, end, N):
+        columns = start + tl.arange(0, N)
+        k = block(K, k_at, columns, d, k_s, S, D)
+        s, _ = scores(
+            q, k, BIAS, MASK, bias_at, mask_at, rows, columns, bias_t, bias_s, mask_t, mask_s, T, S, scale, cap,
+            CAUSAL, HAS_BIAS, HAS_MASK, CAPPED,
+        )  # fmt: skip
+        tl.store(PAID + at + columns, tl.sum(tl.exp(s - last[:, None]) * share[:, None], 0), columns < S)
 
 
 @triton.jit

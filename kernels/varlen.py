@@ -15,8 +15,7 @@ from torch import Tensor
 
 from . import plain
 from .attend import attention
-from .dot import dot
-from .flash import block, scores
+from .flash import absorbed, block, scores
 from .grouped import tile_of
 from .launch import attempt, ceildiv, check, kind, launch, tile
 
@@ -50,16 +49,9 @@ def packed(
         for left in range(0, end, N):
             columns = left + tl.arange(0, N)
             k = block(K, first * k_n + h // GROUP * D, columns, d, k_n, s, D)
-            p, _ = scores(q, k, Q, Q, 0, 0, rows, columns, 0, 0, 0, 0, t, s, scale, 0.0, CAUSAL, False, False, False)
-            above = tl.maximum(highest, tl.max(p, 1))
-            # A query that has seen no key yet: 0 is subtracted, so that the difference of two -inf never arises.
-            level = tl.where(above == float("-inf"), 0.0, above)
-            p = tl.exp(p - level[:, None])
-            shrunk = tl.exp(highest - level)
-            total = total * shrunk + tl.sum(p, 1)
-            v = block(V, first * v_n + h // GROUP * E, columns, e, v_n, s, E)
-            y = y * shrunk[:, None] + dot(p.to(v.dtype), v)
-            highest = above
+            found, _ = scores(q, k, Q, Q, 0, 0, rows, columns, 0, 0, 0, 0, t, s, scale, 0.0, CAUSAL, False, False, False)
+            at = V + first * v_n + h // GROUP * E + columns[:, None] * v_n + e[None, :]
+            _, _, highest, total, y = absorbed(found, at, (columns < s)[:, None] & (e < E)[None, :], highest, total, y)
         y = y / tl.where(total == 0.0, 1.0, total)[:, None]
         out = ((begin + rows) * H + h)[:, None] * E + e[None, :]
         tl.store(Y + out, y.to(Y.dtype.element_ty), (rows < t)[:, None] & (e < E)[None, :])

@@ -46,6 +46,12 @@ def attend(width: int, dtype: torch.dtype, *, biased: bool, causal: bool) -> Non
     (y.float().sum() + mass.float().sum() + row.float().sum() + lse.sum()).backward()
 
 
+def paying(dtype: torch.dtype) -> None:
+    """More keys than a program keeps the exponentials of."""
+    q, k, v = (torch.zeros(1, 2, 160, 64, dtype=dtype) for _ in range(3))
+    attention(q, k, v, column_mass=True)
+
+
 def merge(width: int, dtype: torch.dtype) -> None:
     x = torch.zeros(1, 200, width, dtype=dtype)
     index, size = torch.arange(200)[None], torch.ones(1, 200)
@@ -124,6 +130,7 @@ CASES: dict[str, Callable[[], Any]] = {
             (torch.float16, False, False), (torch.bfloat16, False, True), (torch.bfloat16, True, False),
         )
     },
+    "attention of 64 features and 160 keys with column mass, bfloat16": lambda: paying(torch.bfloat16),
     "merging 200 tokens of 768 features, float16": lambda: merge(768, torch.float16),
     "selecting among 577 tokens": lambda: select_top(torch.zeros(1, 577), 58),
     "experts, bfloat16": lambda: experts(torch.bfloat16),

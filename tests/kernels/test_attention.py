@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tessera.kernels import attention, attention_with_mass
+from tessera.kernels import attention, attention_with_mass, flash
+from tessera.kernels.launch import INTERPRETED
+
+from .mutation import mutate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -87,6 +92,54 @@ def test_several_tiles() -> None:
     compare(
         attention(q, k, v, causal=True, column_mass=True, row=7), formula(q, k, v, None, None, True, 0.0, 7), [q, k, v]
     )
+
+
+@pytest.mark.parametrize("held", [0, 1, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_mass_is_the_same_however_many_exponentials_are_kept(held: int, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(held, monkeypatch)
+    paid(causal)
+
+
+def hold(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choices(first: dict[str, int], *others: dict[str, int]) -> list[dict[str, int]]:
+        return [{name: tiles if name == "HELD" else size for name, size in first.items()}]
+
+    monkeypatch.setattr("tessera.kernels.attend.choices", choices)
+
+
+def paid(causal: bool = False) -> None:
+    """Attention whose keys are three tiles, with queries that see nothing, and scores that grow from tile to tile."""
+    torch.manual_seed(0)
+    q, k, v = draw(1, 2, 70, 8, learns=False), draw(1, 1, 75, 8, learns=False), draw(1, 1, 75, 5, learns=False)
+    k = k * torch.linspace(0.1, 9.0, 75, device=DEVICE)[:, None]
+    mask = torch.rand(1, 2, 70, 75, device=DEVICE) < 0.4
+    mask[0, 0, :40] = False
+    mask[0, 1, :, :32] = False
+    found = attention(q, k, v, mask, causal=causal, column_mass=True)
+    wanted = formula(q, k, v, mask, None, causal, 0.0, 0)
+    for ours, theirs in ((found[0], wanted[0]), (found[1], wanted[1]), (found[3], wanted[3])):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a compiled kernel is not changed")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("tl.minimum(levels[i] - last, 0.0)", "tl.minimum(levels[0] - last, 0.0)"),
+        ("tl.exp(s - last[:, None]) * share[:, None]", "tl.exp(s - last[:, None])"),
+        ("tl.minimum(end, i * N + N), N):", "tl.minimum(end, i * N + N - 32), N):"),
+    ],
+    ids=["another level", "no sum", "a tile less"],
+)
+def test_a_mistake_in_what_keys_receive_is_found(
+    right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(2, monkeypatch)
+    paid()
+    mutate(flash.paying, right, wrong, tmp_path, monkeypatch)
+    with pytest.raises(AssertionError):
+        paid()
 
 
 def test_queries_that_may_attend_to_nothing_give_0() -> None:
