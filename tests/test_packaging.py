@@ -54,7 +54,7 @@ def test_every_package_has_an_init() -> None:
 def test_supported_pythons_and_extras() -> None:
     meta = project()["project"]
     assert meta["requires-python"] == ">=3.11,<3.14"
-    assert set(meta["optional-dependencies"]) == {"mlir", "iree", "triton", "serve", "text", "lsp", "real", "dev"}
+    assert set(meta["optional-dependencies"]) == {"mlir", "iree", "triton", "serve", "text", "code", "lsp", "real", "dev"}
     bounded = [*meta["dependencies"], *meta["optional-dependencies"]["dev"]]
     assert all(">=" in requirement for requirement in bounded)
 
@@ -79,7 +79,7 @@ def imported() -> set[str]:
 
 
 def test_everything_imported_by_the_package_is_required() -> None:
-    assert imported() - required("mlir", "triton", "serve", "text", "lsp", "real") == set()
+    assert imported() - required("mlir", "triton", "serve", "text", "code", "lsp", "real") == set()
 
 
 def test_everything_required_is_imported() -> None:

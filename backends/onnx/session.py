@@ -143,7 +143,7 @@ class Session:
         feeds = {n: fit_array(self.ports.by_name[n].spec, array, nan=not self.selects) for n, array in arrays.items()}
         shapes = {name: array.shape for name, array in (*held.items(), *feeds.items())}
         # Steps of one text are alike: what was asked of the sizes of the last call is not asked again.
-        asked = (tuple(shapes.items()), tuple((sizes or {}).items()))
+        asked = shapes, dict(sizes) if isinstance(sizes, Mapping) else sizes
         if self._sized is None or self._sized[0] != asked:
             values = self.ports.sizes(shapes, sizes)
             self.ports.check_requires(values)

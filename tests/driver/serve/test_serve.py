@@ -272,15 +272,15 @@ def test_more_than_may_wait_is_refused(folder: Path) -> None:
 
 
 def test_answers_on_their_way_are_ended_before_the_server(folder: Path) -> None:
-    with serving(folder, "--threads", "1", "--capacity", "300") as found:
+    with serving(folder, "--threads", "1", "--capacity", "1200") as found:
         answers: list[Any] = []
-        body = {"prompt": "w5 w9 w33", "max_tokens": 200, "temperature": 0}
+        body = {"prompt": "w5 w9 w33", "max_tokens": 1000, "temperature": 0}
         asking = threading.Thread(target=lambda: answers.append(found.ask("/v1/completions", body)))
         asking.start()
         assert soon(lambda: found.state()[0] == 1)
         assert found.stop(signal.SIGTERM) == 0
         asking.join()
-        assert answers[0][1]["usage"]["completion_tokens"] == 200
+        assert answers[0][1]["usage"]["completion_tokens"] == 1000
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", int(found.base.rpartition(":")[2])), timeout=5)
 
