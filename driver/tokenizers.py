@@ -102,7 +102,7 @@ def train_tokenizer(
     """Train a tokenizer and write the file that its declaration names; where that is, and the metrics if any is required.
 
         ts.train_tokenizer("words.tess")
-        ts.train_tokenizer("words.tess", params={"vocab": 4096})
+        ts.train_tokenizer("sweep.tess", params={"vocab": 4096})
 
     Raises:
         Diagnostic: as :func:`load_tokenizer`; E1005, E1010 where it cannot be trained, E1009 where it does not do what it

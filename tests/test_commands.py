@@ -310,6 +310,15 @@ def _texts() -> None:
     Path("texts.txt").write_text("\n".join(texts), encoding="utf-8")
     Path("words.tess").write_text(WORDS, encoding="utf-8")
     ts.train_tokenizer("words.tess")
+    tokenizers = (ROOT / "docs" / "tokenizers.md").read_text(encoding="utf-8")
+    sweep = re.search(r"```tess\n(tokenizer words\(\*.*?)```", tokenizers, re.DOTALL)
+    assert sweep is not None
+    Path("sweep.tess").write_text(sweep[1], encoding="utf-8")
+    Path("corpus").mkdir(exist_ok=True)
+    # Enough for 4,096 tokens.
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
+    for language in ("de", "tr"):
+        Path("corpus", f"{language}.txt").write_text(pages, encoding="utf-8")
     Path("page.txt").write_text(texts[0], encoding="utf-8")
     sizes = {"vocab": 100, "positions": 64, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
     text = ts.compile(ts.load("minilm", params=sizes), verify=False)

@@ -112,6 +112,7 @@ def ranges(model: Path, names: Sequence[str], feeds: Sequence[Mapping[str, np.nd
     import onnx_ir as ox
     import onnxruntime as ort
 
+    from ...backends.onnx.target import Onnx
     from ...runtime.files.aside import Scratch
 
     found = dict.fromkeys(names, (0.0, 0.0))
@@ -120,7 +121,7 @@ def ranges(model: Path, names: Sequence[str], feeds: Sequence[Mapping[str, np.nd
         values = {v.name: v for node in shown.graph for v in node.outputs}
         already = {v.name for v in shown.graph.outputs}
         shown.graph.outputs.extend(values[name] for name in names if name not in already)
-        path = os.fspath(Path(folder, "shown.onnx"))
+        path = os.fspath(Path(folder, f"shown{Onnx.suffix}"))
         ox.save(shown, path)
         options = ort.SessionOptions()
         options.log_severity_level = 4
