@@ -195,7 +195,7 @@ class Fuzzer:
         path = folder / "case.onnx"
         path.write_bytes(data)
         # Seconds of its own: how busy the machine is must not decide.
-        signal.signal(signal.SIGPROF, _hang)
+        signal.signal(signal.SIGPROF, hang)
         signal.setitimer(signal.ITIMER_PROF, self.limit)
         try:
             self.counts[self.outcome(path)] += 1
@@ -227,30 +227,40 @@ class Fuzzer:
         return "imported"
 
 
-def _hang(signum: int, frame: Any) -> None:
+def hang(signum: int, frame: Any) -> None:
     raise Hang
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None) -> argparse.Namespace:
+    """What a command that fuzzes is told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for the files that fail")
-    options = parser.parse_args()
-    fuzzer = Fuzzer(options.seed, options.keep)
-    end = time.monotonic() + options.seconds
+    return parser.parse_args()
+
+
+def run_for(seconds: float, run: Callable[[], None], counts: Counter[str], failures: list[str]) -> int:
+    """Run again and again, telling every minute how far it is, and what failed at the end; the exit status."""
+    end = time.monotonic() + seconds
     shown = time.monotonic()
+    while time.monotonic() < end:
+        run()
+        if time.monotonic() > shown + 60:
+            shown = time.monotonic()
+            print(f"{counts.total()} cases, {len(failures)} failed", flush=True)
+    for text, count in Counter(text.strip().splitlines()[-1] for text in failures).most_common():
+        print(f"{count} x {text}")
+    print(f"{counts.total()} cases: {dict(counts.most_common())}")
+    return 1 if failures else 0
+
+
+def main() -> int:
+    options = arguments(__doc__)
+    fuzzer = Fuzzer(options.seed, options.keep)
     with tempfile.TemporaryDirectory() as name:
         fuzzer.prepare(Path(name))
-        while time.monotonic() < end:
-            fuzzer.run(fuzzer.case(), Path(name))
-            if time.monotonic() > shown + 60:
-                shown = time.monotonic()
-                print(f"{fuzzer.counts.total()} cases, {len(fuzzer.failures)} failed", flush=True)
-    for text, count in Counter(text.strip().splitlines()[-1] for text in fuzzer.failures).most_common():
-        print(f"{count} x {text}")
-    print(f"{fuzzer.counts.total()} cases: {dict(fuzzer.counts.most_common())}")
-    return 1 if fuzzer.failures else 0
+        return run_for(options.seconds, lambda: fuzzer.run(fuzzer.case(), Path(name)), fuzzer.counts, fuzzer.failures)
 
 
 if __name__ == "__main__":

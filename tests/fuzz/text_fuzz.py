@@ -10,7 +10,6 @@ cases there were; the exit status is 1 when one failed.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import copy
 import hashlib
@@ -23,7 +22,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import zipfile
 from collections import Counter
@@ -35,7 +33,7 @@ import tessera as ts
 from tessera.frontends import source
 from tessera.ir.diagnostics import Diagnostic
 
-from .onnx_fuzz import FLOATS, NUMBERS, Hang, change_bytes
+from .onnx_fuzz import FLOATS, NUMBERS, arguments, change_bytes, hang, run_for
 
 ERRORS = Path(__file__).parents[1] / "errors" / "tokenizers"
 TEXTS = ["", "one two \u00e9", "a" * 300, "\u6f22\u5b57 \U0001f468\u200d\U0001f469 <s>", "\ufeff\t x\u0000y"]
@@ -285,7 +283,7 @@ class Fuzzer:
         path = self.place / f"case{suffix}"
         path.write_bytes(data)
         # Seconds of its own: how busy the machine is must not decide.
-        signal.signal(signal.SIGPROF, _hang)
+        signal.signal(signal.SIGPROF, hang)
         signal.setitimer(signal.ITIMER_PROF, LIMIT)
         try:
             return OUTCOMES[suffix](path)
@@ -335,29 +333,11 @@ def bundle(path: Path) -> str:
 OUTCOMES: dict[str, Callable[[Path], str]] = {".json": tokenizer, ".model": tokenizer, ".tiktoken": ranks, ".zip": bundle}
 
 
-def _hang(signum: int, frame: Any) -> None:
-    raise Hang
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="a folder for the files that fail")
-    options = parser.parse_args()
+    options = arguments(__doc__)
     with tempfile.TemporaryDirectory() as name:
         fuzzer = Fuzzer(options.seed, Path(name), options.keep)
-        end = time.monotonic() + options.seconds
-        shown = time.monotonic()
-        while time.monotonic() < end:
-            fuzzer.run()
-            if time.monotonic() > shown + 60:
-                shown = time.monotonic()
-                print(f"{fuzzer.counts.total()} cases, {len(fuzzer.failures)} failed", flush=True)
-    for text, count in Counter(text.strip().splitlines()[-1] for text in fuzzer.failures).most_common():
-        print(f"{count} x {text}")
-    print(f"{fuzzer.counts.total()} cases: {dict(fuzzer.counts.most_common())}")
-    return 1 if fuzzer.failures else 0
+        return run_for(options.seconds, fuzzer.run, fuzzer.counts, fuzzer.failures)
 
 
 if __name__ == "__main__":

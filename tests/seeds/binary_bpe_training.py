@@ -16,7 +16,7 @@ import numpy as np
 import tessera as ts
 
 from .programs import own, system
-from .texts import fit, weights_of
+from .texts import fit_windows, weights_of, widened
 
 DATA = Path(__file__).parent / "data"
 TOKENS = DATA / "binary_bpe.json"
@@ -69,30 +69,18 @@ def bits(kind: str, run: Any, data: bytes) -> float:
 
 
 def train(kind: str) -> dict[str, np.ndarray]:
-    import torch
-    import torch.nn.functional as F
-
     from tessera.backends.torch import build
 
     ids, _ = rows_of(kind, b"".join(data for _, data in system()))
     net = build(decoder(kind), seed=0, trainable=True)
-    draw = np.random.default_rng(0)
-
-    def loss_of(step: int) -> Any:
-        rows = torch.as_tensor(np.stack([ids[at : at + LENGTH] for at in draw.integers(0, len(ids) - LENGTH, BATCH)]))
-        found = net(ids=rows)["scores"]
-        return F.cross_entropy(found[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
-
-    losses = fit(net, loss_of, STEPS)
+    losses = fit_windows(net, ids, LENGTH, BATCH, STEPS)
     print(kind, f"{losses[0]:.3f} to {np.mean(losses[-20:]):.3f}")
     return weights_of(net)
 
 
 def weights(kind: str) -> dict[str, np.ndarray]:
-    """Those that are committed, in half precision."""
-    from safetensors.numpy import load_file
-
-    return {name: value.astype(np.float32) for name, value in load_file(DATA / f"binary_{kind}.safetensors").items()}
+    """Those that are committed."""
+    return widened(DATA / f"binary_{kind}.safetensors")
 
 
 def main(what: str) -> None:

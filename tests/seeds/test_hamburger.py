@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import tessera as ts
 from tessera.ir.diagnostics import Diagnostic
@@ -18,6 +17,7 @@ from tessera.runtime.generate.smashed import SmashedEngine
 
 from .dyspec_training import text
 from .smashing import PLAIN, SIZES, based, trained, without_grafts
+from .texts import widened
 
 DATA = Path(__file__).parent / "data"
 TARGETS = ("torch", "onnx")
@@ -27,7 +27,7 @@ MOST = SIZES["most"]
 @cache
 def kept() -> dict[str, np.ndarray]:
     """The weights after the training of `smashing`."""
-    return {name: value.astype(np.float32) for name, value in load_file(DATA / "hamburger.safetensors").items()}
+    return widened(DATA / "hamburger.safetensors")
 
 
 @cache

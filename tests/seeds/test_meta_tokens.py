@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import tessera as ts
 from tessera.backends.torch import build
 from tessera.ir.diagnostics import Diagnostic
 
 from .recalling import META, begun, lists, recalled
+from .texts import widened
 
 DATA = Path(__file__).parent / "data"
 TARGETS = ("torch", "onnx")
@@ -29,7 +29,7 @@ def made(form: str, weights: dict[str, np.ndarray], target: str = "torch", **par
 @cache
 def kept(form: str) -> dict[str, np.ndarray]:
     """Weights after the course of `recalling`, with the first seed."""
-    return {name: value.astype(np.float32) for name, value in load_file(DATA / f"meta_tokens_{form}.safetensors").items()}
+    return widened(DATA / f"meta_tokens_{form}.safetensors")
 
 
 @pytest.mark.extended

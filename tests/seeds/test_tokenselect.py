@@ -11,6 +11,7 @@ import pytest
 
 import tessera as ts
 
+from .texts import widened
 from .tokenselect_training import CHOICES, LENGTH, PLACES, SIZES, passkey, train
 
 WEIGHTS = Path(__file__).parent / "data" / "tokenselect.safetensors"
@@ -23,10 +24,8 @@ CHUNK = 16
 
 @cache
 def weights(trained: bool) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
     if trained:
-        return {name: value.astype(np.float32) for name, value in load_file(WEIGHTS).items()}
+        return widened(WEIGHTS)
     rng = np.random.default_rng(1)
     params = ts.load("tokenselect", "whole", params=SIZES).graph.params
     return {n: rng.normal(0, 0.3, [int(d) for d in p.type.shape]).astype(np.float32) for n, p in params.items()}

@@ -9,14 +9,13 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import tessera as ts
 from tessera.frontends.source import loads
 from tessera.ir.diagnostics import Diagnostic
 from tessera.ir.graph import Module
 
-from .texts import weights_of
+from .texts import weights_of, widened
 from .tokenflex_training import Arrays, digits
 from .xar_training import NOTHING, noised, train
 
@@ -188,7 +187,7 @@ def test_the_whole_image_learns_as_plain_flow_matching_does() -> None:
 
 @cache
 def trained(model: str) -> Arrays:
-    return {name: value.astype(np.float32) for name, value in load_file(DATA / f"{model}.safetensors").items()}
+    return widened(DATA / f"{model}.safetensors")
 
 
 def images(target: str, label: np.ndarray, guidance: float, key: int = 6, **params: Any) -> np.ndarray:

@@ -95,10 +95,30 @@ def fit(net: Any, loss_of: Callable[[int], Any], steps: int, rate: float = 4e-3,
 
 
 def next_byte(logits: Any, ids: Any) -> Any:
-    """The mean negative log-likelihood of each byte but the first: logits [B, T, 256], ids [B, T]."""
+    """The mean negative log-likelihood of each byte, or token, but the first: logits [B, T, V], ids [B, T]."""
     import torch.nn.functional as F
 
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def fit_windows(net: Any, ids: np.ndarray, length: int, batch: int, steps: int) -> list[float]:
+    """:func:`fit` of a model of ``ids`` [B, length] to its ``scores`` of what follows, in windows drawn from ids [N]."""
+    import torch
+
+    draw = np.random.default_rng(0)
+
+    def loss_of(step: int) -> Any:
+        rows = torch.as_tensor(np.stack([ids[at : at + length] for at in draw.integers(0, len(ids) - length, batch)]))
+        return next_byte(net(ids=rows)["scores"], rows)
+
+    return fit(net, loss_of, steps)
+
+
+def widened(path: Path) -> dict[str, np.ndarray]:
+    """Committed weights, which are kept in half precision, in single."""
+    from safetensors.numpy import load_file
+
+    return {name: value.astype(np.float32) for name, value in load_file(path).items()}
 
 
 def weights_of(net: Any) -> dict[str, np.ndarray]:

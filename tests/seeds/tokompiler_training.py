@@ -14,7 +14,7 @@ import numpy as np
 import tessera as ts
 
 from .programs_in_c import parsed, write
-from .texts import fit, weights_of
+from .texts import fit_windows, weights_of, widened
 
 DATA = Path(__file__).parent / "data"
 KINDS = ("names", "pairs")
@@ -66,31 +66,19 @@ def decoder(folder: Path) -> Any:
 
 
 def train(kind: str) -> dict[str, np.ndarray]:
-    import torch
-    import torch.nn.functional as F
-
     from tessera.backends.torch import build
 
     ids = np.concatenate([np.append(row, 0) for row in rows_of(kind, False)])
     with TemporaryDirectory() as folder:
         net = build(decoder(Path(folder)), seed=0, trainable=True)
-    draw = np.random.default_rng(0)
-
-    def loss_of(step: int) -> Any:
-        rows = torch.as_tensor(np.stack([ids[at : at + LENGTH] for at in draw.integers(0, len(ids) - LENGTH, BATCH)]))
-        found = net(ids=rows)["scores"]
-        return F.cross_entropy(found[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
-
-    losses = fit(net, loss_of, STEPS)
+    losses = fit_windows(net, ids, LENGTH, BATCH, STEPS)
     print(kind, f"{len(ids)} ids, {losses[0]:.3f} to {np.mean(losses[-20:]):.3f}")
     return weights_of(net)
 
 
 def weights(kind: str) -> dict[str, np.ndarray]:
-    """Those that are committed, in half precision."""
-    from safetensors.numpy import load_file
-
-    return {name: value.astype(np.float32) for name, value in load_file(DATA / f"tokompiler_{kind}.safetensors").items()}
+    """Those that are committed."""
+    return widened(DATA / f"tokompiler_{kind}.safetensors")
 
 
 def nats(kind: str, run: Any) -> float:
